@@ -1,0 +1,54 @@
+"""Errors of a user's making: one line that says what was given, what was expected, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShadowDefenseError(Exception):
+    """Base of every error that a user can mend; the command line prints its one line and exits with 2."""
+
+
+class DataError(ShadowDefenseError):
+    """Images, labels, files or splits that cannot be used."""
+
+
+class ModelError(ShadowDefenseError):
+    """A task model that cannot be built, loaded, or used where it was given."""
+
+
+class GeneratorError(ShadowDefenseError):
+    """A shadow generator that cannot be built, loaded, or does not fit the images."""
+
+
+class ConfigError(ShadowDefenseError):
+    """A configuration that does not validate."""
+
+
+class UpdateError(ShadowDefenseError):
+    """A model update that does not fit the model or holds non-finite values."""
+
+
+class DefenseError(ShadowDefenseError):
+    """A defense that cannot do its work; no update leaves the client."""
+
+
+class ThreatModelError(ShadowDefenseError):
+    """An attack that would read what its threat model does not grant."""
+
+
+class RunError(ShadowDefenseError):
+    """A run directory that cannot be used."""
+
+
+def unknown_name(kind: str, given: str, valid: Iterable[str]) -> str:
+    """One line for a name that a registry does not know, with the nearest match and all valid names.
+
+    >>> unknown_name("model", "resnet81", ["resnet18", "lenet"])
+    "unknown model 'resnet81': did you mean 'resnet18'? valid are: lenet, resnet18"
+    """
+    names = sorted(valid)
+    nearest = difflib.get_close_matches(given, names, n=1)
+    hint = f" did you mean '{nearest[0]}'?" if nearest else ""
+    return f"unknown {kind} '{given}':{hint} valid are: {', '.join(names)}"

@@ -1,0 +1,32 @@
+"""Shapes of tensors are checked in every test; folders that only some machines have are fixtures that skip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before the package's modules are imported: annotations are checked where functions are defined.
+install_import_hook("shadow_defense", "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def conformance() -> Path:
+    """The folder of conformance cases, from SHADOW_DEFENSE_CONFORMANCE or beside the checkout."""
+    folder = Path(os.environ.get("SHADOW_DEFENSE_CONFORMANCE", ROOT.parent / "shared" / "conformance"))
+    if not folder.is_dir():
+        pytest.skip(f"no conformance cases at {folder}: set SHADOW_DEFENSE_CONFORMANCE")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real medical images, from SHADOW_DEFENSE_DATA or beside the checkout."""
+    folder = Path(os.environ.get("SHADOW_DEFENSE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no medical images at {folder}: set SHADOW_DEFENSE_DATA")
+    return folder
