@@ -100,4 +100,3 @@ def nest_tensors(flat: Mapping[str, Tensor]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = value
     return nested
-

@@ -1,0 +1,83 @@
+"""The article's small shadow: a DCGAN-shaped generator and a strided-convolution discriminator, 16 to 64 px."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.errors import GeneratorError
+from shadow_defense.generators.interface import Generator
+
+SIZES = (16, 32, 64)
+
+
+def _check(image_size: int, channels: int) -> None:
+    if image_size not in SIZES:
+        raise GeneratorError(
+            f"a DCGAN of {image_size} px was asked for: expected 16, 32 or 64; set generator.image_size"
+        )
+    if channels not in (1, 3):
+        raise GeneratorError(f"a DCGAN of {channels} channels was asked for: expected 1 (grey) or 3 (colour)")
+
+
+def _initialise(module: nn.Module) -> None:
+    """Weights ~ N(0, 0.02), as DCGAN's paper (Radford et al. 2016, section 3) asks."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class DCGANGenerator(Generator):
+    """z -> 4 x 4 x 8h -> transposed convolutions that halve the width and double the side -> tanh.
+
+    Batch norm between them. Outside GAN training it is used in eval mode, so that the image of a code does not
+    depend on the other codes of its batch.
+    """
+
+    def __init__(self, image_size: int = 32, channels: int = 1, z_dim: int = 256, width: int = 32) -> None:
+        super().__init__()
+        _check(image_size, channels)
+        self.image_size, self.channels, self.z_dim, self.width = image_size, channels, z_dim, width
+        features = 8 * width
+        self.project = nn.Sequential(
+            nn.Linear(z_dim, features * 16, bias=False),
+            nn.Unflatten(1, (features, 4, 4)),
+            nn.BatchNorm2d(features),
+            nn.ReLU(),
+        )
+        blocks: list[nn.Module] = []
+        side = 4
+        while side * 2 < image_size:
+            blocks += [
+                nn.ConvTranspose2d(features, features // 2, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(features // 2),
+                nn.ReLU(),
+            ]
+            side, features = side * 2, features // 2
+        blocks += [nn.ConvTranspose2d(features, channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.synthesis = nn.Sequential(*blocks)
+        self.apply(_initialise)
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
+        return self.synthesis(self.project(z))
+
+
+class DCGANDiscriminator(nn.Module):
+    """Convolutions of stride 2 down to 4 x 4, then one linear layer to a logit; no normalisation, for R1's sake."""
+
+    def __init__(self, image_size: int = 32, channels: int = 1, width: int = 32) -> None:
+        super().__init__()
+        _check(image_size, channels)
+        blocks: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        side, features = image_size // 2, width
+        while side > 4:
+            blocks += [nn.Conv2d(features, features * 2, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            side, features = side // 2, features * 2
+        self.features = nn.Sequential(*blocks)
+        self.logit = nn.Linear(features * 16, 1)
+        self.apply(_initialise)
+
+    def forward(self, images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n"]:
+        """One logit an image: positive means real."""
+        return self.logit(self.features(images).flatten(1)).squeeze(1)

@@ -1,0 +1,101 @@
+"""What the defense and the attacks ask of a generator: latent codes in, images in [-1, 1] out."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.errors import GeneratorError
+
+
+class Generator(nn.Module):
+    """A network from latent codes to images.
+
+    Subclasses set the three attributes and implement :meth:`forward`.
+
+    Attributes:
+        z_dim: length of a latent code; codes are drawn from a standard normal distribution.
+        image_size: side of the square images, in pixels.
+        channels: 1 or 3.
+    """
+
+    z_dim: int
+    image_size: int
+    channels: int
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
+        """Images in [-1, 1]."""
+        raise NotImplementedError
+
+    def mapping_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the mapping network, by name; frozen in the pseudo attack. None by default."""
+        return {}
+
+    def synthesis_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the synthesis network, by name: all that are not the mapping network's."""
+        mapping = self.mapping_parameters()
+        return {name: parameter for name, parameter in self.named_parameters() if name not in mapping}
+
+
+class AdaptedGenerator(Generator):
+    """Any module from latent codes to images, seen through the interface; all its parameters are synthesis.
+
+    Raises:
+        GeneratorError: when the module does not turn (1, z_dim) codes into one square image of 1 or 3 channels.
+    """
+
+    def __init__(self, module: nn.Module, z_dim: int) -> None:
+        super().__init__()
+        try:
+            with torch.no_grad():
+                shape = module(torch.zeros(1, z_dim)).shape
+        except Exception as error:
+            raise GeneratorError(
+                f"the generator failed on a latent code of shape (1, {z_dim}): {error}; give the z_dim it takes"
+            ) from error
+        if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+            raise GeneratorError(
+                f"the generator gave a tensor of shape {tuple(shape)} for one latent code: expected "
+                "(1, channels, size, size) with 1 or 3 channels"
+            )
+        self.module = module
+        self.z_dim = z_dim
+        self.channels = shape[1]
+        self.image_size = shape[2]
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
+        return self.module(z)
+
+
+def as_generator(module: nn.Module, z_dim: int | None = None) -> Generator:
+    """``module`` itself if it has the interface, else adapted; ``z_dim`` defaults to the module's attribute."""
+    if isinstance(module, Generator):
+        return module
+    z_dim = z_dim if z_dim is not None else getattr(module, "z_dim", None)
+    if not isinstance(z_dim, int):
+        raise GeneratorError("the generator has no attribute z_dim: give ShadowGuard(..., z_dim=length of its codes)")
+    return AdaptedGenerator(module, z_dim)
+
+
+def check_generator(generator: Generator, channels: int, image_size: tuple[int, int]) -> None:
+    """Raise :class:`GeneratorError` when the generator cannot imitate images of this shape.
+
+    A larger generator is fine (its images are resized, as in the paper: 256 to 224 px), a smaller one would have
+    to invent the detail that the attack rebuilds.
+    """
+    height, width = image_size
+    if generator.channels != channels:
+        raise GeneratorError(
+            f"the generator makes images of {generator.channels} channels but the images have {channels}: "
+            "pre-train it on images with the same number of channels, or set data.channels"
+        )
+    if height != width:
+        raise GeneratorError(
+            f"the images are {height} x {width} px but the generator makes square ones: resize them to a square"
+        )
+    if generator.image_size < height:
+        raise GeneratorError(
+            f"the generator makes images of {generator.image_size} px but the images are {height} px: pre-train it "
+            f"at {height} px or more, or set data.image_size to {generator.image_size}"
+        )

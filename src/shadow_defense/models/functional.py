@@ -1,0 +1,76 @@
+"""Task models as functions of their parameters: losses and gradients that leave the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put ``model`` in train or eval mode for the block; each module gets its own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def split_state(
+    model: nn.Module, state: nn.Module | Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Detached copies of the trainable parameters, and of everything else, of ``state``.
+
+    Args:
+        model: says by ``requires_grad`` which parameters are trainable.
+        state: another instance of the same architecture, the same instance, or its state dict.
+
+    Returns:
+        Trainable parameters as fresh leaves that require gradients, and clones of frozen parameters and buffers
+        (a forward pass in train mode writes to the buffers that it is given: they must not be the model's own).
+    """
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters, rest = {}, {}
+    for name, tensor in tensors.items():
+        if name in trainable:
+            parameters[name] = tensor.detach().clone().requires_grad_()
+        else:
+            rest[name] = tensor.detach().clone()
+    return parameters, rest
+
+
+def loss_gradients(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    images: Float[Tensor, "n c h w"],
+    labels: Tensor,
+    loss_fn: LossFunction,
+    *,
+    create_graph: bool = False,
+) -> dict[str, Tensor]:
+    """The gradient of ``loss_fn(model(images), labels)`` with respect to ``parameters``, by name.
+
+    Runs in whatever mode the model is in; in train mode ``buffers`` are updated in place. With ``create_graph``
+    the result can be differentiated once more with respect to ``images``. A parameter that the loss does not
+    reach gets a gradient of zeros.
+    """
+    outputs = functional_call(model, {**parameters, **buffers}, (images,))
+    gradients = torch.autograd.grad(
+        loss_fn(outputs, labels),
+        list(parameters.values()),
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return dict(zip(parameters, gradients, strict=True))
