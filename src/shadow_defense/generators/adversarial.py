@@ -28,7 +28,7 @@ def r1_penalty(discriminator: nn.Module, real: Float[Tensor, "n c s s"]) -> Floa
 @torch.no_grad()
 def move_average(average: nn.Module, current: nn.Module, decay: float) -> None:
     """``p_average <- decay * p_average + (1 - decay) * p_current`` for parameters; buffers are copied."""
-    for kept, new in zip(average.parameters(), current.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
-    for kept, new in zip(average.buffers(), current.buffers(), strict=True):
-        kept.copy_(new)
+    for parameter, new_parameter in zip(average.parameters(), current.parameters(), strict=True):
+        parameter.lerp_(new_parameter, 1 - decay)
+    for buffer, new_buffer in zip(average.buffers(), current.buffers(), strict=True):
+        buffer.copy_(new_buffer)

@@ -52,9 +52,10 @@ class GanTraining:
         )
         self.generator.train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        options = {"lr": settings.learning_rate, "betas": (0.5, 0.99)}
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), **options)
-        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), **options)
+        self.generator_optimiser, self.discriminator_optimiser = (
+            torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=(0.5, 0.99))
+            for network in (self.generator, self.discriminator)
+        )
         self.steps_done = 0
 
     def step(self, public: UInt8[Tensor, "n c h w"]) -> dict[str, float]:

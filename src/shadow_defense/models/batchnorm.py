@@ -14,12 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class BatchStatistics(NamedTuple):
     """Mean and variance of one batch-norm layer's input, over batch and space, per channel.
 
-    ``count`` is the number of values behind each entry (n * h * w).
+    ``size`` is the number of values behind each entry (n * h * w).
     """
 
     mean: Float[Tensor, "c"]
     variance: Float[Tensor, "c"]
-    count: int
+    size: int
 
 
 def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -34,7 +34,7 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 class BatchStatisticsRecorder:
     """Records the input statistics of every batch-norm layer during the forward passes inside a ``with`` block.
 
-    The variance is the biased one (divided by ``count``) and both stay on the graph. ``take()`` gives what was
+    The variance is the biased one (divided by ``size``) and both stay on the graph. ``take()`` gives what was
     recorded since the last call and forgets it. Hooks are gone when the block ends.
     """
 
@@ -87,11 +87,11 @@ def step_weights(momentum: float, steps: int) -> tuple[float, ...]:
 
 
 def recover_batch_statistics(
-    model: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor], counts: Mapping[str, int], steps: int
+    model: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor], sizes: Mapping[str, int], steps: int
 ) -> dict[str, BatchStatistics]:
     """Every layer's batch mean and *biased* variance, from two state dicts.
 
-    ``running_var`` averages the unbiased variance, so it is scaled by ``(n-1)/n`` with n from ``counts``; noise on
+    ``running_var`` averages the unbiased variance, so it is scaled by ``(n-1)/n`` with n from ``sizes``; noise on
     the buffers may make it negative, which is cut at zero.
     """
     recovered = {}
@@ -101,6 +101,6 @@ def recover_batch_statistics(
             recover_statistics(before[f"{name}.{buffer}"], after[f"{name}.{buffer}"], momentum, steps)
             for buffer in ("running_mean", "running_var")
         )
-        count = counts[name]
-        recovered[name] = BatchStatistics(mean, (variance * (count - 1) / count).clamp_min(0), count)
+        size = sizes[name]
+        recovered[name] = BatchStatistics(mean, (variance * (size - 1) / size).clamp_min(0), size)
     return recovered

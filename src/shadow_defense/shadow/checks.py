@@ -1,0 +1,39 @@
+"""What a batch must be before anything is computed from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.errors import DataError
+
+
+def check_batch(
+    images: Tensor,
+    labels: Tensor,
+    sample_ids: tuple[str, ...],
+    round: int,
+    rounds: int,
+    normalisation: Normalisation,
+) -> None:
+    """Raise :class:`DataError`, naming the sample where one is to blame, for a batch that cannot be protected."""
+    if images.dim() != 4 or len(images) == 0:
+        raise DataError(f"images of shape {tuple(images.shape)}: expected (n, channels, height, width) with n >= 1")
+    if len(sample_ids) != len(images) or len(labels) != len(images):
+        raise DataError(
+            f"{len(images)} images with {len(labels)} labels and {len(sample_ids)} sample ids: give one of each"
+        )
+    if len(set(sample_ids)) != len(sample_ids):
+        raise DataError("sample ids repeat within the batch: give every image a name of its own")
+    finite = torch.isfinite(images).flatten(1).all(1)
+    if not finite.all():
+        sample = sample_ids[int((~finite).nonzero()[0])]
+        raise DataError(f"image '{sample}' holds NaN or infinity: remove it or mend it before training")
+    if int(labels.min()) < 0:
+        raise DataError(f"label {int(labels.min())} is out of range: expected 0 or more")
+    if not 0 <= round < rounds:
+        raise DataError(f"round {round} of {rounds}: expected 0 <= round < rounds (rounds count from 0)")
+    channels = len(normalisation.mean)
+    if channels not in (1, images.shape[1]):
+        raise DataError(f"mean and std have {channels} channels but the images {images.shape[1]}: give one for each")

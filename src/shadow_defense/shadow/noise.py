@@ -1,0 +1,46 @@
+"""Step 9: scale the noise map and add it to the image; and the controls that place the same energy elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def noise_amplitude(round: int, rounds: int, strength: float = 0.19, *, growth: bool = True) -> float:
+    """``w = strength * exp(r / R)``: the noise's peak as a share of the image's, growing over the rounds.
+
+    ``growth=False`` (an ablation) keeps it at ``strength``.
+
+    >>> f"{noise_amplitude(0, 100):.4f} {noise_amplitude(100, 100):.4f}"
+    '0.1900 0.5165'
+    """
+    return strength * math.exp(round / rounds) if growth else strength
+
+
+def scale_noise(
+    noise_map: Float[Tensor, "n c h w"], images: Float[Tensor, "n k h w"], amplitude: float
+) -> Float[Tensor, "n k h w"]:
+    """``N = |max(x) / max(N4) * w| * N4``, with the maxima over each whole image; normalised units.
+
+    A map of zeros gives no noise.
+    """
+    peak = noise_map.flatten(1).amax(1)
+    factor = (images.flatten(1).amax(1) / torch.where(peak != 0, peak, torch.ones_like(peak)) * amplitude).abs()
+    return (factor.view(-1, 1, 1, 1) * noise_map).expand_as(images)
+
+
+def shuffle_noise(noise: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """A control: the same values at random places, the same places for every channel."""
+    flat = noise.flatten(2)
+    orders = torch.stack([torch.randperm(flat.shape[2], generator=generator) for _ in flat]).to(noise.device)
+    return flat.gather(2, orders.unsqueeze(1).expand_as(flat)).view_as(noise)
+
+
+def uniform_noise(noise: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """A control: independent values, uniform in [-1, 1], scaled to the energy that ``noise`` has on each image."""
+    drawn = torch.rand(noise.shape, generator=generator, dtype=noise.dtype).to(noise.device) * 2 - 1
+    energy = torch.linalg.vector_norm(noise.flatten(1), dim=1) / torch.linalg.vector_norm(drawn.flatten(1), dim=1)
+    return drawn * energy.view(-1, 1, 1, 1)

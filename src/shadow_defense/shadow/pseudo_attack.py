@@ -1,0 +1,140 @@
+"""Step 4: the shadow generator plays the attacker on the client's own gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
+from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
+from shadow_defense.shadow.victim import VictimSignals
+
+
+class ShadowWeights(NamedTuple):
+    """The weights of the five terms of the loss; the defaults are the paper's."""
+
+    gradient: float = 1e-2
+    batch_norm: float = 1e-2
+    total_variation: float = 1e-5
+    norm: float = 1e2
+    reconstruction: float = 1.0
+
+
+class ShadowLoss(NamedTuple):
+    """The weighted terms of the shadow loss and their sum, each a scalar on the graph."""
+
+    total: Float[Tensor, ""]
+    gradient: Float[Tensor, ""]
+    batch_norm: Float[Tensor, ""]
+    total_variation: Float[Tensor, ""]
+    norm: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+
+
+def frobenius_variation(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Sum of the un-squared Frobenius norms of horizontal, vertical and both diagonal differences, over the batch."""
+    differences = (
+        images[..., :, 1:] - images[..., :, :-1],
+        images[..., 1:, :] - images[..., :-1, :],
+        images[..., 1:, 1:] - images[..., :-1, :-1],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+    )
+    return torch.stack([torch.linalg.vector_norm(difference) for difference in differences]).sum()
+
+
+def statistics_distance(
+    fake: Mapping[str, BatchStatistics], real: Mapping[str, BatchStatistics], like: Tensor
+) -> Float[Tensor, ""]:
+    """``sum over layers of ||mu - mu*||_2 + ||var - var*||_2``; zero for a model without batch norm."""
+    distance = like.new_zeros(())
+    for name, target in real.items():
+        distance = distance + torch.linalg.vector_norm(fake[name].mean - target.mean)
+        distance = distance + torch.linalg.vector_norm(fake[name].variance - target.variance)
+    return distance
+
+
+def shadow_loss(
+    fake: Float[Tensor, "n c h w"],
+    real: Float[Tensor, "n c h w"],
+    fake_gradients: Mapping[str, Tensor],
+    victim: VictimSignals,
+    fake_statistics: Mapping[str, BatchStatistics],
+    weights: ShadowWeights = ShadowWeights(),
+) -> ShadowLoss:
+    """How well the generator's batch imitates the client's (spec/shadow_defense.md, step 4).
+
+    ``L = a sum_layers ||g - g*||_2 + b sum_BN (||mu - mu*||_2 + ||var - var*||_2) + c TV(G) + d ||G||_2 / (H W)^2
+    + e MSE(G, x)``, with images in normalised units and a to e from ``weights``.
+    """
+    height, width = fake.shape[-2:]
+    mismatch = torch.stack(
+        [torch.linalg.vector_norm(fake_gradients[name] - target) for name, target in victim.gradients.items()]
+    ).sum()
+    gradient = weights.gradient * mismatch
+    batch_norm = weights.batch_norm * statistics_distance(fake_statistics, victim.statistics, fake)
+    total_variation = weights.total_variation * frobenius_variation(fake)
+    norm = weights.norm * torch.linalg.vector_norm(fake) / (height * width) ** 2
+    reconstruction = weights.reconstruction * (fake - real).square().mean()
+    total = gradient + batch_norm + total_variation + norm + reconstruction
+    return ShadowLoss(total, gradient, batch_norm, total_variation, norm, reconstruction)
+
+
+def learning_rate_for(batch_size: int) -> float:
+    """The paper's learning rates: 1e-4 for one-sample clients, 1e-3 for batches of 4, 2e-3 for 8.
+
+    Other sizes follow the line through the last two, 2.5e-4 an image; the paper names no others.
+
+    >>> learning_rate_for(1), learning_rate_for(4), learning_rate_for(8)
+    (0.0001, 0.001, 0.002)
+    """
+    return 1e-4 if batch_size == 1 else 2.5e-4 * batch_size
+
+
+def pseudo_attack(
+    render: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    synthesis: Mapping[str, Tensor],
+    z: Float[Tensor, "n z"],
+    images: Float[Tensor, "n c h w"],
+    labels: Tensor,
+    victim: VictimSignals,
+    *,
+    model: nn.Module,
+    global_state: nn.Module | Mapping[str, Tensor],
+    loss_fn: LossFunction,
+    iterations: int = 5,
+    learning_rate: float = 1e-3,
+    weights: ShadowWeights = ShadowWeights(),
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Fine-tune a copy of the synthesis parameters to imitate the attacker; latent codes stay fixed.
+
+    The fake batch's gradients are taken at the *global* model in eval mode, on the graph, so that the gradient
+    term really moves the generator.
+
+    Args:
+        render: synthesis parameters and latent codes to normalised images.
+        synthesis: the generator's current synthesis parameters, by name; left alone.
+        images, labels: the clean batch.
+        global_state: this round's global model.
+
+    Returns:
+        The fine-tuned parameters, detached, and the loss before each iteration.
+    """
+    tuned = {name: tensor.detach().clone().requires_grad_() for name, tensor in synthesis.items()}
+    optimiser = torch.optim.Adam(list(tuned.values()), lr=learning_rate)
+    parameters, buffers = split_state(model, global_state)
+    losses = []
+    with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
+        for _ in range(iterations):
+            fake = render(tuned, z)
+            gradients = loss_gradients(model, parameters, buffers, fake, labels, loss_fn, create_graph=True)
+            loss = shadow_loss(fake, images, gradients, victim, recorder.take(), weights)
+            derivatives = torch.autograd.grad(loss.total, list(tuned.values()), allow_unused=True)
+            for tensor, derivative in zip(tuned.values(), derivatives, strict=True):
+                tensor.grad = derivative
+            optimiser.step()
+            losses.append(loss.total.item())
+    return {name: tensor.detach() for name, tensor in tuned.items()}, losses

@@ -1,0 +1,33 @@
+"""From latent codes to images as the task model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.generators.interface import Generator
+
+
+def render(
+    generator: Generator,
+    synthesis: Mapping[str, Tensor],
+    z: Float[Tensor, "n z"],
+    image_size: tuple[int, int],
+    normalisation: Normalisation,
+) -> Float[Tensor, "n c h w"]:
+    """``normalise(resize(clamp(G(z), -1, 1)))`` (spec/shadow_defense.md, step 2).
+
+    Args:
+        synthesis: parameters that stand in for the generator's own, by name; {} uses its own.
+        image_size: (height, width) of the result, in pixels.
+    """
+    images = functional_call(generator, dict(synthesis), (z,)).clamp(-1, 1)
+    if images.shape[-2:] != image_size:
+        # Anti-aliased, where the authors' code takes the nearest pixel: that would drop gradients between them.
+        images = F.interpolate(images, size=image_size, mode="bilinear", antialias=True, align_corners=False)
+    return normalisation.apply((images + 1) / 2)
