@@ -1,1 +1,1 @@
-"""models"""
+"""Task models: what the clients train, behind one registry."""

@@ -1,0 +1,133 @@
+"""The medical batch-norm-aware attack (Hatamizadeh et al. 2023; spec/attacks.md, section 5), made differentiable."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from shadow_defense.attacks.local_steps import simulate_training
+from shadow_defense.attacks.objectives import matching
+from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.priors import average_statistics, mean_norm
+from shadow_defense.attacks.search import Losses, cosine_schedule, search
+from shadow_defense.attacks.target import Target, matching_target
+from shadow_defense.attacks.threat_model import Knowledge
+from shadow_defense.models.batchnorm import (
+    BatchStatistics,
+    BatchStatisticsRecorder,
+    batch_norm_layers,
+    recover_batch_statistics,
+    step_weights,
+)
+from shadow_defense.progress import Task
+from shadow_defense.seeds import named_generator
+from shadow_defense.shadow.pseudo_attack import frobenius_variation, statistics_distance
+
+
+class GradInversion(BaseModel):
+    """The attack's settings; the weights are the published ones, but for the matching term's (see ``matching``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"local training", "buffers", "template"})
+
+    iterations: int = Field(2000, ge=1, description="Adam iterations")
+    learning_rate: float = Field(0.1, gt=0, description="of Adam, on normalised images")
+    matching: str = Field("cosine", description="matching term: cosine, or layers (the published form, made relative)")
+    matching_weight: float = Field(1.0, ge=0, description="weight of the matching term")
+    batch_norm: float = Field(0.1, ge=0, description="weight of the batch-norm statistics")
+    total_variation: float = Field(1e-4, ge=0, description="weight of the smoothness prior")
+    norm: float = Field(1e-5, ge=0, description="weight of the images' norm")
+    energy_noise: float = Field(0.1, ge=0, description="noise after each step, in units of the learning rate")
+    start_noise: float = Field(0.1, gt=0, description="noise on the template at the start: a constant start is stuck")
+    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+
+    def steps(self) -> int:
+        """Iterations of a whole attack, for progress."""
+        return self.iterations
+
+    def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
+        """Rebuild the client's images from its update and its batch-norm buffers, from the modality's mean image.
+
+        Minimises ``a D(U(x), U*) + b sum_BN (||mu - mu*||_2 + ||var - var*||_2) + c TV(x) + d mean ||x||_2``.
+        Departures from the released code: U(x) stays on the graph; the statistics are those of k steps and of the
+        biased variance; the model is never trained; the best iterate is returned, inside the box of real images.
+        """
+        started = time.perf_counter()
+        target = matching_target(observation, self.longest_unroll)
+        draws = named_generator(seed, "gradinversion")
+        start = observation.normalisation.apply(observation.template.unsqueeze(0)).repeat(len(target.labels), 1, 1, 1)
+        start = start + self.start_noise * torch.randn(start.shape, generator=draws)
+        bounds = observation.normalisation.bounds(start)
+        distance = matching(self.matching)
+        notes = list(target.notes)
+        with BatchStatisticsRecorder(observation.model) as recorder:
+            simulate = partial(
+                simulate_training,
+                observation.model,
+                target.parameters,
+                target.buffers,
+                labels=target.labels,
+                loss_fn=observation.loss_fn,
+                local=target.local,
+                recorder=recorder,
+            )
+            statistics = _observed_statistics(observation, target, simulate(images=start).statistics)
+            if not statistics:
+                notes.append("no batch-norm statistics to match: the model or its mode leaves none in the buffers")
+            momentum = _momentum(observation)
+
+            def losses(images: Tensor) -> Losses:
+                simulated = simulate(images=images)
+                matched = distance(simulated.update, target.observed)
+                total = self.matching_weight * matched
+                if statistics:
+                    ours = average_statistics(simulated.statistics, step_weights(momentum, len(simulated.statistics)))
+                    total = total + self.batch_norm * statistics_distance(ours, statistics, images)
+                total = total + self.total_variation * frobenius_variation(images) + self.norm * mean_norm(images)
+                return Losses(total, matched.detach())
+
+            found = search(
+                losses,
+                start,
+                iterations=self.iterations,
+                learning_rate=self.learning_rate,
+                schedule=partial(cosine_schedule, warm_up=min(0.05, 100 / self.iterations)),
+                bounds=bounds,
+                betas=(0.9, 0.9),
+                energy_noise=self.energy_noise,
+                draws=draws,
+                task=task,
+            )
+        return Reconstruction(
+            observation.normalisation.invert(found.images).clamp(0, 1),
+            target.labels,
+            found.matching_loss,
+            self.iterations,
+            time.perf_counter() - started,
+            found.history,
+            tuple(notes),
+        )
+
+
+def _momentum(observation: Observation) -> float:
+    layers = list(batch_norm_layers(observation.model).values())
+    return 0.1 if not layers or layers[0].momentum is None else layers[0].momentum
+
+
+def _observed_statistics(
+    observation: Observation, target: Target, simulated: list[dict[str, BatchStatistics]]
+) -> dict[str, BatchStatistics]:
+    """What the client's buffers give away; {} where the client trained in eval mode or without batch norm."""
+    if observation.local_training.batch_norm != "train" or not simulated[0]:
+        return {}
+    after = {name: tensor + observation.update.tensors[name] for name, tensor in observation.global_state.items()}
+    sizes = {name: statistics.size for name, statistics in simulated[0].items()}
+    return recover_batch_statistics(
+        observation.model, observation.global_state, after, sizes, observation.local_training.steps
+    )

@@ -1,0 +1,70 @@
+"""The client's local training as a differentiable function of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from shadow_defense.attacks.observation import LocalTraining
+from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
+from shadow_defense.models.functional import LossFunction, loss_gradients
+
+
+@dataclass(frozen=True)
+class SimulatedTraining:
+    """The simulated update, in the order of the parameters, and each step's batch-norm statistics, on the graph."""
+
+    update: list[Tensor]
+    statistics: list[dict[str, BatchStatistics]]
+
+
+def simulate_training(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"],
+    loss_fn: LossFunction,
+    local: LocalTraining,
+    recorder: BatchStatisticsRecorder,
+) -> SimulatedTraining:
+    """``theta_{t+1} = theta_t - eta v_t``, ``v_t = mu v_{t-1} + g(theta_t, batch_t) + lambda theta_t``, unrolled.
+
+    Batches are consecutive slices of ``images``, again and again until ``local.steps`` are done. Everything stays on
+    the graph: the update is differentiable with respect to ``images`` (the released code of the medical attack reads
+    it from the state dict after ``optimizer.step()``, where it has no gradient; spec/attacks.md, 5c).
+
+    Args:
+        parameters: leaves that require gradients; left alone.
+        buffers: clones: train mode writes to them.
+        recorder: open, so that hooks are not registered anew in every call.
+    """
+    current, velocity = dict(parameters), dict[str, Tensor]()
+    statistics = []
+    slices = list(zip(images.split(local.batch_size), labels.split(local.batch_size), strict=True))
+    for step in range(local.steps):
+        batch_images, batch_labels = slices[step % len(slices)]
+        gradients = loss_gradients(model, current, buffers, batch_images, batch_labels, loss_fn, create_graph=True)
+        statistics.append(recorder.take())
+        for name, gradient in gradients.items():
+            if local.weight_decay:
+                gradient = gradient + local.weight_decay * current[name]
+            if local.momentum and step:
+                gradient = local.momentum * velocity[name] + gradient
+            velocity[name] = gradient
+        if local.steps > 1:
+            current = {name: tensor - local.learning_rate * velocity[name] for name, tensor in current.items()}
+    if local.steps == 1:
+        # The difference of two nearly equal tensors would lose digits.
+        return SimulatedTraining([-local.learning_rate * velocity[name] for name in parameters], statistics)
+    return SimulatedTraining([current[name] - parameters[name] for name in parameters], statistics)
+
+
+def as_single_step(local: LocalTraining) -> LocalTraining:
+    """All steps as one average step of the same total length: what is feasible after hundreds of local steps."""
+    return LocalTraining(
+        local.learning_rate * local.steps, local.batch_size, 1, local.batch_norm, weight_decay=local.weight_decay
+    )

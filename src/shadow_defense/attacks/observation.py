@@ -1,0 +1,163 @@
+"""Observation in, Reconstruction out: all that an attack may read, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from shadow_defense.attacks.threat_model import ThreatModel
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.errors import ThreatModelError
+from shadow_defense.federated.update import ModelUpdate
+from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.models.functional import LossFunction
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How the client trained: what an attacker must know to simulate more than one step."""
+
+    learning_rate: float
+    batch_size: int
+    steps: int
+    batch_norm: str = "train"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one attacker sees of one client's update; what is not granted is absent, not just unused.
+
+    Built by :func:`observe`. Reading knowledge that is absent raises :class:`ThreatModelError`.
+
+    Attributes:
+        model: the architecture, in the mode the client trained in; its own weights mean nothing.
+        global_state: parameters before the round, and buffers (public: the server sent them).
+        image_shape: (channels, height, width).
+    """
+
+    threat_model: ThreatModel
+    model: nn.Module
+    loss_fn: LossFunction
+    global_state: Mapping[str, Tensor]
+    update: ModelUpdate
+    image_shape: tuple[int, int, int]
+    classes: int
+    normalisation: Normalisation
+    _labels: Int64[Tensor, "n"] | None = None
+    _local_training: LocalTraining | None = None
+    _template: Float[Tensor, "c h w"] | None = None
+
+    @property
+    def labels(self) -> Int64[Tensor, "n"]:
+        """The labels of all of the client's images, in no telling order."""
+        return self._granted(self._labels, "labels")
+
+    @property
+    def local_training(self) -> LocalTraining:
+        return self._granted(self._local_training, "local training")
+
+    @property
+    def template(self) -> Float[Tensor, "c h w"]:
+        """The mean of public images, in [0, 1]."""
+        return self._granted(self._template, "template")
+
+    def grants(self, knowledge: str) -> bool:
+        return knowledge in self.threat_model.granted
+
+    def _granted(self, value: T | None, name: str) -> T:
+        if value is None:
+            raise ThreatModelError(f"'{name}' was read but threat model '{self.threat_model.name}' does not grant it")
+        return value
+
+
+def observe(
+    threat_model: ThreatModel,
+    *,
+    model: nn.Module,
+    loss_fn: LossFunction,
+    global_state: Mapping[str, Tensor],
+    update: ModelUpdate,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    normalisation: Normalisation,
+    labels: Int64[Tensor, "n"],
+    local_training: LocalTraining,
+    template: Float[Tensor, "c h w"],
+) -> Observation:
+    """Keep of everything only what ``threat_model`` grants.
+
+    Labels come sorted, so that their order gives nothing away. Without "buffers" the update's buffers are removed.
+    """
+    granted = threat_model.granted
+    if "buffers" not in granted:
+        parameters = {name for name, _ in model.named_parameters()}
+        kept = {name: tensor for name, tensor in update.tensors.items() if name in parameters}
+        update = ModelUpdate(kept, update.samples, update.steps, update.round, update.client)
+    model.train("local training" not in granted or local_training.batch_norm == "train")
+    return Observation(
+        threat_model,
+        model,
+        loss_fn,
+        global_state,
+        update,
+        image_shape,
+        classes,
+        normalisation,
+        labels.sort().values if "labels" in granted else None,
+        local_training if "local training" in granted else None,
+        template if "template" in granted else None,
+    )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack gives back.
+
+    Attributes:
+        images: (n, channels, height, width) in [0, 1].
+        labels: the labels that the attack used or recovered, one an image.
+        matching_loss: of the returned images, without priors; what restarts are chosen by.
+        history: total loss over the iterations, at even distances.
+        notes: what the attack had to assume, in words.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, "n"]
+    matching_loss: float
+    iterations: int
+    seconds: float
+    history: tuple[float, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors with JSON metadata."""
+        metadata = {
+            "matching_loss": self.matching_loss,
+            "iterations": self.iterations,
+            "seconds": self.seconds,
+            "history": self.history,
+            "notes": self.notes,
+        }
+        write_tensors(path, {"images": self.images, "labels": self.labels}, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Reconstruction:
+        tensors, metadata = read_tensors(path)
+        return cls(
+            tensors["images"],
+            tensors["labels"],
+            metadata["matching_loss"],
+            metadata["iterations"],
+            metadata["seconds"],
+            tuple(metadata["history"]),
+            tuple(metadata["notes"]),
+        )

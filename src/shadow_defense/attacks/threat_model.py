@@ -1,0 +1,87 @@
+"""What an attacker is granted, said out loud: every attack is checked against it before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from shadow_defense.errors import ThreatModelError, unknown_name
+
+Knowledge = Literal["labels", "local training", "buffers", "template"]
+
+EXPLANATIONS: dict[Knowledge, str] = {
+    "labels": "the true labels of the client's images",
+    "local training": "the client's learning rate, batch size, number of local steps and batch-norm mode",
+    "buffers": "the batch-norm buffers that the client uploads with its parameters",
+    "template": "the mean of public images of the same kind",
+}
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """An attacker: where it sits, and which knowledge it has beyond what every attacker sees.
+
+    Every attacker sees the architecture, the global model before the round, the client's update of the parameters,
+    its number of samples, and how images are normalised.
+    """
+
+    name: str
+    position: str
+    granted: frozenset[Knowledge]
+
+    def describe(self) -> str:
+        """The threat model in words, for reports and for the terminal.
+
+        >>> print(THREAT_MODELS["eavesdropper"].describe())
+        eavesdropper: reads the traffic between one client and the server.
+        It sees the architecture, the global model before the round, the client's update of the parameters, its \
+number of samples, and how images are normalised.
+        Granted besides: nothing.
+        Not granted: the true labels of the client's images; the client's learning rate, batch size, number of local \
+steps and batch-norm mode; the batch-norm buffers that the client uploads with its parameters; the mean of public \
+images of the same kind.
+        """
+        granted = [EXPLANATIONS[item] for item in get_args(Knowledge) if item in self.granted]
+        withheld = [EXPLANATIONS[item] for item in get_args(Knowledge) if item not in self.granted]
+        return (
+            f"{self.name}: {self.position}.\n"
+            "It sees the architecture, the global model before the round, the client's update of the parameters, its "
+            "number of samples, and how images are normalised.\n"
+            f"Granted besides: {'; '.join(granted) or 'nothing'}.\n"
+            f"Not granted: {'; '.join(withheld) or 'nothing is withheld'}."
+        )
+
+    def require(self, needs: frozenset[Knowledge], attack: str) -> None:
+        """Raise :class:`ThreatModelError` naming what ``attack`` would read without being granted it."""
+        missing = sorted(needs - self.granted)
+        if missing:
+            raise ThreatModelError(
+                f"attack '{attack}' reads {', '.join(missing)}, which threat model '{self.name}' does not grant: "
+                f"choose another threat model ({', '.join(THREAT_MODELS)}) or other options of the attack"
+            )
+
+
+THREAT_MODELS: dict[str, ThreatModel] = {
+    model.name: model
+    for model in (
+        ThreatModel("eavesdropper", "reads the traffic between one client and the server", frozenset()),
+        ThreatModel(
+            "honest-but-curious server",
+            "runs the protocol as agreed and looks at what it receives",
+            frozenset({"local training", "buffers", "template"}),
+        ),
+        ThreatModel(
+            "informed server",
+            "runs the protocol as agreed and also knows the labels: the strongest honest attacker, the default, since "
+            "a defense should be measured against the worst",
+            frozenset({"labels", "local training", "buffers", "template"}),
+        ),
+    )
+}
+
+
+def threat_model(name: str) -> ThreatModel:
+    """A named threat model; an unknown name raises :class:`ThreatModelError` listing the valid ones."""
+    if name not in THREAT_MODELS:
+        raise ThreatModelError(unknown_name("threat model", name, THREAT_MODELS))
+    return THREAT_MODELS[name]

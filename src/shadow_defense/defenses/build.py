@@ -1,0 +1,112 @@
+"""The registry of defenses: names, their settings, and how a client gets one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.shadow import ShadowDefense
+from shadow_defense.errors import DefenseError, unknown_name
+from shadow_defense.generators.interface import Generator
+from shadow_defense.seeds import seed_for
+from shadow_defense.shadow.guard import ShadowGuard
+from shadow_defense.shadow.settings import SHADOW_PRESETS, ShadowSettings, shadow_preset
+
+
+class NoSettings(BaseModel):
+    """A defense without settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a client can give its defense.
+
+    Attributes:
+        generator: the pre-trained shadow generator; None where no arm of the run asked for one.
+        seed: the run's seed; the client's name makes the draws its own.
+    """
+
+    generator: Generator | None
+    normalisation: Normalisation
+    client: str
+    seed: int
+
+
+def _no_defense(settings: BaseModel, resources: Resources) -> Defense:
+    return Defense()
+
+
+def _shadow(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, ShadowSettings)
+    if resources.generator is None:
+        raise DefenseError("Shadow Defense has no generator: run the pretrain stage first or set generator.path")
+    return ShadowDefense(
+        ShadowGuard(
+            resources.generator,
+            settings,
+            mean=resources.normalisation.mean,
+            std=resources.normalisation.std,
+            seed=seed_for(resources.seed, "guard", resources.client),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A registered defense: what it is, its presets, its settings from a preset and options, and its builder."""
+
+    summary: str
+    presets: tuple[str, ...]
+    settings: Callable[..., BaseModel]
+    build: Callable[[BaseModel, Resources], Defense]
+    needs_generator: bool = False
+
+
+DEFENSES: dict[str, Kind] = {
+    "none": Kind(
+        "plain FedAvg, nothing protected", ("paper",), lambda _, **options: NoSettings(**options), _no_defense
+    ),
+    "shadow": Kind(
+        "noise where a shadow generator can rebuild the image (Jiang et al. 2025)",
+        tuple(SHADOW_PRESETS),
+        shadow_preset,
+        _shadow,
+        needs_generator=True,
+    ),
+}
+
+
+class DefenseSettings(BaseModel):
+    """A defense by name, a preset of it, and what is changed in the preset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    defense: str = Field("none", description="name of a defense; the valid names are those of the registry")
+    preset: str = Field("paper", description="named settings of that defense")
+    options: dict[str, Any] = Field({}, description="settings that differ from the preset's")
+
+    @model_validator(mode="after")
+    def _known(self) -> DefenseSettings:
+        kind = self.kind()
+        if self.preset not in kind.presets:
+            raise DefenseError(unknown_name(f"preset of defense '{self.defense}'", self.preset, kind.presets))
+        kind.settings(self.preset, **self.options)
+        return self
+
+    def kind(self) -> Kind:
+        """The registry's entry; an unknown name raises :class:`DefenseError` listing the valid ones."""
+        if self.defense not in DEFENSES:
+            raise DefenseError(unknown_name("defense", self.defense, DEFENSES))
+        return DEFENSES[self.defense]
+
+    def build(self, resources: Resources) -> Defense:
+        """A fresh defense for one client."""
+        kind = self.kind()
+        return kind.build(kind.settings(self.preset, **self.options), resources)

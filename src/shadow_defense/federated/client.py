@@ -1,0 +1,105 @@
+"""What one client does in one round: train locally, under a defense, and say what leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shadow_defense.data.dataset import ClientData, Normalisation
+from shadow_defense.defenses.base import Batch, Defense, RoundContext
+from shadow_defense.errors import ModelError
+from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.update import ModelUpdate, state_difference
+from shadow_defense.models.functional import LossFunction
+from shadow_defense.seeds import named_generator, seed_for
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """A client's update, the mean loss of its steps, and what its defense measured and kept."""
+
+    update: ModelUpdate
+    loss: float
+    measurements: Mapping[str, float]
+    explanations: Mapping[str, Tensor]
+
+
+def batch_orders(count: int, batch_size: int, epochs: int, draws: torch.Generator) -> list[Tensor]:
+    """The indices of each step's batch: every epoch in a fresh random order, cut into slices."""
+    return [batch for _ in range(epochs) for batch in torch.randperm(count, generator=draws).split(batch_size)]
+
+
+def train_locally(
+    model: nn.Module,
+    global_state: Mapping[str, Tensor],
+    client: ClientData,
+    defense: Defense,
+    *,
+    settings: TrainingSettings,
+    round: int,
+    normalisation: Normalisation,
+    loss_fn: LossFunction,
+    seed: int,
+    explain: bool = False,
+) -> LocalResult:
+    """One round of local SGD from the global state, with the defense at its three places.
+
+    Args:
+        model: the architecture; its parameters and buffers are overwritten.
+        round: r (0-based); names the random draws, so that a round can be computed again alone.
+        explain: keep pictures of the protection for the report.
+
+    Raises:
+        Whatever the defense raises: then no update exists and nothing can leave.
+        UpdateError: when the update holds NaN or infinity.
+    """
+    model.load_state_dict(dict(global_state))
+    model.train(settings.batch_norm == "train")
+    context = RoundContext(
+        model, global_state, loss_fn, round, settings.rounds, settings.learning_rate_at(round), explain
+    )
+    defense.begin_round(context)
+    names = [name for name, _ in model.named_parameters()]
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=context.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    images = normalisation.apply(client.train.unit_images())
+    orders = batch_orders(
+        len(client.train), client.batch_size, settings.local_epochs, named_generator(seed, "order", client.name, round)
+    )
+    losses = []
+    with torch.random.fork_rng(devices=[]):
+        # Layers such as dropout draw from the global state, which is seeded here and restored at the end.
+        torch.manual_seed(seed_for(seed, "layers", client.name, round))
+        for order in orders:
+            sample_ids = tuple(client.train.sample_ids[index] for index in order.tolist())
+            batch = Batch(images[order], client.train.labels[order], sample_ids)
+            batch = defense.protect_batch(batch, context)
+            loss = _loss(model, batch, loss_fn)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            protected = defense.protect_gradients(dict(zip(names, gradients, strict=True)), batch, context)
+            for name, parameter in model.named_parameters():
+                parameter.grad = protected[name]
+            optimiser.step()
+            losses.append(loss.item())
+    optimiser.zero_grad(set_to_none=True)
+    difference = state_difference(global_state, model.state_dict())
+    update = ModelUpdate(
+        dict(defense.protect_update(difference, context)), len(client.train), len(orders), round, client.name
+    )
+    return LocalResult(update, sum(losses) / len(losses), defense.measurements(), defense.explanations())
+
+
+def _loss(model: nn.Module, batch: Batch, loss_fn: LossFunction) -> Tensor:
+    try:
+        return loss_fn(model(batch.images), batch.labels)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ModelError(
+            "batch norm cannot train on a batch of one at a feature map of one pixel: use larger images, "
+            "model.stem=small, model.normalisation=group, or training.batch_norm=eval"
+        ) from error

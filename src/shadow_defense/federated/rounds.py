@@ -1,0 +1,150 @@
+"""Federated rounds in one process: every client in turn, then FedAvg; resumable round by round."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from shadow_defense.data.dataset import FederatedDataset
+from shadow_defense.defenses.base import Defense
+from shadow_defense.federated.client import LocalResult, train_locally
+from shadow_defense.federated.server import apply_update, average_updates
+from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.files import flatten_tensors, nest_tensors, read_json, read_tensors, write_json, write_tensors
+from shadow_defense.models.functional import LossFunction
+from shadow_defense.progress import Progress
+
+Evaluate = Callable[[nn.Module], dict[str, Any]]
+
+
+@dataclass
+class Federation:
+    """The state of a federated training: the global model, each client's defense, and what was measured.
+
+    Attributes:
+        model: the one module through which every client's state passes.
+        keep_rounds: rounds (0-based) whose global model, updates and explanations are written for the attacks.
+        folder: where rounds and checkpoints are written.
+    """
+
+    model: nn.Module
+    dataset: FederatedDataset
+    defenses: Mapping[str, Defense]
+    settings: TrainingSettings
+    loss_fn: LossFunction
+    evaluate: Evaluate
+    seed: int
+    folder: Path
+    keep_rounds: Sequence[int] = ()
+    rounds_done: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.global_state: dict[str, Tensor] = {
+            name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
+        }
+
+    def run(self, progress: Progress | None = None, name: str = "federated training") -> None:
+        """Go on from the last whole round to the end."""
+        self._resume()
+        progress = progress or Progress()
+        if self.rounds_done == 0:
+            self._prepare(progress)
+        task = progress.start(name, self.settings.rounds)
+        task.advance(self.rounds_done)
+        while self.rounds_done < self.settings.rounds:
+            entry = self.run_round(self.rounds_done)
+            self.history.append(entry)
+            self.rounds_done += 1
+            self._save()
+            task.advance(note=f"loss {entry['loss']:.3f}")
+        self.model.load_state_dict(self.global_state)
+        task.finish()
+
+    def run_round(self, round: int) -> dict[str, Any]:
+        """Train every client from the same global model, average, evaluate; returns the round's measurements."""
+        started = time.perf_counter()
+        keep = round in self.keep_rounds
+        results: list[LocalResult] = [
+            train_locally(
+                self.model,
+                self.global_state,
+                client,
+                self.defenses[client.name],
+                settings=self.settings,
+                round=round,
+                normalisation=self.dataset.normalisation,
+                loss_fn=self.loss_fn,
+                seed=self.seed,
+                explain=keep,
+            )
+            for client in self.dataset.clients
+        ]
+        if keep:
+            self._keep(round, results)
+        self.global_state = apply_update(self.global_state, average_updates([result.update for result in results]))
+        samples = sum(result.update.samples for result in results)
+        entry: dict[str, Any] = {
+            "round": round,
+            "loss": sum(result.loss * result.update.samples for result in results) / samples,
+            "clients": {result.update.client: {"loss": result.loss, **result.measurements} for result in results},
+            "seconds": time.perf_counter() - started,
+        }
+        if (round + 1) % self.settings.evaluate_every == 0 or round + 1 == self.settings.rounds:
+            self.model.load_state_dict(self.global_state)
+            entry.update(self.evaluate(self.model))
+        return entry
+
+    def _prepare(self, progress: Progress) -> None:
+        for client in self.dataset.clients:
+            images = self.dataset.normalisation.apply(client.train.unit_images())
+            self.defenses[client.name].prepare(images, client.train.sample_ids, progress)
+
+    def _keep(self, round: int, results: Sequence[LocalResult]) -> None:
+        place = round_folder(self.folder, round)
+        write_tensors(place / "global.safetensors", self.global_state)
+        for result in results:
+            result.update.save(place / f"update-{result.update.client}.safetensors")
+            if result.explanations:
+                write_tensors(place / f"explanation-{result.update.client}.safetensors", result.explanations)
+
+    def _save(self) -> None:
+        # The journal is renamed into place last: a kill before that leaves the previous round's state in force.
+        place = self._state_folder(self.rounds_done)
+        write_tensors(place / "global.safetensors", self.global_state)
+        for client, defense in self.defenses.items():
+            write_tensors(place / f"defense-{client}.safetensors", flatten_tensors(defense.state_dict()))
+        write_json(self.folder / "history.json", {"rounds_done": self.rounds_done, "history": self.history})
+        for old in self.folder.glob("state-*"):
+            if old != place:
+                shutil.rmtree(old)
+
+    def _resume(self) -> None:
+        journal = self.folder / "history.json"
+        if not journal.exists():
+            return
+        record = read_json(journal)
+        self.rounds_done, self.history = record["rounds_done"], record["history"]
+        place = self._state_folder(self.rounds_done)
+        self.global_state, _ = read_tensors(place / "global.safetensors")
+        for client, defense in self.defenses.items():
+            tensors, _ = read_tensors(place / f"defense-{client}.safetensors")
+            defense.load_state_dict(nest_tensors(tensors))
+
+    def _state_folder(self, rounds_done: int) -> Path:
+        return self.folder / f"state-{rounds_done:04d}"
+
+
+def round_folder(folder: Path, round: int) -> Path:
+    """Where a kept round (0-based) lies below a training's folder.
+
+    >>> round_folder(Path("arm"), 7).as_posix()
+    'arm/round-0007'
+    """
+    return folder / f"round-{round:04d}"

@@ -1,0 +1,33 @@
+"""What a user may say about the federated training."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingSettings(BaseModel):
+    """Rounds, local steps and their learning rate; the defaults are the paper's, but for the number of rounds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int = Field(10, ge=1, description="R, communication rounds")
+    local_epochs: int = Field(1, ge=1, description="passes over a client's images in each round")
+    learning_rate: float = Field(1e-2, gt=0, description="of the clients' SGD")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD, within a round")
+    weight_decay: float = Field(0.0, ge=0, description="of the clients' SGD")
+    milestones: tuple[int, ...] = Field((40, 80), description="rounds after which the learning rate is multiplied")
+    decay: float = Field(0.1, gt=0, le=1, description="factor of the learning rate at each milestone")
+    batch_norm: str = Field(
+        "train",
+        pattern="^(train|eval)$",
+        description="mode that clients train in: train (batch statistics, as usual) or eval (frozen statistics)",
+    )
+    evaluate_every: int = Field(1, ge=1, description="rounds between evaluations on validation and test images")
+
+    def learning_rate_at(self, round: int) -> float:
+        """The learning rate in round r (0-based): multiplied by ``decay`` at each milestone passed.
+
+        >>> TrainingSettings().learning_rate_at(40)
+        0.001
+        """
+        return self.learning_rate * self.decay ** sum(round >= milestone for milestone in self.milestones)

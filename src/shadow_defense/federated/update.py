@@ -1,0 +1,84 @@
+"""ModelUpdate: what leaves a client, and what every attack starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shadow_defense.errors import RunError, UpdateError
+from shadow_defense.files import read_tensors, write_tensors
+
+
+@dataclass(frozen=True)
+class ModelUpdate:
+    """The difference that a client uploads: parameters and buffers, after minus before.
+
+    Attributes:
+        tensors: by state-dict name; integer counters stay integers.
+        samples: the client's number of training images, its weight in the average.
+        steps: optimiser steps taken.
+        round: 0-based.
+
+    Raises:
+        UpdateError: for NaN or infinity, or no samples: such an update must not leave the client.
+    """
+
+    tensors: Mapping[str, Tensor]
+    samples: int
+    steps: int
+    round: int
+    client: str
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UpdateError(f"the update of {self.client} claims {self.samples} samples: expected at least 1")
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UpdateError(
+                    f"tensor '{name}' in the update of {self.client} holds NaN or infinity: the update is withheld; "
+                    "lower the learning rate or the defense's strength"
+                )
+
+    def check_against(self, state: Mapping[str, Tensor]) -> None:
+        """Raise :class:`UpdateError` naming the tensor that is missing, unexpected, or of another shape."""
+        for name in state:
+            if name not in self.tensors:
+                raise UpdateError(f"the update of {self.client} lacks tensor '{name}': give the update of this model")
+        for name, tensor in self.tensors.items():
+            if name not in state:
+                raise UpdateError(f"the update of {self.client} has an unexpected tensor '{name}'")
+            if tensor.shape != state[name].shape:
+                raise UpdateError(
+                    f"tensor '{name}' in the update of {self.client} has shape {tuple(tensor.shape)}: "
+                    f"expected {tuple(state[name].shape)}"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, the rest as JSON metadata."""
+        metadata = {"kind": "update", "samples": self.samples, "steps": self.steps}
+        write_tensors(path, self.tensors, {**metadata, "round": self.round, "client": self.client})
+
+    @classmethod
+    def load(cls, path: Path) -> ModelUpdate:
+        """Read what :meth:`save` wrote. Raises :class:`UpdateError` for any other file."""
+        try:
+            tensors, metadata = read_tensors(path)
+        except RunError as error:
+            raise UpdateError(str(error)) from error
+        if metadata.get("kind") != "update":
+            raise UpdateError(f"{path} holds no model update: give a file that a training run wrote")
+        try:
+            return cls(tensors, metadata["samples"], metadata["steps"], metadata["round"], metadata["client"])
+        except KeyError as error:
+            raise UpdateError(
+                f"{path} has no {error} in its metadata: give a file that a training run wrote"
+            ) from error
+
+
+def state_difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``after - before`` for every tensor of a state dict, detached."""
+    return {name: after[name].detach() - tensor for name, tensor in before.items()}

@@ -1,0 +1,71 @@
+"""What the trained model is worth for its task."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from shadow_defense.data.dataset import check_labels
+from shadow_defense.errors import DataError
+
+# Rounding of a softmax in half precision.
+_SUM_TOLERANCE = 1e-2
+
+
+def utility_from_logits(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]) -> dict[str, float | None]:
+    """:func:`utility` of ``softmax(logits)``, where the model has one output per class (two or more)."""
+    return utility(torch.softmax(logits.double(), dim=1), labels)
+
+
+def utility(probabilities: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]) -> dict[str, float | None]:
+    """Accuracy, F1 and AUROC of predicted class probabilities.
+
+    Args:
+        probabilities: rows in [0, 1] that sum to 1; the prediction is the most probable class.
+        labels: 0 to classes - 1.
+
+    Returns:
+        ``accuracy``; ``f1_micro`` (equal to accuracy where every image has one label); ``f1_class_{i}``, 0 for a
+        class neither present nor predicted; ``f1_macro``, the mean over the classes present or predicted;
+        ``auroc``, one class against the rest averaged over classes, None where a class is absent.
+
+    Raises:
+        DataError: without images, with labels out of range, or when rows are not probabilities.
+
+    >>> result = utility(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]]), torch.tensor([0, 1, 1, 1]))
+    >>> {name: round(value, 3) for name, value in result.items()}
+    {'accuracy': 0.75, 'f1_micro': 0.75, 'f1_macro': 0.733, 'f1_class_0': 0.667, 'f1_class_1': 0.8, 'auroc': 1.0}
+    """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_auroc,
+        multiclass_f1_score,
+    )
+
+    if len(labels) == 0:
+        raise DataError("no images to measure utility on: give at least one")
+    classes = probabilities.shape[1]
+    check_labels(labels.cpu().numpy(), classes, "labels")
+    _check_probabilities(probabilities)
+    predicted = probabilities.argmax(dim=1)
+    per_class = multiclass_f1_score(predicted, labels, classes, average="none")
+    result: dict[str, float | None] = {
+        "accuracy": float(multiclass_accuracy(predicted, labels, classes, average="micro")),
+        "f1_micro": float(multiclass_f1_score(predicted, labels, classes, average="micro")),
+        "f1_macro": float(multiclass_f1_score(predicted, labels, classes, average="macro")),
+    }
+    result.update({f"f1_class_{i}": float(score) for i, score in enumerate(per_class)})
+    absent = (torch.bincount(labels, minlength=classes) == 0).any()
+    result["auroc"] = None if absent else float(multiclass_auroc(probabilities, labels, classes))
+    return result
+
+
+def _check_probabilities(probabilities: Float[Tensor, "n classes"]) -> None:
+    if probabilities.shape[1] < 2:
+        raise DataError("probabilities have one column: give one per class, two for a binary task")
+    if not torch.isfinite(probabilities).all():
+        raise DataError("a prediction is NaN or infinite: the model has diverged; lower its learning rate")
+    off = (probabilities.sum(dim=1) - 1).abs().max()
+    if probabilities.min() < 0 or off > _SUM_TOLERANCE:
+        raise DataError("predictions are not rows of probabilities that sum to 1: use utility_from_logits for logits")

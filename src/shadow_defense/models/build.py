@@ -1,0 +1,121 @@
+"""The registry of task models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from shadow_defense.errors import ModelError, unknown_name
+from shadow_defense.models.convnet import build_convnet
+from shadow_defense.models.densenet import DENSENET121_NAMES, build_densenet121
+from shadow_defense.models.lenet import build_lenet
+from shadow_defense.models.resnet import RESNET18_NAMES, build_resnet18
+from shadow_defense.models.settings import ModelSettings, NormalisationKind
+from shadow_defense.models.weights import TorchvisionNames, load_imagenet_weights
+from shadow_defense.seeds import seed_for
+
+MINIMUM_SIDE = 8
+"""Pixels: three halvings leave one."""
+
+MINIMUM_SIDE_IMAGENET_STEM = 32
+"""Pixels: five halvings leave one."""
+
+
+ModelBuilder = Callable[[ModelSettings, int, int, tuple[int, int]], nn.Module]
+"""(settings, channels, classes, (height, width)) to a fresh model: (n, channels, height, width) images to
+(n, classes) logits."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """One entry of the registry.
+
+    Attributes:
+        build: the builder.
+        normalisations: what ``normalisation`` may be.
+        imagenet: torchvision's names of its tensors; None for a model that has no ImageNet weights and no choice
+            of stems.
+    """
+
+    build: ModelBuilder
+    normalisations: tuple[NormalisationKind, ...]
+    imagenet: TorchvisionNames | None = None
+
+
+MODELS: dict[str, ModelKind] = {
+    "convnet": ModelKind(build_convnet, ("batch", "group", "none")),
+    "densenet121": ModelKind(build_densenet121, ("batch", "group"), DENSENET121_NAMES),
+    "lenet": ModelKind(build_lenet, ("none",)),
+    "resnet18": ModelKind(build_resnet18, ("batch", "group"), RESNET18_NAMES),
+}
+
+
+def build_model(
+    settings: ModelSettings, *, channels: int, classes: int, image_size: tuple[int, int], seed: int
+) -> nn.Module:
+    """The task model that the settings name, on the CPU, in train mode.
+
+    The initialisation depends on ``seed`` alone and leaves torch's global random state as it was.
+
+    Args:
+        channels: of the images, 1 or more.
+        classes: number of logits, 2 or more.
+        image_size: (height, width) in pixels; it need not be a power of two.
+
+    Raises:
+        ModelError: for an unknown name, settings that the model cannot have, images that are too small, or
+            weights that cannot be read or do not fit.
+    """
+    kind = MODELS.get(settings.name)
+    if kind is None:
+        raise ModelError(unknown_name("model", settings.name, MODELS))
+    _check_settings(settings, kind)
+    _check_sizes(settings, kind, channels, classes, image_size)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed: it would also seed the accelerators, whose state is the caller's.
+        torch.default_generator.manual_seed(seed_for(seed, "model"))
+        model = kind.build(settings, channels, classes, image_size)
+    if settings.weights is not None and kind.imagenet is not None:
+        load_imagenet_weights(model, kind.imagenet, settings.weights)
+    return model
+
+
+def _check_settings(settings: ModelSettings, kind: ModelKind) -> None:
+    name = settings.name
+    if settings.normalisation not in kind.normalisations:
+        valid = " or ".join(kind.normalisations)
+        raise ModelError(
+            f"{name} cannot have normalisation '{settings.normalisation}': set model.normalisation to {valid}"
+        )
+    if kind.imagenet is None:
+        if settings.stem != "auto":
+            raise ModelError(f"{name} has no stem '{settings.stem}': leave model.stem at auto")
+        if settings.weights is not None:
+            with_weights = " or ".join(name for name, other in MODELS.items() if other.imagenet is not None)
+            raise ModelError(f"{name} has no ImageNet weights: leave model.weights empty or take {with_weights}")
+    if settings.weights is not None and settings.normalisation != "batch":
+        raise ModelError(
+            f"ImageNet weights of {name} were trained with batch norm, not '{settings.normalisation}': "
+            "set model.normalisation to batch or leave model.weights empty"
+        )
+
+
+def _check_sizes(
+    settings: ModelSettings, kind: ModelKind, channels: int, classes: int, image_size: tuple[int, int]
+) -> None:
+    if channels < 1 or classes < 2:
+        raise ModelError(
+            f"{settings.name} for {channels} channels and {classes} classes: expected at least 1 channel and 2 "
+            "classes; check the data"
+        )
+    small = kind.imagenet is None or settings.has_small_stem(image_size)
+    minimum = MINIMUM_SIDE if small else MINIMUM_SIDE_IMAGENET_STEM
+    if min(image_size) < minimum:
+        hint = "" if small else " or set model.stem to small"
+        raise ModelError(
+            f"images of {image_size[0]} x {image_size[1]} pixels are too small for {settings.name}: expected at "
+            f"least {minimum} a side; set data.image_size higher{hint}"
+        )
