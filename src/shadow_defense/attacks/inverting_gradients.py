@@ -31,7 +31,9 @@ class InvertingGradients(BaseModel):
     iterations: int = Field(1000, ge=1, description="Adam iterations of each restart")
     restarts: int = Field(1, ge=1, description="random starts; the one with the least matching loss is returned")
     learning_rate: float = Field(0.1, gt=0, description="of Adam, on normalised images")
-    total_variation: float = Field(1e-4, ge=0, description="weight of the smoothness prior")
+    total_variation: float = Field(
+        1e-2, ge=0, description="weight of the smoothness prior; published: 1e-6 to 1e-1, by data set"
+    )
     signed: bool = Field(True, description="Adam sees only the sign of the gradient, as published")
     longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
 

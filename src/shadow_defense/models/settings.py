@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 NormalisationKind = Literal["batch", "group", "none"]
+Activation = Literal["relu", "gelu"]
 
 SMALL_STEM_BELOW = 96
 """Pixels of the shorter side below which ``stem: auto`` takes the small stem: the ImageNet stem shrinks an
@@ -34,6 +35,10 @@ class ModelSettings(BaseModel):
         None, description="ImageNet weights of resnet18 or densenet121: torchvision's .pth, or .safetensors"
     )
     width: int = Field(64, ge=8, le=1024, multiple_of=8, description="channels of convnet's first layer")
+
+    activation: Activation = Field(
+        "relu", description="of convnet; gelu is smooth, so gradients say more about the image: it leaks more"
+    )
 
     def has_small_stem(self, image_size: tuple[int, int]) -> bool:
         """Whether a model for images of (height, width) pixels gets the small stem.
