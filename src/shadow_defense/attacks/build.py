@@ -13,6 +13,7 @@ from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel, threat_model
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.progress import Task
+from shadow_defense.validation import validated
 
 
 class Attack(Protocol):
@@ -67,4 +68,4 @@ class AttackSettings(BaseModel):
         """The attack; an unknown name raises :class:`ConfigError` listing the valid ones."""
         if self.attack not in ATTACKS:
             raise ConfigError(unknown_name("attack", self.attack, ATTACKS))
-        return ATTACKS[self.attack].attack(**self.options)
+        return validated(ATTACKS[self.attack].attack, self.options, ConfigError, self.attack)

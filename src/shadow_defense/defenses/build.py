@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.base import Defense, Place
 from shadow_defense.defenses.shadow import ShadowDefense
-from shadow_defense.errors import DefenseError, unknown_name
+from shadow_defense.errors import ConfigError, DefenseError, unknown_name
 from shadow_defense.generators.interface import Generator
 from shadow_defense.seeds import seed_for
 from shadow_defense.shadow.guard import ShadowGuard
 from shadow_defense.shadow.settings import SHADOW_PRESETS, ShadowSettings, shadow_preset
+from shadow_defense.validation import validated
 
 
 class NoSettings(BaseModel):
@@ -37,6 +38,10 @@ class Resources:
     normalisation: Normalisation
     client: str
     seed: int
+
+
+def _no_settings(preset: str, **options: Any) -> NoSettings:
+    return validated(NoSettings, options, ConfigError, "none")
 
 
 def _no_defense(settings: BaseModel, resources: Resources) -> Defense:
@@ -66,6 +71,7 @@ class Kind:
     presets: tuple[str, ...]
     settings: Callable[..., BaseModel]
     build: Callable[[BaseModel, Resources], Defense]
+    acts_on: tuple[Place, ...] = ()
     needs_generator: bool = False
 
 
@@ -78,6 +84,7 @@ DEFENSES: dict[str, Kind] = {
         tuple(SHADOW_PRESETS),
         shadow_preset,
         _shadow,
+        acts_on=tuple(sorted(ShadowDefense.acts_on)),
         needs_generator=True,
     ),
 }

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.shadow.pseudo_attack import ShadowWeights
+from shadow_defense.validation import validated
 
 
 class ShadowSettings(BaseModel):
@@ -61,4 +62,4 @@ def shadow_preset(name: str, **changes: Any) -> ShadowSettings:
     """
     if name not in SHADOW_PRESETS:
         raise ConfigError(unknown_name("Shadow preset", name, SHADOW_PRESETS))
-    return ShadowSettings(**{**SHADOW_PRESETS[name], **changes})
+    return validated(ShadowSettings, {**SHADOW_PRESETS[name], **changes}, ConfigError, "shadow")

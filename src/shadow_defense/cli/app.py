@@ -1,0 +1,211 @@
+"""The commands. Heavy imports happen inside them, so that help and typing errors answer at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from shadow_defense.errors import ShadowDefenseError
+
+if TYPE_CHECKING:
+    from shadow_defense.experiment.run import Run
+
+app = typer.Typer(
+    name="shadow-defense",
+    help="Train federated with Shadow Defense, attack the updates, and see what leaks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Image sources and what they hold.", no_args_is_help=True, rich_markup_mode=None)
+config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as data.image_size=64.")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Delete what the run directory holds and begin anew.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run directory.")]
+StageConfig = Annotated[
+    str | None, typer.Option("--config", help="Preset or YAML file, to create the run directory with.")
+]
+
+STAGES = ("pretrain", "train", "attack", "evaluate", "report")
+
+
+def _stage(name: str, run: Run, quiet: bool) -> None:
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.experiment import stages
+    from shadow_defense.progress import Progress
+
+    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+        stages.STAGES[name](run, progress)
+
+
+def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool) -> Run:
+    from shadow_defense.config import load_config
+    from shadow_defense.experiment.run import Run
+
+    run = Run.create(out, load_config(config, overrides or ()), restart=restart)
+    if not quiet:
+        typer.echo(f"run directory: {out}")
+    for stage in STAGES:
+        _stage(stage, run, quiet)
+    if not quiet:
+        _summary(run)
+    return run
+
+
+def _summary(run: Run) -> None:
+    from rich.console import Console
+
+    from shadow_defense.cli.summary import summary_table
+    from shadow_defense.files import read_json
+
+    console = Console()
+    results = read_json(run.results_path)
+    console.print(summary_table(results))
+    for sentence in results["verdict"]:
+        console.print(f"  {sentence}", highlight=False, markup=False)
+    console.print(f"\nOpen {run.report_path.resolve().as_uri()}", highlight=False, soft_wrap=True)
+
+
+def _stage_command(name: str, folder: Path, config: str | None, overrides: list[str] | None, quiet: bool) -> None:
+    from shadow_defense.config import load_config
+    from shadow_defense.errors import ConfigError
+    from shadow_defense.experiment.run import Run
+
+    if config is None and overrides:
+        raise ConfigError("--set changes a new run only: give --config too, or edit nothing and leave --set out")
+    run = Run.open(folder) if config is None else Run.create(folder, load_config(config, overrides or ()))
+    _stage(name, run, quiet)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the demo is written.")] = Path("demo"),
+    overrides: Overrides = None,
+    restart: Restart = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole story in under three minutes on two cores: a page that shows what an attacker sees."""
+    _run_all("demo", overrides, out, quiet, restart)
+
+
+@app.command("run")
+def run_command(
+    config: Annotated[str, typer.Argument(help="A preset (see `config show`) or a YAML file.")],
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<preset or file name>.")] = None,
+    overrides: Overrides = None,
+    restart: Restart = False,
+    quiet: Quiet = False,
+) -> None:
+    """All stages of a run, to the report. A run that was stopped goes on where it stopped."""
+    _run_all(config, overrides, out or Path("runs") / Path(config).stem, quiet, restart)
+
+
+@app.command()
+def pretrain(folder: RunFolder, config: StageConfig = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Train the shadow generator on the public images."""
+    _stage_command("pretrain", folder, config, overrides, quiet)
+
+
+@app.command()
+def train(folder: RunFolder, config: StageConfig = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Train every arm federated, each with its defense."""
+    _stage_command("train", folder, config, overrides, quiet)
+
+
+@app.command()
+def attack(folder: RunFolder, quiet: Quiet = False) -> None:
+    """Rebuild the clients' images from their updates."""
+    _stage_command("attack", folder, None, None, quiet)
+
+
+@app.command()
+def evaluate(folder: RunFolder, quiet: Quiet = False) -> None:
+    """Score the reconstructions: results.json, results.csv, scores.json."""
+    _stage_command("evaluate", folder, None, None, quiet)
+
+
+@app.command()
+def report(folder: RunFolder, quiet: Quiet = False) -> None:
+    """Write the page."""
+    _stage_command("report", folder, None, None, quiet)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """The image sources."""
+    from shadow_defense.data.build import SOURCES
+
+    width = max(map(len, SOURCES))
+    for name, source in SOURCES.items():
+        typer.echo(f"{name:<{width}}  {source.description}")
+
+
+@data_app.command("show")
+def data_show(
+    config: Annotated[str, typer.Argument(help="A preset or a YAML file.")], overrides: Overrides = None
+) -> None:
+    """What a configuration's data set holds: clients, classes, sizes, duplicates."""
+    import yaml
+
+    from shadow_defense.config import load_config
+    from shadow_defense.data.build import load_dataset
+    from shadow_defense.data.summary import summarise
+
+    loaded = load_config(config, overrides or ())
+    summary = summarise(load_dataset(loaded.data, loaded.seed))
+    typer.echo(yaml.safe_dump(summary, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@config_app.command("show")
+def config_show(
+    config: Annotated[str | None, typer.Argument(help="A preset or a YAML file; none lists the presets.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """A configuration with every default filled in."""
+    import yaml
+
+    from shadow_defense.config import load_config, preset_names
+
+    if config is None:
+        typer.echo("\n".join(preset_names()))
+        return
+    typer.echo(yaml.safe_dump(load_config(config, overrides or ()).as_dict(), sort_keys=False).rstrip())
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Every setting: key, type and range, default, meaning."""
+    from shadow_defense.config import describe_schema
+
+    for key, kind, default, description in describe_schema():
+        typer.echo(f"{key}: {kind} = {default}\n    {description}")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"shadow-defense: {message}", err=True)
+    sys.exit(2)
+
+
+def run_app() -> None:
+    """Run the commands; a user's error is one line on standard error and exit code 2, an interrupt is 130."""
+    try:
+        app(standalone_mode=True)
+    except ShadowDefenseError as error:
+        _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)

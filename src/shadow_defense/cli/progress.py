@@ -1,0 +1,58 @@
+"""Progress bars with the time left, for work of more than two seconds."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from shadow_defense.progress import Progress, Task
+
+DELAY = 2.0
+"""Seconds of work before a bar appears: shorter work would only flicker."""
+
+
+class BarTask(Task):
+    """A task that shows its bar once it has lasted longer than :data:`DELAY`."""
+
+    def __init__(self, bars: RichProgress, name: str, total: int) -> None:
+        self._bars, self._name, self._started = bars, name, time.monotonic()
+        self._id = bars.add_task(name, total=max(total, 1), visible=False, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._bars.update(self._id, advance=steps, note=note, visible=time.monotonic() - self._started > DELAY)
+
+    def finish(self) -> None:
+        spent = time.monotonic() - self._started
+        self._bars.remove_task(self._id)
+        if spent > DELAY:
+            self._bars.console.print(f"  {self._name} [dim]{spent:.0f} s[/dim]", highlight=False)
+
+
+class BarProgress(Progress):
+    """Draws one bar a task on the terminal; a context manager that clears them at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = RichProgress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+
+    def start(self, name: str, total: int) -> Task:
+        return BarTask(self._bars, name, total)
+
+    def __enter__(self) -> BarProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()

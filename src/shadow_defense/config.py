@@ -1,0 +1,183 @@
+"""The configuration of a whole run: YAML presets and files, overrides, and clear errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.data.settings import DataSettings
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.models.settings import ModelSettings
+from shadow_defense.validation import validated
+
+
+class MetricSettings(BaseModel):
+    """How reconstructions are scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lpips: Literal["st-lpips", "alexnet"] | None = Field(
+        "st-lpips", description="perceptual distance; null leaves it out"
+    )
+    lpips_weights: Path | None = Field(None, description="weights file of alexnet")
+    foreground_share: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="where no lesion mask is known, the foreground is this share of pixels, by Grad-CAM++ of the "
+        "first arm's final model",
+    )
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's numbers, but the software's versions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = Field("Shadow Defense", description="heading of the report")
+    seed: int = Field(0, ge=0, description="every random draw derives from it")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    training: TrainingSettings = TrainingSettings()
+    arms: dict[str, DefenseSettings] = Field(
+        {"fedavg": DefenseSettings(), "shadow": DefenseSettings(defense="shadow")},
+        description="one federated training each; differences are taken to the first",
+    )
+    attacks: dict[str, AttackSettings] = Field(
+        {"inverting-gradients": AttackSettings()}, description="attacks tried on every arm's updates"
+    )
+    metrics: MetricSettings = MetricSettings()
+    workers: int | None = Field(None, ge=1, description="processes that attack in parallel; null: one a processor core")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        for name in (*self.arms, *self.attacks):
+            if (
+                not name
+                or set(name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+                or name[0] == "."
+            ):
+                raise ConfigError(f"the name '{name}' cannot be a folder: use letters, digits, '-', '_' and '.'")
+        if not self.arms:
+            raise ConfigError("arms is empty: name at least one, such as `fedavg: {defense: none}`")
+        for name, attack in self.attacks.items():
+            late = [round for round in attack.rounds or () if not 1 <= round <= self.training.rounds]
+            if late:
+                raise ConfigError(
+                    f"attacks.{name}.rounds asks for round {late[0]}: expected 1 to {self.training.rounds} (training.rounds)"
+                )
+        return self
+
+    def attacked_rounds(self, attack: str) -> tuple[int, ...]:
+        """The attacked rounds, 0-based, in order."""
+        rounds = self.attacks[attack].rounds
+        if rounds is None:
+            rounds = (1, self.training.rounds)
+        return tuple(sorted({round - 1 for round in rounds}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML and JSON hold them."""
+        return json.loads(self.model_dump_json())
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides the numbers: not the number of workers, nor the title."""
+        deciding = {key: value for key, value in self.as_dict().items() if key not in ("workers", "title")}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = resources.files("shadow_defense").joinpath("presets")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _read_source(source: str) -> tuple[str, str]:
+    if source in preset_names():
+        return resources.files("shadow_defense").joinpath("presets", f"{source}.yaml").read_text("utf-8"), source
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        raise ConfigError(unknown_name("preset", source, preset_names()) + "; or give the path of a YAML file")
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a preset or a YAML file and apply ``key.path=value`` overrides, in order.
+
+    Raises:
+        ConfigError: unknown preset, unreadable file, invalid YAML, unknown key (naming the nearest), wrong value.
+    """
+    text, origin = _read_source(source)
+    values = _parse_yaml(text, origin)
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin} holds a {type(values).__name__}: expected keys and values")
+    for override in overrides:
+        _apply_override(values, override)
+    return config_from(values)
+
+
+def config_from(values: Mapping[str, Any]) -> RunConfig:
+    """A configuration from nested dicts of plain values."""
+    return validated(RunConfig, values, ConfigError)
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"{origin} is not valid YAML: {line}") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"cannot read --set {override}: expected key.path=value, such as data.image_size=64")
+    *path, last = key.split(".")
+    place: Any = values
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise ConfigError(f"cannot set {key}: '{part}' is a value, not a group of keys")
+    place[last] = _parse_yaml(text, f"--set {key}")
+
+
+def describe_schema() -> list[tuple[str, str, str, str]]:
+    """(key, type, default, description) of every setting, for ``config schema``."""
+    rows: list[tuple[str, str, str, str]] = []
+
+    def walk(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            annotation = field.annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                walk(annotation, f"{prefix}{name}.")
+                continue
+            kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+            for module in ("typing.", "pathlib.", "shadow_defense.", "defenses.build.", "attacks.build."):
+                kind = kind.replace(module, "")
+            limits = ", ".join(str(item) for item in field.metadata)
+            default = json.dumps(field.default, default=lambda value: value.model_dump(mode="json"))
+            rows.append((prefix + name, kind + (f" [{limits}]" if limits else ""), default, field.description or ""))
+
+    walk(RunConfig, "")
+    for group, settings in (("arms.<name>.", DefenseSettings), ("attacks.<name>.", AttackSettings)):
+        walk(settings, group)
+    return rows

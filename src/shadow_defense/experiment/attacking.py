@@ -1,0 +1,149 @@
+"""The stage ``attack``: every chosen update of every arm, attacked in parallel processes of one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from ctypes import c_long
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
+from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.run import Run
+from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.update import ModelUpdate
+from shadow_defense.files import read_tensors
+from shadow_defense.progress import Progress, Task
+from shadow_defense.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack on one update; ``round`` is 0-based."""
+
+    arm: str
+    attack: str
+    round: int
+    client: str
+
+
+def jobs(run: Run) -> list[Job]:
+    """Every attack that the configuration asks for."""
+    return [
+        Job(arm, attack, round, client.name)
+        for attack in run.config.attacks
+        for arm in run.config.arms
+        for round in run.config.attacked_rounds(attack)
+        for client in run.attacked_clients(attack)
+    ]
+
+
+def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
+    """What the job's attacker sees, cut to its threat model."""
+    place = round_folder(run.arm_folder(job.arm), job.round)
+    if not (place / "global.safetensors").exists():
+        raise RunError(
+            f"round {job.round + 1} of arm '{job.arm}' was not kept: run `shadow-defense train {run.folder}`"
+        )
+    global_state, _ = read_tensors(place / "global.safetensors")
+    update = ModelUpdate.load(place / f"update-{job.client}.safetensors")
+    update.check_against(global_state)
+    data, training, client = run.dataset, run.config.training, run.client(job.client)
+    return observe(
+        threat_model(run.config.attacks[job.attack].threat_model),
+        model=model,
+        loss_fn=nn.CrossEntropyLoss(),
+        global_state=global_state,
+        update=update,
+        image_shape=(data.channels, *data.image_size),
+        classes=data.classes,
+        normalisation=data.normalisation,
+        labels=client.train.labels,
+        local_training=LocalTraining(
+            training.learning_rate_at(job.round),
+            client.batch_size,
+            update.steps,
+            training.batch_norm,
+            training.momentum,
+            training.weight_decay,
+        ),
+        template=mean_image(run),
+    )
+
+
+def mean_image(run: Run) -> torch.Tensor:
+    """The mean of the public images, (c, h, w) in [0, 1]; mid-grey where there are none."""
+    public = run.dataset.public
+    if len(public) == 0:
+        return torch.full((run.dataset.channels, *run.dataset.image_size), 0.5)
+    return public.images.float().mean(0) / 255
+
+
+_counter: Any = None
+
+
+def _start_worker(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    # On small networks one thread an attack is faster than two, and processes do not fight over cores.
+    torch.set_num_threads(1)
+
+
+class _Counting(Task):
+    """Adds to a number that the parent process reads."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        with _counter.get_lock():
+            _counter.value += steps
+
+
+def _attack(settings: AttackSettings, observation: Observation, seed: int) -> Reconstruction:
+    return settings.build().reconstruct(observation, seed=seed, task=_Counting())
+
+
+def worker_count(configured: int | None, waiting: int) -> int:
+    """The configured number, or one a usable processor core, but never more than there are jobs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(configured or cores, waiting))
+
+
+def attack_stage(run: Run, progress: Progress | None = None) -> None:
+    """Run the attacks whose reconstruction is not there yet.
+
+    The seed of an attack depends on what it attacks, not on the arm: all arms face the same start.
+    """
+    waiting = [
+        job for job in jobs(run) if not run.reconstruction_path(job.arm, job.attack, job.round, job.client).exists()
+    ]
+    if not waiting:
+        return
+    total = sum(run.config.attacks[job.attack].build().steps() for job in waiting)
+    task = (progress or Progress()).start(f"attacking {len(waiting)} updates", total)
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value(c_long, 0)
+    workers = worker_count(run.config.workers, len(waiting))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,)) as pool:
+        running: dict[Future[Reconstruction], Job] = {}
+        seen = 0
+        for job in waiting:
+            model = run.new_model()
+            settings = run.config.attacks[job.attack]
+            seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
+            running[pool.submit(_attack, settings, build_observation(run, job, model), seed)] = job
+            # Two jobs a worker wait ready: enough to keep all busy, few enough to keep memory small.
+            while len(running) >= 2 * workers or (job is waiting[-1] and running):
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                task.advance(counter.value - seen)
+                seen = counter.value
+                for future in done:
+                    finished = running.pop(future)
+                    path = run.reconstruction_path(finished.arm, finished.attack, finished.round, finished.client)
+                    future.result().save(path)
+    task.finish()

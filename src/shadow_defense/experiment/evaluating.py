@@ -1,0 +1,157 @@
+"""The stages ``evaluate`` and ``report``: numbers to ``results.json`` and CSV, pictures and numbers to one page."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import shadow_defense
+from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.exhibits import collect_exhibits
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scoring import Score, score_all
+from shadow_defense.experiment.tables import all_tables
+from shadow_defense.experiment.verdict import verdict
+from shadow_defense.files import read_json, write_json, write_text
+from shadow_defense.progress import Progress
+from shadow_defense.report.content import Content
+from shadow_defense.report.csv_rows import results_csv
+from shadow_defense.report.page import write_report
+
+
+def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]:
+    """Score every reconstruction and write ``results.json``, ``results.csv`` and ``scores.json`` (image by image)."""
+    scores = score_all(run, progress)
+    rounds = {attack: run.config.attacked_rounds(attack) for attack in run.config.attacks}
+    results: dict[str, Any] = {
+        "title": run.config.title,
+        "seed": run.config.seed,
+        "created": datetime.date.today().isoformat(),
+        "command": f"shadow-defense run {run.folder / 'config.yaml'}",
+        "versions": _versions(),
+        "config": run.config.as_dict(),
+        "data": _data(run),
+        "threat_models": {
+            name: threat_model(attack.threat_model).describe() for name, attack in run.config.attacks.items()
+        },
+        "attack_settings": {
+            name: {"attack": attack.attack, **_plain(attack.build())} for name, attack in run.config.attacks.items()
+        },
+        "arms": _arms(run),
+        "tables": all_tables(scores, list(run.config.arms), rounds),
+    }
+    results["verdict"] = verdict(results)
+    results["notes"] = _notes(run, scores)
+    write_json(run.folder / "scores.json", [_score(score) for score in scores])
+    write_text(run.folder / "results.csv", results_csv(results))
+    write_json(run.results_path, results)
+    return results
+
+
+def report_stage(run: Run, progress: Progress | None = None) -> None:
+    """Write ``report.html`` from the results and the stored pictures."""
+    if not run.results_path.exists():
+        raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
+    results = read_json(run.results_path)
+    scores = read_json(run.folder / "scores.json")
+    task = (progress or Progress()).start("writing the report", 1)
+    write_report(run.report_path, Content(results, collect_exhibits(run, scores)))
+    task.advance()
+    task.finish()
+
+
+def _plain(attack: Any) -> dict[str, Any]:
+    return attack.model_dump(mode="json")
+
+
+def _score(score: Score) -> dict[str, Any]:
+    return {
+        "arm": score.arm,
+        "attack": score.attack,
+        "round": score.round,
+        "client": score.client,
+        "matching_loss": score.matching_loss,
+        "seconds": score.seconds,
+        "notes": list(score.notes),
+        "rows": list(score.rows),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "numpy", "monai", "torchmetrics", "scikit-image")
+    return {
+        "shadow-defense": shadow_defense.__version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    data = run.dataset
+    return {
+        "name": data.name,
+        "classes": list(data.class_names),
+        "image_size": list(data.image_size),
+        "channels": data.channels,
+        "clients": {
+            client.name: {
+                "train": len(client.train),
+                "validation": len(client.validation),
+                "test": len(client.test),
+                "batch_size": client.batch_size,
+            }
+            for client in data.clients
+        },
+        "public": len(data.public),
+        "test": len(data.test),
+    }
+
+
+def _arms(run: Run) -> dict[str, Any]:
+    arms = {}
+    for arm, settings in run.config.arms.items():
+        journal = run.arm_folder(arm) / "history.json"
+        if not journal.exists():
+            raise RunError(f"arm '{arm}' is not trained yet: run `shadow-defense train {run.folder}` first")
+        history = read_json(journal)["history"]
+        if len(history) < run.config.training.rounds:
+            raise RunError(f"arm '{arm}' is trained in part: run `shadow-defense train {run.folder}` to go on")
+        kind = settings.kind()
+        arms[arm] = {
+            "defense": settings.defense,
+            "preset": settings.preset,
+            "options": dict(settings.options),
+            "summary": kind.summary,
+            "acts_on": list(kind.acts_on),
+            "history": history,
+            "test": history[-1]["test"],
+        }
+    return arms
+
+
+def _notes(run: Run, scores: list[Score]) -> list[str]:
+    training, model = run.config.training, run.config.model
+    mode = {
+        "train": "train mode, with the statistics of each batch where the model has batch norm",
+        "eval": "eval mode, with frozen batch-norm statistics",
+    }[training.batch_norm]
+    notes = [
+        f"The task model is {model.name} with {model.normalisation} normalisation; clients train in {mode}.",
+        "PSNR and SSIM: higher means that the attacker sees more. LPIPS: lower means that the attacker sees more.",
+        "Reconstructions are matched to the client's images one to one (optimal assignment by PSNR); 'best match' is "
+        "the paper's form, in which every metric takes its own best over all of the client's images.",
+        "Inside and outside refer to the foreground: "
+        + (
+            "the lesion's mask."
+            if run.dataset.test.masks is not None
+            else f"the top {run.config.metrics.foreground_share:.0%} of Grad-CAM++ of the first arm's final model."
+        ),
+    ]
+    assumed = {note: f"{score.attack}: {note}." for score in scores for note in score.notes}
+    return notes + list(assumed.values())

@@ -1,0 +1,140 @@
+"""A run directory: its configuration, its data, and where each stage puts its files."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from shadow_defense.config import RunConfig, config_from
+from shadow_defense.data.build import load_dataset
+from shadow_defense.data.dataset import ClientData, FederatedDataset
+from shadow_defense.errors import ConfigError, RunError
+from shadow_defense.files import write_text
+from shadow_defense.models.build import build_model
+
+
+class Run:
+    """One run: a folder and the configuration in it.
+
+    Attributes:
+        folder: where everything is written.
+        config: what decides the numbers.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig, *, restart: bool = False) -> Run:
+        """Make the folder, or go on in one that holds the same configuration.
+
+        Args:
+            restart: delete what a run directory holds and begin anew.
+
+        Raises:
+            RunError: when the folder holds another configuration, or files that no run wrote.
+        """
+        written = folder / "config.yaml"
+        if restart and written.exists():
+            shutil.rmtree(folder)
+        if written.exists():
+            earlier = cls.open(folder)
+            if earlier.config.fingerprint() != config.fingerprint():
+                key = _first_difference(earlier.config.as_dict(), config.as_dict())
+                raise RunError(
+                    f"{folder} holds a run with another {key}: choose another folder with --out, or give --restart to "
+                    "delete that run"
+                )
+            return cls(folder, config)
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(f"{folder} exists and holds files that no run wrote: choose another folder with --out")
+        write_text(written, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        return cls(folder, config)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open an existing run directory. Raises :class:`RunError` when there is none."""
+        written = folder / "config.yaml"
+        if not written.is_file():
+            raise RunError(f"{folder} is no run directory (it has no config.yaml): give one, or --config to create it")
+        try:
+            return cls(folder, config_from(yaml.safe_load(written.read_text(encoding="utf-8"))))
+        except (yaml.YAMLError, TypeError, ConfigError) as error:
+            raise RunError(f"{written} cannot be read as a configuration: {error}") from error
+
+    @cached_property
+    def dataset(self) -> FederatedDataset:
+        return load_dataset(self.config.data, self.config.seed)
+
+    def new_model(self) -> nn.Module:
+        """The task model as every arm starts it: the same weights for all."""
+        data = self.dataset
+        return build_model(
+            self.config.model,
+            channels=data.channels,
+            classes=data.classes,
+            image_size=data.image_size,
+            seed=self.config.seed,
+        )
+
+    def client(self, name: str) -> ClientData:
+        return next(client for client in self.dataset.clients if client.name == name)
+
+    @property
+    def generator_path(self) -> Path:
+        return self.folder / "shadow" / "generator.safetensors"
+
+    def arm_folder(self, arm: str) -> Path:
+        return self.folder / "arms" / arm
+
+    def reconstruction_path(self, arm: str, attack: str, round: int, client: str) -> Path:
+        """``round`` is 0-based."""
+        return self.folder / "attacks" / arm / attack / f"round-{round:04d}-{client}.safetensors"
+
+    @property
+    def results_path(self) -> Path:
+        return self.folder / "results.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "report.html"
+
+    def kept_rounds(self) -> tuple[int, ...]:
+        """Rounds (0-based) that some attack asks for."""
+        return tuple(sorted({round for attack in self.config.attacks for round in self.config.attacked_rounds(attack)}))
+
+    def attacked_clients(self, attack: str) -> list[ClientData]:
+        """The clients that an attack is tried on. Raises :class:`RunError` for a client that does not exist."""
+        settings = self.config.attacks[attack]
+        names = [client.name for client in self.dataset.clients]
+        for name in settings.clients or ():
+            if name not in names:
+                raise RunError(f"attacks.{attack}.clients names '{name}': the clients are {', '.join(names)}")
+        chosen = [
+            client
+            for client in self.dataset.clients
+            if (settings.clients is None or client.name in settings.clients)
+            and (settings.longest_client is None or len(client.train) <= settings.longest_client)
+        ]
+        if not chosen:
+            raise RunError(
+                f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
+            )
+        return chosen
+
+
+def _first_difference(earlier: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    for key in sorted(set(earlier) | set(new)):
+        if key in ("workers", "title") and not prefix:
+            continue
+        old_value, new_value = earlier.get(key), new.get(key)
+        if old_value != new_value:
+            if isinstance(old_value, dict) and isinstance(new_value, dict):
+                return _first_difference(old_value, new_value, f"{prefix}{key}.")
+            return f"{prefix}{key} ({old_value!r}, not {new_value!r})"
+    return "configuration"

@@ -1,0 +1,97 @@
+"""The stages ``pretrain`` and ``train``: the shadow generator, then one federated training for each arm."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import torch
+from torch import nn
+
+from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.defenses.build import Resources
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.run import Run
+from shadow_defense.federated.rounds import Federation
+from shadow_defense.files import atomic_path
+from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.interface import Generator, check_generator
+from shadow_defense.generators.training import pretrain
+from shadow_defense.metrics.utility import utility_from_logits
+from shadow_defense.models.functional import training_mode
+from shadow_defense.progress import Progress
+
+
+def needs_generator(run: Run) -> bool:
+    """Whether any arm's defense asks for a shadow generator."""
+    return any(arm.kind().needs_generator for arm in run.config.arms.values())
+
+
+def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
+    """Train the shadow generator on the public images, or take the one that the configuration names."""
+    if not needs_generator(run) or run.generator_path.exists():
+        return
+    settings = run.config.generator
+    if settings.path is None:
+        pretrain(
+            settings,
+            run.dataset.public.images,
+            seed=run.config.seed,
+            folder=run.generator_path.parent,
+            progress=progress,
+        )
+        return
+    check_generator(load_generator(settings.path), run.dataset.channels, run.dataset.image_size)
+    with atomic_path(run.generator_path) as temporary:
+        shutil.copyfile(settings.path, temporary)
+
+
+def _generator(run: Run) -> Generator | None:
+    if not needs_generator(run):
+        return None
+    if not run.generator_path.exists():
+        raise RunError(f"{run.folder} has no shadow generator yet: run `shadow-defense pretrain {run.folder}` first")
+    generator = load_generator(run.generator_path)
+    check_generator(generator, run.dataset.channels, run.dataset.image_size)
+    return generator
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: ImageSet, normalisation: Normalisation, batch_size: int = 256) -> torch.Tensor:
+    """Logits (n, classes) of a whole set, in eval mode."""
+    with training_mode(model, False):
+        return torch.cat([model(normalisation.apply(chunk.float() / 255)) for chunk in images.images.split(batch_size)])
+
+
+def evaluation(run: Run, model: nn.Module) -> dict[str, Any]:
+    """The task metrics of the global model on all clients' validation images, and on the test images."""
+    data = run.dataset
+    sets = {"validation": [client.validation for client in data.clients], "test": [data.test]}
+    measured = {}
+    for name, parts in sets.items():
+        present = [part for part in parts if len(part)]
+        if present:
+            logits = torch.cat([predict(model, part, data.normalisation) for part in present])
+            measured[name] = utility_from_logits(logits, torch.cat([part.labels for part in present]))
+    return measured
+
+
+def train_stage(run: Run, progress: Progress | None = None) -> None:
+    """Train every arm from the same initial model on the same data in the same order."""
+    generator = _generator(run)
+    for arm, settings in run.config.arms.items():
+        defenses = {
+            client.name: settings.build(Resources(generator, run.dataset.normalisation, client.name, run.config.seed))
+            for client in run.dataset.clients
+        }
+        Federation(
+            model=run.new_model(),
+            dataset=run.dataset,
+            defenses=defenses,
+            settings=run.config.training,
+            loss_fn=nn.CrossEntropyLoss(),
+            evaluate=lambda model: evaluation(run, model),
+            seed=run.config.seed,
+            folder=run.arm_folder(arm),
+            keep_rounds=run.kept_rounds(),
+        ).run(progress, f"training '{arm}'")

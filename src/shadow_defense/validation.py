@@ -1,0 +1,61 @@
+"""Settings checked against their model, with one readable line for what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from shadow_defense.errors import ShadowDefenseError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def validated(
+    model: type[Settings], values: Mapping[str, Any], error: type[ShadowDefenseError], where: str = ""
+) -> Settings:
+    """Build ``model`` from ``values``; what does not fit raises ``error`` with one line.
+
+    The line names the key, the value, what is expected, and for an unknown key the nearest known one.
+
+    Args:
+        where: what the values are, put before the key's own path.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as failure:
+        raise error(_explain(failure, model, where)) from failure
+
+
+def _explain(failure: ValidationError, model: type[BaseModel], where: str) -> str:
+    first, *others = failure.errors(include_url=False)
+    location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    key = ".".join([where, *map(str, location)] if where else map(str, location)) or "the configuration"
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f" did you mean '{nearest[0]}'?" if nearest else ""
+        line = f"unknown key '{key}':{hint} known here are: {', '.join(sorted(known))}"
+    else:
+        line = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return line + (f" (and {len(others)} more)" if others else "")
+
+
+def _fields_at(model: type[BaseModel], location: list[Any]) -> list[str]:
+    """The field names of the settings model that lies at ``location`` below ``model``."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        elif get_origin(current) is dict:
+            current = get_args(current)[1]
+        if get_origin(current) in (Union, types.UnionType):
+            current = next(
+                (option for option in get_args(current) if isinstance(option, type) and issubclass(option, BaseModel)),
+                None,
+            )
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
