@@ -59,7 +59,13 @@ class RunConfig(BaseModel):
         {"inverting-gradients": AttackSettings()}, description="attacks tried on every arm's updates"
     )
     metrics: MetricSettings = MetricSettings()
-    workers: int | None = Field(None, ge=1, description="processes that attack in parallel; null: one a processor core")
+    threads: int = Field(
+        1,
+        ge=1,
+        description="threads of each training and attacking process; another number may give other last digits. On "
+        "small networks one thread is as fast as two",
+    )
+    workers: int | None = Field(None, ge=1, description="processes in parallel; null: one a processor core")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -76,7 +82,8 @@ class RunConfig(BaseModel):
             late = [round for round in attack.rounds or () if not 1 <= round <= self.training.rounds]
             if late:
                 raise ConfigError(
-                    f"attacks.{name}.rounds asks for round {late[0]}: expected 1 to {self.training.rounds} (training.rounds)"
+                    f"attacks.{name}.rounds asks for round {late[0]}: expected 1 to training.rounds, "
+                    f"{self.training.rounds}"
                 )
         return self
 

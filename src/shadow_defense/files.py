@@ -68,6 +68,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata is no JSON object")
     except (OSError, SafetensorError, json.JSONDecodeError, ValueError) as error:
         raise RunError(f"cannot read {path} as safetensors: {error}; give a file that this project wrote") from error
     return tensors, metadata

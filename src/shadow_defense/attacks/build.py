@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,7 @@ from shadow_defense.progress import Task
 from shadow_defense.validation import validated
 
 
+@runtime_checkable
 class Attack(Protocol):
     """An attack with its settings: it says what it needs and turns an observation into a reconstruction."""
 

@@ -38,6 +38,8 @@ def recover_labels(bias_gradient: Float[Tensor, "k"], count: int) -> Int64[Tenso
     """
     remaining = bias_gradient.detach().double().clone()
     negative = (remaining < 0).nonzero().flatten()
+    # The most negative first: noise may leave more negative entries than there are images.
+    negative = negative[remaining[negative].argsort()]
     weight = remaining[negative].sum() / count
     labels = negative.tolist()[:count]
     for label in labels:

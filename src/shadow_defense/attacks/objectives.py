@@ -16,11 +16,13 @@ Matching = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 def cosine_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Float[Tensor, ""]:
     """``1 - <u, u*> / (||u|| ||u*||)`` over the concatenation of all tensors (Geiping et al. 2020)."""
     product = torch.stack([(a * b).sum() for a, b in zip(simulated, observed, strict=True)]).sum()
-    norms = (
-        torch.stack([a.square().sum() for a in simulated]).sum()
-        * torch.stack([b.square().sum() for b in observed]).sum()
-    )
-    return 1 - product / norms.clamp_min(1e-30).sqrt()
+    # Not the root of a product of squares: late updates are so small that it would underflow.
+    norms = _norm(simulated) * _norm(observed)
+    return 1 - product / norms.clamp_min(1e-30)
+
+
+def _norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
 
 
 def layer_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Float[Tensor, ""]:

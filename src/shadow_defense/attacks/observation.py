@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,13 +97,19 @@ def observe(
 ) -> Observation:
     """Keep of everything only what ``threat_model`` grants.
 
-    Labels come sorted, so that their order gives nothing away. Without "buffers" the update's buffers are removed.
+    Labels come sorted, so that their order gives nothing away. Without "buffers" the update's buffers are removed,
+    without "local training" its number of steps.
     """
     granted = threat_model.granted
     if "buffers" not in granted:
         parameters = {name for name, _ in model.named_parameters()}
         kept = {name: tensor for name, tensor in update.tensors.items() if name in parameters}
-        update = ModelUpdate(kept, update.samples, update.steps, update.round, update.client)
+        update = replace(update, tensors=kept)
+    if "local training" not in granted:
+        # 0 stands for unknown.
+        update = replace(update, steps=0)
+    # Of its own: another observation of the same model may need the other mode.
+    model = copy.deepcopy(model)
     model.train("local training" not in granted or local_training.batch_norm == "train")
     return Observation(
         threat_model,
@@ -139,12 +147,12 @@ class Reconstruction:
     notes: tuple[str, ...] = field(default=())
 
     def save(self, path: Path) -> None:
-        """Write as safetensors with JSON metadata."""
+        """Write as safetensors with JSON metadata, where a loss that is not finite becomes null."""
         metadata = {
-            "matching_loss": self.matching_loss,
+            "matching_loss": _finite_or_none(self.matching_loss),
             "iterations": self.iterations,
             "seconds": self.seconds,
-            "history": self.history,
+            "history": [_finite_or_none(value) for value in self.history],
             "notes": self.notes,
         }
         write_tensors(path, {"images": self.images, "labels": self.labels}, metadata)
@@ -155,9 +163,17 @@ class Reconstruction:
         return cls(
             tensors["images"],
             tensors["labels"],
-            metadata["matching_loss"],
+            _infinite_if_none(metadata["matching_loss"]),
             metadata["iterations"],
             metadata["seconds"],
-            tuple(metadata["history"]),
+            tuple(map(_infinite_if_none, metadata["history"])),
             tuple(metadata["notes"]),
         )
+
+
+def _finite_or_none(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _infinite_if_none(loss: float | None) -> float:
+    return math.inf if loss is None else loss

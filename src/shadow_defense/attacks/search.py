@@ -68,7 +68,7 @@ def search(
         signed: Adam sees only the sign of the gradient (Geiping et al. 2020).
         energy_noise: after each step x moves by this times the current learning rate times N(0, 1).
 
-    An iterate with a non-finite loss is never the best and its step is skipped.
+    An iterate with a non-finite loss is never the best; its gradient counts as zero, so that momentum moves x on.
     """
     low, high = bounds
     x = initial.detach().clone().clamp_(low, high).requires_grad_()
@@ -76,7 +76,7 @@ def search(
     best = x.detach().clone()
     best_total = torch.tensor(math.inf, device=x.device)
     best_matching = torch.tensor(math.inf, device=x.device)
-    every = max(1, iterations // 100)
+    every = -(-iterations // 100)
     history: list[Tensor] = []
     for iteration in range(iterations):
         current = losses(x)

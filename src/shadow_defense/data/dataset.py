@@ -131,14 +131,15 @@ class Parts:
     """What a source gives before it is split into clients.
 
     Attributes:
-        train, test: never empty; ``validation`` may be empty, then it is cut from the training images.
+        train: never empty.
+        validation, test: None where the source has no such part; it is then cut from the training images.
         public: images that the source itself marks as public, for the shadow generator; may be None.
         clients: one client name per training image where the source names them, else None.
     """
 
     train: ImageSet
     validation: ImageSet | None
-    test: ImageSet
+    test: ImageSet | None
     class_names: tuple[str, ...]
     public: ImageSet | None = None
     clients: tuple[str, ...] | None = None
@@ -164,6 +165,7 @@ class FederatedDataset:
         public: images that no client holds: the shadow generator is pre-trained on them.
         test: all clients' test images together.
         normalisation: measured on ``public``, since the clients' own statistics are private.
+        notes: one line for each thing that happened to the images and that the settings do not say.
     """
 
     name: str
@@ -172,6 +174,7 @@ class FederatedDataset:
     test: ImageSet
     class_names: tuple[str, ...]
     normalisation: Normalisation
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:

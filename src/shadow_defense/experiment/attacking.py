@@ -1,13 +1,9 @@
-"""The stage ``attack``: every chosen update of every arm, attacked in parallel processes of one thread each."""
+"""The stage ``attack``: every chosen update of every arm, attacked in parallel processes."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from ctypes import c_long
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +13,11 @@ from shadow_defense.attacks.observation import LocalTraining, Observation, Recon
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
 from shadow_defense.federated.rounds import round_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
-from shadow_defense.progress import Progress, Task
+from shadow_defense.progress import Progress
 from shadow_defense.seeds import seed_for
 
 
@@ -86,32 +83,8 @@ def mean_image(run: Run) -> torch.Tensor:
     return public.images.float().mean(0) / 255
 
 
-_counter: Any = None
-
-
-def _start_worker(counter: Any) -> None:
-    global _counter
-    _counter = counter
-    # On small networks one thread an attack is faster than two, and processes do not fight over cores.
-    torch.set_num_threads(1)
-
-
-class _Counting(Task):
-    """Adds to a number that the parent process reads."""
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        with _counter.get_lock():
-            _counter.value += steps
-
-
 def _attack(settings: AttackSettings, observation: Observation, seed: int) -> Reconstruction:
-    return settings.build().reconstruct(observation, seed=seed, task=_Counting())
-
-
-def worker_count(configured: int | None, waiting: int) -> int:
-    """The configured number, or one a usable processor core, but never more than there are jobs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(configured or cores, waiting))
+    return settings.build().reconstruct(observation, seed=seed, task=CountingTask())
 
 
 def attack_stage(run: Run, progress: Progress | None = None) -> None:
@@ -124,26 +97,22 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
     ]
     if not waiting:
         return
-    total = sum(run.config.attacks[job.attack].build().steps() for job in waiting)
-    task = (progress or Progress()).start(f"attacking {len(waiting)} updates", total)
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value(c_long, 0)
-    workers = worker_count(run.config.workers, len(waiting))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,)) as pool:
-        running: dict[Future[Reconstruction], Job] = {}
-        seen = 0
+
+    def calls() -> Iterator[tuple[Job, Call]]:
         for job in waiting:
-            model = run.new_model()
-            settings = run.config.attacks[job.attack]
             seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
-            running[pool.submit(_attack, settings, build_observation(run, job, model), seed)] = job
-            # Two jobs a worker wait ready: enough to keep all busy, few enough to keep memory small.
-            while len(running) >= 2 * workers or (job is waiting[-1] and running):
-                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                task.advance(counter.value - seen)
-                seen = counter.value
-                for future in done:
-                    finished = running.pop(future)
-                    path = run.reconstruction_path(finished.arm, finished.attack, finished.round, finished.client)
-                    future.result().save(path)
-    task.finish()
+            observation = build_observation(run, job, run.new_model())
+            yield job, Call(_attack, (run.config.attacks[job.attack], observation, seed))
+
+    def save(job: Job, found: Reconstruction) -> None:
+        found.save(run.reconstruction_path(job.arm, job.attack, job.round, job.client))
+
+    run_parallel(
+        calls(),
+        workers=worker_count(run.config.workers, len(waiting)),
+        threads=run.config.threads,
+        name=f"attacking {len(waiting)} updates",
+        total_steps=sum(run.config.attacks[job.attack].build().steps() for job in waiting),
+        progress=progress or Progress(),
+        finished=save,
+    )

@@ -16,6 +16,7 @@ from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import Score, score_all
 from shadow_defense.experiment.tables import all_tables
+from shadow_defense.experiment.training import rounds_done
 from shadow_defense.experiment.verdict import verdict
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
@@ -116,12 +117,9 @@ def _data(run: Run) -> dict[str, Any]:
 def _arms(run: Run) -> dict[str, Any]:
     arms = {}
     for arm, settings in run.config.arms.items():
-        journal = run.arm_folder(arm) / "history.json"
-        if not journal.exists():
-            raise RunError(f"arm '{arm}' is not trained yet: run `shadow-defense train {run.folder}` first")
-        history = read_json(journal)["history"]
-        if len(history) < run.config.training.rounds:
-            raise RunError(f"arm '{arm}' is trained in part: run `shadow-defense train {run.folder}` to go on")
+        if rounds_done(run, arm) < run.config.training.rounds:
+            raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
+        history = read_json(run.arm_folder(arm) / "history.json")["history"]
         kind = settings.kind()
         arms[arm] = {
             "defense": settings.defense,

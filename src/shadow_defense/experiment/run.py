@@ -127,6 +127,11 @@ class Run:
             )
         return chosen
 
+    def attacked_clients_exist(self) -> None:
+        """Raise :class:`RunError` before hours of training when an attack names a client that does not exist."""
+        for attack in self.config.attacks:
+            self.attacked_clients(attack)
+
 
 def _first_difference(earlier: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
     for key in sorted(set(earlier) | set(new)):

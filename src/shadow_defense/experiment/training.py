@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import Resources
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
-from shadow_defense.federated.rounds import Federation
-from shadow_defense.files import atomic_path
+from shadow_defense.experiment.workers import Call, CountingProgress, run_parallel, worker_count
+from shadow_defense.federated.rounds import TRAINING, Federation
+from shadow_defense.files import atomic_path, read_json
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator, check_generator
 from shadow_defense.generators.training import pretrain
@@ -76,22 +78,52 @@ def evaluation(run: Run, model: nn.Module) -> dict[str, Any]:
     return measured
 
 
-def train_stage(run: Run, progress: Progress | None = None) -> None:
-    """Train every arm from the same initial model on the same data in the same order."""
+def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
+    """Train one arm, or go on with it; every arm starts from the same model, on the same data in the same order."""
     generator = _generator(run)
-    for arm, settings in run.config.arms.items():
-        defenses = {
-            client.name: settings.build(Resources(generator, run.dataset.normalisation, client.name, run.config.seed))
-            for client in run.dataset.clients
-        }
-        Federation(
-            model=run.new_model(),
-            dataset=run.dataset,
-            defenses=defenses,
-            settings=run.config.training,
-            loss_fn=nn.CrossEntropyLoss(),
-            evaluate=lambda model: evaluation(run, model),
-            seed=run.config.seed,
-            folder=run.arm_folder(arm),
-            keep_rounds=run.kept_rounds(),
-        ).run(progress, f"training '{arm}'")
+    defenses = {
+        client.name: run.config.arms[arm].build(
+            Resources(generator, run.dataset.normalisation, client.name, run.config.seed)
+        )
+        for client in run.dataset.clients
+    }
+    Federation(
+        model=run.new_model(),
+        dataset=run.dataset,
+        defenses=defenses,
+        settings=run.config.training,
+        loss_fn=nn.CrossEntropyLoss(),
+        evaluate=lambda model: evaluation(run, model),
+        seed=run.config.seed,
+        folder=run.arm_folder(arm),
+        keep_rounds=run.kept_rounds(),
+    ).run(progress)
+
+
+def _train_arm_in_worker(folder: Path, arm: str) -> None:
+    train_arm(Run.open(folder), arm, CountingProgress(TRAINING))
+
+
+def train_stage(run: Run, progress: Progress | None = None) -> None:
+    """Train the arms that are not finished, each in a process of its own."""
+    waiting = [arm for arm in run.config.arms if rounds_done(run, arm) < run.config.training.rounds]
+    if not waiting:
+        return
+    # Here, so that what is wrong with the data or the generator is said once and at once.
+    _generator(run)
+    run.attacked_clients_exist()
+    run_parallel(
+        ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
+        workers=worker_count(run.config.workers, len(waiting)),
+        threads=run.config.threads,
+        name=f"training {len(waiting)} arms, rounds",
+        total_steps=len(waiting) * run.config.training.rounds,
+        progress=progress or Progress(),
+        finished=lambda arm, result: None,
+    )
+
+
+def rounds_done(run: Run, arm: str) -> int:
+    """How many whole rounds of an arm are on disk."""
+    journal = run.arm_folder(arm) / "history.json"
+    return read_json(journal)["rounds_done"] if journal.exists() else 0

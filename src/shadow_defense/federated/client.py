@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ def train_locally(
 
     Raises:
         Whatever the defense raises: then no update exists and nothing can leave.
-        UpdateError: when the update holds NaN or infinity.
+        UpdateError: when the update holds NaN or infinity, or lacks a tensor of the model.
     """
     model.load_state_dict(dict(global_state))
     model.train(settings.batch_norm == "train")
@@ -77,8 +78,9 @@ def train_locally(
         for order in orders:
             sample_ids = tuple(client.train.sample_ids[index] for index in order.tolist())
             batch = Batch(images[order], client.train.labels[order], sample_ids)
-            batch = defense.protect_batch(batch, context)
-            loss = _loss(model, batch, loss_fn)
+            with _one_value_explained():
+                batch = defense.protect_batch(batch, context)
+                loss = loss_fn(model(batch.images), batch.labels)
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             protected = defense.protect_gradients(dict(zip(names, gradients, strict=True)), batch, context)
             for name, parameter in model.named_parameters():
@@ -90,12 +92,14 @@ def train_locally(
     update = ModelUpdate(
         dict(defense.protect_update(difference, context)), len(client.train), len(orders), round, client.name
     )
+    update.check_against(global_state)
     return LocalResult(update, sum(losses) / len(losses), defense.measurements(), defense.explanations())
 
 
-def _loss(model: nn.Module, batch: Batch, loss_fn: LossFunction) -> Tensor:
+@contextmanager
+def _one_value_explained() -> Iterator[None]:
     try:
-        return loss_fn(model(batch.images), batch.labels)
+        yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -22,6 +22,9 @@ from shadow_defense.progress import Progress
 
 Evaluate = Callable[[nn.Module], dict[str, Any]]
 
+TRAINING = "federated training, rounds"
+"""The name under which progress is reported, one step a round."""
+
 
 @dataclass
 class Federation:
@@ -50,13 +53,13 @@ class Federation:
             name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
         }
 
-    def run(self, progress: Progress | None = None, name: str = "federated training") -> None:
+    def run(self, progress: Progress | None = None) -> None:
         """Go on from the last whole round to the end."""
         self._resume()
         progress = progress or Progress()
         if self.rounds_done == 0:
             self._prepare(progress)
-        task = progress.start(name, self.settings.rounds)
+        task = progress.start(TRAINING, self.settings.rounds)
         task.advance(self.rounds_done)
         while self.rounds_done < self.settings.rounds:
             entry = self.run_round(self.rounds_done)

@@ -63,7 +63,8 @@ def build_networks(
     """A fresh generator and discriminator, repeatable from ``seed``; the global random state is left alone."""
     kind = architecture(name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "generator"))
+        # Not torch.manual_seed: it would also seed the accelerators, whose state is the caller's.
+        torch.default_generator.manual_seed(seed_for(seed, "generator"))
         generator = kind.generator(image_size=image_size, channels=channels, z_dim=z_dim, width=width)
         discriminator = kind.discriminator(image_size=image_size, channels=channels, width=width)
     return generator.eval(), discriminator

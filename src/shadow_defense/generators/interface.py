@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
+from shadow_defense.models.functional import training_mode
 
 
 class Generator(nn.Module):
@@ -48,7 +49,8 @@ class AdaptedGenerator(Generator):
     def __init__(self, module: nn.Module, z_dim: int) -> None:
         super().__init__()
         try:
-            with torch.no_grad():
+            # In eval mode: a batch norm would fail on one code, or write it into its running statistics.
+            with torch.no_grad(), training_mode(module, False):
                 shape = module(torch.zeros(1, z_dim)).shape
         except Exception as error:
             raise GeneratorError(

@@ -137,7 +137,7 @@ def pretrain(
     ``grid-<step>.png`` with samples of fixed latent codes.
 
     Raises:
-        GeneratorError: when there are no public images or training diverges.
+        GeneratorError: when there are no public images, the checkpoint is another generator's, or training diverges.
     """
     if len(public) == 0:
         raise GeneratorError("no public images to train the shadow generator on: set data.public_fraction above 0")
@@ -147,8 +147,13 @@ def pretrain(
     losses: list[dict[str, float]] = []
     if checkpoint.exists():
         tensors, metadata = read_tensors(checkpoint)
-        training.load_state_dict(nest_tensors(tensors))
-        losses = metadata["losses"]
+        try:
+            training.load_state_dict(nest_tensors(tensors))
+            losses = metadata["losses"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise GeneratorError(
+                f"{checkpoint} is of another generator: restore the generator's settings or delete the file"
+            ) from error
 
     def save() -> None:
         write_tensors(checkpoint, flatten_tensors(training.state_dict()), {"losses": losses})

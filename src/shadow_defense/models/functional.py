@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from shadow_defense.errors import ModelError
+
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -37,8 +39,14 @@ def split_state(
     Returns:
         Trainable parameters as fresh leaves that require gradients, and clones of frozen parameters and buffers
         (a forward pass in train mode writes to the buffers that it is given: they must not be the model's own).
+
+    Raises:
+        ModelError: naming a tensor that the model has and the state has not.
     """
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    missing = [name for name in model.state_dict() if name not in tensors]
+    if missing:
+        raise ModelError(f"the state lacks tensor '{missing[0]}': give the state dict of the same architecture")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters, rest = {}, {}
     for name, tensor in tensors.items():

@@ -60,7 +60,7 @@ class Content:
 
     - ``title``, ``seed``, ``created`` (ISO date), ``command``, ``versions`` {name: version};
     - ``config``: the resolved configuration, nested dicts;
-    - ``data``: {``name``, ``classes``: [...], ``image_size``, ``channels``, ``clients``: {client: {``train``,
+    - ``data``: {``name``, ``classes``: [...], ``image_size``: [height, width], ``channels``, ``clients``: {client: {``train``,
       ``validation``, ``test``, ``batch_size``}}, ``public``, ``test``};
     - ``threat_models``: {attack: text of several lines}; ``attack_settings``: {attack: {name: value}};
     - ``arms``: {arm: {``defense``, ``preset``, ``options``, ``summary``, ``acts_on``: [...], ``history``: [...],

@@ -20,6 +20,8 @@ def check_batch(
     """Raise :class:`DataError`, naming the sample where one is to blame, for a batch that cannot be protected."""
     if images.dim() != 4 or len(images) == 0:
         raise DataError(f"images of shape {tuple(images.shape)}: expected (n, channels, height, width) with n >= 1")
+    if not images.is_floating_point():
+        raise DataError(f"images of type {images.dtype}: expected floats, normalised with the guard's mean and std")
     if len(sample_ids) != len(images) or len(labels) != len(images):
         raise DataError(
             f"{len(images)} images with {len(labels)} labels and {len(sample_ids)} sample ids: give one of each"
@@ -34,6 +36,6 @@ def check_batch(
         raise DataError(f"label {int(labels.min())} is out of range: expected 0 or more")
     if not 0 <= round < rounds:
         raise DataError(f"round {round} of {rounds}: expected 0 <= round < rounds (rounds count from 0)")
-    channels = len(normalisation.mean)
-    if channels not in (1, images.shape[1]):
-        raise DataError(f"mean and std have {channels} channels but the images {images.shape[1]}: give one for each")
+    for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
+        if len(values) not in (1, images.shape[1]):
+            raise DataError(f"{name} has {len(values)} channels but the images {images.shape[1]}: give one for each")

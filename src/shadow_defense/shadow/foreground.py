@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from shadow_defense.errors import ModelError
+from shadow_defense.errors import DataError, ModelError
 from shadow_defense.models.functional import split_state, training_mode
 
 
@@ -31,7 +31,8 @@ def grad_cam_plus_plus(
     cubed = (activations * gradients * squared).sum(dim=(2, 3), keepdim=True)
     denominator = 2 * squared + cubed
     denominator = torch.where(denominator != 0, denominator, torch.ones_like(denominator)) + 1e-7
-    positive = F.relu(scores.exp().view(-1, 1, 1, 1) * gradients)
+    # exp(score) scales a whole map, which is scaled to [0, 1] anyway: bounded, so that it stays finite and above 0.
+    positive = F.relu(scores.clamp(-60, 60).exp().view(-1, 1, 1, 1) * gradients)
     weights = (squared / denominator * positive).sum(dim=(2, 3))
     return F.relu(torch.einsum("nk,nkij->nij", weights, activations))
 
@@ -83,6 +84,10 @@ def class_activation_maps(
     In eval mode images do not influence one another, so one backward pass of the summed scores gives every
     image's gradient. No hook, gradient or mode is left behind. A sigmoid task with one logit takes ``+logit`` for
     class 1 and ``-logit`` for class 0.
+
+    Raises:
+        ModelError: when the model has no module ``layer`` or its output is no feature map.
+        DataError: for a class that the model does not have.
     """
     kept: list[Tensor] = []
 
@@ -93,12 +98,22 @@ def class_activation_maps(
 
     parameters, buffers = split_state(model, state)
     frozen = {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
-    handle = model.get_submodule(layer).register_forward_hook(keep)
+    try:
+        handle = model.get_submodule(layer).register_forward_hook(keep)
+    except AttributeError as error:
+        raise ModelError(f"the model has no module '{layer}': give cam_layer one it has, or null to find it") from error
     try:
         with training_mode(model, False), torch.enable_grad():
             logits = functional_call(model, frozen, (images,))
     finally:
         handle.remove()
+    if not kept or kept[-1].dim() != 4:
+        raise ModelError(f"module '{layer}' gives no convolutional feature map: set cam_layer to null to find one")
+    if logits.shape[1] > 1 and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
+        raise DataError(
+            f"classes {int(classes.min())} to {int(classes.max())} for Grad-CAM++: the model has 0 to "
+            f"{logits.shape[1] - 1}; correct the labels or cam_class"
+        )
     if logits.shape[1] == 1:
         scores = torch.where(classes > 0, logits[:, 0], -logits[:, 0])
     else:

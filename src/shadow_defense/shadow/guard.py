@@ -201,6 +201,7 @@ class ShadowGuard:
         new = [index for index, sample in enumerate(sample_ids) if sample not in self.latents]
         if not new:
             return None
+        check_generator(self.generator, images.shape[1], (images.shape[2], images.shape[3]))
         # Named by sample: the starting code does not depend on the order in which samples are seen.
         initial = torch.stack(
             [
@@ -211,16 +212,21 @@ class ShadowGuard:
         inversion = None
         z = initial
         if self.settings.latent_pretraining:
-            synthesis = {name: tensor.to(images) for name, tensor in self.synthesis.items()}
+            # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
+            pretrained = {
+                name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()
+            }
+            task = (progress or Progress()).start("encoding images", self.settings.latent_iterations)
             with training_mode(self.generator.to(images.device), False):
                 inversion = invert_latents(
-                    lambda codes: self._render(synthesis, codes, images),
+                    lambda codes: self._render(pretrained, codes, images),
                     images[new],
                     initial,
                     learning_rate=self.settings.latent_learning_rate,
                     iterations=self.settings.latent_iterations,
-                    task=(progress or Progress()).start("encoding images", self.settings.latent_iterations),
+                    task=task,
                 )
+            task.finish()
             z = inversion.z
         for index, code in zip(new, z, strict=True):
             self.latents[sample_ids[index]] = code.detach().cpu().clone()

@@ -1,0 +1,117 @@
+"""From a list of image files, wherever it comes from, to the parts of a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from shadow_defense.data.dataset import ImageSet, Parts
+from shadow_defense.data.dicom_image import DICOM_SUFFIX, read_dicom
+from shadow_defense.data.images import decode_file, prepare, to_channels
+from shadow_defense.data.splits import balanced_sample
+from shadow_defense.errors import DataError
+from shadow_defense.seeds import seed_for
+
+PartName = Literal["train", "validation", "test", "public"]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image file and what is known about it before it is opened."""
+
+    path: Path
+    sample_id: str
+    label: int
+    part: PartName
+    patient: str | None = None
+    client: str | None = None
+
+
+def read_image_files(
+    files: Sequence[ImageFile],
+    class_names: tuple[str, ...],
+    *,
+    image_size: int | None,
+    channels: int | None,
+    limit: int | None,
+    seed: int,
+) -> Parts:
+    """Decode the files (PNG, JPEG, TIFF or DICOM) and sort them into parts.
+
+    With ``limit`` only a class-balanced sample of the training files is opened at all. With ``channels`` None the
+    set is colour as soon as one file is. Patients come from ``ImageFile.patient``, else from the DICOM header; a
+    file without one counts as a patient of its own, and groups are None where no file has one.
+
+    Raises:
+        DataError: naming the file, when it cannot be read or differs in size while ``image_size`` is None.
+    """
+    train = [index for index, file in enumerate(files) if file.part == "train"]
+    if not train:
+        raise DataError("no training images: mark some as train")
+    if limit is not None and limit < len(train):
+        labels = np.array([files[index].label for index in train])
+        kept = balanced_sample(labels, limit, np.random.default_rng(seed_for(seed, "data", "limit")))
+        chosen = {train[index] for index in kept}
+        files = [file for index, file in enumerate(files) if file.part != "train" or index in chosen]
+
+    # Decoders release the interpreter's lock; `map` keeps the order and raises the first error.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        decoded = list(threads.map(lambda file: _read_one(file, image_size, channels), files))
+    images = _same_shape(files, [image for image, _ in decoded])
+    patients = [file.patient or patient for file, (_, patient) in zip(files, decoded, strict=True)]
+    known = any(patient is not None for patient in patients)
+
+    def image_set(part: PartName) -> ImageSet | None:
+        chosen = [index for index, file in enumerate(files) if file.part == part]
+        if not chosen:
+            return None
+        names = tuple(files[index].sample_id for index in chosen)
+        return ImageSet(
+            images=images[torch.tensor(chosen)],
+            labels=torch.tensor([files[index].label for index in chosen]),
+            sample_ids=names,
+            groups=tuple(patients[index] or f"file:{files[index].sample_id}" for index in chosen) if known else None,
+        )
+
+    clients = [file.client for file in files if file.part == "train"]
+    training = image_set("train")
+    assert training is not None
+    return Parts(
+        training,
+        image_set("validation"),
+        image_set("test"),
+        class_names,
+        public=image_set("public"),
+        clients=tuple(client or "" for client in clients) if any(clients) else None,
+    )
+
+
+def _read_one(
+    file: ImageFile, image_size: int | None, channels: int | None
+) -> tuple[UInt8[Tensor, "1 c h w"], str | None]:
+    if file.path.suffix.lower() == DICOM_SUFFIX:
+        image = read_dicom(file.path)
+        return prepare(image.pixels, image_size, channels), image.patient
+    return decode_file(file.path, image_size, channels), None
+
+
+def _same_shape(files: Sequence[ImageFile], images: list[UInt8[Tensor, "1 _ _ _"]]) -> UInt8[Tensor, "n c h w"]:
+    channels = max(image.shape[1] for image in images)
+    images = [to_channels(image, channels) for image in images]
+    first = images[0].shape
+    for file, image in zip(files, images, strict=True):
+        if image.shape != first:
+            raise DataError(
+                f"{file.path} has {image.shape[2]} x {image.shape[3]} pixels where {files[0].path} has "
+                f"{first[2]} x {first[3]}: set data.image_size"
+            )
+    return torch.cat(images)

@@ -1,0 +1,101 @@
+"""The MedMNIST layout: one .npz file with images and labels of each part."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from shadow_defense.data.dataset import ImageSet, Parts, check_labels
+from shadow_defense.data.images import prepare, unit_to_bytes
+from shadow_defense.errors import DataError
+
+
+def read_npz(
+    *, path: Path, image_size: int | None, channels: int | None, classes: tuple[str, ...] | None = None
+) -> Parts:
+    """Read ``{train,val,test}_images`` (n, h, w) or (n, h, w, 3), ``*_labels`` (n,) or (n, 1), ``*_groups`` (n,).
+
+    ``val`` and ``test`` may be missing, and groups (patients) everywhere. Images are bytes, or floats in [0, 1].
+    Sample ids are ``train/0`` and so on: the place in the file.
+
+    Raises:
+        DataError: naming the file, the array and, where it can, the image.
+    """
+    arrays = _read_arrays(path)
+    labels = {
+        part: _labels(arrays[f"{part}_labels"], f"{path}: {part}_labels")
+        for part in ("train", "val", "test")
+        if f"{part}_labels" in arrays
+    }
+    for part in {"train"} | {name.split("_")[0] for name in arrays}:
+        for array in (f"{part}_images", f"{part}_labels"):
+            if array not in arrays:
+                raise DataError(f"{path} has no array '{array}': expected the MedMNIST layout, train_images and so on")
+    largest = max((int(values.max(initial=0)) for values in labels.values()), default=0)
+    names = classes or tuple(str(label) for label in range(largest + 1))
+    sets = {}
+    for part, values in labels.items():
+        check_labels(values, len(names), f"{path}: {part}_labels")
+        sets[part] = _image_set(arrays, part, values, path, image_size, channels)
+    return Parts(sets["train"], sets.get("val"), sets.get("test"), names)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    wanted = {f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels", "groups")}
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} holds one bare array: expected an .npz with train_images and so on")
+        with archive:
+            return {name: archive[name] for name in archive.files if name in wanted}
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: correct data.path") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"cannot read {path} as .npz ({error}): copy or download the file again") from error
+
+
+def _labels(values: np.ndarray, origin: str) -> Int64[np.ndarray, "n"]:
+    flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if flat.ndim != 1 or flat.dtype.kind not in "iuf" or not np.array_equal(flat, np.floor(flat)):
+        raise DataError(f"{origin}: {values.dtype} of shape {values.shape}: expected one whole number an image")
+    return flat.astype(np.int64)
+
+
+def _image_set(
+    arrays: Mapping[str, np.ndarray],
+    part: str,
+    labels: Int64[np.ndarray, "n"],
+    path: Path,
+    image_size: int | None,
+    channels: int | None,
+) -> ImageSet:
+    pixels = _image_bytes(arrays[f"{part}_images"], f"{path}: {part}_images")
+    groups = arrays.get(f"{part}_groups")
+    for kind, length in (("labels", len(labels)), ("groups", len(pixels) if groups is None else len(groups))):
+        if length != len(pixels):
+            raise DataError(f"{path}: {len(pixels)} {part}_images but {length} {part}_{kind}: give one an image")
+    return ImageSet(
+        images=prepare(pixels, image_size, channels),
+        labels=torch.from_numpy(labels),
+        sample_ids=tuple(f"{part}/{index}" for index in range(len(labels))),
+        groups=None if groups is None else tuple(str(group) for group in groups.ravel()),
+    )
+
+
+def _image_bytes(values: np.ndarray, origin: str) -> UInt8[Tensor, "n c h w"]:
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.ndim != 4 or values.shape[3] not in (1, 3) or 0 in values.shape:
+        raise DataError(f"{origin}: shape {values.shape}: expected (n, height, width) or (n, height, width, 3)")
+    if values.dtype.kind == "f":
+        values = unit_to_bytes(values, origin)
+    if values.dtype != np.uint8:
+        raise DataError(f"{origin}: {values.dtype}: expected bytes (uint8), or floats in [0, 1]; convert the array")
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))

@@ -1,0 +1,231 @@
+"""Exhibits as cards: pictures with captions, ready to be laid out in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.report.content import ArmPictures, Exhibit
+from shadow_defense.report.numbers import METRICS, Metric, number
+from shadow_defense.report.pictures import heat_overlay, image_uri, noise_limit, png_data_uri, signed_picture
+
+# Smaller pictures are enlarged by whole factors to at least this many CSS pixels, so that each pixel is a square.
+LEAST_WIDTH = 160
+LARGEST_ENLARGED = 64
+WIDTH_OF_LARGER = 184
+
+# A page with more cards starts with a selection of them.
+MOST_CARDS_AT_ONCE = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the page: its data URI, what it is called, and the lines below it."""
+
+    source: str
+    title: str
+    alt: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an exhibit comes from: what cards are selected by."""
+
+    client: str
+    round: int
+    attack: str | None
+    sample_id: str
+    class_name: str
+
+
+@dataclass(frozen=True)
+class AttackCard:
+    """One image and what an attack rebuilt of it in each arm."""
+
+    place: Place
+    width: int
+    pixelated: bool
+    aspect_ratio: str
+    original: Picture
+    arms: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """What one arm did to an image."""
+
+    arm: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class NoiseCard:
+    """One image and where each arm put its noise; ``limit`` is where the noise colours saturate, None without noise."""
+
+    place: Place
+    width: int
+    pixelated: bool
+    limit: str | None
+    original: Picture
+    rows: tuple[NoiseRow, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One selector above a section: its values, and the one chosen at first, None for all."""
+
+    key: str
+    values: tuple[str, ...]
+    selected: str | None
+
+
+def attack_card(exhibit: Exhibit) -> AttackCard:
+    """The card of one exhibit: the original and every arm's reconstruction with its scores."""
+    place = _place(exhibit, exhibit.attack)
+    first = next(iter(exhibit.arms.values()), None)
+    width, pixelated = display_width(exhibit.original.shape[2])
+    return AttackCard(
+        place,
+        width,
+        pixelated,
+        f"{exhibit.original.shape[2]} / {exhibit.original.shape[1]}",
+        _original(exhibit),
+        tuple(
+            Picture(
+                image_uri(pictures.reconstruction),
+                name,
+                f"What the attack {exhibit.attack} rebuilt of image {exhibit.sample_id} with {name}",
+                _score_lines(pictures, first if pictures is not first else None),
+            )
+            for name, pictures in exhibit.arms.items()
+        ),
+    )
+
+
+def noise_cards(exhibits: Sequence[Exhibit]) -> list[NoiseCard]:
+    """A card for each image and round in which an arm kept pictures of its work; attacks don't change them."""
+    cards: dict[tuple[str, int, str], NoiseCard] = {}
+    for exhibit in exhibits:
+        key = (exhibit.client, exhibit.round, exhibit.sample_id)
+        if key not in cards and any(_explained(pictures) for pictures in exhibit.arms.values()):
+            cards[key] = _noise_card(exhibit)
+    return list(cards.values())
+
+
+def _explained(pictures: ArmPictures) -> bool:
+    parts = (pictures.protected, pictures.noise, pictures.vulnerability, pictures.cam, pictures.rebuilt)
+    return any(part is not None for part in parts)
+
+
+def _noise_card(exhibit: Exhibit) -> NoiseCard:
+    explained = {name: pictures for name, pictures in exhibit.arms.items() if _explained(pictures)}
+    noises = [pictures.noise for pictures in explained.values() if pictures.noise is not None]
+    limit = noise_limit(noises) if noises else None
+    width, pixelated = display_width(exhibit.original.shape[2])
+    return NoiseCard(
+        _place(exhibit, None),
+        width,
+        pixelated,
+        None if limit is None else number(limit, 3),
+        _original(exhibit),
+        tuple(
+            NoiseRow(name, _noise_pictures(name, exhibit, pictures, limit)) for name, pictures in explained.items()
+        ),
+    )
+
+
+def _noise_pictures(
+    arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: float | None
+) -> tuple[Picture, ...]:
+    what = f"image {exhibit.sample_id} with {arm}"
+    shown = []
+    if pictures.vulnerability is not None:
+        heat = png_data_uri(heat_overlay(exhibit.original, pictures.vulnerability))
+        shown.append(Picture(heat, "Vulnerability", f"Vulnerability map over {what}", ("easy to rebuild here",)))
+    if pictures.cam is not None:
+        heat = png_data_uri(heat_overlay(exhibit.original, pictures.cam))
+        shown.append(Picture(heat, "Diagnosis (CAM)", f"Class activation map over {what}", ("spared here",)))
+    if pictures.noise is not None and limit is not None:
+        colours = png_data_uri(signed_picture(pictures.noise, limit))
+        shown.append(Picture(colours, "Noise", f"Noise added to {what}", _noise_lines(pictures.noise)))
+    if pictures.protected is not None:
+        protected = image_uri(pictures.protected)
+        shown.append(Picture(protected, "Protected", f"Protected {what}", ("what the model trains on",)))
+    if pictures.rebuilt is not None:
+        rebuilt = image_uri(pictures.rebuilt)
+        shown.append(
+            Picture(rebuilt, "Shadow's guess", f"What the shadow generator rebuilt of {what}", ("by the defender",))
+        )
+    return tuple(shown)
+
+
+def _noise_lines(noise: Float[Tensor, "c h w"]) -> tuple[str, ...]:
+    values = noise.detach().double()
+    return f"rms {number(float(values.square().mean().sqrt()))}", f"peak {number(float(values.abs().max()))}"
+
+
+def _place(exhibit: Exhibit, attack: str | None) -> Place:
+    return Place(exhibit.client, exhibit.round, attack, exhibit.sample_id, exhibit.class_name)
+
+
+def _original(exhibit: Exhibit) -> Picture:
+    described = f"Original image {exhibit.sample_id} of {exhibit.client}, class {exhibit.class_name}"
+    return Picture(image_uri(exhibit.original), "Original", described, ("never leaves the client",))
+
+
+def _score_lines(pictures: ArmPictures, reference: ArmPictures | None) -> tuple[str, ...]:
+    return tuple(
+        _score_line(METRICS[name], _score(pictures, name), _score(reference, name)) for name in ("psnr", "ssim")
+    )
+
+
+def _score(pictures: ArmPictures | None, name: str) -> float | None:
+    return None if pictures is None else pictures.scores.get(f"{name}_whole")
+
+
+def _score_line(metric: Metric, value: float | None, reference: float | None) -> str:
+    text = f"{metric.label} {number(value, metric.digits, metric.unit if value is not None else '')}"
+    if value is None or reference is None:
+        return text
+    change = value - reference
+    if abs(change) < 0.5 * 10.0**-metric.digits:
+        return f"{text} (same)"
+    return f"{text} ({number(abs(change), metric.digits)} {'higher' if change > 0 else 'lower'})"
+
+
+def display_width(width: int) -> tuple[int, bool]:
+    """CSS pixels at which a picture is shown, and whether its pixels are kept as squares.
+
+    >>> display_width(25), display_width(32), display_width(224)
+    ((175, True), (160, True), (184, False))
+    """
+    if width > LARGEST_ENLARGED:
+        return WIDTH_OF_LARGER, False
+    return width * -(-LEAST_WIDTH // width), True
+
+
+def choices(places: Sequence[Place]) -> list[Choice]:
+    """Selectors over attack, round and client, for more than :data:`MOST_CARDS_AT_ONCE` cards; else none.
+
+    As few of them as needed are set at first: one attack, then one round, then one client.
+    """
+    if len(places) <= MOST_CARDS_AT_ONCE:
+        return []
+    remaining: list[Mapping[str, str]] = [
+        {"attack": place.attack or "", "round": str(place.round), "client": place.client} for place in places
+    ]
+    every = remaining
+    result = []
+    for key in ("attack", "round", "client"):
+        values = tuple(dict.fromkeys(place[key] for place in every))
+        if len(values) < 2:
+            continue
+        selected = values[0] if len(remaining) > MOST_CARDS_AT_ONCE else None
+        if selected is not None:
+            remaining = [place for place in remaining if place[key] == selected]
+        result.append(Choice(key, values, selected))
+    return result

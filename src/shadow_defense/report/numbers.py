@@ -1,0 +1,161 @@
+"""Numbers as people read them: with their interval, with a sign, and with what a change means in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MINUS = "\N{MINUS SIGN}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+MISSING = "\N{EN DASH}"
+
+# Between numbers that belong to one cell: a line must not break there.
+_SPACE = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric of reconstructions is written and read.
+
+    Attributes:
+        higher_is_closer: whether a higher value means a reconstruction closer to the true image; None: not known.
+    """
+
+    label: str
+    unit: str
+    digits: int
+    higher_is_closer: bool | None
+    explanation: str
+
+
+METRICS: dict[str, Metric] = {
+    "psnr": Metric(
+        "PSNR",
+        "dB",
+        2,
+        True,
+        "Peak signal-to-noise ratio, 10 log₁₀(1 / mean squared error) in decibels. Higher: the reconstruction is "
+        "closer to the true image. 3 dB less means twice the squared error.",
+    ),
+    "ssim": Metric(
+        "SSIM",
+        "",
+        3,
+        True,
+        "Structural similarity, at most 1. Higher: edges and textures are where they are in the true image.",
+    ),
+    "lpips": Metric(
+        "LPIPS",
+        "",
+        3,
+        False,
+        "Learned perceptual distance, 0 for equal images. Lower: the reconstruction looks more like the true image "
+        "to a trained network.",
+    ),
+}
+
+REGIONS: dict[str, str] = {
+    "whole": "Whole image",
+    "inside": "Inside the foreground",
+    "outside": "Outside the foreground",
+    "best_match": "Best match over all of the client's images",
+    "other": "Other measures",
+}
+
+
+def metric_and_region(key: str) -> tuple[str, str]:
+    """The two parts of a metric's key in ``results.json``.
+
+    >>> metric_and_region("psnr_inside"), metric_and_region("best_match_ssim"), metric_and_region("entropy")
+    (('psnr', 'inside'), ('ssim', 'best_match'), ('entropy', 'other'))
+    """
+    if key.startswith("best_match_"):
+        return key.removeprefix("best_match_"), "best_match"
+    name, _, region = key.rpartition("_")
+    return (name, region) if region in ("whole", "inside", "outside") else (key, "other")
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of that name; one that is not in :data:`METRICS` is shown under its own name, without a reading."""
+    return METRICS.get(name) or Metric(name.replace("_", " "), "", 3, None, "")
+
+
+def number(value: float | None, digits: int = 3, unit: str = "") -> str:
+    """A number with a fixed count of digits, a true minus sign, and its unit.
+
+    >>> number(-1.25, 1), number(12.345, 2, "dB").split(), number(None), number(math.inf)
+    ('−1.2', ['12.35', 'dB'], '–', '∞')
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    text = "∞" if math.isinf(value) else f"{abs(value):.{digits}f}"
+    # No minus in front of what rounds to zero.
+    sign = MINUS if value < 0 and text.strip("0.") else ""
+    return f"{sign}{text}{_SPACE}{unit}" if unit else f"{sign}{text}"
+
+
+def signed(value: float | None, digits: int = 3, unit: str = "") -> str:
+    """A difference, with its sign also where it is positive.
+
+    >>> signed(0.25, 2), signed(-0.25, 2), signed(0.0, 1), signed(None)
+    ('+0.25', '−0.25', '0.0', '–')
+    """
+    text = number(value, digits, unit)
+    return f"+{text}" if value is not None and value > 0 and text.strip(f"0.{_SPACE}{unit}") else text
+
+
+def with_interval(mean: float, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """``mean ± half width`` where the interval lies evenly around the mean, else ``mean [low, high]``.
+
+    >>> with_interval(2.0, (1.5, 2.5), 1).split()
+    ['2.0', '±', '0.5']
+    >>> with_interval(2.0, (1.9, 2.5), 1).split(), with_interval(2.0, None, 1)
+    (['2.0', '[1.9,', '2.5]'], '2.0')
+    """
+    return number(mean, digits) + _interval(mean, interval, digits)
+
+
+def signed_with_interval(mean: float, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """:func:`with_interval` of a difference.
+
+    >>> signed_with_interval(-2.0, (-2.5, -1.5), 1).split()
+    ['−2.0', '±', '0.5']
+    """
+    return signed(mean, digits) + _interval(mean, interval, digits)
+
+
+def _interval(mean: float, interval: Sequence[float] | None, digits: int) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    if abs((mean - low) - (high - mean)) < 10.0**-digits:
+        return f"{_SPACE}{PLUS_MINUS}{_SPACE}{number((high - low) / 2, digits)}"
+    return f"{_SPACE}[{number(low, digits)},{_SPACE}{number(high, digits)}]"
+
+
+def reading(metric: Metric, mean: float, interval: Sequence[float] | None, *, baseline: bool = False) -> str:
+    """What a difference to the arm without defense means, in words.
+
+    A difference whose interval holds 0 is not clear; one without an interval is said to be of one image.
+
+    >>> reading(METRICS["psnr"], -3.0, (-4.0, -2.0))
+    'lower: better protected'
+    >>> reading(METRICS["lpips"], -0.3, (-0.4, -0.2))
+    'lower: worse protected'
+    >>> reading(METRICS["psnr"], -3.0, (-7.0, 1.0))
+    'no clear difference'
+    >>> reading(METRICS["psnr"], 3.0, (2.0, 4.0), baseline=True)
+    'higher: guessing beats the attack'
+    """
+    if mean == 0 or (interval is not None and interval[0] <= 0 <= interval[1]):
+        return "no clear difference"
+    direction = "higher" if mean > 0 else "lower"
+    if metric.higher_is_closer is None:
+        return direction
+    closer = (mean > 0) == metric.higher_is_closer
+    if baseline:
+        meaning = "guessing beats the attack" if closer else "the attack beats guessing"
+    else:
+        meaning = "worse protected" if closer else "better protected"
+    return f"{direction}: {meaning}" + ("" if interval is not None else " (no interval)")
