@@ -32,7 +32,7 @@ class RoundContext:
         model: the local model as it stands, in the mode it trains in.
         global_state: this round's global parameters and buffers.
         round, rounds: r (0-based) and R.
-        explain: whether this round's protection is kept for the report.
+        explain: the samples whose protection in this round is kept for the report.
     """
 
     model: nn.Module
@@ -41,7 +41,7 @@ class RoundContext:
     round: int
     rounds: int
     learning_rate: float
-    explain: bool = False
+    explain: frozenset[str] = frozenset()
 
 
 class Defense:

@@ -48,11 +48,11 @@ class ShadowDefense(Defense):
         self._squares += float(protection.noise.double().square().sum())
         self._values += protection.noise.numel()
         self._peak = max(self._peak, float(protection.noise.abs().max()))
-        if context.explain:
-            self._keep(batch, protection)
+        if context.explain.intersection(batch.sample_ids):
+            self._keep(batch, protection, context.explain)
         return Batch(protection.images, batch.labels, batch.sample_ids)
 
-    def _keep(self, batch: Batch, protection: Protection) -> None:
+    def _keep(self, batch: Batch, protection: Protection, wanted: frozenset[str]) -> None:
         pictures = {
             "protected": protection.images,
             "noise": protection.noise,
@@ -62,7 +62,10 @@ class ShadowDefense(Defense):
         }
         for name, tensor in pictures.items():
             if tensor is not None:
-                self._kept.setdefault(name, {}).update(zip(batch.sample_ids, tensor.detach().cpu(), strict=True))
+                kept = self._kept.setdefault(name, {})
+                for sample, picture in zip(batch.sample_ids, tensor, strict=True):
+                    if sample in wanted:
+                        kept[sample] = picture.detach().cpu().clone()
 
     def measurements(self) -> dict[str, float]:
         """Root mean square and peak of the round's noise, in units of the images' standard deviation."""

@@ -104,9 +104,14 @@ class Run:
     def report_path(self) -> Path:
         return self.folder / "report.html"
 
-    def kept_rounds(self) -> tuple[int, ...]:
-        """Rounds (0-based) that some attack asks for."""
-        return tuple(sorted({round for attack in self.config.attacks for round in self.config.attacked_rounds(attack)}))
+    def kept(self) -> dict[int, frozenset[str]]:
+        """For each round (0-based) that some attack asks for, the clients that it asks for."""
+        kept: dict[int, frozenset[str]] = {}
+        for attack in self.config.attacks:
+            clients = frozenset(client.name for client in self.attacked_clients(attack))
+            for round in self.config.attacked_rounds(attack):
+                kept[round] = kept.get(round, frozenset()) | clients
+        return kept
 
     def attacked_clients(self, attack: str) -> list[ClientData]:
         """The clients that an attack is tried on. Raises :class:`RunError` for a client that does not exist."""
@@ -126,11 +131,6 @@ class Run:
                 f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
             )
         return chosen
-
-    def attacked_clients_exist(self) -> None:
-        """Raise :class:`RunError` before hours of training when an attack names a client that does not exist."""
-        for attack in self.config.attacks:
-            self.attacked_clients(attack)
 
 
 def _first_difference(earlier: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

@@ -96,7 +96,7 @@ def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
         evaluate=lambda model: evaluation(run, model),
         seed=run.config.seed,
         folder=run.arm_folder(arm),
-        keep_rounds=run.kept_rounds(),
+        keep=run.kept(),
     ).run(progress)
 
 
@@ -109,9 +109,9 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
     waiting = [arm for arm in run.config.arms if rounds_done(run, arm) < run.config.training.rounds]
     if not waiting:
         return
-    # Here, so that what is wrong with the data or the generator is said once and at once.
+    # Here, so that what is wrong with the data, the generator or the attacked clients is said once and at once.
     _generator(run)
-    run.attacked_clients_exist()
+    run.kept()
     run_parallel(
         ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
         workers=worker_count(run.config.workers, len(waiting)),

@@ -44,14 +44,14 @@ def train_locally(
     normalisation: Normalisation,
     loss_fn: LossFunction,
     seed: int,
-    explain: bool = False,
+    explain: frozenset[str] = frozenset(),
 ) -> LocalResult:
     """One round of local SGD from the global state, with the defense at its three places.
 
     Args:
         model: the architecture; its parameters and buffers are overwritten.
         round: r (0-based); names the random draws, so that a round can be computed again alone.
-        explain: keep pictures of the protection for the report.
+        explain: samples whose protection is kept in pictures for the report.
 
     Raises:
         Whatever the defense raises: then no update exists and nothing can leave.
@@ -67,7 +67,6 @@ def train_locally(
     optimiser = torch.optim.SGD(
         model.parameters(), lr=context.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    images = normalisation.apply(client.train.unit_images())
     orders = batch_orders(
         len(client.train), client.batch_size, settings.local_epochs, named_generator(seed, "order", client.name, round)
     )
@@ -77,7 +76,8 @@ def train_locally(
         torch.manual_seed(seed_for(seed, "layers", client.name, round))
         for order in orders:
             sample_ids = tuple(client.train.sample_ids[index] for index in order.tolist())
-            batch = Batch(images[order], client.train.labels[order], sample_ids)
+            images = normalisation.apply(client.train.images[order].float() / 255)
+            batch = Batch(images, client.train.labels[order], sample_ids)
             with _one_value_explained():
                 batch = defense.protect_batch(batch, context)
                 loss = loss_fn(model(batch.images), batch.labels)

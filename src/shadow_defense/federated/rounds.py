@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from shadow_defense.progress import Progress
 
 Evaluate = Callable[[nn.Module], dict[str, Any]]
 
+MOST_EXPLAINED = 16
+"""Images of each kept client whose protection is written as pictures."""
+
 TRAINING = "federated training, rounds"
 """The name under which progress is reported, one step a round."""
 
@@ -32,7 +35,7 @@ class Federation:
 
     Attributes:
         model: the one module through which every client's state passes.
-        keep_rounds: rounds (0-based) whose global model, updates and explanations are written for the attacks.
+        keep: for each round (0-based) to be attacked, the clients whose updates and explanations are written.
         folder: where rounds and checkpoints are written.
     """
 
@@ -44,7 +47,7 @@ class Federation:
     evaluate: Evaluate
     seed: int
     folder: Path
-    keep_rounds: Sequence[int] = ()
+    keep: Mapping[int, Collection[str]] = field(default_factory=dict)
     rounds_done: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -73,7 +76,7 @@ class Federation:
     def run_round(self, round: int) -> dict[str, Any]:
         """Train every client from the same global model, average, evaluate; returns the round's measurements."""
         started = time.perf_counter()
-        keep = round in self.keep_rounds
+        kept = self.keep.get(round, ())
         results: list[LocalResult] = [
             train_locally(
                 self.model,
@@ -85,12 +88,12 @@ class Federation:
                 normalisation=self.dataset.normalisation,
                 loss_fn=self.loss_fn,
                 seed=self.seed,
-                explain=keep,
+                explain=frozenset(client.train.sample_ids[:MOST_EXPLAINED] if client.name in kept else ()),
             )
             for client in self.dataset.clients
         ]
-        if keep:
-            self._keep(round, results)
+        if kept:
+            self._keep(round, [result for result in results if result.update.client in kept])
         self.global_state = apply_update(self.global_state, average_updates([result.update for result in results]))
         samples = sum(result.update.samples for result in results)
         entry: dict[str, Any] = {

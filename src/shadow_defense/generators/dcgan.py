@@ -1,4 +1,4 @@
-"""The article's small shadow: a DCGAN-shaped generator and a strided-convolution discriminator, 16 to 64 px."""
+"""The article's small shadow: a DCGAN-shaped generator and a strided-convolution discriminator, 16 to 256 px."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from torch import Tensor, nn
 from shadow_defense.errors import GeneratorError
 from shadow_defense.generators.interface import Generator
 
-SIZES = (16, 32, 64)
+SIZES = (16, 32, 64, 128, 256)
+"""The article goes to 64 px; the larger sides are deeper stacks of the same blocks."""
+
+LEAST_FEATURES = 8
 
 
 def _check(image_size: int, channels: int) -> None:
     if image_size not in SIZES:
         raise GeneratorError(
-            f"a DCGAN of {image_size} px was asked for: expected 16, 32 or 64; set generator.image_size"
+            f"a DCGAN of {image_size} px was asked for: expected {', '.join(map(str, SIZES))}; set generator.image_size"
         )
     if channels not in (1, 3):
         raise GeneratorError(f"a DCGAN of {channels} channels was asked for: expected 1 (grey) or 3 (colour)")
@@ -49,12 +52,13 @@ class DCGANGenerator(Generator):
         blocks: list[nn.Module] = []
         side = 4
         while side * 2 < image_size:
+            narrower = max(features // 2, LEAST_FEATURES)
             blocks += [
-                nn.ConvTranspose2d(features, features // 2, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(features // 2),
+                nn.ConvTranspose2d(features, narrower, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(narrower),
                 nn.ReLU(),
             ]
-            side, features = side * 2, features // 2
+            side, features = side * 2, narrower
         blocks += [nn.ConvTranspose2d(features, channels, 4, stride=2, padding=1), nn.Tanh()]
         self.synthesis = nn.Sequential(*blocks)
         self.apply(_initialise)
@@ -72,8 +76,9 @@ class DCGANDiscriminator(nn.Module):
         blocks: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         side, features = image_size // 2, width
         while side > 4:
-            blocks += [nn.Conv2d(features, features * 2, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-            side, features = side // 2, features * 2
+            wider = min(features * 2, 8 * width)
+            blocks += [nn.Conv2d(features, wider, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            side, features = side // 2, wider
         self.features = nn.Sequential(*blocks)
         self.logit = nn.Linear(features * 16, 1)
         self.apply(_initialise)

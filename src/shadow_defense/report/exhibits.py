@@ -132,15 +132,11 @@ def _noise_card(exhibit: Exhibit) -> NoiseCard:
         pixelated,
         None if limit is None else number(limit, 3),
         _original(exhibit),
-        tuple(
-            NoiseRow(name, _noise_pictures(name, exhibit, pictures, limit)) for name, pictures in explained.items()
-        ),
+        tuple(NoiseRow(name, _noise_pictures(name, exhibit, pictures, limit)) for name, pictures in explained.items()),
     )
 
 
-def _noise_pictures(
-    arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: float | None
-) -> tuple[Picture, ...]:
+def _noise_pictures(arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: float | None) -> tuple[Picture, ...]:
     what = f"image {exhibit.sample_id} with {arm}"
     shown = []
     if pictures.vulnerability is not None:

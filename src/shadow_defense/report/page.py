@@ -144,4 +144,6 @@ def nested_text(value: Mapping[str, Any]) -> str:
       sizes: [1, 2]
     """
     # Through JSON, so that what is shown is what results.json holds: tuples become lists.
-    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip()
+    return yaml.safe_dump(
+        json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True, default_flow_style=None
+    ).rstrip()

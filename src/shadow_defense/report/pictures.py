@@ -52,9 +52,7 @@ def image_uri(image: Float[Tensor, "c h w"]) -> str:
     return png_data_uri(pixels(image))
 
 
-def heat_overlay(
-    original: Float[Tensor, "c h w"], heat: Float[Tensor, "h w"]
-) -> UInt8[np.ndarray, "h w 3"]:
+def heat_overlay(original: Float[Tensor, "c h w"], heat: Float[Tensor, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """A map in [0, 1] in the colours of :data:`HEAT_TABLE`, laid over the image in grey.
 
     ``(1 - a) grey + a colour(heat)`` with a = :data:`HEAT_OPACITY`; grey is the mean of the channels, so that all

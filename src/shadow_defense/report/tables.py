@@ -143,9 +143,7 @@ def utility_table(arms: Mapping[str, Any], classes: Sequence[str]) -> UtilityTab
     tests = {name: arm["test"] for name, arm in arms.items()}
     return UtilityTable(
         columns=tuple(UTILITY_LABELS[key] for key in measures),
-        rows=tuple(
-            Row(name, "", tuple(_utility_cell(tests, name, key) for key in measures)) for name in tests
-        ),
+        rows=tuple(Row(name, "", tuple(_utility_cell(tests, name, key) for key in measures)) for name in tests),
         arms=tuple(tests),
         classes=tuple(
             Row(label, "", tuple(_utility_cell(tests, name, f"f1_class_{index}") for name in tests))

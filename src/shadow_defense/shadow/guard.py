@@ -25,7 +25,7 @@ from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.checks import check_batch
 from shadow_defense.shadow.foreground import class_activation_maps, find_cam_layer, spare_foreground, sparing_strength
-from shadow_defense.shadow.latents import Inversion, invert_latents
+from shadow_defense.shadow.latents import invert_latents
 from shadow_defense.shadow.momentum import blend
 from shadow_defense.shadow.noise import noise_amplitude, scale_noise, shuffle_noise, uniform_noise
 from shadow_defense.shadow.pseudo_attack import learning_rate_for, pseudo_attack
@@ -35,6 +35,9 @@ from shadow_defense.shadow.settings import ShadowSettings
 from shadow_defense.shadow.spread import spread
 from shadow_defense.shadow.victim import victim_signals
 from shadow_defense.shadow.vulnerability import reconstruction_error, vulnerability_map
+
+ENCODED_AT_ONCE = 64
+"""Images a batch of latent inversion: codes do not depend on it, memory does."""
 
 
 @dataclass(frozen=True)
@@ -192,15 +195,15 @@ class ShadowGuard:
 
     def encode(
         self, images: Float[Tensor, "n c h w"], sample_ids: Sequence[str], progress: Progress | None = None
-    ) -> Inversion | None:
-        """Step 2 for the samples that have no latent code yet; None when all have one.
+    ) -> None:
+        """Step 2 for the samples that have no latent code yet.
 
         Call it on all of a client's images before round 0 to have them encoded in one large batch; otherwise
         :meth:`protect` encodes each sample when it first sees it, with the same result.
         """
         new = [index for index, sample in enumerate(sample_ids) if sample not in self.latents]
         if not new:
-            return None
+            return
         check_generator(self.generator, images.shape[1], (images.shape[2], images.shape[3]))
         # Named by sample: the starting code does not depend on the order in which samples are seen.
         initial = torch.stack(
@@ -209,28 +212,26 @@ class ShadowGuard:
                 for index in new
             ]
         ).to(images)
-        inversion = None
-        z = initial
-        if self.settings.latent_pretraining:
-            # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
-            pretrained = {
-                name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()
-            }
-            task = (progress or Progress()).start("encoding images", self.settings.latent_iterations)
-            with training_mode(self.generator.to(images.device), False):
-                inversion = invert_latents(
-                    lambda codes: self._render(pretrained, codes, images),
-                    images[new],
-                    initial,
-                    learning_rate=self.settings.latent_learning_rate,
-                    iterations=self.settings.latent_iterations,
-                    task=task,
-                )
-            task.finish()
-            z = inversion.z
-        for index, code in zip(new, z, strict=True):
-            self.latents[sample_ids[index]] = code.detach().cpu().clone()
-        return inversion
+        task = (progress or Progress()).start("encoding images", len(new))
+        for chunk in torch.arange(len(new)).split(ENCODED_AT_ONCE):
+            codes = initial[chunk]
+            if self.settings.latent_pretraining:
+                codes = self._invert(images[[new[place] for place in chunk.tolist()]], codes)
+            for place, code in zip(chunk.tolist(), codes, strict=True):
+                self.latents[sample_ids[new[place]]] = code.detach().cpu().clone()
+            task.advance(len(chunk))
+        task.finish()
+
+    def _invert(self, images: Tensor, initial: Tensor) -> Tensor:
+        synthesis = {name: tensor.to(images) for name, tensor in self.synthesis.items()}
+        with training_mode(self.generator.to(images.device), False):
+            return invert_latents(
+                lambda codes: self._render(synthesis, codes, images),
+                images,
+                initial,
+                learning_rate=self.settings.latent_learning_rate,
+                iterations=self.settings.latent_iterations,
+            ).z
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, latent codes, noise maps, counter and random state, as nested dicts of tensors."""

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.progress import Task
-
 
 @dataclass(frozen=True)
 class Inversion:
@@ -45,7 +43,6 @@ def invert_latents(
     iterations: int = 500,
     patience: int = 5,
     warm_up: int = 50,
-    task: Task | None = None,
 ) -> Inversion:
     """``z_i = argmin_z MSE(render(z), x_i)`` by AdamW, all images in one batch.
 
@@ -74,8 +71,6 @@ def invert_latents(
         if iteration >= warm_up:
             stale = torch.where(improved, 0, stale + 1)
         done = iteration + 1
-        if task:
-            task.advance(note=f"error {best_error.mean():.3f}")
         if bool((stale >= patience).all()):
             break
         (z.grad,) = torch.autograd.grad(error.sum(), z)
