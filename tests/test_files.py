@@ -56,14 +56,14 @@ def test_json_is_json(tmp_path: Path) -> None:
 def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "value.json"
     path.write_bytes(content)
-    with pytest.raises(RunError, match="cannot read .*value.json") as raised:
+    with pytest.raises(RunError, match=r"cannot read .*value\.json") as raised:
         read_json(path)
     assert "\n" not in str(raised.value)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     for read in (read_json, read_tensors):
-        with pytest.raises(RunError, match="nothing.here"):
+        with pytest.raises(RunError, match=r"nothing\.here"):
             read(tmp_path / "nothing.here")
 
 
@@ -111,7 +111,7 @@ def test_truncated_tensors_are_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 4, 20, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(RunError, match="cannot read .*t.safetensors") as raised:
+        with pytest.raises(RunError, match=r"cannot read .*t\.safetensors") as raised:
             read_tensors(path)
         assert "\n" not in str(raised.value)
 

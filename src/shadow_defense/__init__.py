@@ -1,3 +1,29 @@
 """Shadow Defense: protect federated learning on medical images against gradient inversion."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from shadow_defense.shadow.guard import Protection, ShadowGuard
+    from shadow_defense.shadow.settings import ShadowSettings, shadow_preset
+
+__all__ = ["Protection", "ShadowGuard", "ShadowSettings", "__version__", "shadow_preset"]
+
+_HOMES = {
+    "Protection": "shadow_defense.shadow.guard",
+    "ShadowGuard": "shadow_defense.shadow.guard",
+    "ShadowSettings": "shadow_defense.shadow.settings",
+    "shadow_preset": "shadow_defense.shadow.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: torch takes seconds, and the command line's help needs none of it.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'shadow_defense' has no attribute '{name}'")

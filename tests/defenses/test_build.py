@@ -65,5 +65,5 @@ def test_what_cannot_be_built_is_said() -> None:
         DefenseSettings(defense="shadow").build(resources(generator=False))
     with pytest.raises(DefenseError, match="did you mean 'shadow'"):
         DefenseSettings(defense="shadwo")
-    with pytest.raises(DefenseError, match="preset of defense 'shadow'.*did you mean 'article'"):
+    with pytest.raises(DefenseError, match=r"preset of defense 'shadow'.*did you mean 'article'"):
         DefenseSettings(defense="shadow", preset="artikel")

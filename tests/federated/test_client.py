@@ -22,6 +22,7 @@ from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.guard import ShadowGuard
+from shadow_defense.shadow.sample_store import unpack_samples
 from shadow_defense.shadow.settings import ShadowSettings
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
@@ -54,7 +55,7 @@ def train(
     model: nn.Module | None = None,
     round: int = 0,
     seed: int = 0,
-    explain: bool = False,
+    explain: tuple[str, ...] = (),
     **settings: object,
 ) -> LocalResult:
     model = model or build()
@@ -68,7 +69,7 @@ def train(
         normalisation=NORMALISATION,
         loss_fn=F.cross_entropy,
         seed=seed,
-        explain=explain,
+        explain=frozenset(explain),
     )
 
 
@@ -84,9 +85,7 @@ def test_without_defense_it_is_plain_sgd(settings: dict[str, object]) -> None:
     data, twin = client(), build()
     before = state_of(twin)
     chosen = TrainingSettings(**{"learning_rate": 0.1, **settings})
-    optimiser = torch.optim.SGD(
-        twin.parameters(), lr=0.1, momentum=chosen.momentum, weight_decay=chosen.weight_decay
-    )
+    optimiser = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
     twin.train(chosen.batch_norm == "train")
     images = (data.train.images.float() / 255 - 0.5) / 0.25
     losses = []
@@ -276,7 +275,7 @@ def test_the_callers_random_state_and_the_global_state_are_left_alone() -> None:
 def test_shadow_defense_as_a_defense() -> None:
     plain = train()
     defense = shadow_defense()
-    protected = train(defense=defense, explain=True)
+    protected = train(defense=defense, explain=client().train.sample_ids)
     name = "classifier.weight"
     assert not torch.equal(plain.update.tensors[name], protected.update.tensors[name])
     assert protected.measurements["noise_rms"] > 0
@@ -294,3 +293,15 @@ def test_shadow_defense_as_a_defense() -> None:
     # Measurements are of one round: they start again with the next.
     assert train(defense=defense, round=1).measurements["noise_rms"] != protected.measurements["noise_rms"]
     assert train(defense=defense).explanations == {}
+
+
+def test_only_the_samples_asked_for_are_explained() -> None:
+    defense, wanted = shadow_defense(), ("0/4", "0/1")
+    explained = train(defense=defense, explain=wanted).explanations
+    noise = unpack_samples({part: explained[f"noise::{part}"] for part in ("names", "values")})
+    assert set(noise) == set(wanted)
+    assert set(unpack_samples({part: explained[f"cam::{part}"] for part in ("names", "values")})) == set(wanted)
+    for sample in wanted:
+        # N3 of the sample is what the guard keeps under its name.
+        maps = unpack_samples({part: explained[f"noise_map::{part}"] for part in ("names", "values")})
+        assert torch.equal(maps[sample], defense.guard.noise_maps[sample])

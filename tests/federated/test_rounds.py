@@ -49,7 +49,7 @@ def build() -> nn.Module:
     return build_model(chosen, channels=1, classes=2, image_size=(16, 16), seed=0)
 
 
-class Interrupted(Exception):
+class KilledError(Exception):
     """Stands for a kill."""
 
 
@@ -87,14 +87,14 @@ def federation(
         evaluate,
         seed=0,
         folder=folder,
-        keep_rounds=(0, 3),
+        keep={0: tuple(SIZES), 3: ("site-2",)},
     )
     if stop_before is not None:
         whole = made.run_round
 
         def killed(round: int) -> dict[str, Any]:
             if round == stop_before:
-                raise Interrupted
+                raise KilledError
             return whole(round)
 
         made.run_round = killed  # type: ignore[method-assign]
@@ -115,7 +115,7 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
 def test_stopped_and_resumed_equals_unbroken(tmp_path: Path, defenses: Any, stop_before: int) -> None:
     straight = federation(tmp_path / "straight", defenses())
     straight.run()
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         federation(tmp_path / "stopped", defenses(), stop_before=stop_before).run()
     resumed = federation(tmp_path / "stopped", defenses())
     resumed.run()
@@ -124,6 +124,7 @@ def test_stopped_and_resumed_equals_unbroken(tmp_path: Path, defenses: Any, stop
     assert without_seconds(straight.history) == without_seconds(resumed.history)
     for place in ("round-0000", "round-0003", "state-0004"):
         names = sorted(each.name for each in (tmp_path / "straight" / place).iterdir())
+        assert "global.safetensors" in names
         assert names == sorted(each.name for each in (tmp_path / "stopped" / place).iterdir())
         for name in names:
             ours, theirs = (read_tensors(tmp_path / run / place / name) for run in ("straight", "stopped"))
@@ -135,7 +136,7 @@ def test_a_kill_while_saving_keeps_the_previous_round(tmp_path: Path) -> None:
     """The next state's files are there, whole or half, but the journal does not name them yet."""
     straight = federation(tmp_path / "straight")
     straight.run()
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         federation(tmp_path / "stopped", stop_before=2).run()
     half = tmp_path / "stopped" / "state-0003"
     half.mkdir()
@@ -201,6 +202,15 @@ def test_history_weighs_losses_by_samples(tmp_path: Path) -> None:
         assert all(measured["noise_rms"] > 0 for measured in entry["clients"].values())
 
 
+def test_only_the_clients_asked_for_are_kept(tmp_path: Path) -> None:
+    federation(tmp_path, shadow()).run()
+    kept = {place: sorted(each.stem for each in (tmp_path / place).iterdir()) for place in ("round-0000", "round-0003")}
+    pictures, updates = ([f"{kind}-site-{index}" for index in (1, 2, 3)] for kind in ("explanation", "update"))
+    assert kept["round-0000"] == [*pictures, "global", *updates]
+    assert kept["round-0003"] == ["explanation-site-2", "global", "update-site-2"]
+    assert not (tmp_path / "round-0001").exists()
+
+
 class Refusing(Defense):
     def protect_batch(self, batch: Batch, context: RoundContext) -> Batch:
         if context.round == 1:
@@ -210,7 +220,7 @@ class Refusing(Defense):
 
 def test_a_defense_that_fails_leaves_no_update(tmp_path: Path) -> None:
     made = federation(tmp_path, {**plain(), "site-3": Refusing()})
-    made.keep_rounds = (1,)
+    made.keep = {1: tuple(SIZES)}
     with pytest.raises(DefenseError, match="cannot protect"):
         made.run()
     # Not even of the clients that came before it in the same round; round 0 stays in force.

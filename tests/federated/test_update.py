@@ -88,7 +88,7 @@ def test_difference_and_application_are_inverse() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_not_a_number_never_leaves(value: float) -> None:
     tensors = {"a": torch.zeros(2), "b.weight": torch.tensor([0.0, value])}
-    with pytest.raises(UpdateError, match="'b.weight' in the update of site-1 holds NaN or infinity") as raised:
+    with pytest.raises(UpdateError, match=r"'b\.weight' in the update of site-1 holds NaN or infinity") as raised:
         update(tensors)
     assert "\n" not in str(raised.value)
 

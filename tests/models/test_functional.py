@@ -52,7 +52,7 @@ def test_state_is_split_into_leaves_and_clones() -> None:
 def test_a_state_that_does_not_fit_is_named() -> None:
     state = build().state_dict()
     state.pop("features.norm3.running_var")
-    with pytest.raises(ModelError, match="'features.norm3.running_var'"):
+    with pytest.raises(ModelError, match=r"'features\.norm3\.running_var'"):
         split_state(build(), state)
 
 

@@ -39,7 +39,9 @@ def protect(
 ) -> Tensor:
     model = build()
     given = {"model": model, "global_model": model, "loss_fn": F.cross_entropy, "round": 0, "rounds": 5, **changes}
-    return guard.protect(torch.zeros(2, 1, 16, 16) if images is None else images, torch.tensor(labels), sample_ids, **given)
+    return guard.protect(
+        torch.zeros(2, 1, 16, 16) if images is None else images, torch.tensor(labels), sample_ids, **given
+    )
 
 
 def refused(kind: type[ShadowDefenseError], message: str, chosen: ShadowGuard, *args: Any, **changes: Any) -> None:

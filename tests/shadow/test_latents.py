@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from shadow_defense.progress import Task
 from shadow_defense.shadow.latents import invert_latents
 
 
@@ -90,24 +89,15 @@ def test_the_best_code_is_kept_not_the_last() -> None:
     assert float(found.z.square()) == pytest.approx(min(errors))
 
 
-class Counting(Task):
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        self.steps += steps
-
-
 def test_early_stop_counts_iterations_without_improvement_after_the_first_fifty() -> None:
     images = torch.zeros(2, 1, 1, 2)
-    task = Counting()
 
     def constant(z: Tensor) -> Tensor:
         return (z * 0 + 1).view(2, 1, 1, 2)
 
-    found = invert_latents(constant, images, torch.ones(2, 2), iterations=500, task=task)
+    found = invert_latents(constant, images, torch.ones(2, 2), iterations=500)
     # Iterations 0 to 49 do not count; 50 to 54 are the five without improvement.
-    assert found.iterations == task.steps == 55
+    assert found.iterations == 55
 
 
 def test_an_image_that_stopped_keeps_its_code_while_others_go_on() -> None:
@@ -128,8 +118,6 @@ def test_the_caller_keeps_its_tensors_and_gradients() -> None:
     images, initial = problem(1)
     weight = linear().requires_grad_()
     before = initial.clone()
-    invert_latents(
-        lambda z: torch.tanh(z @ weight).view(-1, 1, 3, 3), images, initial, learning_rate=0.1, iterations=5
-    )
+    invert_latents(lambda z: torch.tanh(z @ weight).view(-1, 1, 3, 3), images, initial, learning_rate=0.1, iterations=5)
     assert torch.equal(initial, before)
     assert weight.grad is None

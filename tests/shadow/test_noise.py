@@ -73,9 +73,7 @@ def test_shuffling_keeps_the_values_and_moves_them() -> None:
     assert not torch.equal(shuffled, noise)
     # The same places for every channel, but other places for every image.
     assert torch.equal(shuffled[:, :1].expand_as(shuffled), shuffled)
-    places = [
-        [int((noise[i, 0].flatten() == value).nonzero()) for value in shuffled[i, 0].flatten()] for i in (0, 1)
-    ]
+    places = [[int((noise[i, 0].flatten() == value).nonzero()) for value in shuffled[i, 0].flatten()] for i in (0, 1)]
     assert places[0] != places[1]
 
 

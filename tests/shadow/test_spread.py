@@ -41,7 +41,7 @@ def test_equalisation_against_skimage() -> None:
 def test_no_two_pixels_change_their_order(seed: int, concentration: float) -> None:
     before = levels_of(seed, count=1, concentration=concentration).flatten()
     after = equalise_histogram(before.view(1, 12, 12)).flatten()
-    assert 0 <= int(after.min()) and int(after.max()) <= 255
+    assert int(after.min()) >= 0 and int(after.max()) <= 255
     order = before.argsort(stable=True)
     assert (after[order].diff() >= 0).all()
     # Equal levels stay equal: the new level is a function of the old one.

@@ -223,10 +223,13 @@ class ShadowGuard:
         task.finish()
 
     def _invert(self, images: Tensor, initial: Tensor) -> Tensor:
-        synthesis = {name: tensor.to(images) for name, tensor in self.synthesis.items()}
         with training_mode(self.generator.to(images.device), False):
+            # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
+            pretrained = {
+                name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()
+            }
             return invert_latents(
-                lambda codes: self._render(synthesis, codes, images),
+                lambda codes: self._render(pretrained, codes, images),
                 images,
                 initial,
                 learning_rate=self.settings.latent_learning_rate,

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
+
+
+def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=folder, timeout=120)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Help must answer at once: none of the heavy libraries may be imported for it (timing is in benchmarks/)."""
+    code = (
+        "import sys; sys.argv = ['shadow-defense', '--help']\n"
+        "from shadow_defense.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'monai', 'numpy', 'torchmetrics', 'skimage', 'matplotlib', 'scipy', 'pydantic'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "HEAVY []" in result.stdout, result.stdout + result.stderr
+    for command in ("demo", "run", "pretrain", "train", "attack", "evaluate", "report", "data", "config"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["run", "dmo"], "did you mean 'demo'"),
+        (["run", "demo", "--set", "training.round=3"], "did you mean 'rounds'"),
+        (["train", "no-such-run"], "is no run directory"),
+        (["report", "no-such-run"], "is no run directory"),
+        (["train", "no-such-run", "--set", "seed=1"], "give --config too"),
+        (["run", "demo", "--set", "data.source=facs"], "did you mean 'faces'"),
+        (["run", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], wanted: str, tmp_path: Path) -> None:
+    result = run(*arguments, folder=tmp_path)
+    assert result.returncode == 2
+    line = result.stderr.strip()
+    assert wanted in line
+    assert "Traceback" not in line
+    assert sum(part.startswith("shadow-defense:") for part in line.splitlines()) == 1
+
+
+def test_damaged_data_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    images = np.zeros((40, 16, 16), np.uint8)
+    np.savez(tmp_path / "good.npz", train_images=images, train_labels=np.arange(40) % 2)
+    whole = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.savez(tmp_path / "nan.npz", train_images=np.full((40, 16, 16), np.nan), train_labels=np.arange(40) % 2)
+    for name in ("cut.npz", "nan.npz"):
+        overrides = ["--set", "data.source=npz", "--set", f"data.path={name}", "--set", "data.image_size=16"]
+        result = run("data", "show", "demo", *overrides, folder=tmp_path)
+        assert result.returncode == 2
+        assert name in result.stderr
+        assert "Traceback" not in result.stderr
+    assert (tmp_path / "good.npz").read_bytes() == whole
+
+
+def test_data_and_config_commands_print_what_they_say() -> None:
+    listed = run("data", "list").stdout
+    for source in ("faces", "npz", "image_folder", "manifest", "dicom_folder", "chest_phantom", "fundus_phantom"):
+        assert source in listed
+    shown = run("data", "show", "demo").stdout
+    assert "client-9" in shown
+    assert "normalisation" in shown
+    assert run("config", "show").stdout.split()[0] == "batchnorm"
+    assert "rounds: 6" in run("config", "show", "demo").stdout
+    schema = run("config", "schema").stdout
+    assert "training.rounds: int" in schema
+    assert "data.split.kind" in schema

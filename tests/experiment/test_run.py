@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shadow_defense.config import config_from
+from shadow_defense.data.dataset import ImageSet
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.attacking import build_observation, jobs, mean_image
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.stages import STAGES
+from shadow_defense.experiment.tables import table
+from shadow_defense.experiment.training import pretrain_stage, train_arm
+from shadow_defense.experiment.verdict import attack_sentence, verdict
+from shadow_defense.files import read_tensors
+from shadow_defense.metrics.psnr import psnr
+from shadow_defense.progress import Progress
+from tests.experiment.conftest import numbers
+
+COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
+
+
+def run_command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(*arguments: str) -> None:
+    process = run_command(*arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_all_stages_and_every_kill_between_them_give_the_same_numbers(tiny_file: Path, tmp_path: Path) -> None:
+    """SIGKILL at times spread over the whole run: started again, it ends with the unbroken run's numbers, to the bit."""
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    started = time.monotonic()
+    finish("run", str(tiny_file), "--out", str(unbroken), "--quiet")
+    duration = time.monotonic() - started
+    kills = 0
+    for share in (0.15, 0.3, 0.4, 0.5, 0.6, 0.75):
+        process = subprocess.Popen(
+            [*COMMAND, "run", str(tiny_file), "--out", str(broken), "--quiet"], start_new_session=True
+        )
+        try:
+            process.wait(timeout=share * duration)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 2
+    finish("run", str(tiny_file), "--out", str(broken), "--quiet")
+
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (unbroken, broken))
+    assert numbers(first) == numbers(second)
+    compared = 0
+    for path in sorted(unbroken.rglob("*.safetensors")):
+        ours, _ = read_tensors(path)
+        theirs, _ = read_tensors(broken / path.relative_to(unbroken))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, theirs[name]), (path, name)
+        compared += 1
+    # The generator and its checkpoint, both arms' states, and 2 arms x 2 rounds x 2 clients of attacks at least.
+    assert compared >= 2 + 2 * 4 + 8
+    assert not list(broken.rglob("*.partial*"))
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_complete_and_does_nothing_again(tiny_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish("run", str(tiny_file), "--out", str(folder), "--quiet")
+    for name in ("config.yaml", "results.json", "results.csv", "scores.json", "report.html"):
+        assert (folder / name).is_file(), name
+    results = json.loads((folder / "results.json").read_text())
+    (over_rounds, first, last) = results["tables"]
+    assert [row["arm"] for row in over_rounds["rows"]] == ["fedavg", "shadow", MEAN_IMAGE]
+    assert (first["round"], last["round"]) == (1, 3)
+    # The mean image scores the same whoever is attacked, and equals a computation of our own.
+    run = Run.open(folder)
+    blank = mean_image(run).unsqueeze(0)
+    truths = [run.client(name).train.unit_images() for name in ("client-1", "client-2")]
+    expected = float(np.mean([psnr(blank, truth).item() for truth in truths]))
+    assert math.isclose(over_rounds["rows"][-1]["metrics"]["psnr_whole"]["mean"], expected, rel_tol=1e-5)
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    finish("run", str(tiny_file), "--out", str(folder), "--quiet")
+    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+
+
+def test_stages_say_what_must_run_before_them(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    wanted = {
+        "train": "no shadow generator yet: run `shadow-defense pretrain",
+        "attack": "was not kept: run `shadow-defense train",
+        "evaluate": "not trained yet: run `shadow-defense train",
+        "report": "no results yet: run `shadow-defense evaluate",
+    }
+    for stage, message in wanted.items():
+        with pytest.raises(RunError) as error:
+            STAGES[stage](run, Progress())
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_the_folder_keeps_its_configuration(tiny: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    Run.create(folder, config_from(tiny))
+    Run.create(folder, config_from({**tiny, "workers": 1, "title": "another title"}))
+    changed = {**tiny, "training": {**tiny["training"], "rounds": 4}}
+    with pytest.raises(RunError, match=r"another training.rounds \(3, not 4\)"):
+        Run.create(folder, config_from(changed))
+    (folder / "arms").mkdir()
+    assert Run.create(folder, config_from(changed), restart=True).config.training.rounds == 4
+    assert not (folder / "arms").exists()
+
+
+def test_restart_never_deletes_a_folder_that_no_run_wrote(tiny: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    with pytest.raises(RunError, match="files that no run wrote"):
+        Run.create(folder, config_from(tiny), restart=True)
+    assert (folder / "chapter.txt").read_text() == "years of work"
+
+
+def test_an_attacker_sees_what_its_threat_model_grants(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["attacks"]["blind"] = {"threat_model": "eavesdropper", "rounds": [1], "clients": ["client-3"]}
+    tiny["arms"] = {"fedavg": {"defense": "none"}}
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    pretrain_stage(run)
+    assert not run.generator_path.exists(), "no arm asks for a generator"
+    train_arm(run, "fedavg")
+    seen = {job.attack: build_observation(run, job, run.new_model()) for job in jobs(run)}
+    assert seen["ig"].labels.tolist() == [1]
+    assert seen["ig"].local_training.steps == 1
+    with pytest.raises(Exception, match="does not grant it"):
+        _ = seen["blind"].labels
+    with pytest.raises(Exception, match="does not grant it"):
+        _ = seen["blind"].template
+
+
+def test_a_client_that_does_not_exist_is_said_before_training(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["attacks"]["ig"]["clients"] = ["client-7"]
+    tiny["arms"] = {"fedavg": {"defense": "none"}}
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    with pytest.raises(RunError, match=r"names 'client-7': the clients are client-1, client-2, client-3"):
+        STAGES["train"](run, Progress())
+    assert not (run.folder / "arms").exists()
+
+
+def row(sample: str, value: float | None) -> dict[str, Any]:
+    from shadow_defense.experiment.tables import COLUMNS
+
+    return {**dict.fromkeys(COLUMNS, value), "sample_id": sample}
+
+
+def test_table_by_hand() -> None:
+    """Two images, two rounds: rounds of one image are averaged first; differences are paired by image."""
+    scores = [
+        Score("none", "ig", 0, "a", (row("x", 10.0),)),
+        Score("none", "ig", 1, "a", (row("x", 20.0),)),
+        Score("none", "ig", 0, "b", (row("y", 31.0),)),
+        Score("none", "ig", 1, "b", (row("y", 31.0),)),
+        Score("shadow", "ig", 0, "a", (row("x", 5.0),)),
+        Score("shadow", "ig", 1, "a", (row("x", 5.0),)),
+        Score("shadow", "ig", 0, "b", (row("y", None),)),
+        Score(MEAN_IMAGE, "ig", 0, "a", (row("x", 8.0),)),
+    ]
+    rows = table(scores, ["none", "shadow"], "ig", None)["rows"]
+    assert [entry["images"] for entry in rows] == [2, 2, 1]
+    assert rows[0]["metrics"]["psnr_whole"]["mean"] == pytest.approx((15 + 31) / 2)
+    # t(0.975, 1 degree) = 12.706; s of (15, 31) is 16 / sqrt 2, over sqrt 2 images: half width 12.706 * 8.
+    low, high = rows[0]["metrics"]["psnr_whole"]["interval"]
+    assert (high - low) / 2 == pytest.approx(12.7062 * 8, rel=1e-4)
+    assert rows[0]["difference"] is None
+    assert rows[1]["difference"]["psnr_whole"] == {"mean": -10.0, "interval": None}
+    only_last = table(scores, ["none", "shadow"], "ig", 1)["rows"]
+    assert only_last[0]["metrics"]["psnr_whole"]["mean"] == pytest.approx((20 + 31) / 2)
+
+
+def verdict_table(none: float, shadow: float, blank: float) -> dict[str, Any]:
+    scores = [
+        Score(arm, "ig", 0, "a", (row("x", value), row("y", value + 1)))
+        for arm, value in (("none", none), ("shadow", shadow), (MEAN_IMAGE, blank))
+    ]
+    return table(scores, ["none", "shadow"], "ig", None)
+
+
+def test_the_verdict_follows_the_numbers_whichever_way_they_point() -> None:
+    assert "the leak is real" in attack_sentence(verdict_table(none=30, shadow=12, blank=15))
+    assert "proves no leak" in attack_sentence(verdict_table(none=14, shadow=12, blank=15))
+    results = {
+        "arms": {"none": {"test": {"f1_macro": 0.9}}, "shadow": {"test": {"f1_macro": 0.8}}},
+        "data": {"test": 40},
+    }
+    helps = verdict({**results, "tables": [verdict_table(30, 12, 15)]})
+    assert any("lowers both PSNR and SSIM" in sentence for sentence in helps)
+    assert any("-10.0 points" in sentence for sentence in helps)
+    harms = verdict({**results, "tables": [verdict_table(12, 30, 15)]})
+    assert any("lowers neither PSNR nor SSIM" in sentence for sentence in harms)
+
+
+def test_foreground_is_the_lesion_where_it_is_known(tiny: dict[str, Any], tmp_path: Path) -> None:
+    from shadow_defense.experiment.scoring import Foreground
+
+    tiny["data"] = {"source": "chest_phantom", "images": 40, "image_size": 16, "split": tiny["data"]["split"]}
+    tiny["arms"] = {"fedavg": {"defense": "none"}}
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    train_arm(run, "fedavg")
+    images: ImageSet = run.client("client-1").train
+    foreground = Foreground(run)
+    assert images.masks is not None
+    assert torch.equal(foreground.masks(images), images.masks)
+    unknown = ImageSet(images.images, images.labels, images.sample_ids)
+    assert foreground.masks(unknown).sum().item() <= int(16 * 16 * 0.3)

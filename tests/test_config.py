@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shadow_defense.config import describe_schema, load_config, preset_names
+from shadow_defense.errors import ShadowDefenseError
+
+
+def message(source: str, *overrides: str) -> str:
+    with pytest.raises(ShadowDefenseError) as error:
+        load_config(source, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_preset_loads_and_opens_with_its_command() -> None:
+    from importlib import resources
+
+    assert {"demo", "pneumoniamnist", "retinamnist", "chestxray", "eyepacs"} <= set(preset_names())
+    for name in preset_names():
+        text = resources.files("shadow_defense").joinpath("presets", f"{name}.yaml").read_text()
+        assert text.startswith("# shadow-defense "), name
+        load_config(name)
+
+
+@pytest.mark.parametrize("name", ["chestxray", "eyepacs"])
+def test_the_papers_setting(name: str) -> None:
+    """spec/shadow_defense.md, 'The federated setting of the paper'."""
+    config = load_config(name)
+    assert (config.training.rounds, config.training.local_epochs, config.training.learning_rate) == (100, 1, 1e-2)
+    assert [config.training.learning_rate_at(r) for r in (39, 40, 80)] == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert (config.training.momentum, config.training.weight_decay, config.training.batch_norm) == (0, 0, "train")
+    assert (config.model.name, config.model.normalisation, config.data.image_size) == ("resnet18", "batch", 224)
+    assert config.data.split.kind == "paper"
+    for attack in config.attacks:
+        assert config.attacked_rounds(attack) == (0, 24, 49, 74, 99)
+
+
+def test_overrides_reach_every_level_in_order() -> None:
+    config = load_config(
+        "demo", ["training.rounds=4", "training.rounds=2", "arms.extra.defense=none", "data.split.sizes=[1, 2]"]
+    )
+    assert config.training.rounds == 2
+    assert list(config.arms)[-1] == "extra"
+    assert config.data.split.sizes == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["training.round=4"], "unknown key 'training.round': did you mean 'rounds'?"),
+        (["data.split.knd=iid"], "unknown key 'data.split.knd': did you mean 'kind'?"),
+        (["arms.fedavg.defence=none"], "unknown key 'arms.fedavg.defence': did you mean 'defense'?"),
+        (["colour=blue"], "unknown key 'colour':"),
+        (["training.rounds=0"], "training.rounds = 0: input should be greater than or equal to 1"),
+        (["training.rounds=many"], "training.rounds = 'many': input should be a valid integer"),
+        (["arms.fedavg.defense=shadw"], "unknown defense 'shadw': did you mean 'shadow'? valid are: none, shadow"),
+        (["arms.x.defense=shadow", "arms.x.preset=arthors"], "did you mean 'authors'?"),
+        (["arms.x.defense=shadow", "arms.x.options.strenth=1"], "did you mean 'strength'?"),
+        (["attacks.x.attack=deep"], "unknown attack 'deep': valid are: gradinversion, inverting-gradients"),
+        (["attacks.x.options.iteratons=1"], "did you mean 'iterations'?"),
+        (["attacks.x.attack=gradinversion", "attacks.x.threat_model=eavesdropper"], "does not grant"),
+        (["attacks.x.rounds=[99]"], "asks for round 99: expected 1 to"),
+        (["arms.a/b.defense=none"], "cannot be a folder"),
+        (["training.rounds"], "expected key.path=value"),
+        (["seed.x=1"], "'seed' is a value, not a group of keys"),
+        (["data.image_size=[1"], "not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_says_how_to_mend_it(overrides: list[str], wanted: str) -> None:
+    assert wanted in message("demo", *overrides)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    assert "did you mean 'demo'?" in message("dmo")
+    assert "cannot read the configuration" in message(str(tmp_path / "missing.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert "holds a list: expected keys and values" in message(str(tmp_path / "list.yaml"))
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "bytes.yaml" in message(str(tmp_path / "bytes.yaml"))
+
+
+def test_the_fingerprint_is_of_what_decides_the_numbers() -> None:
+    base = load_config("demo")
+    assert base.fingerprint() == load_config("demo", ["workers=7", "title=x"]).fingerprint()
+    for change in ("seed=1", "threads=2", "arms.fedavg.defense=shadow", "attacks.inverting-gradients.rounds=[1]"):
+        assert base.fingerprint() != load_config("demo", [change]).fingerprint(), change
+
+
+def test_every_setting_has_a_description() -> None:
+    rows = describe_schema()
+    assert len(rows) > 50
+    assert [key for key, _, _, description in rows if not description and not key.startswith("model.")] == []
