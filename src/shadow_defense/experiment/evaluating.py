@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
 from importlib import metadata
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 import shadow_defense
 from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.run import Run
@@ -111,7 +113,21 @@ def _data(run: Run) -> dict[str, Any]:
         },
         "public": len(data.public),
         "test": len(data.test),
+        "sha256": _data_hash(data),
     }
+
+
+def _data_hash(data: FederatedDataset) -> str:
+    """Of all pixels and labels in their places: two runs with the same hash saw the same federation."""
+    digest = hashlib.sha256()
+    for part in (
+        data.public,
+        data.test,
+        *(part for client in data.clients for part in (client.train, client.validation)),
+    ):
+        digest.update(part.images.contiguous().numpy().tobytes())
+        digest.update(part.labels.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _arms(run: Run) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Run:
         Raises:
             RunError: when the folder holds another configuration, or files that no run wrote.
         """
+        config = _with_absolute_paths(config)
         written = folder / "config.yaml"
         if restart and written.exists():
             shutil.rmtree(folder)
@@ -131,6 +132,25 @@ class Run:
                 f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
             )
         return chosen
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """So that a run goes on from any working directory."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    data = config.data.model_copy(
+        update={"path": absolute(config.data.path), "public_path": absolute(config.data.public_path)}
+    )
+    return config.model_copy(
+        update={
+            "data": data,
+            "model": config.model.model_copy(update={"weights": absolute(config.model.weights)}),
+            "generator": config.generator.model_copy(update={"path": absolute(config.generator.path)}),
+            "metrics": config.metrics.model_copy(update={"lpips_weights": absolute(config.metrics.lpips_weights)}),
+        }
+    )
 
 
 def _first_difference(earlier: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

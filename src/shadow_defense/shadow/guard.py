@@ -63,7 +63,7 @@ class ShadowGuard:
     """Protects batches with a shadow generator; one guard a client, kept for the whole run.
 
     The generator and the models are only read: the guard keeps its own copy of the synthesis parameters and runs
-    everything through ``torch.func.functional_call``. Gradients, buffers, modes, hooks and the global random
+    everything through ``torch.func.functional_call`` (the generator is moved to the images' device). Gradients, buffers, modes, hooks and the global random
     state of the caller stay as they were.
 
     Args:
@@ -154,7 +154,8 @@ class ShadowGuard:
         check_batch(images, labels, sample_ids, round, rounds, self.normalisation)
         check_generator(self.generator, images.shape[1], (images.shape[2], images.shape[3]))
         rebuilt = None
-        with training_mode(self.generator.to(images.device), False):
+        # The caller may hold gradients off around its data; the attack needs them.
+        with torch.enable_grad(), training_mode(self.generator.to(images.device), False):
             self.encode(images, sample_ids)  # 2
             unseen = any(sample not in self.noise_maps for sample in sample_ids)
             if round < settings.shadow_rounds or unseen:
@@ -225,9 +226,7 @@ class ShadowGuard:
     def _invert(self, images: Tensor, initial: Tensor) -> Tensor:
         with training_mode(self.generator.to(images.device), False):
             # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
-            pretrained = {
-                name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()
-            }
+            pretrained = {name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()}
             return invert_latents(
                 lambda codes: self._render(pretrained, codes, images),
                 images,
