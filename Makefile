@@ -18,10 +18,10 @@ demo: install
 	$(RUN)/shadow-defense demo
 
 test: install lint
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2
 
 test-fast: install
-	$(RUN)/python -m pytest -m "not slow and not engine"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow and not engine"
 
 lint: install
 	$(RUN)/ruff check .

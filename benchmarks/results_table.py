@@ -49,6 +49,7 @@ def print_table(table: Mapping[str, Any], results: Mapping[str, Any]) -> None:
 def print_run(folder: Path) -> None:
     results = read_json(folder / "results.json")
     data, config = results["data"], results["config"]
+    training = config["training"]
     height, width = data["image_size"]
     model = " ".join(str(config["model"][key]) for key in ("name", "normalisation", "activation"))
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -58,9 +59,7 @@ def print_run(folder: Path) -> None:
         f"Data: {data['name']}, {height} x {width} px, {data['channels']} channel(s), sha256 `{data['sha256'][:16]}`; "
     )
     print(f"training images by client: {sizes}; {data['public']} public, {data['test']} test images. ")
-    print(
-        f"Model: {model}; clients train in {config['training']['batch_norm']} mode, {config['training']['rounds']} rounds. "
-    )
+    print(f"Model: {model}; {training['batch_norm']} mode, {training['rounds']} rounds. ")
     print(f"Seed {results['seed']}; {versions}; {results['created']}.")
     for table in results["tables"]:
         print_table(table, results)

@@ -93,6 +93,20 @@ def test_survives_losses_that_are_not_numbers() -> None:
     assert any(math.isnan(value) for value in found.history)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_one_loss_that_is_not_a_number_does_not_end_the_search(signed: bool) -> None:
+    """In the optimiser's memory a single NaN would stay for ever."""
+    calls = []
+
+    def losses(x: Tensor) -> Losses:
+        calls.append(None)
+        total = (x + 0.3).square().sum() * (float("nan") if len(calls) == 5 else 1.0)
+        return Losses(total, total.detach())
+
+    found = run(losses, iterations=300, schedule=cosine_schedule, signed=signed)
+    torch.testing.assert_close(found.images, torch.full((1, 1, 2, 2), -0.3), rtol=0, atol=1e-2)
+
+
 def test_nothing_but_not_a_number_returns_the_start() -> None:
     def losses(x: Tensor) -> Losses:
         total = (x * float("nan")).sum()

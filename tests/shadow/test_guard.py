@@ -163,14 +163,16 @@ def test_an_adapted_generator_in_train_mode_keeps_its_statistics() -> None:
 
 def test_encoding_beforehand_changes_nothing() -> None:
     """Codes come from the generator as it was given: the second batch's do not depend on the first's attack."""
-    early, late = guard(), guard()
+    # Everything moves far, so that a code found with the moved generator would be another one.
+    far = {"latent_learning_rate": 0.05, "latent_iterations": 30, "attack_learning_rate": 0.1, "generator_decay": 0.0}
+    early, late = guard(**far), guard(**far)
     early.encode(images_of(0, 1, 2, 3), IDS)
     model = build()
     for indices in ((0, 1), (2, 3)):
         first, second = examine(early, *indices, model=model), examine(late, *indices, model=model)
-        torch.testing.assert_close(first.images, second.images, rtol=0, atol=1e-5)
+        torch.testing.assert_close(first.images, second.images, rtol=0, atol=1e-4)
     for sample in IDS:
-        torch.testing.assert_close(early.latents[sample], late.latents[sample], rtol=0, atol=1e-6)
+        torch.testing.assert_close(early.latents[sample], late.latents[sample], rtol=0, atol=1e-5)
 
 
 def test_codes_do_not_depend_on_the_order_of_samples() -> None:

@@ -185,5 +185,21 @@ def test_gradients_are_taken_at_the_global_model() -> None:
     assert first_loss(model, model) != expected
 
 
+def test_gradients_are_taken_in_eval_mode() -> None:
+    """The first loss is the mismatch of a plain backward pass in eval mode, whatever mode the client trains in."""
+    _, losses = attack(NOTHING._replace(gradient=1.0), iterations=1)
+    model, images, labels = build(), drawn(2, 1, 8, 8), torch.tensor([0, 1])
+    victim = victim_signals(model, images, labels, F.cross_entropy)
+    fake = torch.tanh(drawn(2, 4, seed=2) @ (0.3 * drawn(4, 64, seed=1))).view(-1, 1, 8, 8)
+
+    def mismatch(training: bool) -> float:
+        twin = copy.deepcopy(model).train(training)
+        F.cross_entropy(twin(fake), labels).backward()
+        return sum(float((p.grad - victim.gradients[name]).norm()) for name, p in twin.named_parameters())
+
+    assert losses[0] == pytest.approx(mismatch(False), rel=1e-4)
+    assert losses[0] != pytest.approx(mismatch(True), rel=1e-2)
+
+
 def test_learning_rates_of_the_paper() -> None:
     assert [learning_rate_for(size) for size in (1, 2, 4, 8)] == pytest.approx([1e-4, 5e-4, 1e-3, 2e-3])

@@ -21,6 +21,7 @@ from shadow_defense.models.batchnorm import (
     BatchStatistics,
     BatchStatisticsRecorder,
     batch_norm_layers,
+    layer_momentum,
     recover_batch_statistics,
     step_weights,
 )
@@ -120,8 +121,8 @@ class GradInversion(BaseModel):
 
 
 def _momentum(observation: Observation) -> float:
-    layers = list(batch_norm_layers(observation.model).values())
-    return 0.1 if not layers or layers[0].momentum is None else layers[0].momentum
+    """Of the first batch-norm layer: all layers of a model share it in practice."""
+    return next((layer_momentum(*item) for item in batch_norm_layers(observation.model).items()), 0.1)
 
 
 def _observed_statistics(

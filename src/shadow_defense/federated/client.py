@@ -63,9 +63,9 @@ def train_locally(
         model, global_state, loss_fn, round, settings.rounds, settings.learning_rate_at(round), explain
     )
     defense.begin_round(context)
-    names = [name for name, _ in model.named_parameters()]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=context.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+        list(trained.values()), lr=context.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
     orders = batch_orders(
         len(client.train), client.batch_size, settings.local_epochs, named_generator(seed, "order", client.name, round)
@@ -81,9 +81,9 @@ def train_locally(
             with _one_value_explained():
                 batch = defense.protect_batch(batch, context)
                 loss = loss_fn(model(batch.images), batch.labels)
-            gradients = torch.autograd.grad(loss, list(model.parameters()))
-            protected = defense.protect_gradients(dict(zip(names, gradients, strict=True)), batch, context)
-            for name, parameter in model.named_parameters():
+            gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+            protected = defense.protect_gradients(dict(zip(trained, gradients, strict=True)), batch, context)
+            for name, parameter in trained.items():
                 parameter.grad = protected[name]
             optimiser.step()
             losses.append(loss.item())

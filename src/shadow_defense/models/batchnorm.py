@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from shadow_defense.errors import ModelError
+
 
 class BatchStatistics(NamedTuple):
     """Mean and variance of one batch-norm layer's input, over batch and space, per channel.
@@ -86,6 +88,13 @@ def step_weights(momentum: float, steps: int) -> tuple[float, ...]:
     return tuple(weight / sum(raw) for weight in raw)
 
 
+def layer_momentum(name: str, layer: _BatchNorm) -> float:
+    """The layer's momentum. Raises :class:`ModelError` for a cumulative average, which forgets no batch."""
+    if layer.momentum is None:
+        raise ModelError(f"batch norm '{name}' keeps a cumulative average (momentum=None): give it a momentum")
+    return layer.momentum
+
+
 def recover_batch_statistics(
     model: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor], sizes: Mapping[str, int], steps: int
 ) -> dict[str, BatchStatistics]:
@@ -96,7 +105,7 @@ def recover_batch_statistics(
     """
     recovered = {}
     for name, layer in batch_norm_layers(model).items():
-        momentum = 0.1 if layer.momentum is None else layer.momentum
+        momentum = layer_momentum(name, layer)
         mean, variance = (
             recover_statistics(before[f"{name}.{buffer}"], after[f"{name}.{buffer}"], momentum, steps)
             for buffer in ("running_mean", "running_var")

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import DataError, DefenseError
+from shadow_defense.errors import DataError, DefenseError, GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.progress import Progress
@@ -62,9 +62,9 @@ class Protection:
 class ShadowGuard:
     """Protects batches with a shadow generator; one guard a client, kept for the whole run.
 
-    The generator and the models are only read: the guard keeps its own copy of the synthesis parameters and runs
-    everything through ``torch.func.functional_call`` (the generator is moved to the images' device). Gradients, buffers, modes, hooks and the global random
-    state of the caller stay as they were.
+    The generator and the models are only read (the generator is moved to the images' device): the guard keeps its
+    own copy of the synthesis parameters and runs everything through ``torch.func.functional_call``. Gradients,
+    buffers, modes, hooks and the global random state of the caller stay as they were.
 
     Args:
         generator: any module from latent codes (n, z_dim) to images in [-1, 1]; shared between guards if wanted.
@@ -91,6 +91,8 @@ class ShadowGuard:
         self.synthesis = {
             name: parameter.detach().clone() for name, parameter in self.generator.synthesis_parameters().items()
         }
+        if not self.synthesis:
+            raise GeneratorError("the generator has no parameters to fine-tune: give a trained network")
         self.latents: dict[str, Tensor] = {}
         self.noise_maps: dict[str, Tensor] = {}
         self.batches_protected = 0
