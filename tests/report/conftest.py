@@ -19,6 +19,9 @@ from shadow_defense.seeds import named_generator
 ARMS = {"no defense": 0.08, "shadow (authors)": 0.22, "shadow": 0.3, "uniform control": 0.18}
 SHADOWS = ("shadow (authors)", "shadow")
 CLIENTS = tuple(f"hospital-{number}" for number in range(1, 7))
+THREAT_MODEL = """informed server: runs the protocol as agreed and also knows the labels.
+Granted besides: the true labels of the client's images.
+Not granted: nothing is withheld."""
 CLASSES = ("no face", "face")
 
 
@@ -146,12 +149,9 @@ def build_content() -> Content:
             "clients": {c: {"train": 12, "validation": 3, "test": 4, "batch_size": 4} for c in CLIENTS},
             "public": 60,
             "test": 40,
+            "sha256": "0123456789abcdef" * 4,
         },
-        "threat_models": {
-            attack: "informed server: runs the protocol as agreed and also knows the labels.\n"
-            "Granted besides: the true labels of the client's images.\nNot granted: nothing is withheld."
-            for attack in ("inverting gradients", "gradinversion")
-        },
+        "threat_models": dict.fromkeys(("inverting gradients", "gradinversion"), THREAT_MODEL),
         "attack_settings": {"inverting gradients": {"steps": 2400, "total_variation": 1e-4}},
         "arms": {arm: _arm(position, arm) for position, arm in enumerate(ARMS)},
         "tables": tables,

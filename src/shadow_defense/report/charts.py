@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shadow_defense.report.figures import BASELINE_STYLE, Curve, Dot, Style, curve_chart, dot_chart
-from shadow_defense.report.numbers import METRICS
+from shadow_defense.report.formatting import METRICS, better_when
 from shadow_defense.report.tables import BASELINE
 
 Entry = Mapping[str, Any]
@@ -67,8 +67,7 @@ def score_panels(name: str, table: Mapping[str, Any], arm_styles: Mapping[str, S
         baseline = dots.pop(BASELINE, None)
         if dots:
             title = f"{metric.label}, {metric.unit}" if metric.unit else metric.label
-            arrow = "lower" if metric.higher_is_closer else "higher"
-            title = f"{title}: {arrow} is better protected"
+            title = f"{title}: {better_when(metric)}"
             panels.append(Panel(title, dot_chart(f"{name}-{metric_name}", title, list(dots.values()), baseline)))
     return panels
 

@@ -60,9 +60,8 @@ class Content:
 
     - ``title``, ``seed``, ``created`` (ISO date), ``command``, ``versions`` {name: version};
     - ``config``: the resolved configuration, nested dicts;
-    - ``data``: {``name``, ``classes``: [...], ``image_size``: [height, width], ``channels``, ``clients``: {client: {``train``,
-      ``validation``, ``test``, ``batch_size``}}, ``public``, ``test``,
-      ``sha256``};
+    - ``data``: {``name``, ``classes``: [...], ``image_size``: [height, width], ``channels``, ``clients``: {client:
+      {``train``, ``validation``, ``test``, ``batch_size``}}, ``public``, ``test``, ``sha256``};
     - ``threat_models``: {attack: text of several lines}; ``attack_settings``: {attack: {name: value}};
     - ``arms``: {arm: {``defense``, ``preset``, ``options``, ``summary``, ``acts_on``: [...], ``history``: [...],
       ``test``: {``f1_micro``, ``f1_macro``, ``f1_class_0``, ..., ``accuracy``, ``auroc`` (may be null)}}}; a history

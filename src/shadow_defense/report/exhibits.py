@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.report.content import ArmPictures, Exhibit
-from shadow_defense.report.numbers import METRICS, Metric, number
+from shadow_defense.report.formatting import METRICS, Metric, number
 from shadow_defense.report.pictures import heat_overlay, image_uri, noise_limit, png_data_uri, signed_picture
 
 # Smaller pictures are enlarged by whole factors to at least this many CSS pixels, so that each pixel is a square.
 LEAST_WIDTH = 160
 LARGEST_ENLARGED = 64
-WIDTH_OF_LARGER = 184
+WIDTH_OF_LARGER = 176
 
 # A page with more cards starts with a selection of them.
 MOST_CARDS_AT_ONCE = 6
@@ -141,20 +141,27 @@ def _noise_pictures(arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: fl
     shown = []
     if pictures.vulnerability is not None:
         heat = png_data_uri(heat_overlay(exhibit.original, pictures.vulnerability))
-        shown.append(Picture(heat, "Vulnerability", f"Vulnerability map over {what}", ("easy to rebuild here",)))
+        shown.append(Picture(heat, "Vulnerability", f"Vulnerability map over {what}", ("bright: easy to rebuild",)))
     if pictures.cam is not None:
         heat = png_data_uri(heat_overlay(exhibit.original, pictures.cam))
-        shown.append(Picture(heat, "Diagnosis (CAM)", f"Class activation map over {what}", ("spared here",)))
+        shown.append(
+            Picture(heat, "Diagnosis (CAM)", f"Class activation map over {what}", ("bright: noise is spared",))
+        )
     if pictures.noise is not None and limit is not None:
         colours = png_data_uri(signed_picture(pictures.noise, limit))
         shown.append(Picture(colours, "Noise", f"Noise added to {what}", _noise_lines(pictures.noise)))
     if pictures.protected is not None:
         protected = image_uri(pictures.protected)
-        shown.append(Picture(protected, "Protected", f"Protected {what}", ("what the model trains on",)))
+        shown.append(Picture(protected, "Protected", f"Protected {what}", ("the model trains on this",)))
     if pictures.rebuilt is not None:
         rebuilt = image_uri(pictures.rebuilt)
         shown.append(
-            Picture(rebuilt, "Shadow's guess", f"What the shadow generator rebuilt of {what}", ("by the defender",))
+            Picture(
+                rebuilt,
+                "Rebuilt by shadow",
+                f"What the shadow generator rebuilt of {what}",
+                ("defender's own attack",),
+            )
         )
     return tuple(shown)
 
@@ -184,20 +191,22 @@ def _score(pictures: ArmPictures | None, name: str) -> float | None:
 
 
 def _score_line(metric: Metric, value: float | None, reference: float | None) -> str:
-    text = f"{metric.label} {number(value, metric.digits, metric.unit if value is not None else '')}"
+    # One digit less than in the tables: the line has the width of a small picture.
+    digits = metric.digits - 1
+    text = f"{metric.label} {number(value, digits, '' if value is None else metric.unit)}"
     if value is None or reference is None:
         return text
     change = value - reference
-    if abs(change) < 0.5 * 10.0**-metric.digits:
-        return f"{text} (same)"
-    return f"{text} ({number(abs(change), metric.digits)} {'higher' if change > 0 else 'lower'})"
+    if abs(change) < 0.5 * 10.0**-digits:
+        return f"{text}, same"
+    return f"{text}, {number(abs(change), digits)} {'higher' if change > 0 else 'lower'}"
 
 
 def display_width(width: int) -> tuple[int, bool]:
     """CSS pixels at which a picture is shown, and whether its pixels are kept as squares.
 
     >>> display_width(25), display_width(32), display_width(224)
-    ((175, True), (160, True), (184, False))
+    ((175, True), (160, True), (176, False))
     """
     if width > LARGEST_ENLARGED:
         return WIDTH_OF_LARGER, False

@@ -26,7 +26,7 @@ _TEXT_COLOUR = "#010203"
 
 _POINTS_PER_INCH = 72
 _PANEL_WIDTH = 360
-_LABEL_LENGTH = 44
+_LABEL_LENGTH = 40
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,10 @@ def styles(count: int) -> list[Style]:
 
 def curve_chart(name: str, title: str, curves: Sequence[Curve]) -> str:
     """Curves over rounds as an SVG element; ``name`` is unique in the page and prefixes every id."""
+    from matplotlib.ticker import MaxNLocator
+
     with _drawing(name):
-        figure, axes = _panel(height=230)
+        figure, axes = _panel(height=250)
         for curve in curves:
             axes.plot(
                 curve.rounds,
@@ -90,7 +92,7 @@ def curve_chart(name: str, title: str, curves: Sequence[Curve]) -> str:
                 linewidth=1.6,
             )
         axes.set_xlabel("round")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if all(len(curve.rounds) == 1 for curve in curves):
             axes.set_xticks(sorted({curve.rounds[0] for curve in curves}))
         axes.margins(y=0.08)
@@ -101,7 +103,7 @@ def curve_chart(name: str, title: str, curves: Sequence[Curve]) -> str:
 def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) -> str:
     """Means with their intervals, one row an arm, and the baseline as a dashed line, as an SVG element."""
     with _drawing(name):
-        figure, axes = _panel(height=40 + 36 * len(dots) + (18 if baseline else 0))
+        figure, axes = _panel(height=44 + 40 * len(dots) + (18 if baseline else 0))
         for row, dot in enumerate(dots):
             if dot.interval is not None:
                 axes.plot(dot.interval, (row, row), color=dot.style.colour, linewidth=2.4, solid_capstyle="round")
@@ -109,7 +111,7 @@ def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) 
             # Above its row and from the left edge: a long name costs no width of the plot.
             axes.annotate(
                 shorten(dot.label), (0, row), xycoords=("axes fraction", "data"), xytext=(2, 7),
-                textcoords="offset points", fontsize=9,
+                textcoords="offset points", fontsize=12,
             )  # fmt: skip
         if baseline is not None:
             axes.axvline(
@@ -117,7 +119,7 @@ def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) 
             )
             axes.annotate(
                 baseline.label, (baseline.mean, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
-                textcoords="offset points", fontsize=9, ha="center",
+                textcoords="offset points", fontsize=12, ha="center",
             )  # fmt: skip
         axes.set_ylim(len(dots) - 0.6, -0.85)
         axes.set_yticks([])
@@ -141,7 +143,7 @@ def shorten(text: str) -> str:
     """A name on one line of a chart, its middle left out where it is too long.
 
     >>> shorten("shadow"), len(shorten("x" * 100))
-    ('shadow', 44)
+    ('shadow', 40)
     """
     text = " ".join(text.split())
     if len(text) <= _LABEL_LENGTH:
@@ -160,7 +162,7 @@ def _drawing(name: str) -> Iterator[None]:
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.family": "sans-serif",
-        "font.size": 10,
+        "font.size": 12,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -174,7 +176,7 @@ def _drawing(name: str) -> Iterator[None]:
         yield
 
 
-def _panel(height: float, width: float = _PANEL_WIDTH) -> tuple[Figure, Axes]:
+def _panel(height: int, width: int = _PANEL_WIDTH) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")

@@ -15,7 +15,7 @@ from shadow_defense.report.charts import Panel, curve_panels, score_panels
 from shadow_defense.report.content import Content
 from shadow_defense.report.exhibits import attack_card, choices, noise_cards
 from shadow_defense.report.figures import Style, legend_key, styles
-from shadow_defense.report.numbers import METRICS
+from shadow_defense.report.formatting import METRICS
 from shadow_defense.report.pictures import SIGNED_TABLE, colour_bar, heat_bar
 from shadow_defense.report.tables import BASELINE, UTILITY_EXPLANATIONS, MetricTable, metric_table, utility_table
 
@@ -138,12 +138,10 @@ def _listed(items: Sequence[Any]) -> str:
 def nested_text(value: Mapping[str, Any]) -> str:
     """Nested settings as YAML, which the command line reads back.
 
-    >>> print(nested_text({"training": {"rounds": 2, "sizes": (1, 2)}}))
+    >>> print(nested_text({"training": {"rounds": 2, "optimiser": None}}))
     training:
       rounds: 2
-      sizes: [1, 2]
+      optimiser: null
     """
     # Through JSON, so that what is shown is what results.json holds: tuples become lists.
-    return yaml.safe_dump(
-        json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True, default_flow_style=None
-    ).rstrip()
+    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True).rstrip()

@@ -71,7 +71,7 @@ def signed_picture(noise: Float[Tensor, "c h w"], limit: float) -> UInt8[np.ndar
     signs vanish from the picture.
 
     >>> signed_picture(torch.tensor([[[-1.0, 0.0, 1.0]]]), limit=1.0)[0].tolist()
-    [[5, 48, 97], [247, 247, 247], [103, 0, 31]]
+    [[5, 48, 97], [247, 246, 246], [103, 0, 31]]
     """
     values = noise.detach().cpu().float().nan_to_num(nan=0.0)
     largest = values.gather(0, values.abs().argmax(dim=0, keepdim=True))[0]

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadow_defense.report.numbers import (
+from shadow_defense.report.formatting import (
     METRICS,
     MISSING,
     REGIONS,
     Metric,
+    better_when,
     metric_and_region,
     metric_named,
     number,
@@ -50,6 +51,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Column:
+    """The head of a column: a metric with its unit, and which direction protects better."""
+
+    title: str
+    direction: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One arm of a table."""
 
@@ -74,7 +83,7 @@ class MetricTable:
     attack: str
     title: str
     pooled: bool
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     groups: tuple[Group, ...]
 
 
@@ -110,8 +119,9 @@ def metric_table(table: Mapping[str, Any]) -> MetricTable:
     )
 
 
-def _column(metric: Metric) -> str:
-    return f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+def _column(metric: Metric) -> Column:
+    title = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+    return Column(title, better_when(metric))
 
 
 def _metric_row(row: Mapping[str, Any], keys: Sequence[str | None]) -> Row:

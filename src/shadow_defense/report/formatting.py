@@ -137,25 +137,36 @@ def _interval(mean: float, interval: Sequence[float] | None, digits: int) -> str
 def reading(metric: Metric, mean: float, interval: Sequence[float] | None, *, baseline: bool = False) -> str:
     """What a difference to the arm without defense means, in words.
 
-    A difference whose interval holds 0 is not clear; one without an interval is said to be of one image.
+    A difference whose interval holds 0 is not clear; one without an interval is said to have none. The baseline is
+    no protection but a guess, so its difference tells who wins, the attack without defense or the guess.
 
     >>> reading(METRICS["psnr"], -3.0, (-4.0, -2.0))
-    'lower: better protected'
+    'better protected'
     >>> reading(METRICS["lpips"], -0.3, (-0.4, -0.2))
-    'lower: worse protected'
+    'worse protected'
     >>> reading(METRICS["psnr"], -3.0, (-7.0, 1.0))
     'no clear difference'
     >>> reading(METRICS["psnr"], 3.0, (2.0, 4.0), baseline=True)
-    'higher: guessing beats the attack'
+    'guess beats attack'
     """
     if mean == 0 or (interval is not None and interval[0] <= 0 <= interval[1]):
         return "no clear difference"
-    direction = "higher" if mean > 0 else "lower"
     if metric.higher_is_closer is None:
-        return direction
+        return "higher" if mean > 0 else "lower"
     closer = (mean > 0) == metric.higher_is_closer
     if baseline:
-        meaning = "guessing beats the attack" if closer else "the attack beats guessing"
+        meaning = "guess beats attack" if closer else "attack beats guess"
     else:
         meaning = "worse protected" if closer else "better protected"
-    return f"{direction}: {meaning}" + ("" if interval is not None else " (no interval)")
+    return meaning if interval is not None else f"{meaning} (no interval)"
+
+
+def better_when(metric: Metric) -> str:
+    """Which direction of a metric is better for the client, in words; empty where it is not known.
+
+    >>> better_when(METRICS["ssim"]), better_when(METRICS["lpips"])
+    ('lower is better protected', 'higher is better protected')
+    """
+    if metric.higher_is_closer is None:
+        return ""
+    return f"{'lower' if metric.higher_is_closer else 'higher'} is better protected"

@@ -1,0 +1,90 @@
+"""Cards show each image once, and a page starts with few of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from shadow_defense.report.content import ArmPictures, Content, Exhibit
+from shadow_defense.report.exhibits import MOST_CARDS_AT_ONCE, attack_card, choices, display_width, noise_cards
+from shadow_defense.report.pictures import image_uri
+
+
+def _exhibit(**scores: float | None) -> Exhibit:
+    image = torch.full((1, 8, 8), 0.5)
+    first = ArmPictures(image, {"psnr_whole": 20.0, "ssim_whole": 0.5})
+    return Exhibit(
+        "train/1", "clinic", "attack", 1, "benign", image, {"none": first, "other": ArmPictures(image, scores)}
+    )
+
+
+def test_card_shows_every_arm_with_its_scores(content: Content) -> None:
+    exhibit = content.exhibits[0]
+    card = attack_card(exhibit)
+    assert card.original.source == image_uri(exhibit.original)
+    assert [arm.title for arm in card.arms] == list(exhibit.arms)
+    for shown, pictures in zip(card.arms, exhibit.arms.values(), strict=True):
+        assert shown.source == image_uri(pictures.reconstruction)
+        assert f"PSNR {pictures.scores['psnr_whole']:.1f}" in shown.lines[0].replace("\N{NO-BREAK SPACE}", " ")
+    assert "lower" in card.arms[2].lines[0]
+    assert "lower" not in card.arms[0].lines[0]
+
+
+def test_score_lines_compare_with_the_first_arm() -> None:
+    lines = attack_card(_exhibit(psnr_whole=23.5, ssim_whole=0.5)).arms[1].lines
+    assert [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] == [
+        "PSNR 23.5 dB, 3.5 higher",
+        "SSIM 0.50, same",
+    ]
+
+
+def test_missing_scores_are_dashes() -> None:
+    assert attack_card(_exhibit(psnr_whole=None)).arms[1].lines == ("PSNR –", "SSIM –")
+
+
+def test_an_image_attacked_twice_has_one_noise_card(content: Content) -> None:
+    cards = noise_cards(content.exhibits)
+    places = [(card.place.client, card.place.round, card.place.sample_id) for card in cards]
+    assert len(places) == len(set(places))
+    assert set(places) == {(e.client, e.round, e.sample_id) for e in content.exhibits}
+    assert [row.arm for row in cards[0].rows] == ["shadow (authors)", "shadow"]
+    titles = [picture.title for picture in cards[0].rows[0].pictures]
+    assert titles == ["Vulnerability", "Diagnosis (CAM)", "Noise", "Protected", "Rebuilt by shadow"]
+
+
+def test_arms_without_pictures_of_their_work_get_no_noise_card() -> None:
+    assert noise_cards([_exhibit()]) == []
+
+
+def test_noise_card_shows_only_what_was_kept() -> None:
+    exhibit = _exhibit()
+    kept = dataclasses.replace(exhibit.arms["other"], protected=torch.zeros(1, 8, 8))
+    card = noise_cards([dataclasses.replace(exhibit, arms={"none": exhibit.arms["none"], "other": kept})])[0]
+    assert card.limit is None
+    assert [picture.title for picture in card.rows[0].pictures] == ["Protected"]
+
+
+def test_small_pictures_grow_by_whole_factors() -> None:
+    for width in range(1, 65):
+        shown, pixelated = display_width(width)
+        assert pixelated
+        assert shown % width == 0
+        assert 160 <= shown < 160 + width
+
+
+def test_first_selection_is_small_and_not_empty(content: Content) -> None:
+    places = [attack_card(exhibit).place for exhibit in content.exhibits]
+    selectors = choices(places)
+    assert [selector.key for selector in selectors] == ["attack", "round", "client"]
+    shown = [
+        place
+        for place in places
+        if all(s.selected is None or str(getattr(place, s.key)) == s.selected for s in selectors)
+    ]
+    assert 0 < len(shown) <= MOST_CARDS_AT_ONCE
+
+
+def test_few_cards_need_no_selectors(content: Content) -> None:
+    places = [attack_card(exhibit).place for exhibit in content.exhibits[:MOST_CARDS_AT_ONCE]]
+    assert choices(places) == []
