@@ -79,6 +79,8 @@ class RunConfig(BaseModel):
         if not self.arms:
             raise ConfigError("arms is empty: name at least one, such as `fedavg: {defense: none}`")
         for name, attack in self.attacks.items():
+            if attack.rounds == ():
+                raise ConfigError(f"attacks.{name}.rounds is empty: name rounds, or null for the first and the last")
             late = [round for round in attack.rounds or () if not 1 <= round <= self.training.rounds]
             if late:
                 raise ConfigError(

@@ -16,17 +16,26 @@ from shadow_defense.errors import RunError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends without an error.
+
+    Raises :class:`RunError` naming ``path`` when the disk is full or the folder cannot be written.
+    """
     # The suffix stays last: writers such as Pillow read the format from it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"cannot write {path}: {reason}; make the folder writable, free space, or choose another"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,27 +49,34 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises :class:`RunError` naming the file when it is missing or damaged."""
+def read_json(path: Path, mend: str = "delete it to have it computed again") -> Any:
+    """Read a JSON file. Raises :class:`RunError` naming the file, and ``mend``, when it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"cannot read {path}: {error}; delete it to have it computed again") from error
+        raise RunError(f"cannot read {path}: {error}; {mend}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Write named tensors as safetensors, with ``metadata`` as one JSON string under the key ``json``."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={"json": json.dumps(metadata or {}, allow_nan=False)})
+        try:
+            save_file(contiguous, temporary, metadata={"json": json.dumps(metadata or {}, allow_nan=False)})
+        except SafetensorError as error:
+            # What the system refused comes in the library's own type.
+            raise OSError(str(error)) from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: Path, mend: str = "give a file that this project wrote"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and metadata written by :func:`write_tensors`; other safetensors files give empty metadata.
 
-    Raises :class:`RunError` naming the file when it is missing or damaged.
+    Raises :class:`RunError` naming the file, and ``mend``, when it is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -71,7 +87,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is no JSON object")
     except (OSError, SafetensorError, json.JSONDecodeError, ValueError) as error:
-        raise RunError(f"cannot read {path} as safetensors: {error}; give a file that this project wrote") from error
+        raise RunError(f"cannot read {path} as safetensors: {error}; {mend}") from error
     return tensors, metadata
 
 

@@ -38,7 +38,8 @@ def _explain(failure: ValidationError, model: type[BaseModel], where: str) -> st
         known = _fields_at(model, location[:-1])
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f" did you mean '{nearest[0]}'?" if nearest else ""
-        line = f"unknown key '{key}':{hint} known here are: {', '.join(sorted(known))}"
+        expected = f"known here are: {', '.join(sorted(known))}" if known else "nothing can be set here; leave it out"
+        line = f"unknown key '{key}':{hint} {expected}"
     else:
         line = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
     return line + (f" (and {len(others)} more)" if others else "")

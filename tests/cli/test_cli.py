@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,40 @@ def test_data_and_config_commands_print_what_they_say() -> None:
     schema = run("config", "schema").stdout
     assert "training.rounds: int" in schema
     assert "data.split.kind" in schema
+
+
+def test_an_interrupt_ends_every_process_with_one_line_and_130(tmp_path: Path) -> None:
+    """Only the command is interrupted, as by a supervisor: its worker processes must not live on."""
+    folder = tmp_path / "run"
+    settings = ["data.image_size=16", "generator.steps=0", "training.rounds=10000", "workers=2", "metrics.lpips=null"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    with subprocess.Popen(
+        [*COMMAND, "run", "demo", "--out", str(folder), *overrides],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not list(folder.glob("arms/*/history.json")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "shadow-defense: stopped; the same command goes on from here"
+    assert "Traceback" not in errors
+    # Stopped training writes nothing more; communicate() has already waited for all who held the error stream.
+    written = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    time.sleep(2)
+    assert written == sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+
+
+def test_quiet_prints_nothing_and_a_pipe_gets_no_bars(tmp_path: Path) -> None:
+    overrides = ["--set", "data.image_size=16", "--set", "generator.steps=1", "--set", "metrics.lpips=null"]
+    made = run("pretrain", "made", "--config", "demo", *overrides, "--quiet", folder=tmp_path)
+    assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
+    again = run("pretrain", "made", folder=tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    refused = run("report", "made", folder=tmp_path)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1

@@ -44,7 +44,7 @@ def finish(*arguments: str) -> None:
 
 @pytest.mark.slow
 def test_all_stages_and_every_kill_between_them_give_the_same_numbers(tiny_file: Path, tmp_path: Path) -> None:
-    """SIGKILL at times spread over the whole run: started again, it ends with the unbroken run's numbers, to the bit."""
+    """SIGKILL at times spread over the whole run: started again, it ends with the same numbers, to the bit."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     started = time.monotonic()
     finish("run", str(tiny_file), "--out", str(unbroken), "--quiet")
@@ -103,8 +103,8 @@ def test_stages_say_what_must_run_before_them(tiny: dict[str, Any], tmp_path: Pa
     run = Run.create(tmp_path / "run", config_from(tiny))
     wanted = {
         "train": "no shadow generator yet: run `shadow-defense pretrain",
-        "attack": "was not kept: run `shadow-defense train",
-        "evaluate": "not trained yet: run `shadow-defense train",
+        "attack": "is not at round 1 yet: run `shadow-defense train",
+        "evaluate": "not fully trained yet: run `shadow-defense train",
         "report": "no results yet: run `shadow-defense evaluate",
     }
     for stage, message in wanted.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shadow_defense.attacks.threat_model import ThreatModel
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import ThreatModelError
+from shadow_defense.errors import RunError, ThreatModelError
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.models.functional import LossFunction
@@ -159,16 +159,21 @@ class Reconstruction:
 
     @classmethod
     def load(cls, path: Path) -> Reconstruction:
-        tensors, metadata = read_tensors(path)
-        return cls(
-            tensors["images"],
-            tensors["labels"],
-            _infinite_if_none(metadata["matching_loss"]),
-            metadata["iterations"],
-            metadata["seconds"],
-            tuple(map(_infinite_if_none, metadata["history"])),
-            tuple(metadata["notes"]),
-        )
+        """Read what :meth:`save` wrote. Raises :class:`RunError` naming any other file."""
+        mend = "delete it and run the stage `attack` to have it computed again"
+        tensors, metadata = read_tensors(path, mend)
+        try:
+            return cls(
+                tensors["images"],
+                tensors["labels"],
+                _infinite_if_none(metadata["matching_loss"]),
+                metadata["iterations"],
+                metadata["seconds"],
+                tuple(map(_infinite_if_none, metadata["history"])),
+                tuple(metadata["notes"]),
+            )
+        except KeyError as error:
+            raise RunError(f"{path} holds no reconstruction (no {error}); {mend}") from error
 
 
 def _finite_or_none(loss: float) -> float | None:

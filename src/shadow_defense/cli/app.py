@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from shadow_defense.errors import ShadowDefenseError
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.run import Run
 
+
+class Interruptible(TyperGroup):
+    """Commands that an interrupt ends with one line and 130: typer's own answer differs between its versions."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("shadow-defense: stopped; the same command goes on from here", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="shadow-defense",
+    cls=Interruptible,
     help="Train federated with Shadow Defense, attack the updates, and see what leaks.",
     no_args_is_help=True,
     add_completion=False,
@@ -73,7 +87,7 @@ def _summary(run: Run) -> None:
     from shadow_defense.files import read_json
 
     console = Console()
-    results = read_json(run.results_path)
+    results = read_json(run.results_path, f"run `shadow-defense evaluate {run.folder}` again")
     console.print(summary_table(results))
     for sentence in results["verdict"]:
         console.print(f"  {sentence}", highlight=False, markup=False)
@@ -201,11 +215,8 @@ def _fail(message: str) -> NoReturn:
 
 
 def run_app() -> None:
-    """Run the commands; a user's error is one line on standard error and exit code 2, an interrupt is 130."""
+    """Run the commands; a user's error is one line on standard error and exit code 2."""
     try:
         app(standalone_mode=True)
     except ShadowDefenseError as error:
         _fail(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(130)

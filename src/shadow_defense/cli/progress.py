@@ -45,6 +45,8 @@ class BarProgress(Progress):
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
             transient=True,
+            # Into a file or a pipe go only the lines of finished tasks.
+            disable=not console.is_terminal,
         )
 
     def start(self, name: str, total: int) -> Task:

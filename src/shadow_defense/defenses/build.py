@@ -76,9 +76,7 @@ class Kind:
 
 
 DEFENSES: dict[str, Kind] = {
-    "none": Kind(
-        "plain FedAvg, nothing protected", ("paper",), lambda _, **options: NoSettings(**options), _no_defense
-    ),
+    "none": Kind("plain FedAvg, nothing protected", ("paper",), _no_settings, _no_defense),
     "shadow": Kind(
         "noise where a shadow generator can rebuild the image (Jiang et al. 2025)",
         tuple(SHADOW_PRESETS),

@@ -14,7 +14,7 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.rounds import read_journal, round_folder, train_again
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.progress import Progress
@@ -44,13 +44,14 @@ def jobs(run: Run) -> list[Job]:
 
 def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
     """What the job's attacker sees, cut to its threat model."""
-    place = round_folder(run.arm_folder(job.arm), job.round)
-    if not (place / "global.safetensors").exists():
+    arm = run.arm_folder(job.arm)
+    if read_journal(arm)[0] <= job.round:
         raise RunError(
-            f"round {job.round + 1} of arm '{job.arm}' was not kept: run `shadow-defense train {run.folder}`"
+            f"arm '{job.arm}' is not at round {job.round + 1} yet: run `shadow-defense train {run.folder}` first"
         )
-    global_state, _ = read_tensors(place / "global.safetensors")
-    update = ModelUpdate.load(place / f"update-{job.client}.safetensors")
+    place, mend = round_folder(arm, job.round), train_again(arm)
+    global_state, _ = read_tensors(place / "global.safetensors", mend)
+    update = ModelUpdate.load(place / f"update-{job.client}.safetensors", mend)
     update.check_against(global_state)
     data, training, client = run.dataset, run.config.training, run.client(job.client)
     return observe(

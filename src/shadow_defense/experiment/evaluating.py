@@ -18,8 +18,8 @@ from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import Score, score_all
 from shadow_defense.experiment.tables import all_tables
-from shadow_defense.experiment.training import rounds_done
 from shadow_defense.experiment.verdict import verdict
+from shadow_defense.federated.rounds import read_journal
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.content import Content
@@ -35,7 +35,7 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]
         "title": run.config.title,
         "seed": run.config.seed,
         "created": datetime.date.today().isoformat(),
-        "command": f"shadow-defense run {run.folder / 'config.yaml'}",
+        "command": f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again",
         "versions": _versions(),
         "config": run.config.as_dict(),
         "data": _data(run),
@@ -60,8 +60,8 @@ def report_stage(run: Run, progress: Progress | None = None) -> None:
     """Write ``report.html`` from the results and the stored pictures."""
     if not run.results_path.exists():
         raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
-    results = read_json(run.results_path)
-    scores = read_json(run.folder / "scores.json")
+    mend = f"run `shadow-defense evaluate {run.folder}` again"
+    results, scores = read_json(run.results_path, mend), read_json(run.folder / "scores.json", mend)
     task = (progress or Progress()).start("writing the report", 1)
     write_report(run.report_path, Content(results, collect_exhibits(run, scores)))
     task.advance()
@@ -133,9 +133,9 @@ def _data_hash(data: FederatedDataset) -> str:
 def _arms(run: Run) -> dict[str, Any]:
     arms = {}
     for arm, settings in run.config.arms.items():
-        if rounds_done(run, arm) < run.config.training.rounds:
+        rounds_done, history = read_journal(run.arm_folder(arm))
+        if rounds_done < run.config.training.rounds:
             raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
-        history = read_json(run.arm_folder(arm) / "history.json")["history"]
         kind = settings.kind()
         arms[arm] = {
             "defense": settings.defense,

@@ -10,7 +10,8 @@ from torch import Tensor
 from shadow_defense.experiment.attacking import Job
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import MEAN_IMAGE, load_reconstruction
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.experiment.tables import COLUMNS
+from shadow_defense.federated.rounds import round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.report.content import ArmPictures, Exhibit
 from shadow_defense.shadow.sample_store import unpack_samples
@@ -29,14 +30,17 @@ def collect_exhibits(run: Run, scores: Sequence[Mapping[str, Any]]) -> tuple[Exh
     each = max(1, MOST_EXHIBITS // max(len(by_update), 1))
     exhibits: list[Exhibit] = []
     for (attack, round, client), by_arm in by_update.items():
-        for row in _first_rows(by_arm[arms[0]]["rows"], each):
+        for row in _first_rows(run, client, by_arm[arms[0]]["rows"], each):
             if len(exhibits) < MOST_EXHIBITS:
                 exhibits.append(_exhibit(run, attack, round, client, row["sample_id"], by_arm))
     return tuple(exhibits)
 
 
-def _first_rows(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["sample_id"] is not None][:count]
+def _first_rows(run: Run, client: str, rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    # In the client's order: only its first images have explanations.
+    position = {sample: index for index, sample in enumerate(run.client(client).train.sample_ids)}
+    matched = [row for row in rows if row["sample_id"] is not None]
+    return sorted(matched, key=lambda row: position[row["sample_id"]])[:count]
 
 
 def _exhibit(
@@ -52,7 +56,8 @@ def _exhibit(
         row = next((row for row in score["rows"] if row["sample_id"] == sample_id), None)
         if row is not None:
             rebuilt = load_reconstruction(run, Job(arm, attack, round, client)).images[row["reconstruction"]]
-            arms[arm] = ArmPictures(rebuilt, row, **_explanation(run, arm, round, client, sample_id))
+            measured = {column: row[column] for column in COLUMNS}
+            arms[arm] = ArmPictures(rebuilt, measured, **_explanation(run, arm, round, client, sample_id))
     return Exhibit(
         sample_id=sample_id,
         client=client,
@@ -68,8 +73,9 @@ def _explanation(run: Run, arm: str, round: int, client: str, sample_id: str) ->
     path = round_folder(run.arm_folder(arm), round) / f"explanation-{client}.safetensors"
     if not path.exists():
         return {}
-    tensors, _ = read_tensors(path)
-    pictures = {name: unpack_samples(packed)[sample_id] for name, packed in nest_tensors(tensors).items()}
+    tensors, _ = read_tensors(path, train_again(run.arm_folder(arm)))
+    kept = {name: unpack_samples(packed) for name, packed in nest_tensors(tensors).items()}
+    pictures = {name: samples[sample_id] for name, samples in kept.items() if sample_id in samples}
     normalisation = run.dataset.normalisation
     shown: dict[str, Tensor] = {}
     for name in ("protected", "rebuilt"):

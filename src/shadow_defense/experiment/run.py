@@ -13,7 +13,7 @@ from torch import nn
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.errors import ConfigError, RunError
+from shadow_defense.errors import ConfigError, RunError, ShadowDefenseError
 from shadow_defense.files import write_text
 from shadow_defense.models.build import build_model
 
@@ -41,8 +41,10 @@ class Run:
         """
         config = _with_absolute_paths(config)
         written = folder / "config.yaml"
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file: choose another folder with --out")
         if restart and written.exists():
-            shutil.rmtree(folder)
+            _delete_run(folder)
         if written.exists():
             earlier = cls.open(folder)
             if earlier.config.fingerprint() != config.fingerprint():
@@ -64,9 +66,15 @@ class Run:
         if not written.is_file():
             raise RunError(f"{folder} is no run directory (it has no config.yaml): give one, or --config to create it")
         try:
-            return cls(folder, config_from(yaml.safe_load(written.read_text(encoding="utf-8"))))
-        except (yaml.YAMLError, TypeError, ConfigError) as error:
-            raise RunError(f"{written} cannot be read as a configuration: {error}") from error
+            values = yaml.safe_load(written.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ConfigError("it holds no keys and values")
+            return cls(folder, config_from(values))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, ShadowDefenseError) as error:
+            raise RunError(
+                f"{written} cannot be read as a configuration: {' '.join(str(error).split())}; write the run's "
+                "configuration there again (`shadow-defense config show` prints one), or begin anew with --restart"
+            ) from error
 
     @cached_property
     def dataset(self) -> FederatedDataset:
@@ -132,6 +140,21 @@ class Run:
                 f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
             )
         return chosen
+
+
+WRITTEN = frozenset(
+    {"config.yaml", "shadow", "arms", "attacks", "scores.json", "results.csv", "results.json", "report.html"}
+)
+"""All that a run writes into its folder."""
+
+
+def _delete_run(folder: Path) -> None:
+    """Delete a run directory. Raises :class:`RunError` when anything else lies in it: that is the user's."""
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.match(".*.partial*")]
+    for entry in entries:
+        if entry.name not in WRITTEN:
+            raise RunError(f"{entry} was written by no run: move it away, or choose another folder with --out")
+    shutil.rmtree(folder)
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -14,6 +14,7 @@ from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.attacking import Job, jobs, mean_image
 from shadow_defense.experiment.run import Run
+from shadow_defense.federated.rounds import read_journal, state_folder, train_again
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.lpips import Lpips, load_lpips
@@ -49,10 +50,10 @@ class Foreground:
         self._share = run.config.metrics.foreground_share
         self._model = run.new_model()
         arm = next(iter(run.config.arms))
-        folders = sorted(run.arm_folder(arm).glob("state-*"))
-        if not folders:
-            raise RunError(f"arm '{arm}' is not trained yet: run `shadow-defense train {run.folder}` first")
-        state, _ = read_tensors(folders[-1] / "global.safetensors")
+        folder, rounds = run.arm_folder(arm), run.config.training.rounds
+        if read_journal(folder)[0] < rounds:
+            raise RunError(f"arm '{arm}' is not fully trained yet: run `shadow-defense train {run.folder}` first")
+        state, _ = read_tensors(state_folder(folder, rounds) / "global.safetensors", train_again(folder))
         self._model.load_state_dict(state)
 
     def cams(self, images: ImageSet) -> Tensor:

@@ -14,11 +14,12 @@ from shadow_defense.defenses.build import Resources
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call, CountingProgress, run_parallel, worker_count
-from shadow_defense.federated.rounds import TRAINING, Federation
-from shadow_defense.files import atomic_path, read_json
+from shadow_defense.federated.rounds import TRAINING, Federation, read_journal
+from shadow_defense.files import atomic_path
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator, check_generator
 from shadow_defense.generators.training import pretrain
+from shadow_defense.metrics.lpips import load_lpips
 from shadow_defense.metrics.utility import utility_from_logits
 from shadow_defense.models.functional import training_mode
 from shadow_defense.progress import Progress
@@ -29,10 +30,20 @@ def needs_generator(run: Run) -> bool:
     return any(arm.kind().needs_generator for arm in run.config.arms.values())
 
 
+def check_run(run: Run) -> None:
+    """Raise now what a later stage would raise after hours: the model, the attacked clients, the weights of LPIPS."""
+    run.new_model()
+    run.kept()
+    metrics = run.config.metrics
+    if metrics.lpips:
+        load_lpips(metrics.lpips, metrics.lpips_weights)
+
+
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the shadow generator on the public images, or take the one that the configuration names."""
     if not needs_generator(run) or run.generator_path.exists():
         return
+    check_run(run)
     settings = run.config.generator
     if settings.path is None:
         pretrain(
@@ -109,9 +120,9 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
     waiting = [arm for arm in run.config.arms if rounds_done(run, arm) < run.config.training.rounds]
     if not waiting:
         return
-    # Here, so that what is wrong with the data, the generator or the attacked clients is said once and at once.
+    # Here, so that what is wrong is said once and at once, not by every process.
     _generator(run)
-    run.kept()
+    check_run(run)
     run_parallel(
         ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
         workers=worker_count(run.config.workers, len(waiting)),
@@ -125,5 +136,4 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
 
 def rounds_done(run: Run, arm: str) -> int:
     """How many whole rounds of an arm are on disk."""
-    journal = run.arm_folder(arm) / "history.json"
-    return read_json(journal)["rounds_done"] if journal.exists() else 0
+    return read_journal(run.arm_folder(arm))[0]

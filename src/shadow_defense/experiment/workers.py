@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_long
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -76,11 +77,12 @@ def run_parallel(
 
     Raises:
         RunError: when a process was killed, usually for lack of memory; finished work is kept.
-        Whatever a call raises, after which no further calls are started.
+        Whatever a call raises, after which the other processes are ended: their files are whole or absent.
     """
     task = progress.start(name, total_steps)
     context = multiprocessing.get_context("spawn")
     steps_done = context.Value(c_long, 0)
+    earlier, processes = set(multiprocessing.active_children()), set[BaseProcess]()
     running: dict[Future[Any], Key] = {}
     seen, exhausted = 0, False
     try:
@@ -97,13 +99,19 @@ def run_parallel(
                             key, call = following
                             running[pool.submit(call.function, *call.arguments)] = key
                     done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    processes |= set(multiprocessing.active_children()) - earlier
+                    if any(process.exitcode for process in processes):
+                        # The pool may miss the death of the process that it started last, and wait for the others.
+                        raise BrokenProcessPool
                     now = steps_done.value
                     task.advance(now - seen)
                     seen = now
                     for future in done:
                         finished(running.pop(future), future.result())
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Not left to end by themselves: that may take hours, without a bar and for nothing.
+                for process in processes | set(multiprocessing.active_children()) - earlier:
+                    process.terminate()
                 raise
     except BrokenProcessPool as error:
         raise RunError(

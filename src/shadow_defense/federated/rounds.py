@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.defenses.base import Defense
+from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.federated.client import LocalResult, train_locally
 from shadow_defense.federated.server import apply_update, average_updates
 from shadow_defense.federated.settings import TrainingSettings
@@ -122,7 +123,7 @@ class Federation:
 
     def _save(self) -> None:
         # The journal is renamed into place last: a kill before that leaves the previous round's state in force.
-        place = self._state_folder(self.rounds_done)
+        place = state_folder(self.folder, self.rounds_done)
         write_tensors(place / "global.safetensors", self.global_state)
         for client, defense in self.defenses.items():
             write_tensors(place / f"defense-{client}.safetensors", flatten_tensors(defense.state_dict()))
@@ -132,19 +133,50 @@ class Federation:
                 shutil.rmtree(old)
 
     def _resume(self) -> None:
-        journal = self.folder / "history.json"
-        if not journal.exists():
+        if not (self.folder / "history.json").exists():
             return
-        record = read_json(journal)
-        self.rounds_done, self.history = record["rounds_done"], record["history"]
-        place = self._state_folder(self.rounds_done)
-        self.global_state, _ = read_tensors(place / "global.safetensors")
+        self.rounds_done, self.history = read_journal(self.folder)
+        place, mend = state_folder(self.folder, self.rounds_done), train_again(self.folder)
+        self.global_state, _ = read_tensors(place / "global.safetensors", mend)
+        try:
+            self.model.load_state_dict(self.global_state)
+        except RuntimeError as error:
+            raise RunError(f"{place / 'global.safetensors'} is of another model; {mend}") from error
         for client, defense in self.defenses.items():
-            tensors, _ = read_tensors(place / f"defense-{client}.safetensors")
-            defense.load_state_dict(nest_tensors(tensors))
+            path = place / f"defense-{client}.safetensors"
+            tensors, _ = read_tensors(path, mend)
+            try:
+                defense.load_state_dict(nest_tensors(tensors))
+            except ShadowDefenseError as error:
+                raise RunError(f"{path} does not fit this run: {error}; {mend}") from error
 
-    def _state_folder(self, rounds_done: int) -> Path:
-        return self.folder / f"state-{rounds_done:04d}"
+
+def read_journal(folder: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The number of whole rounds of the training below ``folder``, and what was measured in each.
+
+    Raises :class:`RunError` when the journal is damaged.
+    """
+    path = folder / "history.json"
+    if not path.exists():
+        return 0, []
+    record = read_json(path, train_again(folder))
+    try:
+        rounds_done, history = int(record["rounds_done"]), list(record["history"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is no journal of a training; {train_again(folder)}") from error
+    return rounds_done, history
+
+
+def train_again(folder: Path) -> str:
+    """How a training with a damaged file is mended: every draw is named, so that the same numbers come again."""
+    return (
+        f"delete {folder / 'history.json'} and run the stage `train`: it begins at round 1, the numbers stay the same"
+    )
+
+
+def state_folder(folder: Path, rounds_done: int) -> Path:
+    """Where the state after so many whole rounds lies below a training's folder."""
+    return folder / f"state-{rounds_done:04d}"
 
 
 def round_folder(folder: Path, round: int) -> Path:

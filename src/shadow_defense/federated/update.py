@@ -63,20 +63,18 @@ class ModelUpdate:
         write_tensors(path, self.tensors, {**metadata, "round": self.round, "client": self.client})
 
     @classmethod
-    def load(cls, path: Path) -> ModelUpdate:
-        """Read what :meth:`save` wrote. Raises :class:`UpdateError` for any other file."""
+    def load(cls, path: Path, mend: str = "give a file that a training run wrote") -> ModelUpdate:
+        """Read what :meth:`save` wrote. Raises :class:`UpdateError`, ending in ``mend``, for any other file."""
         try:
-            tensors, metadata = read_tensors(path)
+            tensors, metadata = read_tensors(path, mend)
         except RunError as error:
             raise UpdateError(str(error)) from error
         if metadata.get("kind") != "update":
-            raise UpdateError(f"{path} holds no model update: give a file that a training run wrote")
+            raise UpdateError(f"{path} holds no model update; {mend}")
         try:
             return cls(tensors, metadata["samples"], metadata["steps"], metadata["round"], metadata["client"])
         except KeyError as error:
-            raise UpdateError(
-                f"{path} has no {error} in its metadata: give a file that a training run wrote"
-            ) from error
+            raise UpdateError(f"{path} has no {error} in its metadata; {mend}") from error
 
 
 def state_difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

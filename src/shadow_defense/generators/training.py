@@ -146,7 +146,7 @@ def pretrain(
     checkpoint = folder / "checkpoint.safetensors"
     losses: list[dict[str, float]] = []
     if checkpoint.exists():
-        tensors, metadata = read_tensors(checkpoint)
+        tensors, metadata = read_tensors(checkpoint, "delete it to begin the pre-training anew")
         try:
             training.load_state_dict(nest_tensors(tensors))
             losses = metadata["losses"]

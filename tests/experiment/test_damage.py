@@ -1,0 +1,159 @@
+"""Folders and files that are not what a run left: one line that names the file and how to mend it, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shadow_defense.config import config_from
+from shadow_defense.errors import RunError, ShadowDefenseError
+from shadow_defense.experiment.attacking import build_observation, jobs
+from shadow_defense.experiment.exhibits import collect_exhibits
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.stages import STAGES
+from shadow_defense.experiment.training import pretrain_stage, train_arm
+from shadow_defense.federated.rounds import MOST_EXPLAINED
+from shadow_defense.files import write_tensors
+from shadow_defense.progress import Progress
+from shadow_defense.seeds import seed_for
+from tests.experiment.conftest import numbers
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"model": {"name": "lenet", "normalisation": "group"}}, "set model.normalisation to none"),
+        ({"metrics": {"lpips": "alexnet"}}, "'alexnet' has no weights"),
+        ({"attacks": {"ig": {"clients": ["client-7"]}}}, "names 'client-7'"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_said_before_the_first(
+    tiny: dict[str, Any], tmp_path: Path, change: dict[str, Any], wanted: str
+) -> None:
+    run = Run.create(tmp_path / "run", config_from({**tiny, **change}))
+    with pytest.raises(ShadowDefenseError, match=wanted):
+        pretrain_stage(run)
+    assert [path.name for path in run.folder.iterdir()] == ["config.yaml"]
+
+
+def test_restart_deletes_only_what_runs_write(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A user's own folder may well hold a config.yaml, beside the data."""
+    folder = tmp_path / "project"
+    Run.create(folder, config_from(tiny))
+    (folder / "images").mkdir()
+    (folder / "images" / "patient.png").write_bytes(b"irreplaceable")
+    with pytest.raises(RunError, match=r"images was written by no run"):
+        Run.create(folder, config_from(tiny), restart=True)
+    assert (folder / "images" / "patient.png").read_bytes() == b"irreplaceable"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"title: [", b"\xff\xfe", b"- 1\n", b"seed: many\n", b"arms: {x: {defense: y}}\n"]
+)
+def test_a_damaged_configuration_is_one_line_and_restart_mends_it(
+    tiny: dict[str, Any], tmp_path: Path, content: bytes
+) -> None:
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    (run.folder / "config.yaml").write_bytes(content)
+    for attempt in (lambda: Run.open(run.folder), lambda: Run.create(run.folder, config_from(tiny))):
+        with pytest.raises(RunError, match=r"config.yaml cannot be read as a configuration.*--restart") as error:
+            attempt()
+        assert "\n" not in str(error.value)
+    assert Run.create(run.folder, config_from(tiny), restart=True).config == run.config
+
+
+def test_a_run_cannot_be_a_file_or_lie_in_one(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(RunError, match="is a file: choose another folder"):
+        Run.create(tmp_path / "file", config_from(tiny))
+    with pytest.raises(RunError, match=r"cannot write .*config.yaml"):
+        Run.create(tmp_path / "file" / "run", config_from(tiny))
+
+
+def train_stage_here(run: Run, progress: Progress) -> None:
+    for arm in run.config.arms:
+        train_arm(run, arm)
+
+
+def attack_stage_here(run: Run, progress: Progress) -> None:
+    """The stage ``attack`` in this process: starting others would take most of the test's time."""
+    for job in jobs(run):
+        path = run.reconstruction_path(job.arm, job.attack, job.round, job.client)
+        if not path.exists():
+            observation = build_observation(run, job, run.new_model())
+            seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
+            run.config.attacks[job.attack].build().reconstruct(observation, seed=seed).save(path)
+
+
+@pytest.mark.slow
+def test_every_damaged_file_is_named_and_mended_as_its_line_says(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A file cut in half: one line that names it; done as the line says, the run ends with the same numbers."""
+    tiny["attacks"]["ig"]["rounds"] = [1]
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    stages = (pretrain_stage, train_stage_here, attack_stage_here, STAGES["evaluate"], STAGES["report"])
+    for stage in stages:
+        stage(run, Progress())
+    whole = numbers(json.loads(run.results_path.read_text()))
+    arm = run.arm_folder("shadow")
+    rebuilt = run.reconstruction_path("shadow", "ig", 0, "client-1")
+    places = {
+        arm / "history.json": arm / "history.json",
+        arm / "state-0003" / "global.safetensors": arm / "history.json",
+        arm / "state-0003" / "defense-client-1.safetensors": arm / "history.json",
+        arm / "round-0000" / "global.safetensors": arm / "history.json",
+        arm / "round-0000" / "update-client-1.safetensors": arm / "history.json",
+        arm / "round-0000" / "explanation-client-1.safetensors": arm / "history.json",
+        rebuilt: rebuilt,
+    }
+    for damaged, deleted in places.items():
+        if damaged.name.startswith(("global", "update")):
+            # Read by the attack alone.
+            rebuilt.unlink(missing_ok=True)
+        damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+        with pytest.raises(ShadowDefenseError) as error:
+            for stage in stages:
+                stage(run, Progress())
+        line = str(error.value)
+        assert str(damaged) in line and "\n" not in line
+        assert ("delete it" if damaged == rebuilt else f"delete {deleted}") in line
+        deleted.unlink()
+        for stage in stages:
+            stage(run, Progress())
+        assert numbers(json.loads(run.results_path.read_text())) == whole, damaged
+    for name in ("results.json", "scores.json"):
+        (run.folder / name).write_text("{")
+        with pytest.raises(RunError, match=rf"{name}.*run `shadow-defense evaluate"):
+            STAGES["report"](run, Progress())
+        STAGES["evaluate"](run, Progress())
+    STAGES["report"](run, Progress())
+
+
+def test_a_state_of_another_model_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["arms"] = {"fedavg": {"defense": "none"}}
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    train_arm(run, "fedavg")
+    write_tensors(run.arm_folder("fedavg") / "state-0003" / "global.safetensors", {"other": torch.zeros(1)})
+    with pytest.raises(RunError, match=r"global.safetensors is of another model; delete .*history.json"):
+        train_arm(run, "fedavg")
+    (run.arm_folder("fedavg") / "history.json").write_text("{}")
+    with pytest.raises(RunError, match=r"history.json is no journal of a training; delete"):
+        train_arm(run, "fedavg")
+
+
+def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["data"]["split"]["sizes"] = [MOST_EXPLAINED + 4]
+    tiny["attacks"]["ig"] = {"options": {"iterations": 1}, "rounds": [1]}
+    tiny["training"]["rounds"] = 1
+    tiny["arms"] = {"shadow": {"defense": "shadow", "options": {"latent_iterations": 1}}}
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    for stage in (pretrain_stage, train_stage_here, attack_stage_here, STAGES["evaluate"]):
+        stage(run, Progress())
+    exhibits = collect_exhibits(run, json.loads((run.folder / "scores.json").read_text()))
+    names = run.client("client-1").train.sample_ids
+    assert [exhibit.sample_id for exhibit in exhibits] == list(names)
+    explained = [exhibit.arms["shadow"].noise is not None for exhibit in exhibits]
+    assert explained == [True] * MOST_EXPLAINED + [False] * 4
