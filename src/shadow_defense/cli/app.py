@@ -83,12 +83,13 @@ def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, r
 def _summary(run: Run) -> None:
     from rich.console import Console
 
-    from shadow_defense.cli.summary import summary_table
+    from shadow_defense.cli.summary import summary_tables
     from shadow_defense.files import read_json
 
     console = Console()
     results = read_json(run.results_path, f"run `shadow-defense evaluate {run.folder}` again")
-    console.print(summary_table(results))
+    for table in summary_tables(results):
+        console.print(table)
     for sentence in results["verdict"]:
         console.print(f"  {sentence}", highlight=False, markup=False)
     console.print(f"\nOpen {run.report_path.resolve().as_uri()}", highlight=False, soft_wrap=True)

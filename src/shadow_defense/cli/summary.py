@@ -18,19 +18,19 @@ def _cell(value: Mapping[str, Any] | None, form: str) -> str:
     return f"{value['mean']:{form}}{half}"
 
 
-def summary_table(results: Mapping[str, Any]) -> Table:
-    """Per attack and arm: what the attacker reaches (mean ± half the 95 % interval) and what the task reaches."""
-    table = Table(title="What the attacker rebuilds, and what the task reaches")
-    for heading in ("attack", "arm"):
-        table.add_column(heading)
-    for heading in (*(heading for _, heading, _ in COLUMNS), "macro F1"):
-        table.add_column(heading, justify="right")
+def summary_tables(results: Mapping[str, Any]) -> list[Table]:
+    """For each attack: what it reaches in each arm (mean ± half the 95 % interval), and what the task reaches."""
+    tables = []
     for entry in results["tables"]:
         if entry["round"] is not None:
             continue
+        table = Table(title=f"What {entry['attack']} rebuilds, and what the task reaches", title_justify="left")
+        table.add_column("arm")
+        for heading in (*(heading for _, heading, _ in COLUMNS), "macro F1"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in entry["rows"]:
             cells = [_cell(row["metrics"].get(column), form) for column, _, form in COLUMNS]
             arm = results["arms"].get(row["arm"])
-            table.add_row(entry["attack"], row["arm"], *cells, f"{arm['test']['f1_macro']:.3f}" if arm else "-")
-        table.add_section()
-    return table
+            table.add_row(row["arm"], *cells, f"{arm['test']['f1_macro']:.3f}" if arm else "-")
+        tables.append(table)
+    return tables
