@@ -161,7 +161,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """So that a run goes on from any working directory."""
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()
+        return None if path is None else path.expanduser().resolve()
 
     data = config.data.model_copy(
         update={"path": absolute(config.data.path), "public_path": absolute(config.data.public_path)}
