@@ -25,6 +25,7 @@ from shadow_defense.progress import Progress
 from shadow_defense.report.content import Content
 from shadow_defense.report.csv_rows import results_csv
 from shadow_defense.report.page import write_report
+from shadow_defense.shadow.settings import ShadowSettings
 
 
 def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]:
@@ -167,5 +168,11 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
             else f"the top {run.config.metrics.foreground_share:.0%} of Grad-CAM++ of the first arm's final model."
         ),
     ]
+    spared = [arm.kind().settings(arm.preset, **arm.options) for arm in run.config.arms.values()]
+    if any(isinstance(arm, ShadowSettings) and arm.foreground and arm.foreground_temperature >= 1 for arm in spared):
+        notes.append(
+            "At the published temperature (20) the sparing of the foreground is nearly the same for every pixel: the "
+            "diagnosis map is shown, but it hardly moves the noise (docs/method.md)."
+        )
     assumed = {note: f"{score.attack}: {note}." for score in scores for note in score.notes}
     return notes + list(assumed.values())
