@@ -156,8 +156,10 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
         "train": "train mode, with the statistics of each batch where the model has batch norm",
         "eval": "eval mode, with frozen batch-norm statistics",
     }[training.batch_norm]
+    # Smooth activations leak more: which one is there belongs to the reading of the numbers.
+    activation = f" ({model.activation})" if model.name == "convnet" else ""
     notes = [
-        f"The task model is {model.name} with {model.normalisation} normalisation; clients train in {mode}.",
+        f"The task model is {model.name}{activation} with {model.normalisation} normalisation; clients train in {mode}.",
         "PSNR and SSIM: higher means that the attacker sees more. LPIPS: lower means that the attacker sees more.",
         "Reconstructions are matched to the client's images one to one (optimal assignment by PSNR); 'best match' is "
         "the paper's form, in which every metric takes its own best over all of the client's images.",
