@@ -159,7 +159,8 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
     # Smooth activations leak more: which one is there belongs to the reading of the numbers.
     activation = f" ({model.activation})" if model.name == "convnet" else ""
     notes = [
-        f"The task model is {model.name}{activation} with {model.normalisation} normalisation; clients train in {mode}.",
+        f"The task model is {model.name}{activation} with {model.normalisation} normalisation; "
+        f"clients train in {mode}.",
         "PSNR and SSIM: higher means that the attacker sees more. LPIPS: lower means that the attacker sees more.",
         "Reconstructions are matched to the client's images one to one (optimal assignment by PSNR); 'best match' is "
         "the paper's form, in which every metric takes its own best over all of the client's images.",
