@@ -17,7 +17,7 @@ import torch
 from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.attacking import build_observation, jobs, mean_image
+from shadow_defense.experiment.attacking import build_observation, jobs
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.stages import STAGES
@@ -90,7 +90,7 @@ def test_a_finished_run_is_complete_and_does_nothing_again(tiny_file: Path, tmp_
     assert (first["round"], last["round"]) == (1, 3)
     # The mean image scores the same whoever is attacked, and equals a computation of our own.
     run = Run.open(folder)
-    blank = mean_image(run).unsqueeze(0)
+    blank = run.mean_image.unsqueeze(0)
     truths = [run.client(name).train.unit_images() for name in ("client-1", "client-2")]
     expected = float(np.mean([psnr(blank, truth).item() for truth in truths]))
     assert math.isclose(over_rounds["rows"][-1]["metrics"]["psnr_whole"]["mean"], expected, rel_tol=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from shadow_defense.attacks.build import AttackSettings
@@ -72,16 +71,8 @@ def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
             training.momentum,
             training.weight_decay,
         ),
-        template=mean_image(run),
+        template=run.mean_image,
     )
-
-
-def mean_image(run: Run) -> torch.Tensor:
-    """The mean of the public images, (c, h, w) in [0, 1]; mid-grey where there are none."""
-    public = run.dataset.public
-    if len(public) == 0:
-        return torch.full((run.dataset.channels, *run.dataset.image_size), 0.5)
-    return public.images.float().mean(0) / 255
 
 
 def _attack(settings: AttackSettings, observation: Observation, seed: int) -> Reconstruction:

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
@@ -79,6 +80,14 @@ class Run:
     @cached_property
     def dataset(self) -> FederatedDataset:
         return load_dataset(self.config.data, self.config.seed)
+
+    @cached_property
+    def mean_image(self) -> Tensor:
+        """The mean of the public images, (c, h, w) in [0, 1]; mid-grey where there are none."""
+        public = self.dataset.public
+        if len(public) == 0:
+            return torch.full((self.dataset.channels, *self.dataset.image_size), 0.5)
+        return public.images.float().mean(0) / 255
 
     def new_model(self) -> nn.Module:
         """The task model as every arm starts it: the same weights for all."""

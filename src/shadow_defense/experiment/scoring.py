@@ -12,7 +12,7 @@ from torch import Tensor
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.attacking import Job, jobs, mean_image
+from shadow_defense.experiment.attacking import Job, jobs
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.rounds import read_journal, state_folder, train_again
 from shadow_defense.files import read_tensors
@@ -87,7 +87,8 @@ def score_all(run: Run, progress: Progress | None = None) -> list[Score]:
     lpips = load_lpips(settings.lpips, settings.lpips_weights) if settings.lpips else None
     foreground = Foreground(run)
     work = jobs(run)
-    masks = {job.client: foreground.masks(run.client(job.client).train) for job in work}
+    # Once a client: its masks serve every arm, attack and round.
+    masks = {name: foreground.masks(run.client(name).train) for name in {job.client: None for job in work}}
     task = (progress or Progress()).start("scoring reconstructions", len(work))
     scores = []
     first_arm = next(iter(run.config.arms))
@@ -99,7 +100,7 @@ def score_all(run: Run, progress: Progress | None = None) -> list[Score]:
             Score(job.arm, job.attack, job.round, job.client, rows, found.matching_loss, found.seconds, found.notes)
         )
         if job.arm == first_arm:
-            blank = mean_image(run).expand(len(found.images), -1, -1, -1)
+            blank = run.mean_image.expand(len(found.images), -1, -1, -1)
             rows = _rows(blank, truths, masks[job.client], lpips)
             scores.append(Score(MEAN_IMAGE, job.attack, job.round, job.client, rows))
         task.advance()
