@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,24 +12,57 @@ from shadow_defense.errors import GeneratorError
 from shadow_defense.models.functional import training_mode
 
 
+LatentSpace = Literal["z", "w", "w+"]
+"""z: what the mapping network reads (the paper's); w: one style for all layers; w+: a style for each layer."""
+
+
 class Generator(nn.Module):
     """A network from latent codes to images.
 
-    Subclasses set the three attributes and implement :meth:`forward`.
+    Subclasses set the three attributes and implement :meth:`forward`; those with a mapping network also implement
+    :meth:`encode` and :meth:`decode` for the spaces that they list in ``latent_spaces``.
 
     Attributes:
         z_dim: length of a latent code; codes are drawn from a standard normal distribution.
         image_size: side of the square images, in pixels.
         channels: 1 or 3.
+        latent_spaces: the spaces in which codes can be given.
     """
 
     z_dim: int
     image_size: int
     channels: int
+    latent_spaces: tuple[LatentSpace, ...] = ("z",)
 
     def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
         """Images in [-1, 1]."""
         raise NotImplementedError
+
+    def encode(self, z: Float[Tensor, "n z"], space: LatentSpace = "z") -> Float[Tensor, "n *code"]:
+        """The codes of ``space`` that stand for ``z``: (n, z_dim) in z, (n, w_dim) in w, (n, layers, w_dim) in w+.
+
+        Raises:
+            GeneratorError: when the generator has no such space.
+        """
+        self.check_space(space)
+        return z
+
+    def decode(self, codes: Float[Tensor, "n *code"], space: LatentSpace = "z") -> Float[Tensor, "n c s s"]:
+        """Images in [-1, 1] of codes of ``space``; ``decode(encode(z, space), space)`` equals ``forward(z)``.
+
+        Raises:
+            GeneratorError: when the generator has no such space.
+        """
+        self.check_space(space)
+        return self(codes)
+
+    def check_space(self, space: str) -> None:
+        """Raise :class:`GeneratorError` when the generator takes no codes of ``space``."""
+        if space not in self.latent_spaces:
+            raise GeneratorError(
+                f"latent space '{space}' was asked for but {type(self).__name__} has {', '.join(self.latent_spaces)}: "
+                "choose one of them, or a StyleGAN3 generator"
+            )
 
     def mapping_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the mapping network, by name; frozen in the pseudo attack. None by default."""
