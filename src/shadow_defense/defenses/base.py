@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.progress import Progress
 
+TensorPlace = Literal["gradients", "update"]
 Place = Literal["batch", "gradients", "update"]
 
 
@@ -49,12 +50,15 @@ class Defense:
 
     One object serves one client for the whole run and carries its state from round to round. A defense that
     cannot do its work raises, and no update leaves the client.
-
-    Attributes:
-        acts_on: the places at which this defense changes something, for tables and for the reader.
     """
 
-    acts_on: ClassVar[frozenset[Place]] = frozenset()
+    @property
+    def acts_on(self) -> frozenset[Place]:
+        """The places at which this defense changes something, for tables and for the reader."""
+        return frozenset()
+
+    def check_model(self, model: nn.Module) -> None:
+        """Before any training; raises :class:`DefenseError` when ``model`` cannot carry this defense."""
 
     def prepare(
         self, images: Float[Tensor, "n c h w"], sample_ids: tuple[str, ...], progress: Progress | None = None
@@ -92,3 +96,49 @@ class Defense:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
+
+
+class ParameterDefense(Defense):
+    """A defense that changes the trained parameters' tensors, and nothing else, at a place of the user's choice.
+
+    At ``gradients`` the gradients of every local step pass through :meth:`protect`; at ``update`` the round's
+    difference does, once. Buffers (running statistics, counters) and frozen parameters leave as they are: all
+    defenses of spec/defenses.md that act on gradients know parameters only (section 1).
+
+    Attributes:
+        step: how often :meth:`protect` was called in this round, for the names of random draws.
+    """
+
+    def __init__(self, place: TensorPlace) -> None:
+        self.place: TensorPlace = place
+        self.step = 0
+
+    @property
+    def acts_on(self) -> frozenset[Place]:
+        return frozenset({self.place})
+
+    def protect(self, tensors: Mapping[str, Tensor], batch: Batch | None, context: RoundContext) -> dict[str, Tensor]:
+        """New tensors in place of ``tensors`` (by parameter name); ``batch`` is given at ``gradients`` only."""
+        raise NotImplementedError
+
+    def begin_round(self, context: RoundContext) -> None:
+        self.step = 0
+
+    def protect_gradients(
+        self, gradients: Mapping[str, Tensor], batch: Batch, context: RoundContext
+    ) -> Mapping[str, Tensor]:
+        return self._protected(gradients, batch, context) if self.place == "gradients" else gradients
+
+    def protect_update(self, tensors: Mapping[str, Tensor], context: RoundContext) -> Mapping[str, Tensor]:
+        if self.place != "update":
+            return tensors
+        trained = [name for name, parameter in context.model.named_parameters() if parameter.requires_grad]
+        # In the model's order, whatever the order of the caller's mapping: draws follow it.
+        return {**tensors, **self._protected({name: tensors[name] for name in trained}, None, context)}
+
+    def _protected(
+        self, tensors: Mapping[str, Tensor], batch: Batch | None, context: RoundContext
+    ) -> dict[str, Tensor]:
+        protected = self.protect(tensors, batch, context)
+        self.step += 1
+        return protected

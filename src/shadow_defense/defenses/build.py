@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.defenses.base import Defense, Place
+from shadow_defense.defenses.clipping import CLIPPING_PRESETS, ClippingDefense, ClippingSettings
+from shadow_defense.defenses.dp_sgd import DP_SGD_PRESETS, DPSGDDefense, DPSGDSettings
+from shadow_defense.defenses.local_dp import LOCAL_DP_PRESETS, LocalDPDefense, LocalDPSettings
+from shadow_defense.defenses.noise import NOISE_PRESETS, NoiseDefense, NoiseSettings
 from shadow_defense.defenses.shadow import ShadowDefense
+from shadow_defense.defenses.sparsification import (
+    SPARSIFICATION_PRESETS,
+    SparsificationDefense,
+    SparsificationSettings,
+)
 from shadow_defense.errors import ConfigError, DefenseError, unknown_name
 from shadow_defense.generators.interface import Generator
 from shadow_defense.seeds import seed_for
@@ -39,6 +48,10 @@ class Resources:
     client: str
     seed: int
 
+    def seed_of(self, defense: str) -> int:
+        """The seed of this client's draws for a defense."""
+        return seed_for(self.seed, defense, self.client)
+
 
 def _no_settings(preset: str, **options: Any) -> NoSettings:
     return validated(NoSettings, options, ConfigError, "none")
@@ -58,14 +71,54 @@ def _shadow(settings: BaseModel, resources: Resources) -> Defense:
             settings,
             mean=resources.normalisation.mean,
             std=resources.normalisation.std,
-            seed=seed_for(resources.seed, "guard", resources.client),
+            seed=resources.seed_of("guard"),
         )
     )
 
 
+def _clipping(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, ClippingSettings)
+    return ClippingDefense(settings)
+
+
+def _sparsification(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, SparsificationSettings)
+    return SparsificationDefense(settings)
+
+
+def _noise(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, NoiseSettings)
+    return NoiseDefense(settings, resources.seed_of("noise"))
+
+
+def _local_dp(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, LocalDPSettings)
+    return LocalDPDefense(settings, resources.seed_of("local-dp"))
+
+
+def _dp_sgd(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, DPSGDSettings)
+    return DPSGDDefense(settings, resources.seed_of("dp-sgd"))
+
+
+def presets_of(
+    where: str, model: type[BaseModel], presets: Mapping[str, Mapping[str, Any]]
+) -> Callable[..., BaseModel]:
+    """A function from a preset's name and changes to settings of ``model``, for errors of the defense ``where``."""
+
+    def settings(preset: str, **options: Any) -> BaseModel:
+        return validated(model, {**presets[preset], **options}, ConfigError, where)
+
+    return settings
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A registered defense: what it is, its presets, its settings from a preset and options, and its builder."""
+    """A registered defense: what it is, its presets, its settings from a preset and options, and its builder.
+
+    Attributes:
+        acts_on: where it can act; a defense with a setting ``place`` acts at that one.
+    """
 
     summary: str
     presets: tuple[str, ...]
@@ -84,6 +137,41 @@ DEFENSES: dict[str, Kind] = {
         _shadow,
         acts_on=tuple(sorted(ShadowDefense.acts_on)),
         needs_generator=True,
+    ),
+    "noise": Kind(
+        "Gaussian or Laplace noise on gradients or update; no guarantee of privacy",
+        tuple(NOISE_PRESETS),
+        presets_of("noise", NoiseSettings, NOISE_PRESETS),
+        _noise,
+        acts_on=("gradients", "update"),
+    ),
+    "local-dp": Kind(
+        "update clipped, then Gaussian noise: local differential privacy, epsilon reported",
+        tuple(LOCAL_DP_PRESETS),
+        presets_of("local-dp", LocalDPSettings, LOCAL_DP_PRESETS),
+        _local_dp,
+        acts_on=("update",),
+    ),
+    "dp-sgd": Kind(
+        "each sample's gradient clipped, then Gaussian noise: DP-SGD (Abadi et al. 2016), epsilon reported",
+        tuple(DP_SGD_PRESETS),
+        presets_of("dp-sgd", DPSGDSettings, DP_SGD_PRESETS),
+        _dp_sgd,
+        acts_on=("gradients",),
+    ),
+    "gradient-clipping": Kind(
+        "gradients or update scaled down to a largest norm (GC)",
+        tuple(CLIPPING_PRESETS),
+        presets_of("gradient-clipping", ClippingSettings, CLIPPING_PRESETS),
+        _clipping,
+        acts_on=("gradients", "update"),
+    ),
+    "gradient-sparsification": Kind(
+        "smallest entries of gradients or update sent as zero (GS)",
+        tuple(SPARSIFICATION_PRESETS),
+        presets_of("gradient-sparsification", SparsificationSettings, SPARSIFICATION_PRESETS),
+        _sparsification,
+        acts_on=("gradients", "update"),
     ),
 }
 
@@ -110,6 +198,12 @@ class DefenseSettings(BaseModel):
         if self.defense not in DEFENSES:
             raise DefenseError(unknown_name("defense", self.defense, DEFENSES))
         return DEFENSES[self.defense]
+
+    def acts_on(self) -> tuple[Place, ...]:
+        """Where the defense acts with these settings."""
+        kind = self.kind()
+        place = getattr(kind.settings(self.preset, **self.options), "place", None)
+        return (place,) if place else kind.acts_on
 
     def build(self, resources: Resources) -> Defense:
         """A fresh defense for one client."""

@@ -143,7 +143,7 @@ def _arms(run: Run) -> dict[str, Any]:
             "preset": settings.preset,
             "options": dict(settings.options),
             "summary": kind.summary,
-            "acts_on": list(kind.acts_on),
+            "acts_on": list(settings.acts_on()),
             "history": history,
             "test": history[-1]["test"],
         }

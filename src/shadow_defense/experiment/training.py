@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import Resources
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
@@ -89,15 +90,14 @@ def evaluation(run: Run, model: nn.Module) -> dict[str, Any]:
     return measured
 
 
+def _defense(run: Run, arm: str, generator: Generator | None, client: str) -> Defense:
+    return run.config.arms[arm].build(Resources(generator, run.dataset.normalisation, client, run.config.seed))
+
+
 def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
     """Train one arm, or go on with it; every arm starts from the same model, on the same data in the same order."""
     generator = _generator(run)
-    defenses = {
-        client.name: run.config.arms[arm].build(
-            Resources(generator, run.dataset.normalisation, client.name, run.config.seed)
-        )
-        for client in run.dataset.clients
-    }
+    defenses = {client.name: _defense(run, arm, generator, client.name) for client in run.dataset.clients}
     Federation(
         model=run.new_model(),
         dataset=run.dataset,
@@ -121,8 +121,10 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
     if not waiting:
         return
     # Here, so that what is wrong is said once and at once, not by every process.
-    _generator(run)
     check_run(run)
+    generator, model, client = _generator(run), run.new_model(), run.dataset.clients[0].name
+    for arm in waiting:
+        _defense(run, arm, generator, client).check_model(model)
     run_parallel(
         ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
         workers=worker_count(run.config.workers, len(waiting)),

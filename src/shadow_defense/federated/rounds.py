@@ -58,7 +58,9 @@ class Federation:
         }
 
     def run(self, progress: Progress | None = None) -> None:
-        """Go on from the last whole round to the end."""
+        """Go on from the last whole round to the end; first of all, every defense looks at the model."""
+        for defense in self.defenses.values():
+            defense.check_model(self.model)
         self._resume()
         progress = progress or Progress()
         if self.rounds_done == 0:
