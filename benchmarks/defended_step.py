@@ -27,6 +27,7 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import build_networks
+from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import loss_gradients, split_state
 from shadow_defense.models.settings import ModelSettings
@@ -50,7 +51,7 @@ class Case:
         self.images = torch.rand(batch_size, 1, SIZE, SIZE, generator=draws) * 2 - 1
         self.labels = torch.arange(batch_size) % 2
         self.samples = [str(index) for index in range(batch_size)]
-        generator, _ = build_networks("dcgan", image_size=SIZE, channels=1, z_dim=256, width=32, seed=0)
+        generator, _ = build_networks(GeneratorSettings(), image_size=SIZE, channels=1, seed=0)
         self.guard = ShadowGuard(generator, ShadowSettings(latent_pretraining=False))
 
     def train(self, images: Tensor) -> None:

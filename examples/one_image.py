@@ -14,6 +14,7 @@ from shadow_defense.data.build import load_dataset
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.generators.build import build_networks
 from shadow_defense.generators.grid import save_grid
+from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 
@@ -21,7 +22,7 @@ data = load_dataset(DataSettings(source="chest_phantom", images=40, image_size=6
 patient = next(client for client in data.clients if len(client.train) == 1)
 image = data.normalisation.apply(patient.train.unit_images())
 model = build_model(ModelSettings(name="convnet"), channels=1, classes=2, image_size=(64, 64), seed=0)
-generator, _ = build_networks("dcgan", image_size=64, channels=1, z_dim=64, width=16, seed=0)  # untrained
+generator, _ = build_networks(GeneratorSettings(z_dim=64, width=16), image_size=64, channels=1, seed=0)  # untrained
 
 guard = ShadowGuard(generator, ShadowSettings(strength=1.0), mean=data.normalisation.mean, std=data.normalisation.std)
 protection = guard.examine(

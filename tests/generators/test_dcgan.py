@@ -11,6 +11,7 @@ from shadow_defense.generators.build import GENERATORS, build_networks, covering
 from shadow_defense.generators.dcgan import DCGANDiscriminator, DCGANGenerator
 from shadow_defense.generators.grid import image_grid
 from shadow_defense.generators.interface import AdaptedGenerator, as_generator, check_generator
+from shadow_defense.generators.settings import GeneratorSettings
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
@@ -42,7 +43,9 @@ def test_networks_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "manual_seed_all", accelerators.append)
 
     def weights(seed: int) -> tuple[Tensor, Tensor]:
-        generator, discriminator = build_networks("dcgan", image_size=16, channels=1, z_dim=4, width=4, seed=seed)
+        generator, discriminator = build_networks(
+            GeneratorSettings(z_dim=4, width=4), image_size=16, channels=1, seed=seed
+        )
         return generator.state_dict()["project.0.weight"], discriminator.state_dict()["logit.weight"]
 
     before = torch.get_rng_state()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,7 +20,7 @@ def discriminator_loss(real_logits: Float[Tensor, "n"], fake_logits: Float[Tenso
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def r1_penalty(discriminator: nn.Module, real: Float[Tensor, "n c s s"]) -> Float[Tensor, ""]:
+def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Float[Tensor, "n c s s"]) -> Float[Tensor, ""]:
     """``mean_n ||dD(x_n)/dx_n||^2`` at real images, differentiable in the discriminator's parameters."""
     real = real.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from shadow_defense.errors import GeneratorError
 from shadow_defense.models.functional import training_mode
 
-
 LatentSpace = Literal["z", "w", "w+"]
 """z: what the mapping network reads (the paper's); w: one style for all layers; w+: a style for each layer."""
 
@@ -55,6 +54,10 @@ class Generator(nn.Module):
         """
         self.check_space(space)
         return self(codes)
+
+    def training_images(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
+        """Images for the discriminator's step of GAN training, where a generator may update averages of its own."""
+        return self(z)
 
     def check_space(self, space: str) -> None:
         """Raise :class:`GeneratorError` when the generator takes no codes of ``space``."""

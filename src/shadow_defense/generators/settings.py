@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class GeneratorSettings(BaseModel):
-    """The generator that shadows the attacker, and how it is trained on public images."""
+    """The generator that shadows the attacker, and how it is trained on public images.
+
+    Where null stands for the architecture's recipe, recipe.py has the values.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("dcgan", description="architecture; the valid names are those of the registry")
     path: Path | None = Field(None, description="a generator already trained (safetensors); null trains one")
+    begin_from: Path | None = Field(
+        None, description="a generator (safetensors) of the same architecture to fine-tune; null begins at random"
+    )
     image_size: int | None = Field(None, description="side in pixels; null takes the least that covers the images")
-    z_dim: int = Field(256, ge=1, le=4096, description="length of a latent code")
-    width: int = Field(32, ge=4, le=512, description="channels of the widest-resolution layer")
+    z_dim: int | None = Field(None, ge=1, le=4096, description="length of a latent code; null: the architecture's")
+    width: int | None = Field(
+        None, ge=4, le=512, description="DCGAN: channels of the widest-resolution layer; null: 32"
+    )
     steps: int = Field(2000, ge=0, description="training steps of the GAN; 0 leaves the generator untrained")
     batch_size: int = Field(32, ge=2, description="real and fake images a step")
-    learning_rate: float = Field(2e-4, gt=0, description="Adam's, for generator and discriminator")
-    r1_gamma: float = Field(0.1, ge=0, description="weight of the gradient penalty at real images")
-    r1_every: int = Field(8, ge=1, description="steps between penalties; the weight is scaled up to match")
-    average_half_life: float = Field(500.0, gt=0, description="half-life of the weights' moving average, in images")
+    learning_rate: float | None = Field(None, gt=0, description="Adam's, for the generator; null: the recipe's")
+    discriminator_learning_rate: float | None = Field(
+        None, gt=0, description="Adam's, for the discriminator; null: learning_rate where given, else the recipe's"
+    )
+    r1_gamma: float | None = Field(
+        None, ge=0, description="weight of the gradient penalty at real images; null: the recipe's for the size"
+    )
+    r1_every: int | None = Field(
+        None, ge=1, description="steps between penalties, whose weight is scaled up to match; null: the recipe's"
+    )
+    average_half_life: float | None = Field(
+        None, gt=0, description="half-life of the weights' moving average, in images; null: the recipe's"
+    )
+    augmentation: Literal["none", "fixed", "adaptive"] = Field(
+        "none", description="of what the discriminator sees, for small sets: never, with one probability, or ADA"
+    )
+    augmentation_probability: float = Field(
+        0.0, ge=0, le=1, description="of each operation: constant where fixed, at the start where adaptive"
+    )
     save_every: int = Field(250, ge=1, description="steps between checkpoints and sample grids")

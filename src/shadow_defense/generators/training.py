@@ -15,12 +15,24 @@ from torch import Tensor, nn
 from shadow_defense.errors import GeneratorError
 from shadow_defense.files import flatten_tensors, nest_tensors, read_tensors, write_tensors
 from shadow_defense.generators.adversarial import discriminator_loss, generator_loss, move_average, r1_penalty
-from shadow_defense.generators.build import build_networks, covering_size, save_generator
+from shadow_defense.generators.augmentation import adapted_probability, augment
+from shadow_defense.generators.build import (
+    architecture,
+    build_networks,
+    covering_size,
+    load_generator,
+    save_generator,
+)
 from shadow_defense.generators.grid import save_grid
 from shadow_defense.generators.interface import Generator
+from shadow_defense.generators.recipe import plan_training
 from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.generators.stylegan3.blur import blur, fading_sigma
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
+
+ADAPTED_EVERY = 4
+"""Steps between changes of ADA's probability."""
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
@@ -43,48 +55,77 @@ class GanTraining:
     def __init__(self, settings: GeneratorSettings, *, image_size: int, channels: int, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self.generator, self.discriminator = build_networks(
-            settings.name,
-            image_size=image_size,
-            channels=channels,
-            z_dim=settings.z_dim,
-            width=settings.width,
-            seed=seed,
+            settings, image_size=image_size, channels=channels, seed=seed
         )
+        if settings.begin_from is not None:
+            begin_from(self.generator, settings.begin_from)
         self.generator.train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.generator_optimiser, self.discriminator_optimiser = (
-            torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=(0.5, 0.99))
-            for network in (self.generator, self.discriminator)
+        self.plan = plan_training(architecture(settings.name).recipe, settings, image_size)
+        self.generator_optimiser = torch.optim.Adam(
+            self.generator.parameters(), lr=self.plan.generator_rate, betas=self.plan.generator_betas
+        )
+        self.discriminator_optimiser = torch.optim.Adam(
+            self.discriminator.parameters(), lr=self.plan.discriminator_rate, betas=self.plan.discriminator_betas
         )
         self.steps_done = 0
+        self.augmentation = settings.augmentation_probability if settings.augmentation != "none" else 0.0
+        self._signs: list[float] = []
 
     def step(self, public: UInt8[Tensor, "n c h w"]) -> dict[str, float]:
-        """One generator step and one discriminator step; returns the losses."""
-        settings, index = self.settings, self.steps_done
+        """One generator step, one discriminator step and, where due, the gradient penalty; returns the losses."""
+        settings, plan, index = self.settings, self.plan, self.steps_done
         draws = named_generator(self.seed, "gan", index)
-        latents = torch.randn(2, settings.batch_size, settings.z_dim, generator=draws)
+        z_dim = self.generator.z_dim
+        latents = torch.randn(2, settings.batch_size, z_dim, generator=draws)
         chosen = torch.randint(len(public), (settings.batch_size,), generator=draws)
         real = as_generator_images(public[chosen], self.generator.image_size)
+        sigma = fading_sigma(index * settings.batch_size, settings.batch_size) if plan.fading_blur else 0.0
+
+        def judge(images: Tensor) -> Tensor:
+            logits: Tensor = self.discriminator(augment(blur(images, sigma), self.augmentation, draws))
+            return logits
 
         self.discriminator.requires_grad_(False)
-        loss_g = generator_loss(self.discriminator(self.generator(latents[0])))
+        loss_g = generator_loss(judge(self.generator(latents[0])))
         self._apply(self.generator_optimiser, loss_g)
 
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
-            fake = self.generator(latents[1])
-        loss_d = discriminator_loss(self.discriminator(real), self.discriminator(fake))
-        total, penalty = loss_d, torch.zeros(())
-        if settings.r1_gamma > 0 and index % settings.r1_every == 0:
-            penalty = r1_penalty(self.discriminator, real)
-            total = loss_d + 0.5 * settings.r1_gamma * settings.r1_every * penalty
-        self._apply(self.discriminator_optimiser, total)
+            fake = self.generator.training_images(latents[1])
+        real_logits = judge(real)
+        loss_d = discriminator_loss(real_logits, judge(fake))
+        penalty = torch.zeros(())
+        due = plan.r1_gamma > 0 and index % plan.r1_every == 0
+        if due and not plan.own_penalty_step:
+            penalty = r1_penalty(judge, real)
+            loss_d_total = loss_d + 0.5 * plan.r1_gamma * plan.r1_every * penalty
+            self._apply(self.discriminator_optimiser, loss_d_total)
+        else:
+            self._apply(self.discriminator_optimiser, loss_d)
+        if due and plan.own_penalty_step:
+            penalty = r1_penalty(judge, real)
+            self._apply(self.discriminator_optimiser, 0.5 * plan.r1_gamma * plan.r1_every * penalty)
+        self._adapt(real_logits.detach())
 
         # Early on a long average would hold on to the untrained weights: it grows with what was seen.
-        half_life = min(settings.average_half_life, max(0.05 * (index + 1) * settings.batch_size, 1.0))
+        half_life = plan.half_life
+        if settings.begin_from is None:
+            half_life = min(half_life, max(0.05 * (index + 1) * settings.batch_size, 1.0))
         move_average(self.average, self.generator, 0.5 ** (settings.batch_size / half_life))
         self.steps_done += 1
-        return {"generator": loss_g.item(), "discriminator": loss_d.item(), "r1": penalty.item()}
+        losses = {"generator": loss_g.item(), "discriminator": loss_d.item(), "r1": penalty.item()}
+        return losses if settings.augmentation == "none" else {**losses, "augmentation": self.augmentation}
+
+    def _adapt(self, real_logits: Float[Tensor, "n"]) -> None:
+        if self.settings.augmentation != "adaptive":
+            return
+        self._signs.append(real_logits.sign().mean().item())
+        if len(self._signs) == ADAPTED_EVERY:
+            self.augmentation = adapted_probability(
+                self.augmentation, sum(self._signs) / ADAPTED_EVERY, ADAPTED_EVERY * self.settings.batch_size
+            )
+            self._signs.clear()
 
     @staticmethod
     def _apply(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -100,6 +141,7 @@ class GanTraining:
             "generator_optimiser": _optimiser_tensors(self.generator_optimiser),
             "discriminator_optimiser": _optimiser_tensors(self.discriminator_optimiser),
             "steps_done": torch.tensor(self.steps_done),
+            "augmentation": torch.tensor([self.augmentation, *self._signs], dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -113,6 +155,24 @@ class GanTraining:
         _restore_optimiser(self.generator_optimiser, state.get("generator_optimiser", {}))
         _restore_optimiser(self.discriminator_optimiser, state.get("discriminator_optimiser", {}))
         self.steps_done = int(state["steps_done"])
+        self.augmentation, *self._signs = state["augmentation"].tolist()
+
+
+def begin_from(generator: Generator, path: Path) -> None:
+    """Give ``generator`` the weights of a saved one, to fine-tune them.
+
+    Raises:
+        GeneratorError: when the file's network is another one.
+    """
+    saved = load_generator(path)
+    if {name: tensor.shape for name, tensor in saved.state_dict().items()} != {
+        name: tensor.shape for name, tensor in generator.state_dict().items()
+    }:
+        raise GeneratorError(
+            f"{path} ({saved.channels} channels, {saved.image_size} px) has another shape than the generator that the "
+            "settings describe: choose generator.name, image_size and z_dim as it was trained with"
+        )
+    generator.load_state_dict(saved.state_dict())
 
 
 def as_generator_images(images: UInt8[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s s"]:
@@ -157,7 +217,7 @@ def pretrain(
 
     def save() -> None:
         write_tensors(checkpoint, flatten_tensors(training.state_dict()), {"losses": losses})
-        codes = torch.randn(32, settings.z_dim, generator=named_generator(seed, "grid"))
+        codes = torch.randn(32, training.generator.z_dim, generator=named_generator(seed, "grid"))
         with torch.no_grad():
             samples = training.average(codes)
         save_grid(folder / f"grid-{training.steps_done:06d}.png", (samples + 1) / 2)

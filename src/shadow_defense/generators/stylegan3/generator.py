@@ -33,6 +33,11 @@ UNUSED_ON_CPU = {"num_fp16_res", "conv_clamp"}
 """Official arguments that change nothing in 32-bit mathematics, or are constants of it."""
 
 
+def training_magnitude_decay(batch_size: int) -> float:
+    """``0.5^(batch / 20000)``: the decay a step of the magnitudes' averages, whose half-life is 20 000 images."""
+    return 0.5 ** (batch_size / 20_000)
+
+
 class StyleGAN3Generator(Generator):
     """Latent codes to images; parameter names and values are interchangeable with official checkpoints.
 
@@ -163,6 +168,9 @@ class StyleGAN3Generator(Generator):
         if space == "z":
             return self(codes)
         return self.synthesis(self._spread(codes) if space == "w" else codes)
+
+    def training_images(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n channels s s"]:
+        return self(z, update_averages=True)
 
     def mapping_parameters(self) -> dict[str, nn.Parameter]:
         return {f"mapping.{name}": parameter for name, parameter in self.mapping.named_parameters()}

@@ -1,0 +1,1 @@
+"""Official StyleGAN3 training snapshots (.pkl), read without unpickling them."""

@@ -1,0 +1,187 @@
+"""From a StyleGAN3 training snapshot to a generator file of this project."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shadow_defense.errors import ShadowDefenseError, SnapshotError
+from shadow_defense.generators.interface import Generator
+from shadow_defense.generators.snapshots.claims import check_claims
+from shadow_defense.generators.snapshots.network_record import (
+    NetworkRecord,
+    PersistentObject,
+    network_record,
+    plain_value,
+)
+from shadow_defense.generators.snapshots.stand_ins import official_names
+from shadow_defense.generators.snapshots.unpickling import Allowance, Machine, quoted
+
+SIZE_LIMIT = 2 * 2**30
+"""Bytes. Official snapshots have at most 0.4 GiB; reading one takes about three times its size in memory."""
+
+STEPS = 1_000_000
+"""Pickle instructions of a whole file, with its storages. An official snapshot has about 45 000, whatever its size."""
+
+PICKLE_START = b"\x80"
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What an official training snapshot holds.
+
+    Attributes:
+        networks: by the snapshot's names: ``G``, ``G_ema`` (its moving average, for use), ``D``, ``augment_pipe``.
+        training_set: the official data set's arguments, or None when the file has none.
+        kimg: thousands of real images that the discriminator had seen, which only the official file name says.
+    """
+
+    networks: dict[str, NetworkRecord]
+    training_set: dict[str, Any] | None
+    kimg: int | None
+
+    @property
+    def augment_probability(self) -> float | None:
+        """The probability that adaptive augmentation had reached, or None when the training did not augment."""
+        pipe = self.networks.get("augment_pipe")
+        probability = None if pipe is None else pipe.tensors.get("p")
+        return float(probability) if probability is not None and probability.numel() == 1 else None
+
+    def network(self, name: str) -> NetworkRecord:
+        """The network of that name. Raises :class:`SnapshotError` listing those there are."""
+        if name not in self.networks:
+            there = ", ".join(map(quoted, self.networks))
+            raise SnapshotError(f"the snapshot holds no network {quoted(name)}: choose one of {there}")
+        return self.networks[name]
+
+
+def _read(path: Path, size_limit: int) -> bytes:
+    try:
+        if not path.is_file():
+            raise SnapshotError(f"{path} is no file: give a training snapshot (.pkl)")
+        with path.open("rb") as file:
+            # Not what the file system says: the file may grow.
+            content = file.read(min(path.stat().st_size, size_limit) + 1)
+    except OSError as error:
+        raise SnapshotError(
+            f"cannot read {path}: {error.strerror or error}; give a training snapshot (.pkl)"
+        ) from error
+    if len(content) > size_limit:
+        raise SnapshotError(
+            f"{path} has more than {size_limit} bytes: official snapshots are smaller; raise the limit if you trust it"
+        )
+    return content
+
+
+def _parse(content: bytes) -> tuple[dict[str, NetworkRecord], dict[str, Any] | None]:
+    if not content.startswith(PICKLE_START):
+        raise SnapshotError("it is no pickle")
+    allowance = Allowance(STEPS, copied_bytes=2 * len(content))
+    root = Machine(official_names(allowance), allowance).run(io.BytesIO(content))
+    if type(root) is not dict:
+        raise SnapshotError("it holds something else than a dictionary of networks")
+    networks = {
+        name: network_record(value, allowance) for name, value in root.items() if type(value) is PersistentObject
+    }
+    if not networks:
+        raise SnapshotError("it holds no network")
+    training_set = root.get("training_set_kwargs")
+    if training_set is not None and type(training_set) is not dict:
+        raise SnapshotError("its training_set_kwargs is no dictionary")
+    return networks, plain_value(training_set, allowance)
+
+
+def read_snapshot(path: Path, size_limit: int = SIZE_LIMIT) -> Snapshot:
+    """Read a snapshot without running anything in it (shared/spec/stylegan3.md section 9).
+
+    The pickle goes through a machine of our own that knows a few names, each replaced by an inert stand-in; the Python
+    source text that the file carries is dropped. Peak memory is about three times the file's size.
+
+    Args:
+        size_limit: bytes above which the file is refused before it is parsed.
+
+    Raises:
+        SnapshotError: when it is larger, damaged, no snapshot, or asks for anything that snapshots do not need.
+    """
+    content = _read(path, size_limit)
+    try:
+        networks, training_set = _parse(content)
+    except SnapshotError as error:
+        raise SnapshotError(
+            f"cannot read {path} as a StyleGAN3 training snapshot: {error}; give a network-snapshot-*.pkl that "
+            "official StyleGAN3 training wrote"
+        ) from error
+    except MemoryError as error:
+        raise SnapshotError(
+            f"{path} does not fit into memory: free about three times its {len(content)} bytes"
+        ) from error
+    named = re.fullmatch(r"network-snapshot-(\d{6,9})", path.stem)
+    return Snapshot(networks, training_set, int(named[1]) if named else None)
+
+
+def build_generator(record: NetworkRecord) -> Generator:
+    """The network of a record, with its weights, in eval mode.
+
+    Raises:
+        SnapshotError: when the record is no StyleGAN3 generator, contradicts itself, or has other tensors.
+    """
+    from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
+
+    check_claims(record)
+    try:
+        generator = StyleGAN3Generator.from_official_arguments(record.arguments)
+        generator.load_state_dict(record.tensors)
+    except ShadowDefenseError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # The text may repeat names out of the file.
+        reason = ascii(" ".join(str(error).split())[:200])
+        raise SnapshotError(
+            f"its generator cannot be rebuilt: {reason}; give an unchanged official snapshot"
+        ) from error
+    return generator.eval()
+
+
+def _origin(path: Path, snapshot: Snapshot, network: str) -> dict[str, Any]:
+    """How the weights came about, for the file; folders of other people's machines stay out."""
+    training_set: Mapping[str, Any] = snapshot.training_set or {}
+    return {
+        "from": "StyleGAN3 training snapshot",
+        "file": path.name,
+        "network": network,
+        "kimg": snapshot.kimg,
+        "augment_probability": snapshot.augment_probability,
+        "training_set": {key: value for key, value in training_set.items() if key not in ("path", "class_name")},
+    }
+
+
+def save_imported(path: Path, snapshot: Snapshot, out: Path, network: str = "G_ema") -> None:
+    """Write the generator ``network`` of a snapshot read from ``path`` to ``out``, whole or not at all.
+
+    Raises:
+        SnapshotError: when there is no such network, it cannot be rebuilt, or ``out`` is the snapshot itself.
+    """
+    from shadow_defense.generators.build import save_generator
+
+    if out.resolve() == path.resolve():
+        raise SnapshotError(f"the generator would be written over the snapshot {path}: choose another name for it")
+    try:
+        generator = build_generator(snapshot.network(network))
+    except SnapshotError as error:
+        raise SnapshotError(f"cannot import {path}: {error}") from error
+    save_generator(out, generator, "stylegan3", _origin(path, snapshot, network))
+
+
+def import_snapshot(path: Path, out: Path, network: str = "G_ema", size_limit: int = SIZE_LIMIT) -> Snapshot:
+    """Read a snapshot, write its generator to ``out``, and give back what was read.
+
+    Raises:
+        SnapshotError: as :func:`read_snapshot` and :func:`save_imported`; nothing is written then.
+    """
+    snapshot = read_snapshot(path, size_limit)
+    save_imported(path, snapshot, out, network)
+    return snapshot
