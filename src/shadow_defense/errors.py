@@ -22,6 +22,10 @@ class GeneratorError(ShadowDefenseError):
     """A shadow generator that cannot be built, loaded, or does not fit the images."""
 
 
+class SnapshotError(ShadowDefenseError):
+    """A StyleGAN3 training snapshot that cannot be read safely, or whose network cannot be rebuilt."""
+
+
 class ConfigError(ShadowDefenseError):
     """A configuration that does not validate."""
 

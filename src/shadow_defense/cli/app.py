@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from shadow_defense.cli.import_snapshot import import_snapshot
 from shadow_defense.errors import ShadowDefenseError
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def evaluate(folder: RunFolder, quiet: Quiet = False) -> None:
 def report(folder: RunFolder, quiet: Quiet = False) -> None:
     """Write the page."""
     _stage_command("report", folder, None, None, quiet)
+
+
+app.command("import-snapshot")(import_snapshot)
 
 
 @data_app.command("list")

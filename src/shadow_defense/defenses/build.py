@@ -10,11 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.defenses.base import Defense, Place
+from shadow_defense.defenses.censor import CENSOR_PRESETS, CensorDefense, CensorSettings
 from shadow_defense.defenses.clipping import CLIPPING_PRESETS, ClippingDefense, ClippingSettings
 from shadow_defense.defenses.dp_sgd import DP_SGD_PRESETS, DPSGDDefense, DPSGDSettings
 from shadow_defense.defenses.local_dp import LOCAL_DP_PRESETS, LocalDPDefense, LocalDPSettings
 from shadow_defense.defenses.noise import NOISE_PRESETS, NoiseDefense, NoiseSettings
+from shadow_defense.defenses.outpost import OUTPOST_PRESETS, OutpostDefense, OutpostSettings
 from shadow_defense.defenses.shadow import ShadowDefense
+from shadow_defense.defenses.soteria import SOTERIA_PRESETS, SoteriaDefense, SoteriaSettings
 from shadow_defense.defenses.sparsification import (
     SPARSIFICATION_PRESETS,
     SparsificationDefense,
@@ -101,6 +104,21 @@ def _dp_sgd(settings: BaseModel, resources: Resources) -> Defense:
     return DPSGDDefense(settings, resources.seed_of("dp-sgd"))
 
 
+def _soteria(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, SoteriaSettings)
+    return SoteriaDefense(settings)
+
+
+def _outpost(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, OutpostSettings)
+    return OutpostDefense(settings, resources.seed_of("outpost"))
+
+
+def _censor(settings: BaseModel, resources: Resources) -> Defense:
+    assert isinstance(settings, CensorSettings)
+    return CensorDefense(settings, resources.seed_of("censor"))
+
+
 def presets_of(
     where: str, model: type[BaseModel], presets: Mapping[str, Mapping[str, Any]]
 ) -> Callable[..., BaseModel]:
@@ -171,6 +189,27 @@ DEFENSES: dict[str, Kind] = {
         tuple(SPARSIFICATION_PRESETS),
         presets_of("gradient-sparsification", SparsificationSettings, SPARSIFICATION_PRESETS),
         _sparsification,
+        acts_on=("gradients", "update"),
+    ),
+    "soteria": Kind(
+        "columns of a fully connected layer that say most of the image zeroed (Sun et al. 2021)",
+        tuple(SOTERIA_PRESETS),
+        presets_of("soteria", SoteriaSettings, SOTERIA_PRESETS),
+        _soteria,
+        acts_on=("gradients", "update"),
+    ),
+    "outpost": Kind(
+        "some steps pruned, with noise by Fisher information and the weights' variance (Wang et al. 2023)",
+        tuple(OUTPOST_PRESETS),
+        presets_of("outpost", OutpostSettings, OUTPOST_PRESETS),
+        _outpost,
+        acts_on=("gradients",),
+    ),
+    "censor": Kind(
+        "the best of some random directions orthogonal to the gradient (Zhang et al. 2025)",
+        tuple(CENSOR_PRESETS),
+        presets_of("censor", CensorSettings, CENSOR_PRESETS),
+        _censor,
         acts_on=("gradients", "update"),
     ),
 }

@@ -170,10 +170,13 @@ def save_imported(path: Path, snapshot: Snapshot, out: Path, network: str = "G_e
     if out.resolve() == path.resolve():
         raise SnapshotError(f"the generator would be written over the snapshot {path}: choose another name for it")
     try:
-        generator = build_generator(snapshot.network(network))
+        record = snapshot.network(network)
+        generator = build_generator(record)
     except SnapshotError as error:
         raise SnapshotError(f"cannot import {path}: {error}") from error
-    save_generator(out, generator, "stylegan3", _origin(path, snapshot, network))
+    # The file keeps the network's own width; of the registry's entries only the configuration matters to it.
+    name = "stylegan3-r" if record.arguments.get("use_radial_filters") else "stylegan3-t"
+    save_generator(out, generator, name, _origin(path, snapshot, network))
 
 
 def import_snapshot(path: Path, out: Path, network: str = "G_ema", size_limit: int = SIZE_LIMIT) -> Snapshot:

@@ -1,7 +1,6 @@
 """The blur of all that the discriminator sees at the start of configuration R's training (spec, section 7).
 
-Without it the rotation-equivariant generator, whose layers see no pixel grid, is lost to the discriminator's early
-attention to fine detail.
+It keeps the discriminator from judging by fine detail alone before the generator has any.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ def fading_sigma(images_seen: int, batch_size: int, *, initial: float = INITIAL_
 
 
 def gaussian_matrix(size: int, sigma: float) -> Float[Tensor, "size size"]:
-    """The matrix, in float64, that blurs a row of ``size`` pixels: ``2^-(d / sigma)^2`` at distances d up to ``floor(3 sigma)``.
+    """The matrix that blurs a row of ``size`` pixels: ``2^-(d / sigma)^2`` at distances d up to ``floor(3 sigma)``.
 
-    The taps sum to 1 before the border cuts them, which is what zero padding does. Sigma is where a tap is half of
-    the middle one, not a standard deviation.
+    In float64. The taps sum to 1 before the border cuts them, which is what zero padding does. Sigma is where a tap
+    is half of the middle one, not a standard deviation.
 
     >>> gaussian_matrix(3, 0.5)[1].tolist()  # taps 2^-4, 1, 2^-4 over their sum
     [0.05555555555555555, 0.8888888888888888, 0.05555555555555555]

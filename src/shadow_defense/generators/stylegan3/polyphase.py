@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", 
 
 
 @compiled
-def _sum_six(target, source, base, place, w, tap, first, add):  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _sum_six(target, source, base, place, w, tap, first, add):
     # Six sources at most: with more the compiler gives up proving that they don't overlap the target.
     n = target.size
     a, b = source[base + place[first] :][:n], source[base + place[first + 1] :][:n]
@@ -42,7 +43,8 @@ def _sum_six(target, source, base, place, w, tap, first, add):  # type: ignore[n
 
 
 @compiled
-def _sum(target, source, base, place, w, tap, add):  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _sum(target, source, base, place, w, tap, add):
     # In blocks, so that what six terms wrote is still in the nearest cache when the next six are added.
     for begin in range(0, target.size, 2048):
         block = target[begin : begin + 2048]
@@ -51,7 +53,8 @@ def _sum(target, source, base, place, w, tap, add):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _activate(values, codes, outside, negative, positive, limit):  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _activate(values, codes, outside, negative, positive, limit):
     for j in range(values.size):
         value = values[j]
         code = np.uint8(1) if value >= 0 else np.uint8(0)
@@ -63,14 +66,16 @@ def _activate(values, codes, outside, negative, positive, limit):  # type: ignor
 
 
 @compiled
-def _multiply_by_slopes(values, codes, negative, positive):  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _multiply_by_slopes(values, codes, negative, positive):
     for j in range(values.size):
         slope = positive if codes[j] == 1 else negative
         values[j] = np.float32(0.0) if codes[j] == 2 else slope * values[j]
 
 
 @compiled
-def _fill(phases, plane, gain, offset, split, start, rows, pitch):  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _fill(phases, plane, gain, offset, split, start, rows, pitch):
     size = plane.shape[0]
     for y in range(size):
         row = y // split - start
@@ -85,7 +90,8 @@ def _fill(phases, plane, gain, offset, split, start, rows, pitch):  # type: igno
 
 
 @compiled
-def _empty(plane, phases, joined, rows, pitch):  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _empty(plane, phases, joined, rows, pitch):
     size = plane.shape[0]
     for y in range(size):
         for e in range(joined):
@@ -95,7 +101,8 @@ def _empty(plane, phases, joined, rows, pitch):  # type: ignore[no-untyped-def] 
 
 
 @compiled
-def _planes(  # type: ignore[no-untyped-def]  # pragma: no cover
+@no_type_check
+def _planes(
     first, last, planes, scale, bias, codes, keep, output, original, sums, backward,
     up_rows, up_columns, down_rows, down_columns, negative, positive, limit,
     outside, lead, rows, pitch, split, joined, input_start, input_rows, output_rows,

@@ -38,7 +38,7 @@ class SynthesisLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(writes.channels, reads.channels, plan.kernel, plan.kernel))
         self.bias = nn.Parameter(torch.zeros(writes.channels))
         self.register_buffer("magnitude_ema", torch.ones([]))
-        rate = plan.inner_rate
+        rate = float(plan.inner_rate)
         self.register_buffer("up_filter", low_pass(plan.up_taps, reads.cutoff, 2 * reads.half_width, rate))
         self.register_buffer(
             "down_filter", low_pass(plan.down_taps, writes.cutoff, 2 * writes.half_width, rate, radial=plan.radial)
