@@ -136,8 +136,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{origin} holds a {type(values).__name__}: expected keys and values")
-    for override in overrides:
-        _apply_override(values, override)
+    apply_overrides(values, overrides)
     return config_from(values)
 
 
@@ -152,6 +151,16 @@ def _parse_yaml(text: str, origin: str) -> Any:
     except yaml.YAMLError as error:
         line = " ".join(str(error).split())
         raise ConfigError(f"{origin} is not valid YAML: {line}") from error
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change nested ``values`` by ``key.path=value`` entries, in order; the values are read as YAML.
+
+    Raises:
+        ConfigError: for an entry that is no such assignment.
+    """
+    for override in overrides:
+        _apply_override(values, override)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

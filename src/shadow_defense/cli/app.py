@@ -131,9 +131,42 @@ def run_command(
 
 
 @app.command()
-def pretrain(folder: RunFolder, config: StageConfig = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
-    """Train the shadow generator on the public images."""
-    _stage_command("pretrain", folder, config, overrides, quiet)
+def pretrain(
+    folder: Annotated[Path | None, typer.Argument(help="A run directory; none with --generator and --data.")] = None,
+    config: StageConfig = None,
+    generator: Annotated[
+        str | None, typer.Option("--generator", help="Architecture to train apart from any run, such as stylegan3-t-small.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Public images: a folder, an .npz (MedMNIST layout) or a source.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default runs/<architecture>.")] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the shadow generator on public images: of a run, or apart from any run with --generator and --data."""
+    from shadow_defense.errors import ConfigError
+
+    if folder is not None:
+        if generator or data or out:
+            raise ConfigError("a run directory has its generator and data in its configuration: give either of the two")
+        _stage_command("pretrain", folder, config, overrides, quiet)
+        return
+    if generator is None or data is None or config is not None:
+        raise ConfigError("pretrain needs a run directory, or --generator NAME and --data FOLDER: see pretrain --help")
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
+    from shadow_defense.progress import Progress
+
+    settings = pretrain_settings(data, generator, overrides or ())
+    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+        written = pretrain_alone(settings, out or Path("runs") / generator, progress)
+    if not quiet:
+        typer.echo(f"{written}\nuse it with --set generator.path={written}; samples: {written.parent}/grid-*.png")
 
 
 @app.command()

@@ -43,7 +43,7 @@ def translation_equivariance(
     if len(shifts) == 0 or int(shifts.abs().max()) >= side:
         raise GeneratorError(
             f"{len(shifts)} shifts were given for images of {side} px: expected one or more, each of less than {side} "
-            f"pixels (the paper's reach {side // 8})"
+            f"pixels; draw them from -{side // 8} to {side // 8} as the paper does"
         )
     place = generator.synthesis.input
     transform = place.transform
