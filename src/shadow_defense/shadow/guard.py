@@ -10,7 +10,6 @@ for images, labels, sample_ids in loader:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,11 +22,12 @@ from shadow_defense.generators.interface import as_generator, check_generator
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.checks import check_batch
+from shadow_defense.shadow.checks import check_batch, check_state, pack_space
+from shadow_defense.shadow.encoding import encode_samples
 from shadow_defense.shadow.foreground import class_activation_maps, find_cam_layer, spare_foreground, sparing_strength
-from shadow_defense.shadow.latents import invert_latents
 from shadow_defense.shadow.momentum import blend
 from shadow_defense.shadow.noise import noise_amplitude, scale_noise, shuffle_noise, uniform_noise
+from shadow_defense.shadow.protection import Protection
 from shadow_defense.shadow.pseudo_attack import learning_rate_for, pseudo_attack
 from shadow_defense.shadow.rendering import render
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
@@ -38,25 +38,6 @@ from shadow_defense.shadow.vulnerability import reconstruction_error, vulnerabil
 
 ENCODED_AT_ONCE = 64
 """Images a batch of latent inversion: codes do not depend on it, memory does."""
-
-
-@dataclass(frozen=True)
-class Protection:
-    """A protected batch and why the noise went where it went; images and noise in normalised units.
-
-    Attributes:
-        images: what to train on: the clean images plus ``noise``.
-        noise: what was added.
-        noise_map: N3, the map before the foreground was spared; positive, sums to 1 per image.
-        cam: Grad-CAM++ in [0, 1], or None where the foreground is not spared.
-        rebuilt: what the shadow generator rebuilt, or None in rounds after the shadow's.
-    """
-
-    images: Float[Tensor, "n c h w"]
-    noise: Float[Tensor, "n c h w"]
-    noise_map: Float[Tensor, "n 1 h w"]
-    cam: Float[Tensor, "n h w"] | None
-    rebuilt: Float[Tensor, "n c h w"] | None
 
 
 class ShadowGuard:
@@ -72,6 +53,9 @@ class ShadowGuard:
         mean, std: per-channel normalisation of the images given to :meth:`protect`; the defaults mean [-1, 1].
         seed: of the latent codes' starting points and of the control placements.
         z_dim: length of a latent code, where the generator has no attribute of that name.
+
+    Raises:
+        GeneratorError: a generator without parameters, or without the latent space of the settings.
     """
 
     def __init__(
@@ -85,6 +69,7 @@ class ShadowGuard:
         z_dim: int | None = None,
     ) -> None:
         self.generator = as_generator(generator, z_dim)
+        self.generator.check_space(settings.latent_space)
         self.settings = settings
         self.normalisation = Normalisation(tuple(mean), tuple(std))
         self.seed = seed
@@ -208,39 +193,30 @@ class ShadowGuard:
         if not new:
             return
         check_generator(self.generator, images.shape[1], (images.shape[2], images.shape[3]))
-        # Named by sample: the starting code does not depend on the order in which samples are seen.
-        initial = torch.stack(
-            [
-                torch.randn(self.generator.z_dim, generator=named_generator(self.seed, "latent", sample_ids[index]))
-                for index in new
-            ]
-        ).to(images)
         task = (progress or Progress()).start("encoding images", len(new))
-        for chunk in torch.arange(len(new)).split(ENCODED_AT_ONCE):
-            codes = initial[chunk]
-            if self.settings.latent_pretraining:
-                codes = self._invert(images[[new[place] for place in chunk.tolist()]], codes)
-            for place, code in zip(chunk.tolist(), codes, strict=True):
-                self.latents[sample_ids[new[place]]] = code.detach().cpu().clone()
+        for start in range(0, len(new), ENCODED_AT_ONCE):
+            chunk = new[start : start + ENCODED_AT_ONCE]
+            samples = [sample_ids[index] for index in chunk]
+            # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
+            codes = encode_samples(
+                self.generator.to(images.device),
+                images[chunk],
+                samples,
+                self.normalisation,
+                space=self.settings.latent_space,
+                seed=self.seed,
+                learning_rate=self.settings.latent_learning_rate,
+                iterations=self.settings.latent_iterations if self.settings.latent_pretraining else 0,
+            )
+            self.latents.update(zip(samples, codes.cpu().unbind(), strict=True))
             task.advance(len(chunk))
         task.finish()
 
-    def _invert(self, images: Tensor, initial: Tensor) -> Tensor:
-        with training_mode(self.generator.to(images.device), False):
-            # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
-            pretrained = {name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()}
-            return invert_latents(
-                lambda codes: self._render(pretrained, codes, images),
-                images,
-                initial,
-                learning_rate=self.settings.latent_learning_rate,
-                iterations=self.settings.latent_iterations,
-            ).z
-
     def state_dict(self) -> dict[str, Any]:
-        """Generator, latent codes, noise maps, counter and random state, as nested dicts of tensors."""
+        """Generator, latent codes and their space, noise maps, counter and random state, as nested dicts of tensors."""
         return {
             "synthesis": dict(self.synthesis),
+            "latent_space": pack_space(self.settings.latent_space),
             "latents": pack_samples(self.latents),
             "noise_maps": pack_samples(self.noise_maps),
             "batches_protected": torch.tensor(self.batches_protected),
@@ -248,19 +224,21 @@ class ShadowGuard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave. Raises :class:`DefenseError` when it is another generator's."""
-        synthesis = state.get("synthesis", {})
-        shapes = {name: tensor.shape for name, tensor in self.synthesis.items()}
-        if {name: tensor.shape for name, tensor in synthesis.items()} != shapes:
-            raise DefenseError("the saved state belongs to another generator: give the guard the one it was saved with")
-        self.synthesis = {name: tensor.clone() for name, tensor in synthesis.items()}
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            DefenseError: when it is another generator's, or its latent codes are of another space.
+        """
+        check_state(state, self.synthesis, self.settings.latent_space)
+        self.synthesis = {name: tensor.clone() for name, tensor in state["synthesis"].items()}
         self.latents = unpack_samples(state.get("latents", {}))
         self.noise_maps = unpack_samples(state.get("noise_maps", {}))
         self.batches_protected = int(state["batches_protected"])
         self._draws.set_state(state["random_state"])
 
     def _render(self, synthesis: Mapping[str, Tensor], z: Tensor, like: Tensor) -> Tensor:
-        return render(self.generator, synthesis, z, (like.shape[2], like.shape[3]), self.normalisation)
+        size, space = (like.shape[2], like.shape[3]), self.settings.latent_space
+        return render(self.generator, synthesis, z, size, self.normalisation, space=space)
 
     def _attack(
         self,

@@ -15,12 +15,12 @@ class Inversion:
     """What latent inversion found.
 
     Attributes:
-        z: (n, z_dim), the best code of each image.
+        z: (n, *code), the best code of each image, in the latent space of the starting codes.
         error: (n,), mean squared error of its image, in normalised units.
         iterations: the number of iterations that ran before every image had stopped improving.
     """
 
-    z: Float[Tensor, "n z"]
+    z: Float[Tensor, "n *code"]
     error: Float[Tensor, "n"]
     iterations: int
 
@@ -37,7 +37,7 @@ def halvings(iterations: int) -> tuple[int, ...]:
 def invert_latents(
     render: Callable[[Tensor], Tensor],
     images: Float[Tensor, "n c h w"],
-    initial: Float[Tensor, "n z"],
+    initial: Float[Tensor, "n *code"],
     *,
     learning_rate: float = 1e-3,
     iterations: int = 500,
@@ -54,7 +54,7 @@ def invert_latents(
     Args:
         render: latent codes to normalised images; its parameters are left alone.
         images: normalised images to encode.
-        initial: starting codes, usually drawn from a standard normal distribution.
+        initial: starting codes, of any shape: drawn from a standard normal distribution, or encoded from such.
     """
     z = initial.detach().clone().requires_grad_()
     optimiser = torch.optim.AdamW([z], lr=learning_rate)

@@ -97,7 +97,7 @@ def learning_rate_for(batch_size: int) -> float:
 def pseudo_attack(
     render: Callable[[Mapping[str, Tensor], Tensor], Tensor],
     synthesis: Mapping[str, Tensor],
-    z: Float[Tensor, "n z"],
+    z: Float[Tensor, "n *code"],
     images: Float[Tensor, "n c h w"],
     labels: Tensor,
     victim: VictimSignals,

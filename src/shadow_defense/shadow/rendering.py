@@ -6,27 +6,46 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.generators.interface import Generator
+from shadow_defense.generators.interface import Generator, LatentSpace
+
+
+class _Decoder(nn.Module):
+    """``generator.decode`` as a forward pass, which is all that ``functional_call`` calls."""
+
+    def __init__(self, generator: Generator, space: LatentSpace) -> None:
+        super().__init__()
+        self.generator = generator
+        self.space: LatentSpace = space
+
+    def forward(self, codes: Float[Tensor, "n *code"]) -> Float[Tensor, "n c s s"]:
+        return self.generator.decode(codes, self.space)
 
 
 def render(
     generator: Generator,
     synthesis: Mapping[str, Tensor],
-    z: Float[Tensor, "n z"],
+    codes: Float[Tensor, "n *code"],
     image_size: tuple[int, int],
     normalisation: Normalisation,
+    *,
+    space: LatentSpace = "z",
 ) -> Float[Tensor, "n c h w"]:
     """``normalise(resize(clamp(G(z), -1, 1)))`` (spec/shadow_defense.md, step 2).
 
     Args:
         synthesis: parameters that stand in for the generator's own, by name; {} uses its own.
         image_size: (height, width) of the result, in pixels.
+        space: the latent space that ``codes`` are of; for w and w+, G is the synthesis network alone.
+
+    Raises:
+        GeneratorError: when the generator has no such space.
     """
-    images = functional_call(generator, dict(synthesis), (z,)).clamp(-1, 1)
+    substituted = {f"generator.{name}": tensor for name, tensor in synthesis.items()}
+    images = functional_call(_Decoder(generator, space), substituted, (codes,)).clamp(-1, 1)
     if images.shape[-2:] != image_size:
         # Anti-aliased, where the authors' code takes the nearest pixel: that would drop gradients between them.
         images = F.interpolate(images, size=image_size, mode="bilinear", antialias=True, align_corners=False)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.generators.interface import LatentSpace
 from shadow_defense.shadow.pseudo_attack import ShadowWeights
 from shadow_defense.validation import validated
 
@@ -16,6 +17,7 @@ class ShadowSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    latent_space: LatentSpace = Field("z", description="step 2: space of the latent codes; z is the paper's")
     latent_pretraining: bool = Field(True, description="step 2; false keeps the random starting codes (ablation)")
     latent_iterations: int = Field(500, ge=1, description="step 2: most iterations of latent inversion")
     latent_learning_rate: float = Field(1e-3, gt=0, description="step 2: learning rate of AdamW")

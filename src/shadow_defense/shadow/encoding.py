@@ -1,0 +1,70 @@
+"""Step 2 on named samples: where each code starts, in which latent space, and what inversion makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.generators.interface import Generator, LatentSpace
+from shadow_defense.models.functional import training_mode
+from shadow_defense.seeds import named_generator
+from shadow_defense.shadow.latents import invert_latents
+from shadow_defense.shadow.rendering import render
+
+
+def starting_codes(
+    generator: Generator, sample_ids: Sequence[str], like: Tensor, *, space: LatentSpace = "z", seed: int = 0
+) -> Float[Tensor, "n *code"]:
+    """``encode(z_i, space)`` of ``z_i ~ N(0, I)``, in the mode that the generator is in.
+
+    Drawn in z whatever the space, so that all spaces start from the same images; each draw is named by its sample,
+    so that a code does not depend on the order in which samples are seen.
+
+    Args:
+        like: gives device and type.
+    """
+    z = torch.stack(
+        [torch.randn(generator.z_dim, generator=named_generator(seed, "latent", sample)) for sample in sample_ids]
+    ).to(like)
+    with torch.no_grad():
+        return generator.encode(z, space)
+
+
+def encode_samples(
+    generator: Generator,
+    images: Float[Tensor, "n c h w"],
+    sample_ids: Sequence[str],
+    normalisation: Normalisation,
+    *,
+    space: LatentSpace = "z",
+    seed: int = 0,
+    learning_rate: float = 1e-3,
+    iterations: int = 500,
+) -> Float[Tensor, "n *code"]:
+    """The latent codes of one batch (spec/shadow_defense.md, step 2), found with the generator as it was given.
+
+    Args:
+        images: normalised images to encode.
+        sample_ids: a stable name for each image.
+        iterations: most iterations of latent inversion; 0 keeps the starting codes.
+
+    Raises:
+        GeneratorError: when the generator has no such space.
+    """
+    with training_mode(generator, False):
+        initial = starting_codes(generator, sample_ids, images, space=space, seed=seed)
+        # Detached: only the code is sought, and the graph need not hold what the parameters' gradients would take.
+        pretrained = {name: parameter.detach() for name, parameter in generator.synthesis_parameters().items()}
+        return invert_latents(
+            lambda codes: render(
+                generator, pretrained, codes, (images.shape[2], images.shape[3]), normalisation, space=space
+            ),
+            images,
+            initial,
+            learning_rate=learning_rate,
+            iterations=iterations,
+        ).z
