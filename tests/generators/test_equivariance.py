@@ -17,7 +17,7 @@ SHIFTS = torch.tensor([[1, 0], [0, -1], [4, -3], [-2, 4], [-4, -4]])
 
 
 def untrained(**arguments: int) -> tuple[StyleGAN3Generator, Tensor]:
-    """Random weights, placed by the style, with the magnitudes measured: images of the deviation that real ones have."""
+    """Random weights, placed by the style, with the magnitudes measured: images deviate as real ones do."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         generator = StyleGAN3Generator(

@@ -135,7 +135,7 @@ def pretrain(
     folder: Annotated[Path | None, typer.Argument(help="A run directory; none with --generator and --data.")] = None,
     config: StageConfig = None,
     generator: Annotated[
-        str | None, typer.Option("--generator", help="Architecture to train apart from any run, such as stylegan3-t-small.")
+        str | None, typer.Option("--generator", help="Architecture to train apart from a run: stylegan3-t-small...")
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Public images: a folder, an .npz (MedMNIST layout) or a source.")

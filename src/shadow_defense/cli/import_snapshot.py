@@ -56,12 +56,22 @@ def import_snapshot(
         "generator.safetensors"
     ),
     network: Annotated[str, typer.Option(help="G_ema, the moving average that makes the images, or G.")] = "G_ema",
+    discriminator: Annotated[
+        Path | None, typer.Option("--discriminator", "-d", help="Write the discriminator too, for fine-tuning.")
+    ] = None,
 ) -> None:
     """Make a generator from an official StyleGAN3 snapshot; nothing inside the file is run."""
-    from shadow_defense.generators.snapshots.importing import read_snapshot, save_imported
+    from shadow_defense.generators.snapshots.importing import (
+        read_snapshot,
+        save_imported,
+        save_imported_discriminator,
+    )
 
     found = read_snapshot(snapshot)
     for line in snapshot_lines(found):
         typer.echo(line)
     save_imported(snapshot, found, out, network)
     typer.echo(f"wrote {network} to {out}")
+    if discriminator is not None:
+        save_imported_discriminator(snapshot, found, discriminator)
+        typer.echo(f"wrote D to {discriminator}")

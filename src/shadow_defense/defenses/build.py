@@ -229,7 +229,7 @@ class DefenseSettings(BaseModel):
         kind = self.kind()
         if self.preset not in kind.presets:
             raise DefenseError(unknown_name(f"preset of defense '{self.defense}'", self.preset, kind.presets))
-        kind.settings(self.preset, **self.options)
+        self.settings()
         return self
 
     def kind(self) -> Kind:
@@ -238,13 +238,15 @@ class DefenseSettings(BaseModel):
             raise DefenseError(unknown_name("defense", self.defense, DEFENSES))
         return DEFENSES[self.defense]
 
+    def settings(self) -> BaseModel:
+        """The defense's own settings: the preset's, with the options."""
+        return self.kind().settings(self.preset, **self.options)
+
     def acts_on(self) -> tuple[Place, ...]:
         """Where the defense acts with these settings."""
-        kind = self.kind()
-        place = getattr(kind.settings(self.preset, **self.options), "place", None)
-        return (place,) if place else kind.acts_on
+        place = getattr(self.settings(), "place", None)
+        return (place,) if place else self.kind().acts_on
 
     def build(self, resources: Resources) -> Defense:
         """A fresh defense for one client."""
-        kind = self.kind()
-        return kind.build(kind.settings(self.preset, **self.options), resources)
+        return self.kind().build(self.settings(), resources)

@@ -179,7 +179,12 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         update={
             "data": data,
             "model": config.model.model_copy(update={"weights": absolute(config.model.weights)}),
-            "generator": config.generator.model_copy(update={"path": absolute(config.generator.path)}),
+            "generator": config.generator.model_copy(
+                update={
+                    name: absolute(getattr(config.generator, name))
+                    for name in ("path", "begin_from", "begin_from_discriminator")
+                }
+            ),
             "metrics": config.metrics.model_copy(update={"lpips_weights": absolute(config.metrics.lpips_weights)}),
         }
     )

@@ -12,12 +12,12 @@ from torch import nn
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import Resources
-from shadow_defense.errors import RunError
+from shadow_defense.errors import GeneratorError, RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call, CountingProgress, run_parallel, worker_count
 from shadow_defense.federated.rounds import TRAINING, Federation, read_journal
 from shadow_defense.files import atomic_path
-from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.generators.interface import Generator, check_generator
 from shadow_defense.generators.training import pretrain
 from shadow_defense.metrics.lpips import load_lpips
@@ -35,9 +35,26 @@ def check_run(run: Run) -> None:
     """Raise now what a later stage would raise after hours: the model, the attacked clients, the weights of LPIPS."""
     run.new_model()
     run.kept()
+    _check_latent_spaces(run)
     metrics = run.config.metrics
     if metrics.lpips:
         load_lpips(metrics.lpips, metrics.lpips_weights)
+
+
+def _check_latent_spaces(run: Run) -> None:
+    settings = run.config.generator
+    spaces = (
+        architecture(settings.name).generator.latent_spaces
+        if settings.path is None
+        else load_generator(settings.path).latent_spaces
+    )
+    for name, arm in run.config.arms.items():
+        space = getattr(arm.settings(), "latent_space", None)
+        if space is not None and space not in spaces:
+            raise GeneratorError(
+                f"arm '{name}' asks for latent_space={space} but the generator has {', '.join(spaces)}: choose one of "
+                "them, or a StyleGAN3 generator"
+            )
 
 
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:

@@ -6,12 +6,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
-from shadow_defense.generators.interface import Generator
+from shadow_defense.generators.interface import Generator, LatentSpace
 
 SIZES = (16, 32, 64, 128, 256)
 """The article goes to 64 px; the larger sides are deeper stacks of the same blocks."""
 
 LEAST_FEATURES = 8
+
+MODULES_A_BLOCK = 3
+"""Transposed convolution, batch norm and ReLU; the last block has tanh in place of the other two."""
 
 
 def _check(image_size: int, channels: int) -> None:
@@ -65,6 +68,40 @@ class DCGANGenerator(Generator):
 
     def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
         return self.synthesis(self.project(z))
+
+    @property
+    def feature_layers(self) -> int:
+        """A layer is a block of the synthesis network: 0 reads the 4 x 4 projection of the code."""
+        return -(-len(self.synthesis) // MODULES_A_BLOCK)
+
+    def features(
+        self, codes: Float[Tensor, "n *code"], layer: int, space: LatentSpace = "z"
+    ) -> Float[Tensor, "n f h h"]:
+        self.check_layer(layer)
+        self.check_space(space)
+        return self.synthesis[: MODULES_A_BLOCK * layer](self.project(codes))
+
+    def next_features(
+        self,
+        features: Float[Tensor, "n f h h"],
+        codes: Float[Tensor, "n *code"],
+        layer: int,
+        space: LatentSpace = "z",
+    ) -> Float[Tensor, "n g s s"]:
+        self.check_layer(layer + 1)
+        self.check_space(space)
+        return self.synthesis[MODULES_A_BLOCK * layer : MODULES_A_BLOCK * (layer + 1)](features)
+
+    def from_features(
+        self,
+        features: Float[Tensor, "n f h h"],
+        codes: Float[Tensor, "n *code"],
+        layer: int,
+        space: LatentSpace = "z",
+    ) -> Float[Tensor, "n c s s"]:
+        self.check_layer(layer)
+        self.check_space(space)
+        return self.synthesis[MODULES_A_BLOCK * layer :](features)
 
 
 class DCGANDiscriminator(nn.Module):

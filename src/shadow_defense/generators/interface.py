@@ -19,7 +19,8 @@ class Generator(nn.Module):
     """A network from latent codes to images.
 
     Subclasses set the three attributes and implement :meth:`forward`; those with a mapping network also implement
-    :meth:`encode` and :meth:`decode` for the spaces that they list in ``latent_spaces``.
+    :meth:`encode` and :meth:`decode` for the spaces that they list in ``latent_spaces``; those that show what runs
+    between their layers implement :attr:`feature_layers` and the three methods that take a layer.
 
     Attributes:
         z_dim: length of a latent code; codes are drawn from a standard normal distribution.
@@ -55,6 +56,48 @@ class Generator(nn.Module):
         self.check_space(space)
         return self(codes)
 
+    @property
+    def feature_layers(self) -> int:
+        """Number of layers whose input can be read and given, counted from 0; 0 for a generator that shows none."""
+        return 0
+
+    def features(
+        self, codes: Float[Tensor, "n *code"], layer: int, space: LatentSpace = "z"
+    ) -> Float[Tensor, "n f h h"]:
+        """What layer number ``layer`` reads when the generator makes images of ``codes``.
+
+        Raises:
+            GeneratorError: when the generator has no such layer or no such space.
+        """
+        self.check_layer(layer)
+        raise NotImplementedError
+
+    def next_features(
+        self,
+        features: Float[Tensor, "n f h h"],
+        codes: Float[Tensor, "n *code"],
+        layer: int,
+        space: LatentSpace = "z",
+    ) -> Float[Tensor, "n g s s"]:
+        """What layer ``layer + 1`` reads when layer ``layer`` reads ``features``; for layers that take styles, those
+        of ``codes``. Raises what :meth:`features` raises.
+        """
+        self.check_layer(layer + 1)
+        raise NotImplementedError
+
+    def from_features(
+        self,
+        features: Float[Tensor, "n f h h"],
+        codes: Float[Tensor, "n *code"],
+        layer: int,
+        space: LatentSpace = "z",
+    ) -> Float[Tensor, "n c s s"]:
+        """Images when layer ``layer`` reads ``features``: ``from_features(features(z, k), z, k)`` equals
+        ``forward(z)`` for every layer k. Raises what :meth:`features` raises.
+        """
+        self.check_layer(layer)
+        raise NotImplementedError
+
     def training_images(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c s s"]:
         """Images for the discriminator's step of GAN training, where a generator may update averages of its own."""
         return self(z)
@@ -65,6 +108,19 @@ class Generator(nn.Module):
             raise GeneratorError(
                 f"latent space '{space}' was asked for but {type(self).__name__} has {', '.join(self.latent_spaces)}: "
                 "choose one of them, or a StyleGAN3 generator"
+            )
+
+    def check_layer(self, layer: int) -> None:
+        """Raise :class:`GeneratorError` when the generator shows no features that ``layer`` reads."""
+        if self.feature_layers == 0:
+            raise GeneratorError(
+                f"{type(self).__name__} shows no features between its layers: give a DCGAN or StyleGAN3 generator, or "
+                "choose an attack on latent codes"
+            )
+        if not 0 <= layer < self.feature_layers:
+            raise GeneratorError(
+                f"feature layer {layer} was asked for but {type(self).__name__} has 0 to {self.feature_layers - 1}: "
+                "choose one of them"
             )
 
     def mapping_parameters(self) -> dict[str, nn.Parameter]:

@@ -21,6 +21,9 @@ class GeneratorSettings(BaseModel):
     begin_from: Path | None = Field(
         None, description="a generator (safetensors) of the same architecture to fine-tune; null begins at random"
     )
+    begin_from_discriminator: Path | None = Field(
+        None, description="its discriminator (safetensors), as import-snapshot writes it; null begins at random"
+    )
     image_size: int | None = Field(None, description="side in pixels; null takes the least that covers the images")
     z_dim: int | None = Field(None, ge=1, le=4096, description="length of a latent code; null: the architecture's")
     width: int | None = Field(

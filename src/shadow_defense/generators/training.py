@@ -57,8 +57,6 @@ class GanTraining:
         self.generator, self.discriminator = build_networks(
             settings, image_size=image_size, channels=channels, seed=seed
         )
-        if settings.begin_from is not None:
-            begin_from(self.generator, settings.begin_from)
         self.generator.train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.plan = plan_training(architecture(settings.name).recipe, settings, image_size)
@@ -158,29 +156,16 @@ class GanTraining:
         self.augmentation, *self._signs = state["augmentation"].tolist()
 
 
-def begin_from(generator: Generator, path: Path) -> None:
-    """Give ``generator`` the weights of a saved one, to fine-tune them.
-
-    Raises:
-        GeneratorError: when the file's network is another one.
-    """
-    saved = load_generator(path)
-    if {name: tensor.shape for name, tensor in saved.state_dict().items()} != {
-        name: tensor.shape for name, tensor in generator.state_dict().items()
-    }:
-        raise GeneratorError(
-            f"{path} ({saved.channels} channels, {saved.image_size} px) has another shape than the generator that the "
-            "settings describe: choose generator.name, image_size and z_dim as it was trained with"
-        )
-    generator.load_state_dict(saved.state_dict())
-
-
 def as_generator_images(images: UInt8[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c s s"]:
     """Bytes to [-1, 1] at the generator's size."""
     scaled = images.float() / 127.5 - 1
     if scaled.shape[-2:] != (size, size):
         scaled = F.interpolate(scaled, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return scaled
+
+
+def _own_size(settings: GeneratorSettings) -> int | None:
+    return None if settings.begin_from is None else load_generator(settings.begin_from).image_size
 
 
 def pretrain(
@@ -201,7 +186,7 @@ def pretrain(
     """
     if len(public) == 0:
         raise GeneratorError("no public images to train the shadow generator on: set data.public_fraction above 0")
-    size = settings.image_size or covering_size(settings.name, max(public.shape[-2:]))
+    size = settings.image_size or _own_size(settings) or covering_size(settings.name, max(public.shape[-2:]))
     training = GanTraining(settings, image_size=size, channels=public.shape[1], seed=seed)
     checkpoint = folder / "checkpoint.safetensors"
     losses: list[dict[str, float]] = []

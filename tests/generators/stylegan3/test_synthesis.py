@@ -89,6 +89,22 @@ def test_samples_are_styled_alike_in_any_batch(name: str) -> None:
     assert relative_error(together, alone) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["T L0_36_5", "R L5_52_5"])
+def test_a_style_near_zero_fades(name: str) -> None:
+    """Where the 1e-8 under the root counts: a style of 1e-5 beside styles of 1."""
+    plan = PLANS[name]
+    layer = layer_of(plan)
+    layer.affine.bias.data.zero_()
+    x, w = draw(2, plan.reads.channels, plan.reads.size, plan.reads.size), draw(2, 6, seed=1)
+    w[1] *= 1e-5
+    parameters = {key: value.detach().double() for key, value in layer.named_parameters()}
+    with torch.no_grad():
+        output, expected = layer(x, w), naive_layer(layer, x.double(), w.double(), parameters)
+        unstyled = layer(x, torch.stack([w[0], torch.zeros(6)]))
+    assert relative_error(output[1], expected[1]) < 1e-4
+    assert relative_error(output[1], unstyled[1]) > 0.01
+
+
 @pytest.mark.parametrize("name", [name for name in PLANS if not PLANS[name].to_image])
 def test_what_is_cropped_later_is_rightly_left_out(name: str) -> None:
     plan = PLANS[name]

@@ -179,6 +179,22 @@ def save_imported(path: Path, snapshot: Snapshot, out: Path, network: str = "G_e
     save_generator(out, generator, name, _origin(path, snapshot, network))
 
 
+def save_imported_discriminator(path: Path, snapshot: Snapshot, out: Path) -> None:
+    """Write the snapshot's discriminator, with which its generator can be fine-tuned.
+
+    Raises:
+        SnapshotError: when there is none, it is no discriminator, or ``out`` is the snapshot itself.
+    """
+    from shadow_defense.generators.build import save_discriminator
+
+    if out.resolve() == path.resolve():
+        raise SnapshotError(f"the discriminator would be written over the snapshot {path}: choose another name for it")
+    record = snapshot.network("D")
+    if record.class_name != "Discriminator":
+        raise SnapshotError(f"cannot import {path}: its D is no discriminator; give an unchanged official snapshot")
+    save_discriminator(out, record.tensors)
+
+
 def import_snapshot(path: Path, out: Path, network: str = "G_ema", size_limit: int = SIZE_LIMIT) -> Snapshot:
     """Read a snapshot, write its generator to ``out``, and give back what was read.
 

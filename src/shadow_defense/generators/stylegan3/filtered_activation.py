@@ -90,7 +90,8 @@ def filtered_activation(
     take the compiled planes of polyphase.py, everything else products with banded matrices.
     """
     keep = torch.is_grad_enabled() and (x.requires_grad or gain.requires_grad or bias.requires_grad)
-    output: Tensor = _FilteredActivation.apply(x, gain, bias, resampling, keep)[0]
+    apply = _apply_uncompiled if _compiled(x, resampling) else _FilteredActivation.apply
+    output: Tensor = apply(x, gain, bias, resampling, keep)[0]
     return output
 
 
@@ -113,6 +114,10 @@ class _FilteredActivation(torch.autograd.Function):
         run: Callable[..., tuple[Tensor, Tensor, Tensor]]
         run = _backward_planes if _compiled(x, ctx.resampling) else _backward_matrices
         return (*run(gradient, x, gain, codes, ctx.resampling), None, None)
+
+
+# torch.compile cannot look into numba's functions: it runs around them.
+_apply_uncompiled = torch.compiler.disable(_FilteredActivation.apply)
 
 
 def _compiled(x: Tensor, resampling: Resampling) -> bool:

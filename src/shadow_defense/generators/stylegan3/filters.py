@@ -53,7 +53,7 @@ def separable_terms(kernel: Float[Tensor, "*shape"], tolerance: float = 1e-6) ->
     """Rows and columns with ``kernel = sum_r outer(rows_r, columns_r)``; one term for a one-dimensional filter.
 
     The radial filters are symmetric matrices, so their eigenvectors give the terms; those whose eigenvalue is below
-    ``tolerance`` of the greatest are dropped (rank 4 of 12 for the filters of configuration R).
+    ``tolerance`` of the greatest are dropped (4 or 5 of 12 stay for the filters of configuration R).
     """
     if kernel.ndim == 1:
         return torch.stack([kernel, kernel])[:, None]

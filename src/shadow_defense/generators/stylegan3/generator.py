@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
 from shadow_defense.generators.interface import Generator, LatentSpace
+from shadow_defense.generators.stylegan3.filtered_activation import CLAMP
 from shadow_defense.generators.stylegan3.mapping import MappingNetwork, truncate
 from shadow_defense.generators.stylegan3.schedule import plan_layers
 from shadow_defense.generators.stylegan3.synthesis import SynthesisNetwork
@@ -29,8 +30,10 @@ OFFICIAL_NAMES = {
     "magnitude_ema_beta": "magnitude_ema_beta",
 }
 """Constructor arguments of official snapshots, and their names here."""
-UNUSED_ON_CPU = {"num_fp16_res", "conv_clamp"}
-"""Official arguments that change nothing in 32-bit mathematics, or are constants of it."""
+FIXED = {"conv_clamp": CLAMP}
+"""Official arguments that have one value here."""
+UNUSED = {"num_fp16_res"}
+"""Official arguments that change nothing in 32-bit mathematics."""
 
 
 def training_magnitude_decay(batch_size: int) -> float:
@@ -109,12 +112,13 @@ class StyleGAN3Generator(Generator):
                 chosen["mapping_layers"] = dict(value).pop("num_layers", 2)
                 unknown = set(value) - {"num_layers"}
             else:
-                unknown = set() if name in OFFICIAL_NAMES or name in UNUSED_ON_CPU else {name}
+                known = name in OFFICIAL_NAMES or name in UNUSED or (name in FIXED and value == FIXED[name])
+                unknown = set() if known else {name}
                 if name in OFFICIAL_NAMES:
                     chosen[OFFICIAL_NAMES[name]] = value
             if unknown:
                 raise GeneratorError(
-                    f"the snapshot's network was built with '{sorted(unknown)[0]}', which this project does not know: "
+                    f"the snapshot's network was built with '{sorted(unknown)[0]}', or a value of it, unknown here: "
                     "use a StyleGAN3 snapshot of configuration T or R with the official constants"
                 )
         return cls(**chosen)
@@ -164,10 +168,45 @@ class StyleGAN3Generator(Generator):
         return ws[:, 0] if space == "w" else ws
 
     def decode(self, codes: Float[Tensor, "n *code"], space: LatentSpace = "z") -> Float[Tensor, "n channels s s"]:
+        return self.synthesis(self._styles_of(codes, space))
+
+    def _styles_of(self, codes: Float[Tensor, "n *code"], space: LatentSpace) -> Float[Tensor, "n styles w"]:
         self.check_space(space)
         if space == "z":
-            return self(codes)
-        return self.synthesis(self._spread(codes) if space == "w" else codes)
+            return self.styles(codes)
+        return self._spread(codes) if space == "w" else codes
+
+    @property
+    def feature_layers(self) -> int:
+        """The synthesis layers, that to the image included; layer 0 reads the Fourier features."""
+        return len(self.synthesis.plans)
+
+    def features(
+        self, codes: Float[Tensor, "n *code"], layer: int, space: LatentSpace = "z"
+    ) -> Float[Tensor, "n f h h"]:
+        self.check_layer(layer)
+        return self.synthesis.features(self._styles_of(codes, space), layer)
+
+    def next_features(
+        self,
+        features: Float[Tensor, "n f h h"],
+        codes: Float[Tensor, "n *code"],
+        layer: int,
+        space: LatentSpace = "z",
+    ) -> Float[Tensor, "n g s s"]:
+        self.check_layer(layer + 1)
+        read_by = getattr(self.synthesis, self.synthesis.plans[layer].name)
+        return read_by(features, self._styles_of(codes, space)[:, layer + 1])
+
+    def from_features(
+        self,
+        features: Float[Tensor, "n f h h"],
+        codes: Float[Tensor, "n *code"],
+        layer: int,
+        space: LatentSpace = "z",
+    ) -> Float[Tensor, "n channels s s"]:
+        self.check_layer(layer)
+        return self.synthesis.from_features(features, self._styles_of(codes, space), layer)
 
     def training_images(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n channels s s"]:
         return self(z, update_averages=True)

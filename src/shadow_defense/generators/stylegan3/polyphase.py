@@ -8,17 +8,14 @@ are shared among torch's number of threads.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, no_type_check
 
 import numpy as np
-import torch
 from numba import njit
 
 from shadow_defense.generators.stylegan3.phase_planes import Geometry
+from shadow_defense.generators.stylegan3.threads import run_shares
 
 # Not all of fast maths: NaN and infinity must come through, so that a diverged training is seen.
 compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
@@ -185,20 +182,6 @@ def _layout(layer: Geometry, backward: bool) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-
-
 def run_planes(layer: Geometry, backward: bool, *arguments: Any) -> None:
     """Fill the output of every plane; ``arguments`` are :func:`_planes`' own after ``first, last``, in its order."""
-    count = len(arguments[0])
-    arguments = (*arguments, *_layout(layer, backward))
-    threads = min(torch.get_num_threads(), count)
-    bounds = [count * index // threads for index in range(threads + 1)]
-    # Threads do not survive a fork: each process has its own.
-    pool = _pools.get(os.getpid())
-    if pool is None and threads > 1:
-        pool = _pools.setdefault(os.getpid(), ThreadPoolExecutor(os.cpu_count() or 1, "filtered activation"))
-    shares = [pool.submit(_planes, a, b, *arguments) for a, b in pairwise(bounds[1:]) if pool]
-    _planes(bounds[0], bounds[1], *arguments)
-    for share in shares:
-        share.result()
+    run_shares(len(arguments[0]), _planes, *arguments, *_layout(layer, backward))
