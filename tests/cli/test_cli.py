@@ -28,7 +28,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "HEAVY []" in result.stdout, result.stdout + result.stderr
-    for command in ("demo", "run", "pretrain", "train", "attack", "evaluate", "report", "data", "config"):
+    for command in ("demo", "run", "pretrain", "train", "attack", "evaluate", "report", "import-snapshot", "data"):
         assert command in result.stdout
 
 
@@ -42,6 +42,11 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "no-such-run", "--set", "seed=1"], "give --config too"),
         (["run", "demo", "--set", "data.source=facs"], "did you mean 'faces'"),
         (["run", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz"),
+        (["pretrain"], "needs a run directory, or --generator NAME and --data FOLDER"),
+        (["pretrain", "folder", "--generator", "dcgan"], "give either of the two"),
+        (["pretrain", "--generator", "stylegan3-t-smal", "--data", "faces"], "did you mean 'stylegan3-t-small'"),
+        (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
+        (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], wanted: str, tmp_path: Path) -> None:

@@ -13,16 +13,13 @@ from torch import Tensor
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
 from shadow_defense.attacks.priors import average_statistics, mean_norm
 from shadow_defense.attacks.search import Losses, cosine_schedule, search
-from shadow_defense.attacks.target import Target, matching_target
+from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.models.batchnorm import (
-    BatchStatistics,
     BatchStatisticsRecorder,
-    batch_norm_layers,
-    layer_momentum,
-    recover_batch_statistics,
     step_weights,
 )
 from shadow_defense.progress import Task
@@ -82,10 +79,10 @@ class GradInversion(BaseModel):
                 local=target.local,
                 recorder=recorder,
             )
-            statistics = _observed_statistics(observation, target, simulate(images=start).statistics)
+            statistics = observed_statistics(observation, simulate(images=start).statistics[0])
             if not statistics:
-                notes.append("no batch-norm statistics to match: the model or its mode leaves none in the buffers")
-            momentum = _momentum(observation)
+                notes.append(NOTHING_IN_THE_BUFFERS)
+            momentum = buffer_momentum(observation)
 
             def losses(images: Tensor) -> Losses:
                 simulated = simulate(images=images)
@@ -118,21 +115,3 @@ class GradInversion(BaseModel):
             found.history,
             tuple(notes),
         )
-
-
-def _momentum(observation: Observation) -> float:
-    """Of the first batch-norm layer: all layers of a model share it in practice."""
-    return next((layer_momentum(*item) for item in batch_norm_layers(observation.model).items()), 0.1)
-
-
-def _observed_statistics(
-    observation: Observation, target: Target, simulated: list[dict[str, BatchStatistics]]
-) -> dict[str, BatchStatistics]:
-    """What the client's buffers give away; {} where the client trained in eval mode or without batch norm."""
-    if observation.local_training.batch_norm != "train" or not simulated[0]:
-        return {}
-    after = {name: tensor + observation.update.tensors[name] for name, tensor in observation.global_state.items()}
-    sizes = {name: statistics.size for name, statistics in simulated[0].items()}
-    return recover_batch_statistics(
-        observation.model, observation.global_state, after, sizes, observation.local_training.steps
-    )

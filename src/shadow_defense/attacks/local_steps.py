@@ -26,7 +26,7 @@ def simulate_training(
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, "n"] | Float[Tensor, "n k"],
     loss_fn: LossFunction,
     local: LocalTraining,
     recorder: BatchStatisticsRecorder,
@@ -39,6 +39,7 @@ def simulate_training(
 
     Args:
         parameters: leaves that require gradients; left alone.
+        labels: classes, or a probability for each class where the attack seeks the labels too.
         buffers: clones: train mode writes to them.
         recorder: open, so that hooks are not registered anew in every call.
     """

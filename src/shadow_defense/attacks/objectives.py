@@ -35,7 +35,17 @@ def layer_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> F
     return distance / scale.clamp_min(1e-30)
 
 
-MATCHINGS: dict[str, Matching] = {"cosine": cosine_distance, "layers": layer_distance}
+def squared_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """``sum over tensors of ||u - u*||_2^2``, relative to ``||u*||_2^2`` of them all.
+
+    Deep Leakage from Gradients (Zhu et al. 2019) uses the sum alone: a constant factor, which tolerances depend on.
+    """
+    # Each entry is made relative before it is squared: squares of late updates would underflow.
+    scale = _norm(observed).clamp_min(1e-30)
+    return torch.stack([((a - b) / scale).square().sum() for a, b in zip(simulated, observed, strict=True)]).sum()
+
+
+MATCHINGS: dict[str, Matching] = {"cosine": cosine_distance, "layers": layer_distance, "squares": squared_distance}
 
 
 def matching(name: str) -> Matching:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from shadow_defense.attacks.threat_model import ThreatModel
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import RunError, ThreatModelError
+from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.generators.interface import Generator
 from shadow_defense.models.functional import LossFunction
+from shadow_defense.seeds import named_generator
 
 T = TypeVar("T")
 
@@ -57,6 +60,7 @@ class Observation:
     _labels: Int64[Tensor, "n"] | None = None
     _local_training: LocalTraining | None = None
     _template: Float[Tensor, "c h w"] | None = None
+    _generator: Callable[[], Generator] | None = None
 
     @property
     def labels(self) -> Int64[Tensor, "n"]:
@@ -71,6 +75,16 @@ class Observation:
     def template(self) -> Float[Tensor, "c h w"]:
         """The mean of public images, in [0, 1]."""
         return self._granted(self._template, "template")
+
+    @property
+    def generator(self) -> Generator:
+        """A generator of images of the same kind, loaded now; raises :class:`GeneratorError` where there is none."""
+        if self._generator is None and self.grants("generator"):
+            raise GeneratorError(
+                "the attack starts from a generator and none was given: run `shadow-defense pretrain`, or set "
+                "generator.path"
+            )
+        return self._granted(self._generator, "generator")()
 
     def grants(self, knowledge: str) -> bool:
         return knowledge in self.threat_model.granted
@@ -94,11 +108,15 @@ def observe(
     labels: Int64[Tensor, "n"],
     local_training: LocalTraining,
     template: Float[Tensor, "c h w"],
+    generator: Callable[[], Generator] | None = None,
 ) -> Observation:
     """Keep of everything only what ``threat_model`` grants.
 
     Labels come sorted, so that their order gives nothing away. Without "buffers" the update's buffers are removed,
     without "local training" its number of steps.
+
+    Args:
+        generator: loads a generator, in the process that attacks: a network need not travel there.
     """
     granted = threat_model.granted
     if "buffers" not in granted:
@@ -123,7 +141,24 @@ def observe(
         labels.sort().values if "labels" in granted else None,
         local_training if "local training" in granted else None,
         template if "template" in granted else None,
+        generator if "generator" in granted else None,
     )
+
+
+def randomised(observation: Observation, seed: int) -> Observation:
+    """The control: noise in place of the update, of the same norm in every tensor.
+
+    What an attack rebuilds from it comes from its prior and not from the client (spec/defenses.md). Counters
+    and buffers stay as they were.
+    """
+    draws = named_generator(seed, "random update")
+    parameters = {name for name, _ in observation.model.named_parameters()}
+    tensors = {}
+    for name, tensor in observation.update.tensors.items():
+        drawn = torch.randn(tensor.shape, generator=draws).to(tensor)
+        norm = torch.linalg.vector_norm
+        tensors[name] = drawn * (norm(tensor) / norm(drawn)) if name in parameters else tensor
+    return replace(observation, update=replace(observation.update, tensors=tensors))
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,13 @@ class Found(NamedTuple):
     history: tuple[float, ...]
 
 
-def step_schedule(progress: float) -> float:
-    """x 0.1 at 3/8, 5/8 and 7/8 of the iterations (Geiping et al. 2020).
+def step_schedule(progress: float, factor: float = 0.1) -> float:
+    """x ``factor`` at 3/8, 5/8 and 7/8 of the iterations (Geiping et al. 2020).
 
     >>> [round(step_schedule(p), 4) for p in (0.0, 0.4, 0.7, 0.9)]
     [1.0, 0.1, 0.01, 0.001]
     """
-    return 0.1 ** sum(progress >= milestone for milestone in (3 / 8, 5 / 8, 7 / 8))
+    return factor ** sum(progress >= milestone for milestone in (3 / 8, 5 / 8, 7 / 8))
 
 
 def cosine_schedule(progress: float, warm_up: float = 0.0) -> float:

@@ -13,15 +13,17 @@ from shadow_defense.attacks.local_steps import as_single_step
 from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.models.functional import split_state
 
+LABELS_RECOVERED = "labels recovered from the last layer's update"
+
 
 @dataclass(frozen=True)
-class Target:
-    """What to match and how to simulate it.
+class Simulation:
+    """How to simulate the client, and what came of its training; all that is known without the labels.
 
     Attributes:
         parameters: the global model's, as leaves; ``observed`` holds the update of each, in the same order.
         buffers: clones of the global model's.
-        labels: one for each image that is sought.
+        count: how many images are sought.
         local: the training to simulate: the client's own, or one average step.
         notes: assumptions, in words.
     """
@@ -29,12 +31,19 @@ class Target:
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     observed: list[Tensor]
-    labels: Int64[Tensor, "n"]
+    count: int
     local: LocalTraining
     notes: tuple[str, ...]
 
 
-def matching_target(observation: Observation, longest_unroll: int) -> Target:
+@dataclass(frozen=True)
+class Target(Simulation):
+    """A simulation with the ``labels`` of the images that are sought, one for each."""
+
+    labels: Int64[Tensor, "n"]
+
+
+def client_simulation(observation: Observation, longest_unroll: int) -> Simulation:
     """Decide how many images to seek and how to simulate the client.
 
     One step, or few enough to unroll: all of the client's images. More than ``longest_unroll`` steps: one batch,
@@ -53,12 +62,25 @@ def matching_target(observation: Observation, longest_unroll: int) -> Target:
     else:
         local, count = LocalTraining(1.0, samples, 1), samples
         notes.append("local training unknown: the update taken as one step on all images")
+    return Simulation(parameters, buffers, observed, count, local, tuple(notes))
+
+
+def inferred_labels(observation: Observation, simulation: Simulation) -> Int64[Tensor, "n"]:
+    """The labels that the last layer's update gives away, sorted, whether or not the true ones are granted."""
+    # The gradient points against the update.
+    gradients = {name: -update for name, update in zip(simulation.parameters, simulation.observed, strict=True)}
+    return recover_labels(head_bias_gradient(observation.model, gradients), simulation.count)
+
+
+def matching_target(observation: Observation, longest_unroll: int) -> Target:
+    """:func:`client_simulation` with labels: the client's own where they are granted, inferred ones elsewhere."""
+    simulation = client_simulation(observation, longest_unroll)
+    notes = simulation.notes
     if observation.grants("labels"):
         everyone = observation.labels
         # Evenly through the sorted labels: the sought images get the client's own mixture.
-        labels = everyone[(torch.arange(count) * len(everyone)) // count]
+        labels = everyone[(torch.arange(simulation.count) * len(everyone)) // simulation.count]
     else:
-        gradients = {name: -update for name, update in zip(parameters, observed, strict=True)}
-        labels = recover_labels(head_bias_gradient(observation.model, gradients), count)
-        notes.append("labels recovered from the last layer's update")
-    return Target(parameters, buffers, observed, labels, local, tuple(notes))
+        labels = inferred_labels(observation, simulation)
+        notes = (*notes, LABELS_RECOVERED)
+    return Target(**{**vars(simulation), "notes": notes}, labels=labels)

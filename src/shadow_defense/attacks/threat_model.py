@@ -7,13 +7,15 @@ from typing import Literal, get_args
 
 from shadow_defense.errors import ThreatModelError, unknown_name
 
-Knowledge = Literal["labels", "local training", "buffers", "template"]
+Knowledge = Literal["labels", "local training", "buffers", "template", "generator", "own model"]
 
 EXPLANATIONS: dict[Knowledge, str] = {
     "labels": "the true labels of the client's images",
     "local training": "the client's learning rate, batch size, number of local steps and batch-norm mode",
     "buffers": "the batch-norm buffers that the client uploads with its parameters",
     "template": "the mean of public images of the same kind",
+    "generator": "a generator trained on public images of the same kind, such as the run's own shadow generator",
+    "own model": "that clients train a model of the attacker's own making",
 }
 
 
@@ -39,7 +41,8 @@ number of samples, and how images are normalised.
         Granted besides: nothing.
         Not granted: the true labels of the client's images; the client's learning rate, batch size, number of local \
 steps and batch-norm mode; the batch-norm buffers that the client uploads with its parameters; the mean of public \
-images of the same kind.
+images of the same kind; a generator trained on public images of the same kind, such as the run's own shadow \
+generator; that clients train a model of the attacker's own making.
         """
         granted = [EXPLANATIONS[item] for item in get_args(Knowledge) if item in self.granted]
         withheld = [EXPLANATIONS[item] for item in get_args(Knowledge) if item not in self.granted]
@@ -71,10 +74,20 @@ THREAT_MODELS: dict[str, ThreatModel] = {
             frozenset({"local training", "buffers", "template"}),
         ),
         ThreatModel(
+            "server with auxiliary data",
+            "runs the protocol as agreed, looks at what it receives, and has learned from public images what to expect",
+            frozenset({"local training", "buffers", "template", "generator"}),
+        ),
+        ThreatModel(
             "informed server",
             "runs the protocol as agreed and also knows the labels: the strongest honest attacker, the default, since "
             "a defense should be measured against the worst",
-            frozenset({"labels", "local training", "buffers", "template"}),
+            frozenset({"labels", "local training", "buffers", "template", "generator"}),
+        ),
+        ThreatModel(
+            "malicious server",
+            "breaks the protocol: it sends clients a model made to give their images away",
+            frozenset({"local training", "buffers", "template", "own model"}),
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, 
 from shadow_defense.federated.rounds import read_journal, round_folder, train_again
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
+from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import seed_for
 
@@ -72,6 +74,7 @@ def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
             training.weight_decay,
         ),
         template=run.mean_image,
+        generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,
     )
 
 
@@ -89,6 +92,13 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
     ]
     if not waiting:
         return
+    for job in waiting:
+        # Here, so that it is said before hours of other attacks.
+        if "generator" in run.config.attacks[job.attack].build().needs and not run.generator_path.exists():
+            raise RunError(
+                f"attack '{job.attack}' starts from a generator and {run.folder} has none: run "
+                f"`shadow-defense pretrain {run.folder}` first"
+            )
 
     def calls() -> Iterator[tuple[Job, Call]]:
         for job in waiting:

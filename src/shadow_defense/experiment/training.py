@@ -27,8 +27,9 @@ from shadow_defense.progress import Progress
 
 
 def needs_generator(run: Run) -> bool:
-    """Whether any arm's defense asks for a shadow generator."""
-    return any(arm.kind().needs_generator for arm in run.config.arms.values())
+    """Whether any arm's defense, or any attack, asks for a generator."""
+    defenses = any(arm.kind().needs_generator for arm in run.config.arms.values())
+    return defenses or any("generator" in attack.build().needs for attack in run.config.attacks.values())
 
 
 def check_run(run: Run) -> None:

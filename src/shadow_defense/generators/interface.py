@@ -133,6 +133,21 @@ class Generator(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if name not in mapping}
 
 
+class Decoder(nn.Module):
+    """``generator.decode`` as a forward pass, which is all that ``torch.func.functional_call`` calls.
+
+    Its parameters are the generator's under the prefix ``generator.``.
+    """
+
+    def __init__(self, generator: Generator, space: LatentSpace) -> None:
+        super().__init__()
+        self.generator = generator
+        self.space: LatentSpace = space
+
+    def forward(self, codes: Float[Tensor, "n *code"]) -> Float[Tensor, "n c s s"]:
+        return self.generator.decode(codes, self.space)
+
+
 class AdaptedGenerator(Generator):
     """Any module from latent codes to images, seen through the interface; all its parameters are synthesis.
 

@@ -6,23 +6,11 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.generators.interface import Generator, LatentSpace
-
-
-class _Decoder(nn.Module):
-    """``generator.decode`` as a forward pass, which is all that ``functional_call`` calls."""
-
-    def __init__(self, generator: Generator, space: LatentSpace) -> None:
-        super().__init__()
-        self.generator = generator
-        self.space: LatentSpace = space
-
-    def forward(self, codes: Float[Tensor, "n *code"]) -> Float[Tensor, "n c s s"]:
-        return self.generator.decode(codes, self.space)
+from shadow_defense.generators.interface import Decoder, Generator, LatentSpace
 
 
 def render(
@@ -45,7 +33,7 @@ def render(
         GeneratorError: when the generator has no such space.
     """
     substituted = {f"generator.{name}": tensor for name, tensor in synthesis.items()}
-    images = functional_call(_Decoder(generator, space), substituted, (codes,)).clamp(-1, 1)
+    images = functional_call(Decoder(generator, space), substituted, (codes,)).clamp(-1, 1)
     if images.shape[-2:] != image_size:
         # Anti-aliased, where the authors' code takes the nearest pixel: that would drop gradients between them.
         images = F.interpolate(images, size=image_size, mode="bilinear", antialias=True, align_corners=False)

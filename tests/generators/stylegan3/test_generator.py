@@ -112,7 +112,7 @@ def test_official_arguments_default_to_those_of_configuration_t() -> None:
     [({"num_layers": 10}, "num_layers"), ({"mapping_kwargs": {"num_layers": 2, "lr_multiplier": 1}}, "lr_multiplier")],
 )
 def test_official_arguments_of_another_architecture(unknown: dict[str, Any], name: str) -> None:
-    with pytest.raises(GeneratorError, match=f"built with '{name}', which this project does not know"):
+    with pytest.raises(GeneratorError, match=f"built with '{name}', or a value of it, unknown here"):
         StyleGAN3Generator.from_official_arguments(OFFICIAL | unknown)
 
 

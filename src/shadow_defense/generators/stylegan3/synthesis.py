@@ -14,6 +14,7 @@ from shadow_defense.generators.stylegan3.filters import low_pass
 from shadow_defense.generators.stylegan3.fourier_input import FourierInput
 from shadow_defense.generators.stylegan3.linear import FullyConnected
 from shadow_defense.generators.stylegan3.schedule import LayerPlan
+from shadow_defense.generators.stylegan3.winograd import convolve
 
 OUTPUT_SCALE = 0.25
 
@@ -51,7 +52,7 @@ class SynthesisLayer(nn.Module):
         last = min(reads.size + reach, extent // plan.up + 1)
         self.window = (self.cropped - reach, last)
         self._resampling: Resampling | None = None
-        self.register_load_state_dict_post_hook(lambda layer, _: layer.forget_filters())
+        self.register_load_state_dict_post_hook(_forget_filters)
 
     def forget_filters(self) -> None:
         """Have the filters' derived forms made again from the buffers, after these were changed."""
@@ -83,10 +84,15 @@ class SynthesisLayer(nn.Module):
         start, stop = self.window
         around = max(0, -start)
         if around == self.plan.kernel - 1 and stop == x.shape[-1] + around:
-            return F.conv2d(x, self.weight, padding=around)
+            return convolve(x, self.weight, padding=around)
         x = x[:, :, max(0, start) : stop, max(0, start) : stop]
         behind = max(0, stop - self.plan.reads.size)
-        return F.conv2d(F.pad(x, (around, behind, around, behind)), self.weight)
+        return convolve(F.pad(x, (around, behind, around, behind)), self.weight, padding=0)
+
+
+def _forget_filters(layer: nn.Module, _: object) -> None:
+    assert isinstance(layer, SynthesisLayer)
+    layer.forget_filters()
 
 
 class SynthesisNetwork(nn.Module):

@@ -1,0 +1,68 @@
+"""What the analytic attacks share: which layer reads the image, and how well a solved image explains the update."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.attacks.local_steps import simulate_training
+from shadow_defense.attacks.objectives import cosine_distance
+from shadow_defense.attacks.observation import Observation
+from shadow_defense.attacks.target import Target
+from shadow_defense.errors import ModelError
+from shadow_defense.models.batchnorm import BatchStatisticsRecorder
+from shadow_defense.models.functional import training_mode
+from shadow_defense.seeds import named_generator
+
+
+def probe_images(image_shape: tuple[int, int, int]) -> Float[Tensor, "2 c h w"]:
+    """Two images of noise, to find out how a model is put together."""
+    return torch.randn(2, *image_shape, generator=named_generator(0, "probe"))
+
+
+def layer_on_the_image(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
+    """The name of the linear layer whose input is the flattened image itself, found by one probing forward pass.
+
+    Raises:
+        ModelError: where there is none, or it has no bias.
+    """
+    probe, found = probe_images(image_shape), list[str]()
+    handles = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+
+            def compare(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if torch.equal(inputs[0].flatten(1), probe.flatten(1)):
+                    found.append(name)
+
+            handles.append(layer.register_forward_pre_hook(compare))
+    try:
+        with torch.no_grad(), training_mode(model, False):
+            model(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ModelError(
+            "no fully connected layer with a bias reads the image itself: this attack is for models that open with one"
+        )
+    return found[0]
+
+
+def explained(
+    observation: Observation, target: Target, images: Float[Tensor, "n c h w"], labels: Tensor | None = None
+) -> float:
+    """``1 - cos`` of the update that normalised ``images`` would have caused and the observed one."""
+    with BatchStatisticsRecorder(observation.model) as recorder:
+        simulated = simulate_training(
+            observation.model,
+            target.parameters,
+            target.buffers,
+            images,
+            target.labels if labels is None else labels,
+            observation.loss_fn,
+            target.local,
+            recorder,
+        )
+    return cosine_distance(simulated.update, target.observed).item()

@@ -1,0 +1,95 @@
+"""How well candidate images explain an observation, several candidates for all of the client's images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.attacks.joint_search import RestartLosses
+from shadow_defense.attacks.local_steps import simulate_training
+from shadow_defense.attacks.objectives import Matching
+from shadow_defense.attacks.observation import Observation
+from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
+from shadow_defense.attacks.priors import average_statistics
+from shadow_defense.attacks.target import matching_target
+from shadow_defense.models.batchnorm import (
+    BatchStatistics,
+    BatchStatisticsRecorder,
+    step_weights,
+)
+from shadow_defense.shadow.pseudo_attack import statistics_distance
+
+ImagePrior = Callable[[Tensor], Tensor]
+
+
+class MatchingObjective:
+    """``D(U(x), U*) + prior(x) + b sum_BN (||mu - mu*||_2 + ||var - var*||_2)`` of each candidate x.
+
+    Use it in a ``with`` block: hooks on the observed model are registered once and removed at its end.
+
+    Args:
+        matching: D.
+        prior: of one candidate's normalised images (n, c, h, w), already weighted.
+        longest_unroll: local steps up to which the client's training is unrolled.
+        batch_norm: b; above 0 the attacker reads the uploaded buffers.
+
+    Attributes:
+        target: what is matched, the labels, and what had to be assumed.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        *,
+        matching: Matching,
+        prior: ImagePrior,
+        longest_unroll: int,
+        batch_norm: float = 0.0,
+    ) -> None:
+        self.target = matching_target(observation, longest_unroll)
+        self.notes = list(self.target.notes)
+        self._observation, self._matching, self._prior = observation, matching, prior
+        self._batch_norm = batch_norm
+        self._statistics: dict[str, BatchStatistics] | None = None
+        self._recorder = BatchStatisticsRecorder(observation.model)
+
+    def __enter__(self) -> MatchingObjective:
+        self._recorder.__enter__()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._recorder.__exit__(*reason)
+
+    def __call__(self, candidates: Float[Tensor, "r n c h w"]) -> RestartLosses:
+        """The losses of r candidates, on the graph; the client is simulated once for each."""
+        losses = [self._losses(images) for images in candidates]
+        totals, matched = zip(*losses, strict=True)
+        return RestartLosses(torch.stack(totals), torch.stack(matched).detach())
+
+    def _losses(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+        observation, target = self._observation, self.target
+        simulated = simulate_training(
+            observation.model,
+            target.parameters,
+            target.buffers,
+            images,
+            target.labels,
+            observation.loss_fn,
+            target.local,
+            self._recorder,
+        )
+        matched = self._matching(simulated.update, target.observed)
+        total = matched + self._prior(images)
+        if self._batch_norm:
+            if self._statistics is None:
+                self._statistics = observed_statistics(observation, simulated.statistics[0])
+                if not self._statistics:
+                    self.notes.append(NOTHING_IN_THE_BUFFERS)
+            if self._statistics:
+                weights = step_weights(buffer_momentum(observation), len(simulated.statistics))
+                ours = average_statistics(simulated.statistics, weights)
+                total = total + self._batch_norm * statistics_distance(ours, self._statistics, images)
+        return total, matched

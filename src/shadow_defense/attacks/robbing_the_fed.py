@@ -1,0 +1,68 @@
+"""Robbing the Fed (Fowl et al. 2022; spec/attacks.md, section 11): the server reads images off the layer it planted."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.imprint import ImprintedModel, imprinted_images
+from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.target import matching_target
+from shadow_defense.attacks.threat_model import Knowledge
+from shadow_defense.errors import ModelError, UpdateError
+from shadow_defense.progress import Task
+
+
+class RobbingTheFed(BaseModel):
+    """The attack, which has nothing to set: its choices are in the model that was sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({"own model"})
+
+    def steps(self) -> int:
+        """Iterations of a whole attack, for progress."""
+        return 1
+
+    def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
+        """Read the images that the client trained on off the update of an :class:`ImprintedModel`.
+
+        Exact for images that are alone in their bin, for any loss, body and batch size, in one local step. Images
+        that share a bin come back as one mean, so that fewer may be returned than the client has. What comes back is
+        what was trained on: input-space noise is part of it. The variant for several local steps is not built.
+
+        Raises:
+            ThreatModelError: where the server may not send a model of its own making.
+            ModelError: for a model without an imprint.
+            UpdateError: where the imprint did not move.
+        """
+        started = time.perf_counter()
+        observation.threat_model.require(self.needs, "robbing-the-fed")
+        if not isinstance(observation.model, ImprintedModel):
+            raise ModelError("the model carries no imprint: send clients an ImprintedModel of it (attacks/imprint.py)")
+        target = matching_target(observation, longest_unroll=1)
+        weight, bias = (observation.update.tensors[f"imprint.{part}"].detach() for part in ("weight", "bias"))
+        if not bias.any():
+            raise UpdateError("the imprint did not move: no image was brighter than its first cutoff")
+        found = imprinted_images(weight, bias, target.count)
+        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
+        images = found.view(-1, *observation.image_shape).clamp(low, high)
+        notes = list(target.notes)
+        if len(images) < target.count:
+            notes.append(f"{len(images)} bins hold all {target.count} images: some are means of several")
+        if task:
+            task.advance()
+        return Reconstruction(
+            observation.normalisation.invert(images).clamp(0, 1),
+            target.labels[: len(images)],
+            # Which label belongs to which of several images is not read, and the update depends on it.
+            explained(observation, target, images) if target.count == 1 else math.inf,
+            1,
+            time.perf_counter() - started,
+            notes=tuple(notes),
+        )

@@ -1,0 +1,102 @@
+"""A client with real faces, what the attacker sees of its round, and what can be said without any attack."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
+from shadow_defense.defenses.base import Defense
+from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.metrics.psnr import psnr
+from shadow_defense.models.build import build_model
+from shadow_defense.models.settings import ModelSettings
+
+SIDE = 16
+SHAPE = (1, SIDE, SIDE)
+PRIVATE = (3, 17, 30, 42, 55, 68, 71, 90)
+"""The faces that clients hold; all others are public."""
+
+
+@cache
+def faces() -> Tensor:
+    """The hundred faces of Labeled Faces in the Wild that scikit-image carries, (100, 1, 16, 16), in whole bytes."""
+    crops = pytest.importorskip("skimage.data").lfw_subset()[:100]
+    images = torch.as_tensor(crops, dtype=torch.float32).unsqueeze(1)
+    small = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return (small * 255).round() / 255
+
+
+def private(count: int = 1) -> Tensor:
+    """What a client of ``count`` images holds, in [0, 1]."""
+    return faces()[list(PRIVATE[:count])]
+
+
+def public() -> Tensor:
+    return faces()[[index for index in range(100) if index not in PRIVATE]]
+
+
+def normalisation() -> Normalisation:
+    return Normalisation((float(public().mean()),), (float(public().std()),))
+
+
+def lenet(classes: int = 2, seed: int = 0) -> nn.Module:
+    chosen = ModelSettings(name="lenet", normalisation="none")
+    return build_model(chosen, channels=1, classes=classes, image_size=(SIDE, SIDE), seed=seed)
+
+
+def observation(
+    model: nn.Module,
+    labels: tuple[int, ...] = (1,),
+    *,
+    classes: int = 2,
+    threat: str = "informed server",
+    batch_size: int | None = None,
+    epochs: int = 1,
+    learning_rate: float = 0.1,
+    defense: Defense | None = None,
+    explain: frozenset[str] = frozenset(),
+) -> tuple[Observation, dict[str, Tensor]]:
+    """A round of a client with ``labels``, as the attacker sees it, and what the defense explains of it."""
+    count = len(labels)
+    data = ImageSet((private(count) * 255).round().byte(), torch.tensor(labels), tuple(map(str, range(count))))
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    result = train_locally(
+        model,
+        state,
+        ClientData("site-1", data, data, data, batch_size or count),
+        defense or Defense(),
+        settings=TrainingSettings(learning_rate=learning_rate, local_epochs=epochs),
+        round=0,
+        normalisation=normalisation(),
+        loss_fn=F.cross_entropy,
+        seed=0,
+        explain=explain,
+    )
+    model.load_state_dict(state)
+    seen = observe(
+        threat_model(threat),
+        model=model,
+        loss_fn=F.cross_entropy,
+        global_state=state,
+        update=result.update,
+        image_shape=SHAPE,
+        classes=classes,
+        normalisation=normalisation(),
+        labels=data.labels,
+        local_training=LocalTraining(learning_rate, batch_size or count, result.update.steps),
+        template=public().mean(0),
+    )
+    return seen, dict(result.explanations)
+
+
+def baseline(count: int = 1) -> float:
+    """PSNR in dB of the mean of public faces, averaged over the client's."""
+    return psnr(public().mean(0).expand(count, -1, -1, -1), private(count)).mean().item()
