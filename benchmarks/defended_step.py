@@ -26,7 +26,7 @@ from shadow_defense.attacks.observation import LocalTraining, observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.federated.update import ModelUpdate
-from shadow_defense.generators.build import build_networks
+from shadow_defense.generators.build import GENERATORS, build_networks
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import loss_gradients, split_state
@@ -45,13 +45,13 @@ MODELS = {
 class Case:
     """One model with one batch, and the steps to be compared on it."""
 
-    def __init__(self, model_name: str, batch_size: int) -> None:
+    def __init__(self, model_name: str, batch_size: int, generator_name: str) -> None:
         draws = torch.Generator().manual_seed(0)
         self.model = build_model(MODELS[model_name], channels=1, classes=2, image_size=(SIZE, SIZE), seed=0)
         self.images = torch.rand(batch_size, 1, SIZE, SIZE, generator=draws) * 2 - 1
         self.labels = torch.arange(batch_size) % 2
         self.samples = [str(index) for index in range(batch_size)]
-        generator, _ = build_networks(GeneratorSettings(), image_size=SIZE, channels=1, seed=0)
+        generator, _ = build_networks(GeneratorSettings(name=generator_name), image_size=SIZE, channels=1, seed=0)
         self.guard = ShadowGuard(generator, ShadowSettings(latent_pretraining=False))
 
     def train(self, images: Tensor) -> None:
@@ -115,14 +115,14 @@ def median_seconds(step: Callable[[], None], repetitions: int) -> float:
     return statistics.median(times)
 
 
-def peak_memory(model_name: str, batch_size: int, mode: str) -> float:
+def peak_memory(model_name: str, batch_size: int, mode: str, generator_name: str) -> float:
     """MB, of a fresh process."""
-    command = [sys.executable, __file__, "--one", model_name, str(batch_size), mode]
+    command = [sys.executable, __file__, "--one", model_name, str(batch_size), mode, "--generator", generator_name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def run_one(model_name: str, batch_size: int, mode: str) -> None:
-    case = Case(model_name, batch_size)
+def run_one(model_name: str, batch_size: int, mode: str, generator_name: str) -> None:
+    case = Case(model_name, batch_size, generator_name)
     if mode == "attack":
         case.attack_seconds(InvertingGradients(iterations=3))
     else:
@@ -133,28 +133,33 @@ def run_one(model_name: str, batch_size: int, mode: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--generator", choices=GENERATORS, default="dcgan")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--one", nargs=3, metavar=("MODEL", "BATCH", "MODE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.one:
-        run_one(arguments.one[0], int(arguments.one[1]), arguments.one[2])
+        run_one(arguments.one[0], int(arguments.one[1]), arguments.one[2], arguments.generator)
         return
-    print(f"torch {torch.__version__}, {platform.machine()}, one thread, {SIZE} px, grey, DCGAN shadow of width 32\n")
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, one thread, {SIZE} px, grey, shadow {arguments.generator}\n"
+    )
     print(
         "| model | batch | undefended ms | Shadow, with pseudo attack | Shadow, stored map | Inverting Gradients it/s "
         "| GradInversion it/s | peak MB: undefended / Shadow / attack |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for name in MODELS:
+    for name in arguments.models:
         for batch_size in (1, 4, 8):
-            case = Case(name, batch_size)
+            case = Case(name, batch_size, arguments.generator)
             # Leaves a map behind, which the step with a stored map uses.
             case.protect(0)
             times = {mode: median_seconds(step, arguments.repetitions) for mode, step in case.steps().items()}
             inverting = 1 / case.attack_seconds(InvertingGradients(iterations=20))
             matching = 1 / case.attack_seconds(GradInversion(iterations=20))
             memory = " / ".join(
-                f"{peak_memory(name, batch_size, mode):.0f}" for mode in ("undefended", "shadow", "attack")
+                f"{peak_memory(name, batch_size, mode, arguments.generator):.0f}"
+                for mode in ("undefended", "shadow", "attack")
             )
             base = times["undefended"]
             print(

@@ -67,11 +67,16 @@ class GanTraining:
             self.discriminator.parameters(), lr=self.plan.discriminator_rate, betas=self.plan.discriminator_betas
         )
         self.steps_done = 0
+        self._penalty = 0.0
         self.augmentation = settings.augmentation_probability if settings.augmentation != "none" else 0.0
         self._signs: list[float] = []
 
     def step(self, public: UInt8[Tensor, "n c h w"]) -> dict[str, float]:
-        """One generator step, one discriminator step and, where due, the gradient penalty; returns the losses."""
+        """One generator step, one discriminator step and, where due, the gradient penalty.
+
+        Returns the losses: ``generator``, ``discriminator``, ``r1`` as it was when last due, and ``augmentation``,
+        the probability, where there is any.
+        """
         settings, plan, index = self.settings, self.plan, self.steps_done
         draws = named_generator(self.seed, "gan", index)
         z_dim = self.generator.z_dim
@@ -93,16 +98,16 @@ class GanTraining:
             fake = self.generator.training_images(latents[1])
         real_logits = judge(real)
         loss_d = discriminator_loss(real_logits, judge(fake))
-        penalty = torch.zeros(())
         due = plan.r1_gamma > 0 and index % plan.r1_every == 0
         if due and not plan.own_penalty_step:
             penalty = r1_penalty(judge, real)
-            loss_d_total = loss_d + 0.5 * plan.r1_gamma * plan.r1_every * penalty
-            self._apply(self.discriminator_optimiser, loss_d_total)
+            self._penalty = penalty.item()
+            self._apply(self.discriminator_optimiser, loss_d + 0.5 * plan.r1_gamma * plan.r1_every * penalty)
         else:
             self._apply(self.discriminator_optimiser, loss_d)
         if due and plan.own_penalty_step:
             penalty = r1_penalty(judge, real)
+            self._penalty = penalty.item()
             self._apply(self.discriminator_optimiser, 0.5 * plan.r1_gamma * plan.r1_every * penalty)
         self._adapt(real_logits.detach())
 
@@ -112,7 +117,7 @@ class GanTraining:
             half_life = min(half_life, max(0.05 * (index + 1) * settings.batch_size, 1.0))
         move_average(self.average, self.generator, 0.5 ** (settings.batch_size / half_life))
         self.steps_done += 1
-        losses = {"generator": loss_g.item(), "discriminator": loss_d.item(), "r1": penalty.item()}
+        losses = {"generator": loss_g.item(), "discriminator": loss_d.item(), "r1": self._penalty}
         return losses if settings.augmentation == "none" else {**losses, "augmentation": self.augmentation}
 
     def _adapt(self, real_logits: Float[Tensor, "n"]) -> None:
@@ -139,6 +144,7 @@ class GanTraining:
             "generator_optimiser": _optimiser_tensors(self.generator_optimiser),
             "discriminator_optimiser": _optimiser_tensors(self.discriminator_optimiser),
             "steps_done": torch.tensor(self.steps_done),
+            "penalty": torch.tensor(self._penalty, dtype=torch.float64),
             "augmentation": torch.tensor([self.augmentation, *self._signs], dtype=torch.float64),
         }
 
@@ -153,6 +159,7 @@ class GanTraining:
         _restore_optimiser(self.generator_optimiser, state.get("generator_optimiser", {}))
         _restore_optimiser(self.discriminator_optimiser, state.get("discriminator_optimiser", {}))
         self.steps_done = int(state["steps_done"])
+        self._penalty = state["penalty"].item()
         self.augmentation, *self._signs = state["augmentation"].tolist()
 
 
