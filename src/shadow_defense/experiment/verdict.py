@@ -54,8 +54,12 @@ def defense_sentence(table: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     psnr, ssim = _change(row, "psnr_whole"), _change(row, "ssim_whole")
     if psnr is None or ssim is None:
         return f"'{row['arm']}' under {table['attack']}: no image was scored."
-    helps = (psnr[0] < 0) + (ssim[0] < 0)
-    outcome = {2: "lowers both PSNR and SSIM", 1: "lowers only one of PSNR and SSIM", 0: "lowers neither PSNR nor SSIM"}
+    helps = sum(mean < 0 and clear is not False for mean, clear in (psnr, ssim))
+    outcome = {
+        2: "lowers both PSNR and SSIM",
+        1: "clearly lowers only one of PSNR and SSIM",
+        0: "clearly lowers neither PSNR nor SSIM",
+    }
     return (
         f"'{row['arm']}' {outcome[helps]} of {table['attack']}: PSNR {psnr[0]:+.1f} dB ({_certainty(psnr[1])}), "
         f"SSIM {ssim[0]:+.2f} ({_certainty(ssim[1])})."
