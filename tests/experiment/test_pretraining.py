@@ -39,6 +39,10 @@ def test_other_settings_and_strange_folders_are_refused_and_left_alone(tmp_path:
     with pytest.raises(GeneratorError, match="holds a training with other settings"):
         pretrain_alone(settings("generator.steps=0", "seed=1"), tmp_path / "made")
     assert made.read_bytes() == before
+    # Settings that never got as far as a checkpoint hold nobody to them.
+    with pytest.raises(GeneratorError, match="multiple of 4"):
+        pretrain_alone(settings("generator.steps=1", "generator.batch_size=5"), tmp_path / "mended")
+    pretrain_alone(settings("generator.steps=1"), tmp_path / "mended")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
     with pytest.raises(GeneratorError, match="is no pre-training"):
@@ -52,6 +56,7 @@ def test_other_settings_and_strange_folders_are_refused_and_left_alone(tmp_path:
         ("stylegan3", (), GeneratorError, "valid are: dcgan, stylegan3-r"),
         ("dcgan", ("generator.stepps=3",), ConfigError, "did you mean 'generator.steps'|did you mean 'steps'"),
         ("dcgan", ("generator.path=x.safetensors",), ConfigError, "give generator.begin_from"),
+        ("dcgan", ("image_size=16", "generator.image_size=32"), ConfigError, "less than the generator's 32 px"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_read(

@@ -13,7 +13,7 @@ from shadow_defense.config import apply_overrides
 from shadow_defense.data.public import read_public_images
 from shadow_defense.errors import ConfigError, GeneratorError
 from shadow_defense.files import write_text
-from shadow_defense.generators.build import architecture
+from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import pretrain
 from shadow_defense.progress import Progress
@@ -26,7 +26,9 @@ class PretrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = Field(description="a folder of images, an .npz in the MedMNIST layout, or a named source")
-    image_size: int | None = Field(32, ge=8, le=1024, description="side to which the images are resized, in pixels")
+    image_size: int | None = Field(
+        None, ge=8, le=1024, description="side to which the images are resized, in pixels; null: the generator's, or 32"
+    )
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null keeps the images' own")
     limit: int | None = Field(None, ge=2, description="use at most this many images")
     seed: int = Field(0, ge=0, description="every random draw derives from it")
@@ -45,6 +47,15 @@ def pretrain_settings(data: str, generator: str, overrides: Sequence[str]) -> Pr
     architecture(settings.generator.name)
     if settings.generator.path is not None:
         raise ConfigError("generator.path names a finished generator: give generator.begin_from to fine-tune one")
+    size = settings.generator.image_size
+    if settings.generator.begin_from is not None:
+        size = load_generator(settings.generator.begin_from).image_size
+    if settings.image_size is None:
+        return settings.model_copy(update={"image_size": size or 32})
+    if size is not None and settings.image_size < size:
+        raise ConfigError(
+            f"image_size={settings.image_size} is less than the generator's {size} px: leave it out, or give {size}"
+        )
     return settings
 
 
@@ -61,8 +72,8 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not written.exists())):
         raise GeneratorError(f"{folder} exists and is no pre-training: choose another folder with --out")
     if written.exists():
-        earlier = yaml.safe_load(written.read_text(encoding="utf-8"))
-        if _without_steps(earlier) != _without_steps(chosen):
+        earlier = _read(written)
+        if (folder / "checkpoint.safetensors").exists() and _without_steps(earlier) != _without_steps(chosen):
             raise GeneratorError(f"{folder} holds a training with other settings: choose another folder with --out")
     images = read_public_images(
         settings.data,
@@ -74,6 +85,14 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
     write_text(written, yaml.safe_dump(chosen, sort_keys=False))
     pretrain(settings.generator, images, seed=settings.seed, folder=folder, progress=progress)
     return folder / "generator.safetensors"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GeneratorError(f"cannot read {path}: {' '.join(str(error).split())}; delete the folder") from error
+    return validated(PretrainSettings, values if isinstance(values, dict) else {}, ConfigError).model_dump(mode="json")
 
 
 def _without_steps(values: dict[str, Any]) -> dict[str, Any]:

@@ -183,6 +183,8 @@ def _begun(settings: GeneratorSettings, path: Path, image_size: int, channels: i
         )
     if settings.z_dim is not None or settings.width is not None:
         raise GeneratorError("generator.z_dim and width are the file's where begin_from is given: leave them out")
+    if isinstance(generator, StyleGAN3Generator):
+        generator.set_magnitude_decay(training_magnitude_decay(settings.batch_size))
     return generator
 
 
@@ -230,7 +232,9 @@ def read_generator(path: Path) -> tuple[str, Generator]:
         raise GeneratorError(f"{path} holds no generator: give a file that `shadow-defense pretrain` wrote")
     name = str(metadata.get("name"))
     try:
-        generator = architecture(name).generator(**metadata["arguments"])
+        # The constructors draw weights, which the file's replace: the caller's random state is left alone.
+        with torch.random.fork_rng(devices=[]):
+            generator = architecture(name).generator(**metadata["arguments"])
         generator.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -1,4 +1,7 @@
-"""How each architecture is trained where the settings leave it open."""
+"""How each architecture is trained where the settings leave it open.
+
+StyleGAN3's published loop replaces non-finite gradients by numbers; here training stops with an error instead.
+"""
 
 from __future__ import annotations
 
@@ -97,5 +100,6 @@ def plan_training(recipe: Recipe, settings: GeneratorSettings, image_size: int) 
         r1_every=r1_every,
         half_life=settings.average_half_life or recipe.half_life(settings.batch_size),
         own_penalty_step=recipe.own_penalty_step and r1_gamma > 0,
-        fading_blur=recipe.fading_blur,
+        # A generator that has been trained needs no protection from the discriminator's first steps.
+        fading_blur=recipe.fading_blur and settings.begin_from is None,
     )

@@ -126,7 +126,10 @@ class GanTraining:
         self._signs.append(real_logits.sign().mean().item())
         if len(self._signs) == ADAPTED_EVERY:
             self.augmentation = adapted_probability(
-                self.augmentation, sum(self._signs) / ADAPTED_EVERY, ADAPTED_EVERY * self.settings.batch_size
+                self.augmentation,
+                sum(self._signs) / ADAPTED_EVERY,
+                ADAPTED_EVERY * self.settings.batch_size,
+                speed_images=500_000 if self.settings.begin_from is None else 100_000,
             )
             self._signs.clear()
 
@@ -175,6 +178,10 @@ def _own_size(settings: GeneratorSettings) -> int | None:
     return None if settings.begin_from is None else load_generator(settings.begin_from).image_size
 
 
+def _diverged(step: int) -> GeneratorError:
+    return GeneratorError(f"GAN training diverged at step {step}: lower generator.learning_rate or raise r1_gamma")
+
+
 def pretrain(
     settings: GeneratorSettings,
     public: UInt8[Tensor, "n c h w"],
@@ -208,6 +215,8 @@ def pretrain(
             ) from error
 
     def save() -> None:
+        if not all(torch.isfinite(tensor).all() for tensor in training.average.state_dict().values()):
+            raise _diverged(training.steps_done)
         write_tensors(checkpoint, flatten_tensors(training.state_dict()), {"losses": losses})
         codes = torch.randn(32, training.generator.z_dim, generator=named_generator(seed, "grid"))
         with torch.no_grad():
@@ -219,9 +228,7 @@ def pretrain(
     while training.steps_done < settings.steps:
         last = training.step(public)
         if not all(map(math.isfinite, last.values())):
-            raise GeneratorError(
-                f"GAN training diverged at step {training.steps_done}: lower generator.learning_rate or raise r1_gamma"
-            )
+            raise _diverged(training.steps_done)
         task.advance(note=f"G {last['generator']:.2f}  D {last['discriminator']:.2f}")
         if training.steps_done % settings.save_every == 0 or training.steps_done == settings.steps:
             losses.append({"step": training.steps_done, **last})
@@ -229,6 +236,6 @@ def pretrain(
     task.finish()
     if settings.steps == 0:
         save()
-    record = {"images": len(public), "steps": settings.steps, "seed": seed, "losses": losses}
+    record = {"images": len(public), "steps": training.steps_done, "seed": seed, "losses": losses}
     save_generator(folder / "generator.safetensors", training.average, settings.name, record)
     return training.average

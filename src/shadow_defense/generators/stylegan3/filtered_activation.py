@@ -49,7 +49,8 @@ class Resampling:
         before = plan.padding[0] + plan.up * cropped
         samples = (plan.writes.size - 1) * plan.down + plan.down_taps
         after = samples + plan.up_taps - 1 - inputs * plan.up - before
-        up_terms, down_terms = separable_terms(up_filter.cpu()), separable_terms(down_filter.cpu())
+        # In 32 bits whatever the network's numbers are: the matrices are rounded to those only when made.
+        up_terms, down_terms = (separable_terms(kernel.float().cpu()) for kernel in (up_filter, down_filter))
         return cls(up_terms * plan.up, down_terms, plan.up, plan.down, inputs, plan.writes.size, before, after)
 
     @property
@@ -85,9 +86,10 @@ def filtered_activation(
 ) -> Float[Tensor, "n c s s"]:
     """``down(clamp(sqrt(2) leaky(up(gain x + bias)), +-256))``, the leaky ReLU run where it causes no aliasing.
 
-    Differentiable once in x, gain and bias. Between forward and backward one byte is kept for each up-sampled
-    sample, in place of the three float planes that automatic differentiation would keep. 32-bit numbers on the CPU
-    take the compiled planes of polyphase.py, everything else products with banded matrices.
+    Differentiable once in x, gain and bias, by autograd (not by the transforms of torch.func). Between forward and
+    backward one byte is kept for each up-sampled sample, in place of the three float planes that automatic
+    differentiation would keep. 32-bit numbers on the CPU take the compiled planes of polyphase.py, everything else
+    products with banded matrices.
     """
     keep = torch.is_grad_enabled() and (x.requires_grad or gain.requires_grad or bias.requires_grad)
     apply = _apply_uncompiled if _compiled(x, resampling) else _FilteredActivation.apply
@@ -191,12 +193,19 @@ def _backward_matrices(
     gradient: Tensor, x: Tensor, gain: Tensor, codes: UInt8[Tensor, "planes inner inner"], resampling: Resampling
 ) -> tuple[Tensor, Tensor, Tensor]:
     raising, lowering = (matrices.transpose(-1, -2) for matrices in resampling.matrices(x))
-    slopes = gradient.new_tensor([NEGATIVE_SLOPE, POSITIVE_SLOPE, 0.0])
     size = max(1, CHUNK // resampling.samples**2)
     planes = zip(gradient.flatten(0, 1).split(size), codes.split(size), strict=True)
-    to_scaled = torch.cat([_sandwich(raising, _sandwich(lowering, part) * slopes[met.int()]) for part, met in planes])
+    to_scaled = torch.cat(
+        [_sandwich(raising, _sandwich(lowering, part) * _slopes(met, gradient.dtype)) for part, met in planes]
+    )
     to_scaled = to_scaled.unflatten(0, x.shape[:2])
     return to_scaled * gain[:, :, None, None], (to_scaled * x).sum((2, 3)), to_scaled.sum((0, 2, 3))
+
+
+def _slopes(met: UInt8[Tensor, "planes inner inner"], dtype: torch.dtype) -> Float[Tensor, "planes inner inner"]:
+    # From Python's numbers: a table of slopes would have to be sent to the device in every step.
+    below_clamp = (met == 1).to(dtype).mul(POSITIVE_SLOPE - NEGATIVE_SLOPE).add(NEGATIVE_SLOPE)
+    return below_clamp.masked_fill(met == CLAMPED, 0.0)
 
 
 def _sandwich(matrices: Tensor, planes: Tensor) -> Tensor:

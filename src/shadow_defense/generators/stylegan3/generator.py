@@ -208,6 +208,12 @@ class StyleGAN3Generator(Generator):
         self.check_layer(layer)
         return self.synthesis.from_features(features, self._styles_of(codes, space), layer)
 
+    def set_magnitude_decay(self, beta: float) -> None:
+        """Change the decay of the magnitudes' averages, which depends on the batch size of the training."""
+        self.magnitude_ema_beta = beta
+        for layer in self.synthesis.layers():
+            layer.magnitude_ema_beta = beta
+
     def training_images(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n channels s s"]:
         return self(z, update_averages=True)
 

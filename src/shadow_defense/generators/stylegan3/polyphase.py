@@ -12,13 +12,10 @@ from functools import lru_cache
 from typing import Any, no_type_check
 
 import numpy as np
-from numba import njit
 
+from shadow_defense.generators.stylegan3.compiled import compiled
 from shadow_defense.generators.stylegan3.phase_planes import Geometry
 from shadow_defense.generators.stylegan3.threads import run_shares
-
-# Not all of fast maths: NaN and infinity must come through, so that a diverged training is seen.
-compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
 
 
 @compiled

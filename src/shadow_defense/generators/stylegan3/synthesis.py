@@ -105,6 +105,10 @@ class SynthesisNetwork(nn.Module):
         for plan in plans:
             self.add_module(plan.name, SynthesisLayer(plan, w_dim, magnitude_ema_beta))
 
+    def layers(self) -> list[SynthesisLayer]:
+        """The layers, in order."""
+        return [getattr(self, plan.name) for plan in self.plans]
+
     @property
     def styles(self) -> int:
         """Number of styles that the network reads: one for the input and one for each layer."""

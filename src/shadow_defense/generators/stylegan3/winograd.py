@@ -49,11 +49,12 @@ def convolve(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"], padd
 
     That is for 32-bit numbers on the CPU, 3 x 3 kernels, at least :data:`MIN_CHANNELS` channels in and out and planes
     of up to 300 pixels; everything else is torch's. Errors are 1e-6 of the output's norm, where the direct sum's are
-    2e-7. A NaN or infinity of x makes NaN of the 4 x 4 tiles that it touches. Differentiable once in x and weight.
+    2e-7. A NaN or infinity of x makes NaN of the 4 x 4 tiles that it touches. Differentiable once in x and weight,
+    by autograd; the transforms of torch.func (grad, vmap) cannot see through it, functional_call can.
     """
     if not faster(x, weight, padding):
         return F.conv2d(x, weight, padding=padding)
-    output: Tensor = _Convolution.apply(x, weight, padding)
+    output: Tensor = _apply_uncompiled(x, weight, padding)
     return output
 
 
@@ -112,6 +113,9 @@ def _weight_gradient(gradient: Tensor, x: Tensor, padding: int) -> Tensor:
     return (FILTER_TRANSFORM.T @ total.view(36, -1)).T.reshape(o, i, 3, 3)
 
 
+# torch.compile cannot look into numba's functions: it runs around them.
+_apply_uncompiled = torch.compiler.disable(_Convolution.apply)
+
 _kept = threading.local()
 
 
@@ -119,7 +123,9 @@ def _workspace(role: str, *shape: int) -> Tensor:
     """Memory of this thread that later calls overwrite: the system takes as long to hand out new as to fill it."""
     buffer = getattr(_kept, role, None)
     if buffer is None or len(buffer) < math.prod(shape):
-        buffer = torch.empty(math.prod(shape))
+        # A buffer made in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            buffer = torch.empty(math.prod(shape))
         setattr(_kept, role, buffer)
     return buffer[: math.prod(shape)].view(shape)
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 from typing import Any, no_type_check
 
 import numpy as np
-from numba import njit
 
-# Not all of fast maths: NaN and infinity must come through, so that a diverged training is seen.
-compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+from shadow_defense.generators.stylegan3.compiled import compiled
 
 POINTS = (0.75, 1.5)
 """p and q. Half the error of 1 and 2, and all their products are exact."""
