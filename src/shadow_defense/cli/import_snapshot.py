@@ -61,17 +61,12 @@ def import_snapshot(
     ] = None,
 ) -> None:
     """Make a generator from an official StyleGAN3 snapshot; nothing inside the file is run."""
-    from shadow_defense.generators.snapshots.importing import (
-        read_snapshot,
-        save_imported,
-        save_imported_discriminator,
-    )
+    from shadow_defense.generators.snapshots.importing import read_snapshot, save_imported
 
     found = read_snapshot(snapshot)
     for line in snapshot_lines(found):
         typer.echo(line)
-    save_imported(snapshot, found, out, network)
+    save_imported(snapshot, found, out, network, discriminator)
     typer.echo(f"wrote {network} to {out}")
     if discriminator is not None:
-        save_imported_discriminator(snapshot, found, discriminator)
         typer.echo(f"wrote D to {discriminator}")

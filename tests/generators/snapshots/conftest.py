@@ -12,6 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from shadow_defense.generators.stylegan3.discriminator import StyleGAN3Discriminator
+from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
+
 Dump = Callable[..., bytes]
 
 SOURCE = "raise SystemExit('this text must never run')"
@@ -82,3 +85,37 @@ def little_snapshot(official_modules: type[EasyDict]) -> dict[str, Any]:
 @pytest.fixture
 def little_pickle(little_snapshot: dict[str, Any]) -> bytes:
     return pickle.dumps(little_snapshot, protocol=4)
+
+
+def persistent(class_name: str, arguments: dict[str, Any], state: dict[str, torch.Tensor]) -> Persistent:
+    """A network of that class name whose ``state_dict`` is ``state``, for Python's pickler."""
+    network: Persistent = type(class_name, (Persistent,), {})(**arguments)
+    for name, tensor in state.items():
+        *folders, last = name.split(".")
+        module: nn.Module = network
+        for folder in folders:
+            if not hasattr(module, folder):
+                module.add_module(folder, Persistent())
+            module = getattr(module, folder)
+        # Python's own check would refuse the names that the tests are about.
+        module._buffers[last] = tensor
+    return network
+
+
+IMAGES = {"c_dim": 0, "img_resolution": 16, "img_channels": 1}
+GENERATOR = {"z_dim": 4, "w_dim": 4, "channel_base": 64, "channel_max": 8, "mapping_kwargs": {"num_layers": 1}}
+DISCRIMINATOR = {"channel_base": 64, "channel_max": 8, "block_kwargs": {"freeze_layers": 0}, "mapping_kwargs": {}}
+DISCRIMINATOR |= {"epilogue_kwargs": {"mbstd_group_size": 4}, "num_fp16_res": 4, "conv_clamp": 256}
+
+
+@pytest.fixture
+def small_snapshot(official_modules: type[EasyDict]) -> dict[str, Any]:
+    """The content of a snapshot of small but whole networks: ``G_ema``, ``D`` and ``augment_pipe``."""
+    generator = StyleGAN3Generator.from_official_arguments(GENERATOR | IMAGES)
+    sizes: dict[str, Any] = {key: DISCRIMINATOR[key] for key in ("channel_base", "channel_max")}
+    discriminator = StyleGAN3Discriminator(**sizes, **IMAGES)
+    return {
+        "G_ema": persistent("Generator", GENERATOR | IMAGES, generator.state_dict()),
+        "D": persistent("Discriminator", DISCRIMINATOR | IMAGES, discriminator.state_dict()),
+        "augment_pipe": persistent("AugmentPipe", {}, {"p": torch.tensor(0.25)}),
+    }

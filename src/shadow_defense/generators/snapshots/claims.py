@@ -58,7 +58,7 @@ def check_claims(record: NetworkRecord) -> None:
     A network of the claimed size is built to receive the tensors: a claim of a million channels must not reach it.
 
     Raises:
-        SnapshotError: when it does not fit, or has weights that are not finite, which a training leaves that diverged.
+        SnapshotError: when it does not fit, or has weights that are not finite.
     """
     if record.class_name != "Generator" or "synthesis.input.freqs" not in record.tensors:
         raise SnapshotError(f"its {quoted(record.class_name)} is no StyleGAN3 generator")
@@ -74,6 +74,16 @@ def check_claims(record: NetworkRecord) -> None:
             raise SnapshotError(f"its generator's {key} is said to be {said} but its tensors have {value}")
     if not beta_fits or type(given["use_radial_filters"]) is not bool:
         raise SnapshotError("its generator's magnitude_ema_beta or use_radial_filters are out of range")
+    check_finite(record)
+
+
+def check_finite(record: NetworkRecord) -> None:
+    """Refuse weights that are not finite in float32, which a training leaves that diverged.
+
+    Raises:
+        SnapshotError: naming the first such tensor.
+    """
     for name, tensor in record.tensors.items():
-        if not tensor.isfinite().all():
+        # Networks hold float32: a larger float64 would become infinite in them.
+        if not tensor.float().isfinite().all():
             raise SnapshotError(f"its {quoted(name)} holds NaN or infinity: take a snapshot from before it diverged")

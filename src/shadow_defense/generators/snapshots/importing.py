@@ -6,12 +6,12 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-from shadow_defense.errors import ShadowDefenseError, SnapshotError
-from shadow_defense.generators.interface import Generator
-from shadow_defense.generators.snapshots.claims import check_claims
+from shadow_defense.errors import SnapshotError
+from shadow_defense.files import atomic_path
 from shadow_defense.generators.snapshots.network_record import (
     NetworkRecord,
     PersistentObject,
@@ -46,10 +46,15 @@ class Snapshot:
 
     @property
     def augment_probability(self) -> float | None:
-        """The probability that adaptive augmentation had reached, or None when the training did not augment."""
+        """The probability that adaptive augmentation had reached.
+
+        None when the training did not augment, or when it is not finite: the weights are good without it.
+        """
         pipe = self.networks.get("augment_pipe")
         probability = None if pipe is None else pipe.tensors.get("p")
-        return float(probability) if probability is not None and probability.numel() == 1 else None
+        if probability is None or probability.numel() != 1 or not probability.isfinite().all():
+            return None
+        return float(probability)
 
     def network(self, name: str) -> NetworkRecord:
         """The network of that name. Raises :class:`SnapshotError` listing those there are."""
@@ -123,29 +128,6 @@ def read_snapshot(path: Path, size_limit: int = SIZE_LIMIT) -> Snapshot:
     return Snapshot(networks, training_set, int(named[1]) if named else None)
 
 
-def build_generator(record: NetworkRecord) -> Generator:
-    """The network of a record, with its weights, in eval mode.
-
-    Raises:
-        SnapshotError: when the record is no StyleGAN3 generator, contradicts itself, or has other tensors.
-    """
-    from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
-
-    check_claims(record)
-    try:
-        generator = StyleGAN3Generator.from_official_arguments(record.arguments)
-        generator.load_state_dict(record.tensors)
-    except ShadowDefenseError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # The text may repeat names out of the file.
-        reason = ascii(" ".join(str(error).split())[:200])
-        raise SnapshotError(
-            f"its generator cannot be rebuilt: {reason}; give an unchanged official snapshot"
-        ) from error
-    return generator.eval()
-
-
 def _origin(path: Path, snapshot: Snapshot, network: str) -> dict[str, Any]:
     """How the weights came about, for the file; folders of other people's machines stay out."""
     training_set: Mapping[str, Any] = snapshot.training_set or {}
@@ -159,40 +141,55 @@ def _origin(path: Path, snapshot: Snapshot, network: str) -> dict[str, Any]:
     }
 
 
-def save_imported(path: Path, snapshot: Snapshot, out: Path, network: str = "G_ema") -> None:
+def _check_targets(path: Path, out: Path, discriminator_out: Path | None) -> None:
+    """Refuse files that would stand in each other's way."""
+    targets = {"generator": out} | ({} if discriminator_out is None else {"discriminator": discriminator_out})
+    for what, target in targets.items():
+        if realpath(target) == realpath(path):
+            raise SnapshotError(f"the {what} would be written over the snapshot {path}: choose another name for it")
+        if target.is_dir():
+            raise SnapshotError(f"the {what} cannot be written to {target}, which is a folder: give a file's name")
+    if discriminator_out is not None:
+        one, other = Path(realpath(out)), Path(realpath(discriminator_out))
+        if one == other or one in other.parents or other in one.parents:
+            raise SnapshotError(
+                f"the generator {out} and the discriminator {discriminator_out} cannot both be written: give two "
+                "different files, none in a folder of the other's name"
+            )
+
+
+def save_imported(
+    path: Path, snapshot: Snapshot, out: Path, network: str = "G_ema", discriminator_out: Path | None = None
+) -> None:
     """Write the generator ``network`` of a snapshot read from ``path`` to ``out``, whole or not at all.
 
-    Raises:
-        SnapshotError: when there is no such network, it cannot be rebuilt, or ``out`` is the snapshot itself.
-    """
-    from shadow_defense.generators.build import save_generator
+    Args:
+        discriminator_out: where the snapshot's discriminator is written, with which the generator can be fine-tuned;
+            either both are written or none.
 
-    if out.resolve() == path.resolve():
-        raise SnapshotError(f"the generator would be written over the snapshot {path}: choose another name for it")
+    Raises:
+        SnapshotError: when there is no such network, one cannot be rebuilt, or the files are not all different.
+        RunError: when a file cannot be written.
+    """
+    from shadow_defense.generators.build import save_discriminator, save_generator
+    from shadow_defense.generators.snapshots.rebuilding import build_discriminator, build_generator
+
+    _check_targets(path, out, discriminator_out)
     try:
         record = snapshot.network(network)
         generator = build_generator(record)
+        discriminator = None if discriminator_out is None else build_discriminator(snapshot.network("D"))
     except SnapshotError as error:
         raise SnapshotError(f"cannot import {path}: {error}") from error
     # The file keeps the network's own width; of the registry's entries only the configuration matters to it.
     name = "stylegan3-r" if record.arguments.get("use_radial_filters") else "stylegan3-t"
-    save_generator(out, generator, name, _origin(path, snapshot, network))
-
-
-def save_imported_discriminator(path: Path, snapshot: Snapshot, out: Path) -> None:
-    """Write the snapshot's discriminator, with which its generator can be fine-tuned.
-
-    Raises:
-        SnapshotError: when there is none, it is no discriminator, or ``out`` is the snapshot itself.
-    """
-    from shadow_defense.generators.build import save_discriminator
-
-    if out.resolve() == path.resolve():
-        raise SnapshotError(f"the discriminator would be written over the snapshot {path}: choose another name for it")
-    record = snapshot.network("D")
-    if record.class_name != "Discriminator":
-        raise SnapshotError(f"cannot import {path}: its D is no discriminator; give an unchanged official snapshot")
-    save_discriminator(out, record.tensors)
+    # The generator gets its own name only after the discriminator is written.
+    with atomic_path(out) as partial:
+        # A folder that cannot be written is told by the name that was asked for, not by the partial file's.
+        partial.touch()
+        save_generator(partial, generator, name, _origin(path, snapshot, network))
+        if discriminator is not None and discriminator_out is not None:
+            save_discriminator(discriminator_out, discriminator.state_dict())
 
 
 def import_snapshot(path: Path, out: Path, network: str = "G_ema", size_limit: int = SIZE_LIMIT) -> Snapshot:

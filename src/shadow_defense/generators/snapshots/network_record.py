@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ FORMAT = 6
 
 DEEPEST = 32
 """Levels of modules or of nested arguments; official networks have four. A record that holds itself has no end."""
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
+"""Names of official modules and tensors, each a part of a tensor's dotted name."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,8 +89,8 @@ def _named(state: dict[str, object], key: str) -> dict[str, object]:
     if type(entries) is not dict:
         raise SnapshotError(f"a module's {key} are missing")
     for name in entries:
-        # A dot would let one name stand for another's.
-        if not name or "." in name:
+        # A dot would let one name stand for another's, and not every text can be written to a file.
+        if not PLAIN_NAME.fullmatch(name):
             raise SnapshotError(f"a module has an entry named {quoted(name)}")
     return entries
 
