@@ -15,13 +15,13 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import torch
+from defended_step import peak_megabytes
 from plain_synthesis import convolution_rate, plain_synthesis
 
 from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
@@ -38,10 +38,6 @@ def least_seconds(step: Callable[[], object], repetitions: int) -> float:
         step()
         times.append(time.perf_counter() - started)
     return min(times)
-
-
-def peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(size: int, width: str, batch: int, implementation: str, repetitions: int, threads: int) -> dict[str, float]:
