@@ -68,3 +68,10 @@ def test_where_nothing_can_be_cached_everything_still_compiles() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "42 CPUDispatcher", done.stderr
+
+
+def test_the_compiler_is_imported_only_where_images_are_made() -> None:
+    """Every command and every worker process reads the configuration; few of them run a StyleGAN3."""
+    code = "import sys, shadow_defense.config; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr

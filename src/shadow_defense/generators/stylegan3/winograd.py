@@ -14,12 +14,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from shadow_defense.generators.stylegan3.threads import run_shares
-from shadow_defense.generators.stylegan3.winograd_tiles import (
-    MAX_COLUMNS,
-    POINTS,
-    planes_to_tiles,
-    tiles_to_planes,
-)
+
+POINTS = (0.75, 1.5)
+"""p and q. Half the error of 1 and 2, and all their products are exact."""
+
+BLOCK = 160
+"""Numbers in a block of the scratch array; one for each tile. A multiple of it apart, no block overlaps another, which
+the compiler sees only where it is a constant."""
+
+LANES = 8
+"""Tiles that are read at once. A row's last ones run over into the next row, which is written after it."""
+
+MAX_COLUMNS = (BLOCK - LANES) // 2
+"""Tiles in a row of the widest plane."""
 
 MIN_CHANNELS = 48
 """Below it the transforms cost what the products save (benchmarks)."""
@@ -86,6 +93,9 @@ class _Convolution(torch.autograd.Function):
 
 
 def _correlate(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    # Here, not above: numba is slow to import, and most processes make no images.
+    from shadow_defense.generators.stylegan3.winograd_tiles import tiles_to_planes
+
     n, _, height, width = x.shape
     output = torch.empty(n, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
     rows, columns = _grid(output)
@@ -137,6 +147,8 @@ def _grid(output: Tensor) -> tuple[int, int]:
 def _to_tiles(
     planes: Float[Tensor, "n c h w"], padding: int, rows: int, columns: int, *, gradient: bool
 ) -> Float[Tensor, "36 c tiles"]:
+    from shadow_defense.generators.stylegan3.winograd_tiles import planes_to_tiles
+
     n, c, height, width = planes.shape
     tiles = _workspace("gradient" if gradient else "tiles", 36, c, n * rows * columns)
     arguments = planes.detach().contiguous().view(-1).numpy(), height, width, tiles.view(-1).numpy()

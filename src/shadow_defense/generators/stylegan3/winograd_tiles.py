@@ -13,19 +13,7 @@ from typing import Any, no_type_check
 import numpy as np
 
 from shadow_defense.generators.stylegan3.compiled import compiled
-
-POINTS = (0.75, 1.5)
-"""p and q. Half the error of 1 and 2, and all their products are exact."""
-
-BLOCK = 160
-"""Numbers in a block of the scratch array; one for each tile. A multiple of it apart, no block overlaps another, which
-the compiler sees only where it is a constant."""
-
-LANES = 8
-"""Tiles that are read at once. A row's last ones run over into the next row, which is written after it."""
-
-MAX_COLUMNS = (BLOCK - LANES) // 2
-"""Tiles in a row of the widest plane."""
+from shadow_defense.generators.stylegan3.winograd import BLOCK, LANES, POINTS
 
 P, Q = (np.float32(point) for point in POINTS)
 P2, Q2, P3, Q3 = P * P, Q * Q, P * P * P, Q * Q * Q
