@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.build import DEFENSES, DefenseSettings, Resources
 from shadow_defense.defenses.shadow import ShadowDefense
@@ -18,7 +18,8 @@ from shadow_defense.shadow.settings import ShadowSettings
 
 def resources(client: str = "site-1", *, generator: bool = True) -> Resources:
     made = DCGANGenerator(image_size=16, z_dim=4, width=4) if generator else None
-    return Resources(made, Normalisation((0.3,), (0.2,)), client, seed=0)
+    no_images = ImageSet(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
+    return Resources(made, Normalisation((0.3,), (0.2,)), no_images, 2, client, seed=0)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in DEFENSES.items() if not kind.needs_generator])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import RoundContext
 from shadow_defense.defenses.build import DefenseSettings, Resources
 from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings, add_gaussian, add_laplace, cosine
@@ -120,8 +120,10 @@ def test_measured_cosine(local_round: Callable[..., object]) -> None:
 
 def test_each_client_has_its_own_seed_in_the_registry() -> None:
     settings = DefenseSettings(defense="noise", preset="strong", options={"distribution": "laplace"})
+    no_images = ImageSet(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
     first, second = (
-        settings.build(Resources(None, Normalisation((0.5,), (0.25,)), name, seed=0)) for name in ("site-1", "site-2")
+        settings.build(Resources(None, Normalisation((0.5,), (0.25,)), no_images, 2, name, seed=0))
+        for name in ("site-1", "site-2")
     )
     assert isinstance(first, NoiseDefense) and isinstance(second, NoiseDefense)
     assert first.seed != second.seed

@@ -38,7 +38,7 @@ def test_stopped_and_resumed_equals_unbroken(
         return Federation(
             build(),
             FederatedDataset("tiny", (site,), site.train, site.train, ("a", "b"), normalisation),
-            {"site-1": arm.build(Resources(None, normalisation, "site-1", seed=0))},
+            {"site-1": arm.build(Resources(None, normalisation, site.train, 2, "site-1", seed=0))},
             TrainingSettings(rounds=3, learning_rate=0.1),
             F.cross_entropy,
             lambda model: {},

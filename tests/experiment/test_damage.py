@@ -84,7 +84,7 @@ def attack_stage_here(run: Run, progress: Progress) -> None:
     for job in jobs(run):
         path = run.reconstruction_path(job.arm, job.attack, job.round, job.client)
         if not path.exists():
-            observation = build_observation(run, job, run.new_model())
+            observation = build_observation(run, job, run.new_model(job.arm))
             seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
             run.config.attacks[job.attack].build().reconstruct(observation, seed=seed).save(path)
 

@@ -142,7 +142,7 @@ def test_an_attacker_sees_what_its_threat_model_grants(tiny: dict[str, Any], tmp
     pretrain_stage(run)
     assert not run.generator_path.exists(), "no arm asks for a generator"
     train_arm(run, "fedavg")
-    seen = {job.attack: build_observation(run, job, run.new_model()) for job in jobs(run)}
+    seen = {job.attack: build_observation(run, job, run.new_model(job.arm)) for job in jobs(run)}
     assert seen["ig"].labels.tolist() == [1]
     assert seen["ig"].local_training.steps == 1
     with pytest.raises(Exception, match="does not grant it"):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings, Resources
 from shadow_defense.errors import ConfigError, DefenseError, GeneratorError
 from shadow_defense.generators.dcgan import DCGANGenerator
@@ -250,9 +250,10 @@ def test_a_generator_without_the_space_is_refused_when_the_guard_is_built(space:
     message = f"latent space '{space.replace('+', '[+]')}' was asked for but DCGANGenerator has z: choose"
     with pytest.raises(GeneratorError, match=message):
         guard(space, generator)
+    no_images = ImageSet(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
     with pytest.raises(GeneratorError, match=message):
         DefenseSettings(defense="shadow", options={"latent_space": space}).build(
-            Resources(generator, PLAIN, client="hospital", seed=0)
+            Resources(generator, PLAIN, no_images, 2, client="hospital", seed=0)
         )
     with pytest.raises(GeneratorError, match="has z: choose"):
         ShadowGuard(nn.Sequential(nn.Linear(Z, 256), nn.Unflatten(1, (1, 16, 16))), guard(space).settings, z_dim=Z)

@@ -18,10 +18,13 @@ Place = Literal["batch", "gradients", "update"]
 
 @dataclass(frozen=True)
 class Batch:
-    """One local training batch: normalised images, labels, and a stable id for each sample."""
+    """One local training batch: normalised images, labels, and a stable id for each sample.
+
+    Labels are classes, or, after a defense that mixes images, a probability of each class.
+    """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, "n"] | Float[Tensor, "n k"]
     sample_ids: tuple[str, ...]
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense, Place
 from shadow_defense.defenses.censor import CENSOR_PRESETS, CensorDefense, CensorSettings
 from shadow_defense.defenses.clipping import CLIPPING_PRESETS, ClippingDefense, ClippingSettings
@@ -43,11 +44,15 @@ class Resources:
 
     Attributes:
         generator: the pre-trained shadow generator; None where no arm of the run asked for one.
+        public: public images with labels, for defenses that need others than the client's own; may be empty.
+        classes: how many there are.
         seed: the run's seed; the client's name makes the draws its own.
     """
 
     generator: Generator | None
     normalisation: Normalisation
+    public: ImageSet
+    classes: int
     client: str
     seed: int
 
@@ -136,6 +141,8 @@ class Kind:
 
     Attributes:
         acts_on: where it can act; a defense with a setting ``place`` acts at that one.
+        adapt_model: for a defense that changes the task model, for every client and for the server: from its
+            settings, the agreed model and a seed to the model that is trained in its place.
     """
 
     summary: str
@@ -144,6 +151,7 @@ class Kind:
     build: Callable[[BaseModel, Resources], Defense]
     acts_on: tuple[Place, ...] = ()
     needs_generator: bool = False
+    adapt_model: Callable[[BaseModel, nn.Module, int], nn.Module] | None = None
 
 
 DEFENSES: dict[str, Kind] = {
@@ -246,6 +254,11 @@ class DefenseSettings(BaseModel):
         """Where the defense acts with these settings."""
         place = getattr(self.settings(), "place", None)
         return (place,) if place else self.kind().acts_on
+
+    def adapt_model(self, model: nn.Module, seed: int) -> nn.Module:
+        """The task model as this defense has it trained: ``model`` itself, but for a defense that changes it."""
+        adapt = self.kind().adapt_model
+        return model if adapt is None else adapt(self.settings(), model, seed)
 
     def build(self, resources: Resources) -> Defense:
         """A fresh defense for one client."""

@@ -103,7 +103,7 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
     def calls() -> Iterator[tuple[Job, Call]]:
         for job in waiting:
             seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
-            observation = build_observation(run, job, run.new_model())
+            observation = build_observation(run, job, run.new_model(job.arm))
             yield job, Call(_attack, (run.config.attacks[job.attack], observation, seed))
 
     def save(job: Job, found: Reconstruction) -> None:

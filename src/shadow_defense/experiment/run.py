@@ -89,16 +89,17 @@ class Run:
             return torch.full((self.dataset.channels, *self.dataset.image_size), 0.5)
         return public.images.float().mean(0) / 255
 
-    def new_model(self) -> nn.Module:
-        """The task model as every arm starts it: the same weights for all."""
+    def new_model(self, arm: str) -> nn.Module:
+        """The task model as an arm starts it: the same weights for all, but where a defense changes the model."""
         data = self.dataset
-        return build_model(
+        model = build_model(
             self.config.model,
             channels=data.channels,
             classes=data.classes,
             image_size=data.image_size,
             seed=self.config.seed,
         )
+        return self.config.arms[arm].adapt_model(model, self.config.seed)
 
     def client(self, name: str) -> ClientData:
         return next(client for client in self.dataset.clients if client.name == name)

@@ -48,8 +48,8 @@ class Foreground:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._share = run.config.metrics.foreground_share
-        self._model = run.new_model()
         arm = next(iter(run.config.arms))
+        self._model = run.new_model(arm)
         folder, rounds = run.arm_folder(arm), run.config.training.rounds
         if read_journal(folder)[0] < rounds:
             raise RunError(f"arm '{arm}' is not fully trained yet: run `shadow-defense train {run.folder}` first")

@@ -34,7 +34,8 @@ def needs_generator(run: Run) -> bool:
 
 def check_run(run: Run) -> None:
     """Raise now what a later stage would raise after hours: the model, the attacked clients, the weights of LPIPS."""
-    run.new_model()
+    for arm in run.config.arms:
+        run.new_model(arm)
     run.kept()
     _check_latent_spaces(run)
     metrics = run.config.metrics
@@ -109,7 +110,10 @@ def evaluation(run: Run, model: nn.Module) -> dict[str, Any]:
 
 
 def _defense(run: Run, arm: str, generator: Generator | None, client: str) -> Defense:
-    return run.config.arms[arm].build(Resources(generator, run.dataset.normalisation, client, run.config.seed))
+    data = run.dataset
+    return run.config.arms[arm].build(
+        Resources(generator, data.normalisation, data.public, data.classes, client, run.config.seed)
+    )
 
 
 def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
@@ -117,7 +121,7 @@ def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
     generator = _generator(run)
     defenses = {client.name: _defense(run, arm, generator, client.name) for client in run.dataset.clients}
     Federation(
-        model=run.new_model(),
+        model=run.new_model(arm),
         dataset=run.dataset,
         defenses=defenses,
         settings=run.config.training,
@@ -140,9 +144,9 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
         return
     # Here, so that what is wrong is said once and at once, not by every process.
     check_run(run)
-    generator, model, client = _generator(run), run.new_model(), run.dataset.clients[0].name
+    generator, client = _generator(run), run.dataset.clients[0].name
     for arm in waiting:
-        _defense(run, arm, generator, client).check_model(model)
+        _defense(run, arm, generator, client).check_model(run.new_model(arm))
     run_parallel(
         ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
         workers=worker_count(run.config.workers, len(waiting)),
