@@ -56,7 +56,7 @@ def test_overrides_reach_every_level_in_order() -> None:
         (["colour=blue"], "unknown key 'colour':"),
         (["training.rounds=0"], "training.rounds = 0: input should be greater than or equal to 1"),
         (["training.rounds=many"], "training.rounds = 'many': input should be a valid integer"),
-        (["arms.fedavg.defense=shadw"], "unknown defense 'shadw': did you mean 'shadow'? valid are: censor,"),
+        (["arms.fedavg.defense=shadw"], "unknown defense 'shadw': did you mean 'shadow'? valid are: ats, censor,"),
         (["arms.x.defense=shadow", "arms.x.preset=arthors"], "did you mean 'authors'?"),
         (["arms.x.defense=shadow", "arms.x.options.strenth=1"], "did you mean 'strength'?"),
         (["attacks.x.attack=deep"], "unknown attack 'deep': valid are:"),

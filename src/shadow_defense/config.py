@@ -130,14 +130,20 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unknown preset, unreadable file, invalid YAML, unknown key (naming the nearest), wrong value.
     """
+    values = read_values(source)
+    apply_overrides(values, overrides)
+    return config_from(values)
+
+
+def read_values(source: str) -> dict[str, Any]:
+    """The keys and values of a preset or a YAML file, not yet validated. Raises :class:`ConfigError`."""
     text, origin = _read_source(source)
     values = _parse_yaml(text, origin)
     if values is None:
-        values = {}
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{origin} holds a {type(values).__name__}: expected keys and values")
-    apply_overrides(values, overrides)
-    return config_from(values)
+    return values
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:

@@ -23,6 +23,12 @@ ARMS = [
     DefenseSettings(defense="gradient-sparsification", options={"error_feedback": True}),
     DefenseSettings(defense="local-dp"),
     DefenseSettings(defense="dp-sgd"),
+    DefenseSettings(defense="ats"),
+    DefenseSettings(defense="mixup"),
+    DefenseSettings(defense="instahide"),
+    DefenseSettings(defense="precode"),
+    DefenseSettings(defense="ats+sparse+dp", options={"sparse": {"error_feedback": True}}),
+    DefenseSettings(defense="instahide+outpost+noise"),
 ]
 
 
@@ -36,7 +42,7 @@ def test_stopped_and_resumed_equals_unbroken(
 
     def federation(folder: str) -> Federation:
         return Federation(
-            build(),
+            arm.adapt_model(build(), seed=0),
             FederatedDataset("tiny", (site,), site.train, site.train, ("a", "b"), normalisation),
             {"site-1": arm.build(Resources(None, normalisation, site.train, 2, "site-1", seed=0))},
             TrainingSettings(rounds=3, learning_rate=0.1),

@@ -293,12 +293,18 @@ def test_no_strength_is_the_identity() -> None:
     assert torch.equal(examine(guard(strength=0.0)).images, images_of(0, 1))
 
 
-def test_growth_is_by_exp_of_the_round() -> None:
+@pytest.mark.parametrize(("schedule", "exponent"), [("growing", 1.0), ("decaying", -1.0)])
+def test_the_schedule_is_by_exp_of_the_round(schedule: str, exponent: float) -> None:
     model = build()
-    growing, constant = guard(foreground=False, shadow_rounds=0), guard(foreground=False, shadow_rounds=0, growth=False)
+    changing, constant = (guard(foreground=False, shadow_rounds=0, schedule=name) for name in (schedule, "constant"))
     for round in (0, 50, 99):
-        ratio = examine(growing, round=round, model=model).noise / examine(constant, round=round, model=model).noise
-        torch.testing.assert_close(ratio, torch.full_like(ratio, float(torch.tensor(round / 100).exp())))
+        ratio = examine(changing, round=round, model=model).noise / examine(constant, round=round, model=model).noise
+        torch.testing.assert_close(ratio, torch.full_like(ratio, float(torch.tensor(exponent * round / 100).exp())))
+
+
+def test_an_unknown_schedule_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"shadow.schedule = 'rising': input should be 'growing', 'constant' or"):
+        shadow_preset("paper", schedule="rising")
 
 
 def test_without_foreground_the_map_is_used_as_it_is() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shadow_defense.shadow.foreground import keep_top, spare_foreground, sparing_strength
 from shadow_defense.shadow.momentum import blend
-from shadow_defense.shadow.noise import noise_amplitude, scale_noise, shuffle_noise, uniform_noise
+from shadow_defense.shadow.noise import EXPONENTS, noise_amplitude, scale_noise, shuffle_noise, uniform_noise
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
 
 
@@ -35,8 +35,14 @@ def test_sparing_strength(round: int, expected: float) -> None:
 def test_amplitude_grows_from_0_19_by_e() -> None:
     assert noise_amplitude(0, 100) == pytest.approx(0.19)
     assert noise_amplitude(50, 100) == pytest.approx(0.19 * math.sqrt(math.e))
-    assert noise_amplitude(50, 100, growth=False) == pytest.approx(0.19)
     assert noise_amplitude(50, 100, 0.5) == pytest.approx(0.5 * math.sqrt(math.e))
+
+
+def test_schedules_begin_alike_and_part_by_powers_of_e() -> None:
+    assert {noise_amplitude(0, 8, 0.7, schedule=schedule) for schedule in EXPONENTS} == {0.7}
+    assert noise_amplitude(8, 8, 0.7, schedule="constant") == pytest.approx(0.7)
+    assert noise_amplitude(4, 8, 0.7, schedule="decaying") == pytest.approx(0.7 / math.sqrt(math.e))
+    assert noise_amplitude(8, 8, 0.7, schedule="decaying") == pytest.approx(0.7 / math.e)
 
 
 def test_noise_peak_is_a_share_of_the_image_peak() -> None:

@@ -64,5 +64,6 @@ def explained(
             observation.loss_fn,
             target.local,
             recorder,
+            target.sent,
         )
     return cosine_distance(simulated.update, target.observed).item()

@@ -84,6 +84,7 @@ class DeepLeakage(BaseModel):
                     observation.loss_fn,
                     simulation.local,
                     recorder,
+                    simulation.sent,
                 )
                 return squared_distance(simulated.update, simulation.observed)
 

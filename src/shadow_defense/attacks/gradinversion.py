@@ -78,6 +78,7 @@ class GradInversion(BaseModel):
                 loss_fn=observation.loss_fn,
                 local=target.local,
                 recorder=recorder,
+                sent=target.sent,
             )
             statistics = observed_statistics(observation, simulate(images=start).statistics[0])
             if not statistics:

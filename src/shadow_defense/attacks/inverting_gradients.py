@@ -64,6 +64,7 @@ class InvertingGradients(BaseModel):
                     observation.loss_fn,
                     target.local,
                     recorder,
+                    target.sent,
                 )
                 distance = cosine_distance(simulated.update, target.observed)
                 return Losses(distance + self.total_variation * anisotropic_variation(images), distance.detach())

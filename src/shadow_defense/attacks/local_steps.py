@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int64
@@ -15,7 +15,10 @@ from shadow_defense.models.functional import LossFunction, loss_gradients
 
 @dataclass(frozen=True)
 class SimulatedTraining:
-    """The simulated update, in the order of the parameters, and each step's batch-norm statistics, on the graph."""
+    """The simulated update of the parameters asked for, in their order, and each step's batch-norm statistics.
+
+    All on the graph.
+    """
 
     update: list[Tensor]
     statistics: list[dict[str, BatchStatistics]]
@@ -30,6 +33,7 @@ def simulate_training(
     loss_fn: LossFunction,
     local: LocalTraining,
     recorder: BatchStatisticsRecorder,
+    sent: Sequence[str] | None = None,
 ) -> SimulatedTraining:
     """``theta_{t+1} = theta_t - eta v_t``, ``v_t = mu v_{t-1} + g(theta_t, batch_t) + lambda theta_t``, unrolled.
 
@@ -42,6 +46,8 @@ def simulate_training(
         labels: classes, or a probability for each class where the attack seeks the labels too.
         buffers: clones: train mode writes to them.
         recorder: open, so that hooks are not registered anew in every call.
+        sent: names of the parameters whose update is returned, in this order; None: all of them. The client trains the
+            others as well, and they move what is sent.
     """
     current, velocity = dict(parameters), dict[str, Tensor]()
     statistics = []
@@ -58,10 +64,11 @@ def simulate_training(
             velocity[name] = gradient
         if local.steps > 1:
             current = {name: tensor - local.learning_rate * velocity[name] for name, tensor in current.items()}
+    returned = parameters if sent is None else sent
     if local.steps == 1:
         # The difference of two nearly equal tensors would lose digits.
-        return SimulatedTraining([-local.learning_rate * velocity[name] for name in parameters], statistics)
-    return SimulatedTraining([current[name] - parameters[name] for name in parameters], statistics)
+        return SimulatedTraining([-local.learning_rate * velocity[name] for name in returned], statistics)
+    return SimulatedTraining([current[name] - parameters[name] for name in returned], statistics)
 
 
 def as_single_step(local: LocalTraining) -> LocalTraining:

@@ -80,6 +80,7 @@ class MatchingObjective:
             observation.loss_fn,
             target.local,
             self._recorder,
+            target.sent,
         )
         matched = self._matching(simulated.update, target.observed)
         total = matched + self._prior(images)

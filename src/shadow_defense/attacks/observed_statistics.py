@@ -12,7 +12,9 @@ from shadow_defense.models.batchnorm import (
     recover_batch_statistics,
 )
 
-NOTHING_IN_THE_BUFFERS = "no batch-norm statistics to match: the model or its mode leaves none in the buffers"
+NOTHING_IN_THE_BUFFERS = (
+    "no batch-norm statistics to match: the model or its mode leaves none in the buffers, or the client keeps them"
+)
 
 
 def buffer_momentum(observation: Observation) -> float:
@@ -23,15 +25,19 @@ def buffer_momentum(observation: Observation) -> float:
 def observed_statistics(
     observation: Observation, simulated: Mapping[str, BatchStatistics]
 ) -> dict[str, BatchStatistics]:
-    """The statistics that explain the buffers; {} where the client trained in eval mode or without batch norm.
+    """The statistics that explain the buffers; {} where there are none to be had.
+
+    That is where the client trained in eval mode or without batch norm, or does not share its running statistics.
 
     Args:
         simulated: statistics of one simulated step, for the layers' names and sizes.
     """
     if observation.local_training.batch_norm != "train" or not simulated:
         return {}
-    after = {name: tensor + observation.update.tensors[name] for name, tensor in observation.global_state.items()}
+    update, before = observation.update, observation.global_state
+    buffers = [f"{name}.{buffer}" for name in simulated for buffer in ("running_mean", "running_var")]
+    if not set(buffers).isdisjoint(update.withheld):
+        return {}
+    after = {name: before[name] + update.tensors[name] for name in buffers}
     sizes = {name: statistics.size for name, statistics in simulated.items()}
-    return recover_batch_statistics(
-        observation.model, observation.global_state, after, sizes, observation.local_training.steps
-    )
+    return recover_batch_statistics(observation.model, before, after, sizes, observation.local_training.steps)

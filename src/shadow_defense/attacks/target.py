@@ -15,14 +15,19 @@ from shadow_defense.models.functional import split_state
 
 LABELS_RECOVERED = "labels recovered from the last layer's update"
 
+PARAMETERS_WITHHELD = (
+    "batch norm's scales and shifts stay with the client: the global model's stand in for them, and all else is matched"
+)
+
 
 @dataclass(frozen=True)
 class Simulation:
     """How to simulate the client, and what came of its training; all that is known without the labels.
 
     Attributes:
-        parameters: the global model's, as leaves; ``observed`` holds the update of each, in the same order.
+        parameters: the global model's, as leaves.
         buffers: clones of the global model's.
+        sent: names of the parameters that the client shares; ``observed`` holds the update of each, in the same order.
         count: how many images are sought.
         local: the training to simulate: the client's own, or one average step.
         notes: assumptions, in words.
@@ -30,6 +35,7 @@ class Simulation:
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    sent: tuple[str, ...]
     observed: list[Tensor]
     count: int
     local: LocalTraining
@@ -50,9 +56,10 @@ def client_simulation(observation: Observation, longest_unroll: int) -> Simulati
     the update taken as one average step. Without knowledge of the local training: one step over all samples.
     """
     parameters, buffers = split_state(observation.model, observation.global_state)
-    observed = [observation.update.tensors[name].detach() for name in parameters]
+    sent = tuple(name for name in parameters if name not in observation.update.withheld)
+    observed = [observation.update.tensors[name].detach() for name in sent]
     samples = observation.update.samples
-    notes = []
+    notes = [PARAMETERS_WITHHELD] if len(sent) < len(parameters) else []
     if observation.grants("local training"):
         local, count = observation.local_training, samples
         if local.steps > longest_unroll:
@@ -62,13 +69,13 @@ def client_simulation(observation: Observation, longest_unroll: int) -> Simulati
     else:
         local, count = LocalTraining(1.0, samples, 1), samples
         notes.append("local training unknown: the update taken as one step on all images")
-    return Simulation(parameters, buffers, observed, count, local, tuple(notes))
+    return Simulation(parameters, buffers, sent, observed, count, local, tuple(notes))
 
 
 def inferred_labels(observation: Observation, simulation: Simulation) -> Int64[Tensor, "n"]:
     """The labels that the last layer's update gives away, sorted, whether or not the true ones are granted."""
     # The gradient points against the update.
-    gradients = {name: -update for name, update in zip(simulation.parameters, simulation.observed, strict=True)}
+    gradients = {name: -update for name, update in zip(simulation.sent, simulation.observed, strict=True)}
     return recover_labels(head_bias_gradient(observation.model, gradients), simulation.count)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
 from shadow_defense.errors import ShadowDefenseError
 
@@ -193,6 +194,7 @@ def report(folder: RunFolder, quiet: Quiet = False) -> None:
     _stage_command("report", folder, None, None, quiet)
 
 
+app.command()(compare)
 app.command("import-snapshot")(import_snapshot)
 
 

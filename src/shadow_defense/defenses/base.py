@@ -15,6 +15,9 @@ from shadow_defense.progress import Progress
 TensorPlace = Literal["gradients", "update"]
 Place = Literal["batch", "gradients", "update"]
 
+SharedBatchNorm = Literal["all", "parameters", "stats", "none"]
+"""What of batch norm leaves the client: all of it, scales and shifts, running statistics, or nothing."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -34,7 +37,8 @@ class RoundContext:
 
     Attributes:
         model: the local model as it stands, in the mode it trains in.
-        global_state: this round's global parameters and buffers.
+        global_state: this round's global parameters and buffers; where clients keep their running statistics, those
+            of public images stand in for them, so that the global model can be run in eval mode.
         round, rounds: r (0-based) and R.
         explain: the samples whose protection in this round is kept for the report.
     """
@@ -82,7 +86,11 @@ class Defense:
         return gradients
 
     def protect_update(self, tensors: Mapping[str, Tensor], context: RoundContext) -> Mapping[str, Tensor]:
-        """What is uploaded, in place of the raw difference of parameters and buffers."""
+        """What is uploaded, in place of the raw difference of parameters and buffers.
+
+        Batch-norm tensors that stay with the client (``share_bn``) are not among ``tensors``: norms and noise are of
+        what is sent.
+        """
         return tensors
 
     def measurements(self) -> dict[str, float]:
@@ -106,7 +114,8 @@ class ParameterDefense(Defense):
 
     At ``gradients`` the gradients of every local step pass through :meth:`protect`; at ``update`` the round's
     difference does, once. Buffers (running statistics, counters) and frozen parameters leave as they are: all
-    defenses of spec/defenses.md that act on gradients know parameters only (section 1).
+    defenses of spec/defenses.md that act on gradients know parameters only (section 1). At ``gradients`` all trained
+    parameters are protected, also those that stay with the client (``share_bn``): they shape what it sends later.
 
     Attributes:
         step: how often :meth:`protect` was called in this round, for the names of random draws.
@@ -135,9 +144,10 @@ class ParameterDefense(Defense):
     def protect_update(self, tensors: Mapping[str, Tensor], context: RoundContext) -> Mapping[str, Tensor]:
         if self.place != "update":
             return tensors
-        trained = [name for name, parameter in context.model.named_parameters() if parameter.requires_grad]
         # In the model's order, whatever the order of the caller's mapping: draws follow it.
-        return {**tensors, **self._protected({name: tensors[name] for name in trained}, None, context)}
+        trained = [name for name, parameter in context.model.named_parameters() if parameter.requires_grad]
+        sent = {name: tensors[name] for name in trained if name in tensors}
+        return {**tensors, **self._protected(sent, None, context)}
 
     def _protected(
         self, tensors: Mapping[str, Tensor], batch: Batch | None, context: RoundContext

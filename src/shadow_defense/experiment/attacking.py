@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
@@ -14,11 +15,12 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
+from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.rounds import read_journal, round_folder, train_again
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.generators.build import load_generator
-from shadow_defense.progress import Progress
+from shadow_defense.progress import Progress, Task
 from shadow_defense.seeds import seed_for
 
 
@@ -53,7 +55,14 @@ def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
     place, mend = round_folder(arm, job.round), train_again(arm)
     global_state, _ = read_tensors(place / "global.safetensors", mend)
     update = ModelUpdate.load(place / f"update-{job.client}.safetensors", mend)
-    update.check_against(global_state)
+    update.check_against(global_state, absent=withheld_names(model, run.config.arms[job.arm].share_bn))
+    return observation_of(run, job, model, global_state, update)
+
+
+def observation_of(
+    run: Run, job: Job, model: nn.Module, global_state: Mapping[str, Tensor], update: ModelUpdate
+) -> Observation:
+    """What the job's attacker sees of ``update``, which the client computed from ``global_state``."""
     data, training, client = run.dataset, run.config.training, run.client(job.client)
     return observe(
         threat_model(run.config.attacks[job.attack].threat_model),
@@ -78,15 +87,24 @@ def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
     )
 
 
+def reconstruct(settings: AttackSettings, observation: Observation, seed: int, task: Task) -> Reconstruction:
+    """Run an attack, repeatably also where the attacked model draws from the global state (dropout, PRECODE)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return settings.build().reconstruct(observation, seed=seed, task=task)
+
+
 def _attack(settings: AttackSettings, observation: Observation, seed: int) -> Reconstruction:
-    return settings.build().reconstruct(observation, seed=seed, task=CountingTask())
+    return reconstruct(settings, observation, seed, CountingTask())
+
+
+def attack_seed(run: Run, job: Job) -> int:
+    """Depends on what is attacked, not on the arm: all arms face the same start."""
+    return seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
 
 
 def attack_stage(run: Run, progress: Progress | None = None) -> None:
-    """Run the attacks whose reconstruction is not there yet.
-
-    The seed of an attack depends on what it attacks, not on the arm: all arms face the same start.
-    """
+    """Run the attacks whose reconstruction is not there yet."""
     waiting = [
         job for job in jobs(run) if not run.reconstruction_path(job.arm, job.attack, job.round, job.client).exists()
     ]
@@ -102,9 +120,8 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
 
     def calls() -> Iterator[tuple[Job, Call]]:
         for job in waiting:
-            seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
             observation = build_observation(run, job, run.new_model(job.arm))
-            yield job, Call(_attack, (run.config.attacks[job.attack], observation, seed))
+            yield job, Call(_attack, (run.config.attacks[job.attack], observation, attack_seed(run, job)))
 
     def save(job: Job, found: Reconstruction) -> None:
         found.save(run.reconstruction_path(job.arm, job.attack, job.round, job.client))

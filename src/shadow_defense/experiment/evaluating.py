@@ -19,6 +19,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import Score, score_all
 from shadow_defense.experiment.tables import all_tables
 from shadow_defense.experiment.verdict import verdict
+from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
 from shadow_defense.federated.rounds import read_journal
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
@@ -37,9 +38,9 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]
         "seed": run.config.seed,
         "created": datetime.date.today().isoformat(),
         "command": f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again",
-        "versions": _versions(),
+        "versions": versions(),
         "config": run.config.as_dict(),
-        "data": _data(run),
+        "data": data_record(run),
         "threat_models": {
             name: threat_model(attack.threat_model).describe() for name, attack in run.config.attacks.items()
         },
@@ -86,7 +87,7 @@ def _score(score: Score) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     packages = ("torch", "numpy", "monai", "torchmetrics", "scikit-image")
     return {
         "shadow-defense": shadow_defense.__version__,
@@ -96,7 +97,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _data(run: Run) -> dict[str, Any]:
+def data_record(run: Run) -> dict[str, Any]:
     data = run.dataset
     return {
         "name": data.name,
@@ -114,11 +115,11 @@ def _data(run: Run) -> dict[str, Any]:
         },
         "public": len(data.public),
         "test": len(data.test),
-        "sha256": _data_hash(data),
+        "sha256": data_hash(data),
     }
 
 
-def _data_hash(data: FederatedDataset) -> str:
+def data_hash(data: FederatedDataset) -> str:
     """Of all pixels and labels in their places: two runs with the same hash saw the same federation."""
     digest = hashlib.sha256()
     for part in (
@@ -142,12 +143,43 @@ def _arms(run: Run) -> dict[str, Any]:
             "defense": settings.defense,
             "preset": settings.preset,
             "options": dict(settings.options),
+            # Of a model without batch norm there is nothing to say, but for what was asked for.
+            "share_bn": settings.share_bn if settings.share_bn != "all" or _has_batch_norm(run, arm) else None,
             "summary": kind.summary,
             "acts_on": list(settings.acts_on()),
             "history": history,
             "test": history[-1]["test"],
         }
     return arms
+
+
+def _has_batch_norm(run: Run, arm: str) -> bool:
+    return bool(withheld_names(run.new_model(arm), "none"))
+
+
+def _batch_norm_notes(run: Run) -> list[str]:
+    """What it means that some arms keep batch norm on the clients; nothing where none does."""
+    mode, arms = run.config.training.batch_norm, run.config.arms
+    models = {name: run.new_model(name) for name, arm in arms.items() if arm.share_bn != "all"}
+    without_statistics = [name for name in models if lacks_statistics(models[name], arms[name].share_bn, mode)]
+    kept = {
+        name: withheld_names(model, arms[name].share_bn).intersection(key for key, _ in model.named_parameters())
+        for name, model in models.items()
+    }
+    without_parameters = [name for name, names in kept.items() if names]
+    notes = []
+    if without_statistics:
+        notes.append(
+            f"Running statistics stay with the clients in {', '.join(without_statistics)}: wherever the global model "
+            "is run in eval mode, to measure its F1 too, they are estimated anew on "
+            f"{min(len(run.dataset.public), MOST_PUBLIC_IMAGES)} public images."
+        )
+    if without_parameters:
+        notes.append(
+            f"Batch norm's scales and shifts stay with the clients in {', '.join(without_parameters)}: the global "
+            "model keeps its first ones. Its F1 is that of the server's model, which no client uses as it is."
+        )
+    return notes
 
 
 def _notes(run: Run, scores: list[Score]) -> list[str]:
@@ -171,6 +203,7 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
             else f"the top {run.config.metrics.foreground_share:.0%} of Grad-CAM++ of the first arm's final model."
         ),
     ]
+    notes += _batch_norm_notes(run)
     spared = [arm.kind().settings(arm.preset, **arm.options) for arm in run.config.arms.values()]
     if any(isinstance(arm, ShadowSettings) and arm.foreground and arm.foreground_temperature >= 1 for arm in spared):
         notes.append(

@@ -40,7 +40,7 @@ class Run:
         Raises:
             RunError: when the folder holds another configuration, or files that no run wrote.
         """
-        config = _with_absolute_paths(config)
+        config = with_absolute_paths(config)
         written = folder / "config.yaml"
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file: choose another folder with --out")
@@ -167,7 +167,7 @@ def _delete_run(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """So that a run goes on from any working directory."""
 
     def absolute(path: Path | None) -> Path | None:

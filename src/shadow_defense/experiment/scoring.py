@@ -14,6 +14,7 @@ from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.attacking import Job, jobs
 from shadow_defense.experiment.run import Run
+from shadow_defense.federated.batch_norm_policy import evaluable_state
 from shadow_defense.federated.rounds import read_journal, state_folder, train_again
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.fidelity import score_reconstructions
@@ -54,7 +55,8 @@ class Foreground:
         if read_journal(folder)[0] < rounds:
             raise RunError(f"arm '{arm}' is not fully trained yet: run `shadow-defense train {run.folder}` first")
         state, _ = read_tensors(state_folder(folder, rounds) / "global.safetensors", train_again(folder))
-        self._model.load_state_dict(state)
+        share_bn, batch_norm = run.config.arms[arm].share_bn, run.config.training.batch_norm
+        self._model.load_state_dict(evaluable_state(self._model, state, share_bn, batch_norm, run.dataset))
 
     def cams(self, images: ImageSet) -> Tensor:
         """Grad-CAM++ of each image's true class, (n, h, w) in [0, 1]."""
@@ -95,20 +97,22 @@ def score_all(run: Run, progress: Progress | None = None) -> list[Score]:
     for job in work:
         found = load_reconstruction(run, job)
         truths = run.client(job.client).train
-        rows = _rows(found.images, truths, masks[job.client], lpips)
+        rows = score_rows(found.images, truths, masks[job.client], lpips)
         scores.append(
             Score(job.arm, job.attack, job.round, job.client, rows, found.matching_loss, found.seconds, found.notes)
         )
         if job.arm == first_arm:
             blank = run.mean_image.expand(len(found.images), -1, -1, -1)
-            rows = _rows(blank, truths, masks[job.client], lpips)
+            rows = score_rows(blank, truths, masks[job.client], lpips)
             scores.append(Score(MEAN_IMAGE, job.attack, job.round, job.client, rows))
         task.advance()
     task.finish()
     return scores
 
 
-def _rows(reconstructions: Tensor, truths: ImageSet, masks: Tensor, lpips: Lpips | None) -> tuple[dict[str, Any], ...]:
+def score_rows(
+    reconstructions: Tensor, truths: ImageSet, masks: Tensor, lpips: Lpips | None
+) -> tuple[dict[str, Any], ...]:
     rows: list[dict[str, Any]] = []
     for row in score_reconstructions(reconstructions, truths.unit_images(), masks, lpips):
         truth = row["truth"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
-from shadow_defense.metrics.confidence import mean_interval, paired_difference
+from shadow_defense.metrics.confidence import MeanInterval, mean_interval, paired_difference
 from shadow_defense.metrics.fidelity import METRICS
 from shadow_defense.metrics.foreground import REGIONS
 
@@ -39,10 +39,13 @@ def _present(images: Mapping[Image, Mapping[str, float]], column: str) -> dict[I
     return {image: columns[column] for image, columns in images.items() if column in columns}
 
 
-def _summary(values: Sequence[float]) -> dict[str, Any] | None:
-    if not values:
-        return None
-    measured = mean_interval(values)
+def summarise(values: Sequence[float]) -> dict[str, Any] | None:
+    """Mean and interval as ``results.json`` has them; None without values."""
+    return as_record(mean_interval(values)) if values else None
+
+
+def as_record(measured: MeanInterval) -> dict[str, Any]:
+    """A mean with its interval as plain values."""
     return {"mean": measured.mean, "interval": None if measured.interval is None else list(measured.interval)}
 
 
@@ -55,12 +58,12 @@ def table(scores: Sequence[Score], arms: Sequence[str], attack: str, round: int 
         metrics, difference = {}, {}
         for column in COLUMNS:
             values, others = _present(images, column), _present(reference, column)
-            metrics[column] = _summary(list(values.values()))
+            metrics[column] = summarise(list(values.values()))
             both = [image for image in values if image in others]
             if both:
-                measured = paired_difference([values[image] for image in both], [others[image] for image in both])
-                interval = None if measured.interval is None else list(measured.interval)
-                difference[column] = {"mean": measured.mean, "interval": interval}
+                difference[column] = as_record(
+                    paired_difference([values[image] for image in both], [others[image] for image in both])
+                )
         rows.append(
             {
                 "arm": arm,

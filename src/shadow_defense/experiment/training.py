@@ -15,6 +15,7 @@ from shadow_defense.defenses.build import Resources
 from shadow_defense.errors import GeneratorError, RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call, CountingProgress, run_parallel, worker_count
+from shadow_defense.federated.batch_norm_policy import check_public_images, lacks_statistics
 from shadow_defense.federated.rounds import TRAINING, Federation, read_journal
 from shadow_defense.files import atomic_path
 from shadow_defense.generators.build import architecture, load_generator
@@ -34,8 +35,9 @@ def needs_generator(run: Run) -> bool:
 
 def check_run(run: Run) -> None:
     """Raise now what a later stage would raise after hours: the model, the attacked clients, the weights of LPIPS."""
-    for arm in run.config.arms:
-        run.new_model(arm)
+    for name, arm in run.config.arms.items():
+        if lacks_statistics(run.new_model(name), arm.share_bn, run.config.training.batch_norm):
+            check_public_images(run.dataset.public.images, arm.share_bn)
     run.kept()
     _check_latent_spaces(run)
     metrics = run.config.metrics
@@ -79,7 +81,7 @@ def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
         shutil.copyfile(settings.path, temporary)
 
 
-def _generator(run: Run) -> Generator | None:
+def load_run_generator(run: Run) -> Generator | None:
     if not needs_generator(run):
         return None
     if not run.generator_path.exists():
@@ -109,7 +111,7 @@ def evaluation(run: Run, model: nn.Module) -> dict[str, Any]:
     return measured
 
 
-def _defense(run: Run, arm: str, generator: Generator | None, client: str) -> Defense:
+def build_defense(run: Run, arm: str, generator: Generator | None, client: str) -> Defense:
     data = run.dataset
     return run.config.arms[arm].build(
         Resources(generator, data.normalisation, data.public, data.classes, client, run.config.seed)
@@ -118,8 +120,8 @@ def _defense(run: Run, arm: str, generator: Generator | None, client: str) -> De
 
 def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
     """Train one arm, or go on with it; every arm starts from the same model, on the same data in the same order."""
-    generator = _generator(run)
-    defenses = {client.name: _defense(run, arm, generator, client.name) for client in run.dataset.clients}
+    generator = load_run_generator(run)
+    defenses = {client.name: build_defense(run, arm, generator, client.name) for client in run.dataset.clients}
     Federation(
         model=run.new_model(arm),
         dataset=run.dataset,
@@ -130,6 +132,7 @@ def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
         seed=run.config.seed,
         folder=run.arm_folder(arm),
         keep=run.kept(),
+        share_bn=run.config.arms[arm].share_bn,
     ).run(progress)
 
 
@@ -144,9 +147,9 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
         return
     # Here, so that what is wrong is said once and at once, not by every process.
     check_run(run)
-    generator, client = _generator(run), run.dataset.clients[0].name
+    generator, client = load_run_generator(run), run.dataset.clients[0].name
     for arm in waiting:
-        _defense(run, arm, generator, client).check_model(run.new_model(arm))
+        build_defense(run, arm, generator, client).check_model(run.new_model(arm))
     run_parallel(
         ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
         workers=worker_count(run.config.workers, len(waiting)),

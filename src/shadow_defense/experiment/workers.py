@@ -30,6 +30,10 @@ _steps_done: Any = None
 """In a worker: the number, shared with the parent, of steps that all workers have done."""
 
 
+class WorkerKilledError(RunError):
+    """A worker process died, and with it the work of all that ran at that moment."""
+
+
 def _start_worker(steps_done: Any, threads: int) -> None:
     global _steps_done
     _steps_done = steps_done
@@ -37,21 +41,24 @@ def _start_worker(steps_done: Any, threads: int) -> None:
 
 
 class CountingTask(Task):
-    """In a worker: adds to the number that the parent draws its bar from."""
+    """In a worker: adds to the number that the parent draws its bar from, ``weight`` for each step."""
+
+    def __init__(self, weight: int = 1) -> None:
+        self._weight = weight
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         with _steps_done.get_lock():
-            _steps_done.value += steps
+            _steps_done.value += steps * self._weight
 
 
 class CountingProgress(Progress):
     """In a worker: counts the steps of the tasks whose name starts with ``counted``; others stay silent."""
 
-    def __init__(self, counted: str) -> None:
-        self._counted = counted
+    def __init__(self, counted: str, weight: int = 1) -> None:
+        self._counted, self._weight = counted, weight
 
     def start(self, name: str, total: int) -> Task:
-        return CountingTask() if name.startswith(self._counted) else Task()
+        return CountingTask(self._weight) if name.startswith(self._counted) else Task()
 
 
 def worker_count(configured: int | None, waiting: int) -> int:
@@ -76,7 +83,7 @@ def run_parallel(
     machine. Calls are drawn from the iterator only as fast as they are worked off: their arguments may be large.
 
     Raises:
-        RunError: when a process was killed, usually for lack of memory; finished work is kept.
+        WorkerKilledError: when a process was killed, usually for lack of memory; finished work is kept.
         Whatever a call raises, after which the other processes are ended: their files are whole or absent.
     """
     task = progress.start(name, total_steps)
@@ -114,7 +121,7 @@ def run_parallel(
                     process.terminate()
                 raise
     except BrokenProcessPool as error:
-        raise RunError(
+        raise WorkerKilledError(
             "a worker process was killed, perhaps for lack of memory: set workers=1; the same command goes on from here"
         ) from error
     finally:

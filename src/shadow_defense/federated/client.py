@@ -20,12 +20,17 @@ from shadow_defense.seeds import named_generator, seed_for
 
 @dataclass(frozen=True)
 class LocalResult:
-    """A client's update, the mean loss of its steps, and what its defense measured and kept."""
+    """A client's update, the mean loss of its steps, and what its defense measured and kept.
+
+    Attributes:
+        kept: the tensors that did not leave, as the client's next round starts with them.
+    """
 
     update: ModelUpdate
     loss: float
     measurements: Mapping[str, float]
     explanations: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
 
 
 def batch_orders(count: int, batch_size: int, epochs: int, draws: torch.Generator) -> list[Tensor]:
@@ -45,6 +50,7 @@ def train_locally(
     loss_fn: LossFunction,
     seed: int,
     explain: frozenset[str] = frozenset(),
+    kept: Mapping[str, Tensor] | None = None,
 ) -> LocalResult:
     """One round of local SGD from the global state, with the defense at its three places.
 
@@ -52,12 +58,15 @@ def train_locally(
         model: the architecture; its parameters and buffers are overwritten.
         round: r (0-based); names the random draws, so that a round can be computed again alone.
         explain: samples whose protection is kept in pictures for the report.
+        kept: by name the client's own values of the tensors that it does not share, which replace the global ones and
+            are absent from the update (:mod:`shadow_defense.federated.batch_norm_policy`).
 
     Raises:
         Whatever the defense raises: then no update exists and nothing can leave.
         UpdateError: when the update holds NaN or infinity, or lacks a tensor of the model.
     """
-    model.load_state_dict(dict(global_state))
+    kept = kept or {}
+    model.load_state_dict({**global_state, **kept})
     model.train(settings.batch_norm == "train")
     context = RoundContext(
         model, global_state, loss_fn, round, settings.rounds, settings.learning_rate_at(round), explain
@@ -88,12 +97,19 @@ def train_locally(
             optimiser.step()
             losses.append(loss.item())
     optimiser.zero_grad(set_to_none=True)
-    difference = state_difference(global_state, model.state_dict())
-    update = ModelUpdate(
-        dict(defense.protect_update(difference, context)), len(client.train), len(orders), round, client.name
+    after = model.state_dict()
+    shared = {name: tensor for name, tensor in global_state.items() if name not in kept}
+    # The defense sees what is sent and nothing else: its norms and its noise are of that.
+    sent = defense.protect_update(state_difference(shared, after), context)
+    update = ModelUpdate(dict(sent), len(client.train), len(orders), round, client.name, tuple(sorted(kept)))
+    update.check_against(global_state, absent=kept.keys())
+    return LocalResult(
+        update,
+        sum(losses) / len(losses),
+        defense.measurements(),
+        defense.explanations(),
+        {name: after[name].detach().clone() for name in kept},
     )
-    update.check_against(global_state)
-    return LocalResult(update, sum(losses) / len(losses), defense.measurements(), defense.explanations())
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset
-from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.base import Defense, SharedBatchNorm
 from shadow_defense.errors import RunError, ShadowDefenseError
+from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, train_locally
 from shadow_defense.federated.server import apply_update, average_updates
 from shadow_defense.federated.settings import TrainingSettings
@@ -36,6 +37,7 @@ class Federation:
 
     Attributes:
         model: the one module through which every client's state passes.
+        share_bn: what of batch norm leaves the clients; the rest each keeps for itself from round to round.
         keep: for each round (0-based) to be attacked, the clients whose updates and explanations are written.
         folder: where rounds and checkpoints are written.
     """
@@ -49,6 +51,7 @@ class Federation:
     seed: int
     folder: Path
     keep: Mapping[int, Collection[str]] = field(default_factory=dict)
+    share_bn: SharedBatchNorm = "all"
     rounds_done: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -56,6 +59,10 @@ class Federation:
         self.global_state: dict[str, Tensor] = {
             name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
         }
+        own = {name: self.global_state[name] for name in sorted(withheld_names(self.model, self.share_bn))}
+        self.own_state: dict[str, dict[str, Tensor]] = {client.name: dict(own) for client in self.dataset.clients}
+        """For each client by name the tensors that it does not share, as its last round left them."""
+        self._evaluable: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
 
     def run(self, progress: Progress | None = None) -> None:
         """Go on from the last whole round to the end; first of all, every defense looks at the model."""
@@ -83,7 +90,7 @@ class Federation:
         results: list[LocalResult] = [
             train_locally(
                 self.model,
-                self.global_state,
+                self.evaluable_state(),
                 client,
                 self.defenses[client.name],
                 settings=self.settings,
@@ -92,12 +99,14 @@ class Federation:
                 loss_fn=self.loss_fn,
                 seed=self.seed,
                 explain=frozenset(client.train.sample_ids[:MOST_EXPLAINED] if client.name in kept else ()),
+                kept=self.own_state[client.name],
             )
             for client in self.dataset.clients
         ]
         if kept:
             self._keep(round, [result for result in results if result.update.client in kept])
         self.global_state = apply_update(self.global_state, average_updates([result.update for result in results]))
+        self.own_state = {result.update.client: dict(result.kept) for result in results}
         samples = sum(result.update.samples for result in results)
         entry: dict[str, Any] = {
             "round": round,
@@ -106,9 +115,19 @@ class Federation:
             "seconds": time.perf_counter() - started,
         }
         if (round + 1) % self.settings.evaluate_every == 0 or round + 1 == self.settings.rounds:
-            self.model.load_state_dict(self.global_state)
+            self.model.load_state_dict(self.evaluable_state())
             entry.update(self.evaluate(self.model))
         return entry
+
+    def evaluable_state(self) -> Mapping[str, Tensor]:
+        """The global state as it can be run in eval mode, computed once a round.
+
+        Where clients keep their running statistics (``share_bn``) with those of public images, else as it is.
+        """
+        if self._evaluable is None or self._evaluable[0] is not self.global_state:
+            made = evaluable_state(self.model, self.global_state, self.share_bn, self.settings.batch_norm, self.dataset)
+            self._evaluable = (self.global_state, made)
+        return self._evaluable[1]
 
     def _prepare(self, progress: Progress) -> None:
         for client in self.dataset.clients:
@@ -129,6 +148,9 @@ class Federation:
         write_tensors(place / "global.safetensors", self.global_state)
         for client, defense in self.defenses.items():
             write_tensors(place / f"defense-{client}.safetensors", flatten_tensors(defense.state_dict()))
+        for client, tensors in self.own_state.items():
+            if tensors:
+                write_tensors(place / f"own-{client}.safetensors", tensors)
         write_json(self.folder / "history.json", {"rounds_done": self.rounds_done, "history": self.history})
         for old in self.folder.glob("state-*"):
             if old != place:
@@ -151,6 +173,13 @@ class Federation:
                 defense.load_state_dict(nest_tensors(tensors))
             except ShadowDefenseError as error:
                 raise RunError(f"{path} does not fit this run: {error}; {mend}") from error
+        for client, own in self.own_state.items():
+            if own:
+                path = place / f"own-{client}.safetensors"
+                tensors, _ = read_tensors(path, mend)
+                if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in own.items()}:
+                    raise RunError(f"{path} is of another model or another share_bn; {mend}")
+                self.own_state[client] = tensors
 
 
 def read_journal(folder: Path) -> tuple[int, list[dict[str, Any]]]:

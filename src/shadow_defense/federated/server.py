@@ -12,7 +12,7 @@ from shadow_defense.federated.update import ModelUpdate
 
 
 def average_updates(updates: Sequence[ModelUpdate]) -> dict[str, Tensor]:
-    """``sum_i n_i U_i / sum_i n_i``, buffers included; in double precision, back in each tensor's own type.
+    """``sum_i n_i U_i / sum_i n_i`` of what is sent, buffers too; in double precision, back in each tensor's own type.
 
     Integer tensors (batch-norm counters) take the weighted mean rounded to the nearest integer, so that they stay
     integers after averaging.
@@ -32,5 +32,5 @@ def average_updates(updates: Sequence[ModelUpdate]) -> dict[str, Tensor]:
 
 
 def apply_update(state: Mapping[str, Tensor], difference: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The global state after the round: ``state + difference``."""
-    return {name: tensor + difference[name] for name, tensor in state.items()}
+    """The global state after the round: ``state + difference``; what no client sent stays as it was."""
+    return {name: tensor + difference[name] if name in difference else tensor for name, tensor in state.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class ModelUpdate:
         samples: the client's number of training images, its weight in the average.
         steps: optimiser steps taken.
         round: 0-based.
+        withheld: names of the model's tensors that stay with the client and are not in ``tensors``, sorted.
 
     Raises:
         UpdateError: for NaN or infinity, or no samples: such an update must not leave the client.
@@ -32,6 +33,7 @@ class ModelUpdate:
     steps: int
     round: int
     client: str
+    withheld: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -43,12 +45,21 @@ class ModelUpdate:
                     "lower the learning rate or the defense's strength"
                 )
 
-    def check_against(self, state: Mapping[str, Tensor]) -> None:
-        """Raise :class:`UpdateError` naming the tensor that is missing, unexpected, or of another shape."""
+    def check_against(self, state: Mapping[str, Tensor], absent: Collection[str] = ()) -> None:
+        """Raise :class:`UpdateError` naming the tensor that is missing, unexpected, or of another shape.
+
+        Args:
+            absent: the tensors of ``state`` that the agreed policy keeps on clients: they, and no others, must be
+                missing.
+        """
         for name in state:
-            if name not in self.tensors:
+            if name not in self.tensors and name not in absent:
                 raise UpdateError(f"the update of {self.client} lacks tensor '{name}': give the update of this model")
         for name, tensor in self.tensors.items():
+            if name in absent:
+                raise UpdateError(
+                    f"the update of {self.client} holds tensor '{name}', which stays with the client: leave it out"
+                )
             if name not in state:
                 raise UpdateError(f"the update of {self.client} has an unexpected tensor '{name}'")
             if tensor.shape != state[name].shape:
@@ -60,7 +71,8 @@ class ModelUpdate:
     def save(self, path: Path) -> None:
         """Write as safetensors, the rest as JSON metadata."""
         metadata = {"kind": "update", "samples": self.samples, "steps": self.steps}
-        write_tensors(path, self.tensors, {**metadata, "round": self.round, "client": self.client})
+        metadata |= {"round": self.round, "client": self.client, "withheld": list(self.withheld)}
+        write_tensors(path, self.tensors, metadata)
 
     @classmethod
     def load(cls, path: Path, mend: str = "give a file that a training run wrote") -> ModelUpdate:
@@ -72,7 +84,9 @@ class ModelUpdate:
         if metadata.get("kind") != "update":
             raise UpdateError(f"{path} holds no model update; {mend}")
         try:
-            return cls(tensors, metadata["samples"], metadata["steps"], metadata["round"], metadata["client"])
+            # Updates were written without the list before there was a choice of what to share.
+            withheld = tuple(metadata.get("withheld", ()))
+            return cls(tensors, metadata["samples"], metadata["steps"], metadata["round"], metadata["client"], withheld)
         except KeyError as error:
             raise UpdateError(f"{path} has no {error} in its metadata; {mend}") from error
 

@@ -34,6 +34,9 @@ from shadow_defense.seeds import named_generator
 ADAPTED_EVERY = 4
 """Steps between changes of ADA's probability."""
 
+PRETRAINING = "pre-training the shadow generator"
+"""The name under which progress is reported, one step a training step."""
+
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     return {str(index): entry for index, entry in optimiser.state_dict()["state"].items()}
@@ -223,7 +226,7 @@ def pretrain(
             samples = training.average(codes)
         save_grid(folder / f"grid-{training.steps_done:06d}.png", (samples + 1) / 2)
 
-    task = (progress or Progress()).start("pre-training the shadow generator", settings.steps)
+    task = (progress or Progress()).start(PRETRAINING, settings.steps)
     task.advance(training.steps_done)
     while training.steps_done < settings.steps:
         last = training.step(public)

@@ -14,7 +14,7 @@ from shadow_defense.models.densenet import DENSENET121_NAMES, build_densenet121
 from shadow_defense.models.lenet import build_lenet
 from shadow_defense.models.resnet import RESNET18_NAMES, build_resnet18
 from shadow_defense.models.settings import ModelSettings, NormalisationKind
-from shadow_defense.models.weights import TorchvisionNames, load_imagenet_weights
+from shadow_defense.models.weights import TorchvisionNames, load_imagenet_weights, read_state
 from shadow_defense.seeds import seed_for
 
 MINIMUM_SIDE = 8
@@ -80,7 +80,32 @@ def build_model(
         model = kind.build(settings, channels, classes, image_size)
     if settings.weights is not None and kind.imagenet is not None:
         load_imagenet_weights(model, kind.imagenet, settings.weights)
+    if settings.start is not None:
+        _load_start(model, settings)
     return model
+
+
+def _load_start(model: nn.Module, settings: ModelSettings) -> None:
+    """Take every tensor of the model from ``settings.start``."""
+    assert settings.start is not None
+    if settings.weights is not None:
+        raise ModelError("model.start and model.weights both say where the model begins: leave one of them empty")
+    state = read_state(settings.start)
+    own = model.state_dict()
+    differing = [
+        name
+        for name in sorted(own.keys() | state.keys())
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if differing:
+        raise ModelError(
+            f"{settings.start} is no state of this {settings.name}: tensor '{differing[0]}' is missing, unexpected or "
+            "of another shape; give a state of the same architecture, classes and image size"
+        )
+    infinite = next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
+    if infinite is not None:
+        raise ModelError(f"{settings.start}: tensor '{infinite}' is not finite; give another state")
+    model.load_state_dict(state)
 
 
 def _check_settings(settings: ModelSettings, kind: ModelKind) -> None:

@@ -34,6 +34,9 @@ class ModelSettings(BaseModel):
     weights: Path | None = Field(
         None, description="ImageNet weights of resnet18 or densenet121: torchvision's .pth, or .safetensors"
     )
+    start: Path | None = Field(
+        None, description="state of this very model to start from (.safetensors), such as a run's global model"
+    )
     width: int = Field(64, ge=8, le=1024, multiple_of=8, description="channels of convnet's first layer")
 
     activation: Activation = Field(

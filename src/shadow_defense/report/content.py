@@ -63,10 +63,11 @@ class Content:
     - ``data``: {``name``, ``classes``: [...], ``image_size``: [height, width], ``channels``, ``clients``: {client:
       {``train``, ``validation``, ``test``, ``batch_size``}}, ``public``, ``test``, ``sha256``};
     - ``threat_models``: {attack: text of several lines}; ``attack_settings``: {attack: {name: value}};
-    - ``arms``: {arm: {``defense``, ``preset``, ``options``, ``summary``, ``acts_on``: [...], ``history``: [...],
-      ``test``: {``f1_micro``, ``f1_macro``, ``f1_class_0``, ..., ``accuracy``, ``auroc`` (may be null)}}}; a history
-      entry has ``round`` (0-based), ``loss``, ``seconds``, ``clients`` {client: {``loss``, maybe ``noise_rms``,
-      ``noise_peak``}} and, in evaluated rounds, ``validation`` and ``test`` with the same keys as ``test`` above;
+    - ``arms``: {arm: {``defense``, ``preset``, ``options``, ``share_bn`` (null: the model has no batch norm),
+      ``summary``, ``acts_on``: [...], ``history``: [...], ``test``: {``f1_micro``, ``f1_macro``, ``f1_class_0``, ...,
+      ``accuracy``, ``auroc`` (may be null)}}}; a history entry has ``round`` (0-based), ``loss``, ``seconds``,
+      ``clients`` {client: {``loss``, maybe ``noise_rms``, ``noise_peak``}} and, in evaluated rounds, ``validation``
+      and ``test`` with the same keys as ``test`` above;
     - ``tables``: [{``attack``, ``round`` (from 1; null means all attacked rounds together), ``rows``: [{``arm``,
       ``images``: count, ``metrics``: {metric: {``mean``, ``interval``: [low, high] or null}}, ``difference``:
       {metric: {``mean``, ``interval``}} or null (to the first arm, paired by image)}]}]; the last row of a table is

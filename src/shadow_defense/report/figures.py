@@ -22,7 +22,7 @@ DASHES = ("solid", "dashed", "dotted", "dashdot")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 # Stands for the page's text colour until the SVG is written; no chart uses it for anything else.
-_TEXT_COLOUR = "#010203"
+TEXT_COLOUR = "#010203"
 
 _POINTS_PER_INCH = 72
 _PANEL_WIDTH = 360
@@ -58,7 +58,7 @@ class Dot:
     style: Style
 
 
-BASELINE_STYLE = Style(_TEXT_COLOUR, "dashed", "")
+BASELINE_STYLE = Style(TEXT_COLOUR, "dashed", "")
 
 
 def styles(count: int) -> list[Style]:
@@ -78,8 +78,8 @@ def curve_chart(name: str, title: str, curves: Sequence[Curve]) -> str:
     """Curves over rounds as an SVG element; ``name`` is unique in the page and prefixes every id."""
     from matplotlib.ticker import MaxNLocator
 
-    with _drawing(name):
-        figure, axes = _panel(height=250)
+    with drawing(name):
+        figure, axes = panel(height=250)
         for curve in curves:
             axes.plot(
                 curve.rounds,
@@ -97,13 +97,13 @@ def curve_chart(name: str, title: str, curves: Sequence[Curve]) -> str:
             axes.set_xticks(sorted({curve.rounds[0] for curve in curves}))
         axes.margins(y=0.08)
         text = ", ".join(f"{curve.label} ends at {curve.values[-1]:.3g}" for curve in curves)
-        return _svg(figure, name, f"{title} over the rounds: {text}")
+        return svg_element(figure, name, f"{title} over the rounds: {text}")
 
 
 def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) -> str:
     """Means with their intervals, one row an arm, and the baseline as a dashed line, as an SVG element."""
-    with _drawing(name):
-        figure, axes = _panel(height=44 + 40 * len(dots) + (18 if baseline else 0))
+    with drawing(name):
+        figure, axes = panel(height=44 + 40 * len(dots) + (18 if baseline else 0))
         for row, dot in enumerate(dots):
             if dot.interval is not None:
                 axes.plot(dot.interval, (row, row), color=dot.style.colour, linewidth=2.4, solid_capstyle="round")
@@ -126,17 +126,17 @@ def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) 
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.1)
         text = ", ".join(f"{dot.label} {dot.mean:.3g}" for dot in (*dots, *((baseline,) if baseline else ())))
-        return _svg(figure, name, f"{title}: {text}")
+        return svg_element(figure, name, f"{title}: {text}")
 
 
 def legend_key(name: str, style: Style) -> str:
     """The line and marker of a style as a small SVG element, for a legend written in the page."""
-    with _drawing(name):
-        figure, axes = _panel(height=12, width=34)
+    with drawing(name):
+        figure, axes = panel(height=12, width=34)
         axes.plot((0, 1, 2), (0, 0, 0), color=style.colour, linestyle=style.dash, linewidth=1.6)
         axes.plot((1,), (0,), color=style.colour, marker=style.marker, markersize=5)
         axes.set_axis_off()
-        return _svg(figure, name, "")
+        return svg_element(figure, name, "")
 
 
 def shorten(text: str) -> str:
@@ -153,7 +153,8 @@ def shorten(text: str) -> str:
 
 
 @contextmanager
-def _drawing(name: str) -> Iterator[None]:
+def drawing(name: str) -> Iterator[None]:
+    """The settings under which all charts are drawn; ``name`` is the one given to :func:`svg_element`."""
     import matplotlib
 
     settings: dict[str, Any] = {
@@ -170,13 +171,14 @@ def _drawing(name: str) -> Iterator[None]:
         "grid.alpha": 0.18,
     }
     coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    with matplotlib.rc_context(settings | dict.fromkeys(coloured, _TEXT_COLOUR)), warnings.catch_warnings():
+    with matplotlib.rc_context(settings | dict.fromkeys(coloured, TEXT_COLOUR)), warnings.catch_warnings():
         # Text is drawn by the reader's browser, which has glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
-def _panel(height: int, width: int = _PANEL_WIDTH) -> tuple[Figure, Axes]:
+def panel(height: int, width: int = _PANEL_WIDTH) -> tuple[Figure, Axes]:
+    """An empty transparent figure of that many points with one pair of axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
@@ -184,7 +186,7 @@ def _panel(height: int, width: int = _PANEL_WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg_element(figure: Figure, name: str, description: str) -> str:
     """The figure's ``<svg>`` element with prefixed ids, described for readers who do not see it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -195,7 +197,7 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(\bid=")', rf"\1{name}-", body)
     body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
-    body = body.replace(_TEXT_COLOUR, "currentColor")
+    body = body.replace(TEXT_COLOUR, "currentColor")
     label = f'role="img" aria-label="{_attribute(description)}"' if description else 'aria-hidden="true"'
     return body.replace("<svg ", f'<svg class="chart" {label} ', 1)
 

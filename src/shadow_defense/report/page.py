@@ -17,7 +17,14 @@ from shadow_defense.report.exhibits import attack_card, choices, noise_cards
 from shadow_defense.report.figures import Style, legend_key, styles
 from shadow_defense.report.formatting import METRICS
 from shadow_defense.report.pictures import SIGNED_TABLE, colour_bar, heat_bar
-from shadow_defense.report.tables import BASELINE, UTILITY_EXPLANATIONS, MetricTable, metric_table, utility_table
+from shadow_defense.report.tables import (
+    BASELINE,
+    UTILITY_EXPLANATIONS,
+    MetricTable,
+    metric_table,
+    shared_batch_norm,
+    utility_table,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ def _context(content: Content) -> dict[str, Any]:
         "baseline": BASELINE,
         "utility": utility_table(arms, results["data"]["classes"]),
         "utility_explanations": UTILITY_EXPLANATIONS,
+        "shared_batch_norm": shared_batch_norm(arms),
         "curves": curve_panels(arms, arm_styles),
         "legend": [(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(arm_styles.items())],
         "config": nested_text(results["config"]),

@@ -41,6 +41,15 @@ UTILITY_EXPLANATIONS: dict[str, str] = {
 }
 
 
+SHARED_BATCH_NORM: dict[str | None, str] = {
+    "all": "all of it",
+    "parameters": "scales and shifts",
+    "stats": "running statistics",
+    "none": "nothing",
+    None: MISSING,
+}
+
+
 @dataclass(frozen=True)
 class Cell:
     """A value, its difference to the first arm, and what the difference means; the latter two may be empty."""
@@ -160,6 +169,13 @@ def utility_table(arms: Mapping[str, Any], classes: Sequence[str]) -> UtilityTab
             for index, label in enumerate(classes)
         ),
     )
+
+
+def shared_batch_norm(arms: Mapping[str, Any]) -> dict[str, str]:
+    """What of batch norm leaves the clients in each arm, in words; empty where no arm's model has any."""
+    # Results that were written before there was a choice do not name it.
+    policies = {name: arm.get("share_bn") for name, arm in arms.items()}
+    return {name: SHARED_BATCH_NORM[policy] for name, policy in policies.items()} if any(policies.values()) else {}
 
 
 def _utility_cell(tests: Mapping[str, Mapping[str, float | None]], arm: str, key: str) -> Cell:

@@ -176,7 +176,7 @@ class ShadowGuard:
             spared = spare_foreground(
                 noise_map, cam, alpha, share=settings.foreground_share, temperature=settings.foreground_temperature
             )  # 8
-        amplitude = noise_amplitude(round, rounds, settings.strength, growth=settings.growth)
+        amplitude = noise_amplitude(round, rounds, settings.strength, schedule=settings.schedule)
         noise = self._place(scale_noise(spared, images, amplitude))  # 9
         self.batches_protected += 1
         return Protection(images + noise, noise, noise_map, cam, rebuilt)

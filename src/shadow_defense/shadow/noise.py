@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Schedule = Literal["growing", "constant", "decaying"]
 
-def noise_amplitude(round: int, rounds: int, strength: float = 0.19, *, growth: bool = True) -> float:
-    """``w = strength * exp(r / R)``: the noise's peak as a share of the image's, growing over the rounds.
+EXPONENTS: dict[Schedule, int] = {"growing": 1, "constant": 0, "decaying": -1}
+"""For each schedule the ``e`` of :func:`noise_amplitude`."""
 
-    ``growth=False`` (an ablation) keeps it at ``strength``.
+
+def noise_amplitude(round: int, rounds: int, strength: float = 0.19, *, schedule: Schedule = "growing") -> float:
+    """``w = strength * exp(e r / R)``: the noise's peak as a share of the image's; all schedules begin at ``strength``.
+
+    The paper's e is 1 (growing; spec/shadow_defense.md, step 9). The others are ours: 0 (constant) and -1 (decaying),
+    since the first rounds leak most.
 
     >>> f"{noise_amplitude(0, 100):.4f} {noise_amplitude(100, 100):.4f}"
     '0.1900 0.5165'
     """
-    return strength * math.exp(round / rounds) if growth else strength
+    return strength * math.exp(EXPONENTS[schedule] * round / rounds)
 
 
 def scale_noise(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.generators.interface import LatentSpace
+from shadow_defense.shadow.noise import Schedule
 from shadow_defense.shadow.pseudo_attack import ShadowWeights
 from shadow_defense.validation import validated
 
@@ -41,7 +42,10 @@ class ShadowSettings(BaseModel):
     )
     cam_layer: str | None = Field(None, description="step 8: module name; null finds the last feature map")
     strength: float = Field(0.19, ge=0, description="step 9: the noise's peak as a share of the image's, in round 0")
-    growth: bool = Field(True, description="step 9: grow by exp(r/R); false keeps the strength (ablation)")
+    schedule: Schedule = Field(
+        "growing",
+        description="step 9: the strength grows by exp(r/R) over the rounds, stays constant, or decays by exp(-r/R)",
+    )
     placement: Literal["targeted", "shuffled", "uniform"] = Field(
         "targeted", description="targeted: where the map says; shuffled and uniform: controls of the same energy"
     )

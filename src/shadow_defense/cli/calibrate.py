@@ -1,0 +1,101 @@
+"""The command that looks for the weakest Shadow setting that an attack does not pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from shadow_defense.experiment.calibration_runs import Measurement
+
+
+def calibrate(
+    config: Annotated[str, typer.Argument(help="A preset (see `config show`) or a YAML file.")],
+    target: Annotated[
+        str, typer.Option(metavar="METRIC=VALUE", help="What leakage must stay below: ssim, psnr (dB) or rdlv.")
+    ] = "rdlv=0.25",
+    attack: Annotated[
+        str | None, typer.Option(help="An attack of the configuration; default the first of them.")
+    ] = None,
+    schedules: Annotated[
+        str, typer.Option(help="Schedules to calibrate: growing, constant, decaying; a comma between two.")
+    ] = "growing,constant",
+    tolerance: Annotated[float, typer.Option(help="Stop when the strength is known this closely.")] = 0.05,
+    most: Annotated[float, typer.Option(help="Greatest strength tried.")] = 3.0,
+    seeds: Annotated[int, typer.Option(help="Trainings of each setting, on other splits.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/calibrate-<preset or file name>.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as training.rounds=4."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """The weakest Shadow strength whose measured leakage stays below a target, and what it costs in F1.
+
+    Bisection on short runs: each candidate is trained and attacked with every seed. Writes calibration.json and
+    calibration.html; stopped, the same command goes on.
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.config import load_config
+    from shadow_defense.errors import ConfigError
+    from shadow_defense.experiment.calibrating import CalibrationSettings, parse_target
+    from shadow_defense.experiment.calibration_results import run_calibration
+    from shadow_defense.progress import Progress
+    from shadow_defense.validation import validated
+
+    loaded = load_config(config, overrides or ())
+    values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": seeds}
+    values |= {"target": parse_target(target), "schedules": [name.strip() for name in schedules.split(",")]}
+    settings = validated(CalibrationSettings, values, ConfigError)
+    folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
+    terminal = Console(stderr=True)
+
+    def told(schedule: str, measured: Measurement) -> None:
+        if not quiet:
+            terminal.print(_line(schedule, measured, settings.target.metric), highlight=False)
+
+    with nullcontext(Progress()) if quiet else BarProgress(terminal) as progress:
+        results = run_calibration(folder, loaded, settings, progress, told)
+    if not quiet:
+        _summary(results, folder / "calibration.html")
+
+
+def _line(schedule: str, measured: Measurement, metric: str) -> str:
+    leakage, f1 = measured.leakage[metric], sum(measured.f1) / len(measured.f1)
+    return (
+        f"{schedule} {measured.strength:g}: {metric} {leakage.mean:.3f} ({leakage.low:.3f} to {leakage.high:.3f}), "
+        f"worst in round {leakage.round}; macro F1 {f1:.3f}"
+    )
+
+
+def _summary(results: dict[str, Any], page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from shadow_defense.report.page import nested_text
+
+    metric, chosen = results["target"]["metric"], results["chosen"]
+    table = Table(title=f"Target: {metric} below {results['target']['value']:g}", title_justify="left")
+    table.add_column("schedule")
+    for heading in ("surely below from", "on average from", "surely not up to", "measured", "macro F1, change"):
+        table.add_column(heading, justify="right")
+    for name, entry in results["schedules"].items():
+        holds = entry["certain"]["holds"]
+        costs = {measured["strength"]: measured["f1_difference"]["mean"] for measured in entry["measurements"]}
+        strengths = (holds, entry["average"]["holds"], entry["leaks"])
+        cells = ["-" if strength is None else f"{strength:g}" for strength in strengths]
+        cost = "-" if holds is None else f"{costs[holds]:+.3f}"
+        table.add_row(name, *cells, str(len(entry["measurements"])), cost)
+    console = Console()
+    console.print(table)
+    for sentence in results["verdict"]:
+        console.print(f"  {sentence}", highlight=False, markup=False)
+    if chosen is not None:
+        console.print(f"\n{nested_text({'arms': chosen['arm']})}", highlight=False, markup=False)
+    console.print(f"\nOpen {page.resolve().as_uri()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,180 @@
+"""Several defenses at once, such as ``shadow+clip+dp``: what each leaves is what the next one gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from torch import Tensor, nn
+
+from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
+from shadow_defense.errors import DefenseError
+from shadow_defense.progress import Progress
+
+ALIASES = {"clip": "gradient-clipping", "dp": "local-dp", "sparse": "gradient-sparsification"}
+"""Short names of defenses."""
+
+TENSORS_ONLY = frozenset(
+    {"dp-sgd", "gradient-clipping", "gradient-sparsification", "local-dp", "noise", "outpost", "precode"}
+)
+"""Defenses of gradients or updates that read nothing private but the tensors they are given: what has been made
+differentially private stays so behind them (post-processing). Any other, such as Soteria, reads the images again."""
+
+IMAGE_BY_IMAGE = frozenset({"ats"})
+"""Defenses of batches in which an image depends on no other: all that the clipping of single samples can bear."""
+
+COMPUTED_ANEW = frozenset({"dcs", "dp-sgd"})
+"""Defenses of gradients that compute them from the batch and read only the names of those they are given."""
+
+MIXED_LABELS = frozenset({"instahide", "mixup"})
+"""Defenses of batches after which labels are probabilities."""
+
+
+class CombinedSettings(BaseModel):
+    """The settings of each part, by its name, in the order in which they act."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parts: dict[str, SerializeAsAny[BaseModel]] = Field(description="two defenses or more")
+
+
+def part_names(name: str) -> tuple[str, ...]:
+    """The registry's names in a name with plus signs; raises :class:`DefenseError` where one comes twice.
+
+    >>> part_names("shadow+clip+dp")
+    ('shadow', 'gradient-clipping', 'local-dp')
+    """
+    names = tuple(ALIASES.get(part.strip(), part.strip()) for part in name.split("+"))
+    repeated = [part for part, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DefenseError(f"the combination '{name}' names '{repeated[0]}' twice: name each defense once")
+    return names
+
+
+def check_combination(places: Mapping[str, Collection[Place]]) -> None:
+    """Refuse parts that would be without effect, that break another's guarantee, or that cannot read what they get.
+
+    Args:
+        places: where each part acts, by the part's name in the registry, in order.
+
+    Raises:
+        DefenseError: naming the two parts.
+    """
+    names = list(places)
+    if "none" in places:
+        raise DefenseError("a combination holds 'none', which protects nothing: leave it out")
+    for index, name in enumerate(names):
+        before, after = names[:index], names[index + 1 :]
+        if name in COMPUTED_ANEW:
+            _refuse(
+                [other for other in before if "gradients" in places[other]],
+                name,
+                f"acts on gradients before {name}, which computes them anew from the batch: put it after",
+            )
+        if name == "dp-sgd":
+            _refuse(
+                [other for other in names if "batch" in places[other] and other not in IMAGE_BY_IMAGE],
+                name,
+                "lets images of a batch depend on one another, so that clipping single samples bounds nobody's "
+                "influence: take local-dp in its place",
+            )
+            later = [other for other in after if "gradients" in places[other]]
+            _refuse_readers(later + [other for other in names if "update" in places[other]], name)
+        if name == "local-dp":
+            _refuse_readers([other for other in after if "update" in places[other]], name)
+        if name == "shadow":
+            _refuse(
+                [other for other in before if other in MIXED_LABELS],
+                name,
+                "mixes labels and shadow attacks with classes: put shadow first",
+            )
+
+
+def _refuse(found: list[str], name: str, reason: str) -> None:
+    if found:
+        raise DefenseError(f"{name} cannot be combined with {found[0]} like this: {found[0]} {reason}")
+
+
+def _refuse_readers(found: list[str], name: str) -> None:
+    readers = [other for other in found if other not in TENSORS_ONLY]
+    _refuse(readers, name, f"reads the private images after {name}, whose epsilon would no longer hold: put it before")
+
+
+class CombinedDefense(Defense):
+    """Parts that act one after another at each place: batch first, then gradients, then the update.
+
+    The order of the parts counts where two act at the same place: ``clip+noise`` adds noise to what was clipped,
+    ``noise+clip`` clips noise and all. Between places it does not: a part that acts on batches always comes before one
+    that acts on updates. Every part prepares itself with the client's clean images.
+
+    Args:
+        parts: by their names in the registry; the order is that of the mapping.
+
+    Raises:
+        DefenseError: where :func:`check_combination` refuses them.
+    """
+
+    def __init__(self, parts: Mapping[str, Defense]) -> None:
+        check_combination({name: part.acts_on for name, part in parts.items()})
+        self.parts = dict(parts)
+
+    @property
+    def acts_on(self) -> frozenset[Place]:
+        return frozenset().union(*(part.acts_on for part in self.parts.values()))
+
+    def check_model(self, model: nn.Module) -> None:
+        for part in self.parts.values():
+            part.check_model(model)
+
+    def prepare(
+        self, images: Float[Tensor, "n c h w"], sample_ids: tuple[str, ...], progress: Progress | None = None
+    ) -> None:
+        for part in self.parts.values():
+            part.prepare(images, sample_ids, progress)
+
+    def begin_round(self, context: RoundContext) -> None:
+        for part in self.parts.values():
+            part.begin_round(context)
+
+    def protect_batch(self, batch: Batch, context: RoundContext) -> Batch:
+        for part in self.parts.values():
+            batch = part.protect_batch(batch, context)
+        return batch
+
+    def protect_gradients(
+        self, gradients: Mapping[str, Tensor], batch: Batch, context: RoundContext
+    ) -> Mapping[str, Tensor]:
+        for part in self.parts.values():
+            gradients = part.protect_gradients(gradients, batch, context)
+        return gradients
+
+    def protect_update(self, tensors: Mapping[str, Tensor], context: RoundContext) -> Mapping[str, Tensor]:
+        for part in self.parts.values():
+            tensors = part.protect_update(tensors, context)
+        return tensors
+
+    def measurements(self) -> dict[str, float]:
+        """The parts' numbers; a name that several parts use gets the part's name and a dot before it."""
+        measured = {name: part.measurements() for name, part in self.parts.items()}
+        uses = Counter(key for numbers in measured.values() for key in numbers)
+        return {
+            (key if uses[key] == 1 else f"{name}.{key}"): number
+            for name, numbers in measured.items()
+            for key, number in numbers.items()
+        }
+
+    def explanations(self) -> dict[str, Tensor]:
+        """The parts' pictures; of a name that several parts use the last part's, which is what was trained on."""
+        return {key: picture for part in self.parts.values() for key, picture in part.explanations().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self.parts.items():
+            # Files do not keep the empty state of a part that has none.
+            if name in state:
+                part.load_state_dict(state[name])

@@ -1,0 +1,288 @@
+"""GradDefense (Wang et al., INFOCOM 2022): noise on some slices of the parameters that are equally sensitive."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from shadow_defense.data.dataset import ImageSet, Normalisation, check_labels
+from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
+from shadow_defense.defenses.clipping import NORM_SLACK
+from shadow_defense.defenses.dp_sgd import per_sample_gradients
+from shadow_defense.defenses.noise import cosine
+from shadow_defense.errors import DefenseError
+from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
+from shadow_defense.seeds import named_generator
+
+SLACK = Fraction(1, 10**9)
+"""Relative to a slice's mark: a sum that rounding has left this close below it has reached it."""
+
+CHUNK = 10
+"""Images whose gradients are in memory at once, with the graph of their second derivatives."""
+
+
+class GradDefenseSettings(BaseModel):
+    """How many slices, how many of them get noise, how much, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slices: int = Field(10, ge=1, description="M, slices of equal sensitivity into which the parameters are cut")
+    noised_slices: int = Field(5, ge=0, description="m of the M, drawn anew for every message, that get noise")
+    noise: float = Field(
+        5e-4, ge=0, description="sigma, standard deviation of the noise, in units of the gradients or of the update"
+    )
+    clip: bool = Field(
+        False, description="first scale every image's gradient, on each slice that gets noise, to a norm of sigma"
+    )
+    root_images: int = Field(
+        50, ge=1, description="public images on which sensitivity is measured, once a round; fewer if there are fewer"
+    )
+    place: TensorPlace = Field("gradients", description="gradients: at every local step; update: once a round")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GradDefenseSettings:
+        if self.noised_slices > self.slices:
+            raise ValueError(f"noised_slices is {self.noised_slices} of {self.slices} slices: expected as many at most")
+        if self.clip and self.place == "update":
+            raise ValueError("clip scales single images' gradients, which an update has none of: set place=gradients")
+        return self
+
+
+GRAD_DEFENSE_PRESETS: dict[str, dict[str, Any]] = {
+    # Ours: a tenth of the default.
+    "weak": {"noise": 5e-5},
+    # The authors' (spec/defenses.md 3.5).
+    "paper": {},
+    # Plato's.
+    "strong": {"noise": 0.01},
+}
+
+
+def balanced_choice(labels: Int64[Tensor, "n"], count: int, draws: torch.Generator) -> list[int]:
+    """``count`` indices at random, as many of each class as there are; all of them where there are fewer.
+
+    >>> sorted(balanced_choice(torch.tensor([0, 0, 0, 0, 1]), 2, torch.Generator()))[1]
+    4
+    """
+    order = torch.randperm(len(labels), generator=draws).tolist()
+    seen: Counter[int] = Counter()
+    ranks = {}
+    for index in order:
+        label = int(labels[index])
+        ranks[index] = seen[label]
+        seen[label] += 1
+    # Sorting is stable: within a rank the random order stays.
+    return sorted(order, key=ranks.__getitem__)[:count]
+
+
+def tensor_sensitivities(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"],
+    loss_fn: LossFunction,
+) -> dict[str, float]:
+    """``mean_b ||d (sum of the entries of g_l) / d x_b||_2`` for every parameter tensor l (spec/defenses.md 3.5).
+
+    One second-order backward pass for each tensor: of a deep network, minutes on a CPU. ``g_l`` is taken as the
+    gradient of the images' summed loss: the common factor changes no slice. Under cross-entropy the last layer's
+    entries add up to zero, as probabilities and labels do: it counts as insensitive, although it gives the label away.
+
+    Args:
+        model: in eval mode, where no image reaches another's derivative.
+        parameters, buffers: as :func:`split_state` gives them.
+        images: normalised.
+        loss_fn: a mean over its images.
+    """
+    totals = dict.fromkeys(parameters, 0.0)
+    for part, wanted in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
+        inputs = part.detach().clone().requires_grad_()
+        gradients = loss_gradients(model, parameters, buffers, inputs, wanted, loss_fn, create_graph=True)
+        for name, gradient in gradients.items():
+            if gradient.requires_grad:
+                (slopes,) = torch.autograd.grad(
+                    len(part) * gradient.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                totals[name] += float(slopes.flatten(1).norm(dim=1).double().sum())
+    return {name: total / len(images) for name, total in totals.items()}
+
+
+def equal_slices(sizes: Sequence[int], sensitivities: Sequence[float], count: int) -> list[tuple[int, int]]:
+    """The parameters, in order, cut into at most ``count`` slices of about the same sensitivity.
+
+    Atoms of ``A = gcd(sizes)`` parameters weigh ``sensitivity_l / (n_l / A)``; a slice ends with the atom that brings
+    its sum to ``sum(sensitivities) / count``, and the last one takes the rest (spec/defenses.md 3.5 and 7). What
+    goes beyond is not carried over, so that few heavy atoms make fewer slices.
+
+    Args:
+        sizes: n_l, above 0.
+        sensitivities: as many, finite, 0 or more; all zeros are taken as equally sensitive parameters.
+
+    Returns:
+        (start, stop) of each slice in the flattened and concatenated parameters; together they are all of them.
+
+    >>> equal_slices([4, 2, 2], [4.0, 1.0, 3.0], 4)  # atoms of 2 parameters that weigh 2, 2, 1, 3
+    [(0, 2), (2, 4), (4, 8)]
+    """
+    atom = math.gcd(*sizes)
+    totals = [Fraction(value) for value in sensitivities] if any(sensitivities) else [Fraction(n) for n in sizes]
+    mark = sum(totals, Fraction(0)) / count * (1 - SLACK)
+    slices: list[tuple[int, int]] = []
+    opened, position, filled = 0, 0, Fraction(0)
+    for size, total in zip(sizes, totals, strict=True):
+        weight, end = total * atom / size, position + size
+        while weight and len(slices) < count - 1:
+            atoms = math.ceil((mark - filled) / weight)
+            if position + atoms * atom > end:
+                break
+            position += atoms * atom
+            slices.append((opened, position))
+            opened, filled = position, Fraction(0)
+        filled += weight * ((end - position) // atom)
+        position = end
+    return [*slices, (opened, position)] if opened < position else slices
+
+
+def add_to_slices(
+    tensors: Mapping[str, Tensor], slices: Sequence[tuple[int, int]], sigma: float, draws: torch.Generator
+) -> dict[str, Tensor]:
+    """``g + N(0, sigma^2)`` on the entries within ``slices`` of the concatenated tensors; the others copied.
+
+    Args:
+        sigma: standard deviation, 0 or more, in the tensors' units.
+        draws: CPU generator. The published code seeds it with 0, so that anyone can take the noise away again.
+    """
+    sizes = [tensor.numel() for tensor in tensors.values()]
+    noise = torch.zeros(sum(sizes))
+    for start, stop in slices:
+        noise[start:stop] = sigma * torch.randn(stop - start, generator=draws)
+    parts = zip(tensors.items(), noise.split(sizes), strict=True)
+    return {name: tensor + part.view(tensor.shape).to(tensor) for (name, tensor), part in parts}
+
+
+def clip_slices(
+    gradients: Mapping[str, Float[Tensor, "n ..."]], slices: Sequence[tuple[int, int]], clip: float
+) -> dict[str, Float[Tensor, "..."]]:
+    """The mean over images of their gradients, each scaled on each slice to an L2 norm of at most ``clip``."""
+    whole = torch.cat([gradient.reshape(len(gradient), -1) for gradient in gradients.values()], dim=1)
+    for start, stop in slices:
+        norms = torch.linalg.vector_norm(whole[:, start:stop], dim=1, keepdim=True)
+        whole[:, start:stop] *= (clip / (norms + NORM_SLACK)).clamp(max=1)
+    parts = whole.mean(0).split([gradient[0].numel() for gradient in gradients.values()])
+    return {name: part.view(gradients[name].shape[1:]).clone() for name, part in zip(gradients, parts, strict=True)}
+
+
+class GradDefense(ParameterDefense):
+    """Noise on m of M equally sensitive slices, other ones for every message.
+
+    The server's part of the publication, which takes noise out of the aggregate by the eigenvalues of a covariance,
+    is not built: it has no shape to work in where the number of parameters is prime, its covariance is too large for
+    a ResNet (spec/defenses.md 3.5), and the plain mean over clients is what all defenses here are compared under.
+
+    Args:
+        public: images that no client holds, with labels; the root set is drawn from them.
+        classes: how many the labels may name.
+        seed: the client's own. In a deployment it is a secret of the client's: it reproduces the noise.
+    """
+
+    def __init__(
+        self, settings: GradDefenseSettings, public: ImageSet, normalisation: Normalisation, classes: int, seed: int
+    ) -> None:
+        super().__init__(settings.place)
+        self.settings = settings
+        self.public = public
+        self.normalisation = normalisation
+        self.classes = classes
+        self.seed = seed
+        self._sensitivities: dict[str, float] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._cosines: list[float] = []
+        self._shares: list[float] = []
+        self._slices = 0
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raises :class:`DefenseError` without public images, or on batch norm where ``clip`` is set."""
+        self._root()
+        check_labels(self.public.labels.numpy(), self.classes, "the public images of grad-defense")
+        mixing = next((name for name, module in model.named_modules() if isinstance(module, _BatchNorm)), None)
+        if self.settings.clip and mixing is not None:
+            raise DefenseError(
+                f"grad-defense cannot clip single images' gradients of a model with batch norm ('{mixing}'), which "
+                "mixes the samples of a batch: set model.normalisation=group, or clip=false"
+            )
+
+    def _root(self) -> ImageSet:
+        if not len(self.public):
+            raise DefenseError(
+                "grad-defense measures sensitivity on public images and has none: raise data.public_fraction or set "
+                "data.public_source"
+            )
+        draws = named_generator(self.seed, "grad-defense", "root")
+        return self.public.subset(balanced_choice(self.public.labels, self.settings.root_images, draws))
+
+    def begin_round(self, context: RoundContext) -> None:
+        """Measures every tensor's sensitivity at the model that the round starts from."""
+        super().begin_round(context)
+        self._forget()
+        root, model = self._root(), context.model
+        parameters, buffers = split_state(model, model)
+        like = next(iter(parameters.values()))
+        images = self.normalisation.apply(root.unit_images()).to(like)
+        with training_mode(model, False), torch.enable_grad():
+            self._sensitivities = tensor_sensitivities(
+                model, parameters, buffers, images, root.labels.to(like.device), context.loss_fn
+            )
+        wrong = next((name for name, value in self._sensitivities.items() if not math.isfinite(value)), None)
+        if wrong is not None:
+            raise DefenseError(f"grad-defense's sensitivity of '{wrong}' is not finite: lower the learning rate")
+
+    def protect(self, tensors: Mapping[str, Tensor], batch: Batch | None, context: RoundContext) -> dict[str, Tensor]:
+        chosen = self.settings
+        draws = named_generator(self.seed, "grad-defense", context.round, self.step)
+        sizes = [tensor.numel() for tensor in tensors.values()]
+        slices = equal_slices(sizes, [self._sensitivities[name] for name in tensors], chosen.slices)
+        order = torch.randperm(len(slices), generator=draws).tolist()
+        noised = [slices[index] for index in sorted(order[: chosen.noised_slices])]
+        before = tensors
+        if chosen.clip:
+            assert batch is not None
+            before = self._clipped(tensors, batch, context, noised)
+        sent = add_to_slices(before, noised, chosen.noise, draws)
+        self._cosines.append(cosine(tensors, sent))
+        self._shares.append(sum(stop - start for start, stop in noised) / sum(sizes))
+        self._slices = len(slices)
+        return sent
+
+    def _clipped(
+        self, tensors: Mapping[str, Tensor], batch: Batch, context: RoundContext, slices: Sequence[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        own = dict(context.model.named_parameters())
+        parameters = {name: own[name] for name in tensors}
+        total = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        for images, labels in zip(batch.images.split(CHUNK), batch.labels.split(CHUNK), strict=True):
+            each = per_sample_gradients(context.model, parameters, images, labels, context.loss_fn)
+            part = clip_slices(each, slices, self.settings.noise)
+            share = len(images) / len(batch.images)
+            total = {name: tensor + share * part[name] for name, tensor in total.items()}
+        return total
+
+    def measurements(self) -> dict[str, float]:
+        """Slices found; share of the parameters that got noise, and cosine of sent with raw, averaged over messages."""
+        messages = max(len(self._cosines), 1)
+        return {
+            "slices": float(self._slices),
+            "noised_share": sum(self._shares) / messages,
+            "cosine": sum(self._cosines) / messages,
+        }

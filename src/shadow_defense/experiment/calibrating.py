@@ -1,0 +1,241 @@
+"""The weakest strength whose leakage stays below a target, by bisection over anything that can be measured."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shadow_defense.errors import ConfigError, DataError, unknown_name
+from shadow_defense.metrics.confidence import mean_interval
+from shadow_defense.shadow.noise import Schedule
+
+TARGET_RANGES: dict[str, tuple[float, float]] = {"ssim": (0.0, 1.0), "psnr": (0.0, 100.0), "rdlv": (0.0, 1e6)}
+"""For each measure of leakage the open range that a target can lie in; all grow with what is leaked.
+
+The mean image's RDLV is 0 by definition.
+"""
+
+DIGITS = 4
+"""Decimals of a strength: what a folder's name and a pasted setting hold."""
+
+
+class Target(BaseModel):
+    """What the leakage must stay below."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str = Field("rdlv", description="ssim, psnr in dB, or rdlv, the relative data leakage value")
+    value: float = Field(0.25, description="the upper end of the mean's interval must lie below it")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Target:
+        if self.metric not in TARGET_RANGES:
+            raise ConfigError(unknown_name("metric of the target", self.metric, TARGET_RANGES) + "; such as ssim=0.4")
+        low, high = TARGET_RANGES[self.metric]
+        if not low < self.value < high:
+            raise ConfigError(
+                f"target {self.metric}={self.value:g}: expected a number above {low:g} and below {high:g}"
+            )
+        return self
+
+
+def parse_target(text: str) -> Target:
+    """A target from ``metric=value``.
+
+    Raises:
+        ConfigError: for anything else, an unknown metric, and a value outside the metric's range.
+
+    >>> parse_target("ssim=0.4")
+    Target(metric='ssim', value=0.4)
+    """
+    metric, separator, number = (part.strip() for part in text.partition("="))
+    if not separator:
+        raise ConfigError(f"cannot read the target '{text}': expected metric=value, such as ssim=0.4")
+    try:
+        value = float(number)
+    except ValueError as error:
+        raise ConfigError(f"target {metric}='{number}' is no number: expected one, such as ssim=0.4") from error
+    return Target(metric=metric, value=value)
+
+
+class CalibrationSettings(BaseModel):
+    """What is sought, and how closely."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: Target = Field(Target(), description="what the leakage must stay below")
+    attack: str | None = Field(None, description="one of the configuration's attacks; null: the first")
+    schedules: tuple[Schedule, ...] = Field(
+        ("growing", "constant"), min_length=1, description="schedules of the strength, each calibrated for itself"
+    )
+    tolerance: float = Field(0.05, ge=0.001, le=1, description="width of the bracket at which bisection stops")
+    most: float = Field(3.0, gt=0, le=100, description="greatest strength tried")
+    seeds: int = Field(2, ge=1, description="whole trainings for each setting: other splits, models and attack starts")
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What an attack rebuilds at one setting, in the worst attacked round; higher is more.
+
+    Attributes:
+        mean: over images, the greatest of all attacked rounds.
+        low: lower end of the 95 % interval of that round's mean.
+        high: greatest upper end over all rounds: below a target only where every round's is, so that trying several
+            rounds takes nothing from its 97.5 %.
+        round: the one with the greatest mean, counted from 1.
+        images: how many the mean is over.
+    """
+
+    mean: float
+    low: float
+    high: float
+    round: int
+    images: int
+
+
+def worst_round(values: Mapping[int, Mapping[str, Sequence[float]]]) -> Leakage:
+    """The leakage in the worst round, from ``values[round][image]``, one value for each seed that attacked the image.
+
+    An image's seeds are averaged first: they are not independent. The intervals are Student's t over images.
+
+    Raises:
+        DataError: when a round has fewer than two images, which give no interval.
+
+    >>> worst_round({1: {"a": [0.0, 2.0], "b": [1.0]}, 4: {"a": [0.5], "b": [0.5]}})
+    Leakage(mean=1.0, low=1.0, high=1.0, round=1, images=2)
+    """
+    measured = {}
+    for round, images in values.items():
+        if len(images) < 2:
+            raise DataError(f"round {round} has {len(images)} scored images: two at least are needed for an interval")
+        measured[round] = mean_interval([math.fsum(seeds) / len(seeds) for seeds in images.values()])
+    worst = max(measured, key=lambda round: measured[round].mean)
+    intervals = {round: result.interval for round, result in measured.items() if result.interval is not None}
+    return Leakage(
+        mean=measured[worst].mean,
+        low=intervals[worst][0],
+        high=max(high for _, high in intervals.values()),
+        round=worst,
+        images=measured[worst].count,
+    )
+
+
+Points = Mapping[float, Leakage]
+Below = Callable[[Leakage], bool]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where a criterion begins to hold: at ``holds`` and every stronger measured strength, not at ``fails``.
+
+    Each is None where no measured strength is such a one.
+    """
+
+    fails: float | None
+    holds: float | None
+
+
+def crossing(points: Points, below: Below) -> Crossing:
+    """The strongest measured strength at which ``below`` fails, and the next stronger one."""
+    fails = max((strength for strength, leakage in points.items() if not below(leakage)), default=-math.inf)
+    holds = min((strength for strength in points if strength > fails), default=None)
+    return Crossing(None if fails == -math.inf else fails, holds)
+
+
+@dataclass(frozen=True)
+class Rise:
+    """Two neighbouring strengths of which the stronger leaks more; ``clear``: their intervals do not overlap."""
+
+    weaker: float
+    stronger: float
+    clear: bool
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured for one schedule, and what follows.
+
+    Attributes:
+        points: the leakage at each measured strength, weakest first; 0 is no defense.
+    """
+
+    target: float
+    points: Points
+
+    @property
+    def outcome(self) -> Literal["found", "not needed", "not enough"]:
+        """Not needed: no defense leaks less than the target; not enough: the greatest strength leaks more."""
+        leaks = list(self.points.values())
+        if leaks[0].high < self.target:
+            return "not needed"
+        return "found" if leaks[-1].high < self.target else "not enough"
+
+    @property
+    def certain(self) -> Crossing:
+        """Where the upper end of the leakage's interval begins to lie below the target."""
+        return crossing(self.points, lambda leakage: leakage.high < self.target)
+
+    @property
+    def average(self) -> Crossing:
+        """Where the mean alone begins to lie below the target."""
+        return crossing(self.points, lambda leakage: leakage.mean < self.target)
+
+    @property
+    def leaks(self) -> float | None:
+        """The strongest measured strength whose whole interval lies at the target or above it."""
+        return crossing(self.points, lambda leakage: leakage.low < self.target).fails
+
+    @property
+    def rises(self) -> list[Rise]:
+        """Where the measured means contradict that more noise leaks less."""
+        return [
+            Rise(weaker, stronger, clear=after.low > before.high)
+            for (weaker, before), (stronger, after) in itertools.pairwise(self.points.items())
+            if after.mean > before.mean
+        ]
+
+    @property
+    def held_earlier(self) -> list[float]:
+        """Strengths that kept below the target although a stronger one did not: chance, or no monotone leakage."""
+        fails = self.certain.fails
+        return [
+            s for s, leakage in self.points.items() if fails is not None and s < fails and leakage.high < self.target
+        ]
+
+
+def calibrate(measure: Callable[[float], Leakage], target: float, *, most: float, tolerance: float) -> Calibration:
+    """Bisect for the weakest strength at which the leakage is below ``target``: surely, then on average.
+
+    First the upper ends of the intervals, then the means are followed from 0 and ``most`` to a bracket no wider than
+    ``tolerance``; no strength is measured twice. Both searches take at most ``2 + 2 ceil(log2(most / tolerance))``
+    measurements. Bisection believes that more noise leaks less; measurements that say otherwise are in
+    :attr:`Calibration.rises` and :attr:`Calibration.held_earlier`, and what is reported as certain is a strength that
+    was measured, with every stronger measured one, as below the target.
+
+    Args:
+        measure: the leakage at a strength (4 decimals); with noise, it must answer alike for the same strength.
+
+    >>> found = calibrate(lambda s: Leakage(1 - s, 0.8 - s, 1.2 - s, 1, 8), 0.5, most=2, tolerance=0.1)
+    >>> found.outcome, found.certain, found.average
+    ('found', Crossing(fails=0.6875, holds=0.75), Crossing(fails=0.5, holds=0.5625))
+    """
+    points = {0.0: measure(0.0)}
+    if points[0.0].high >= target:
+        points[most] = measure(most)
+        _bisect(points, measure, lambda leakage: leakage.high < target, tolerance)
+        _bisect(points, measure, lambda leakage: leakage.mean < target, tolerance)
+    return Calibration(target, dict(sorted(points.items())))
+
+
+def _bisect(points: dict[float, Leakage], measure: Callable[[float], Leakage], below: Below, tolerance: float) -> None:
+    while True:
+        found = crossing(points, below)
+        if found.fails is None or found.holds is None or found.holds - found.fails <= tolerance:
+            return
+        middle = round((found.fails + found.holds) / 2, DIGITS)
+        points[middle] = measure(middle)

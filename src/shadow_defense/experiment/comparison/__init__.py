@@ -1,0 +1,1 @@
+"""Defenses against attacks over models and seeds, cell by cell: ``shadow-defense compare``."""

@@ -1,0 +1,329 @@
+"""From finished cells to the tables, planes and pictures of a comparison."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from shadow_defense.attacks.observation import Reconstruction
+from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.attacking import Job
+from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, GridRun
+from shadow_defense.experiment.comparison.running import Comparison, all_jobs
+from shadow_defense.experiment.evaluating import data_hash, data_record, versions
+from shadow_defense.experiment.scoring import MEAN_IMAGE, Foreground, Score, score_rows
+from shadow_defense.experiment.tables import as_record, summarise, table
+from shadow_defense.federated.rounds import read_journal
+from shadow_defense.files import read_json, write_json
+from shadow_defense.metrics.confidence import paired_difference
+from shadow_defense.metrics.lpips import load_lpips
+from shadow_defense.progress import Progress
+from shadow_defense.report.comparison.content import ComparisonPictures
+from shadow_defense.report.comparison.pareto import plane_front
+
+PRIVACY = "ssim_whole"
+UTILITY = ("f1_macro", "f1_micro", "accuracy", "auroc")
+CLIENT_LOSS = "loss"
+
+
+def score_cells(comparison: Comparison, progress: Progress | None = None) -> dict[str, list[Score]]:
+    """The scores of every finished attack and of the mean image, by model; clients are named with their seed."""
+    scores: dict[str, list[Score]] = {model: [] for model in comparison.grid.models}
+    work = list(comparison.runs())
+    task = (progress or Progress()).start("scoring reconstructions", len(work))
+    for model, seed, run in work:
+        if (run.arm_folder(run.reference) / "history.json").exists():
+            scores[model] += [replace(score, client=f"seed {seed}, {score.client}") for score in _scores_of(run)]
+        task.advance()
+    task.finish()
+    return scores
+
+
+def _scores_of(run: GridRun) -> list[Score]:
+    done = [
+        job for job in all_jobs(run) if run.reconstruction_path(job.arm, job.attack, job.round, job.client).exists()
+    ]
+    settings = run.config.metrics
+    # Loaded only where a score is missing.
+    tools: dict[str, Any] = {}
+
+    def rows(job: Job, images: Any) -> list[dict[str, Any]]:
+        if not tools:
+            foreground = Foreground(run)
+            clients = {each.client for each in done}
+            tools["masks"] = {name: foreground.masks(run.client(name).train) for name in clients}
+            tools["lpips"] = load_lpips(settings.lpips, settings.lpips_weights) if settings.lpips else None
+        truths = run.client(job.client).train
+        return list(score_rows(images, truths, tools["masks"][job.client], tools["lpips"]))
+
+    scores = []
+    for job in done:
+        path = run.cell("score", run.score_key(job)).with_suffix(".json")
+        if not path.exists():
+            found = Reconstruction.load(run.reconstruction_path(job.arm, job.attack, job.round, job.client))
+            record: dict[str, Any] = {"rows": rows(job, found.images), "loss": None, "seconds": found.seconds}
+            if job.arm == RANDOM_UPDATE:
+                record["mean image"] = rows(job, run.mean_image.expand(len(found.images), -1, -1, -1))
+            write_json(path, {**record, "notes": list(found.notes)})
+        record = read_json(path)
+        notes = tuple(record["notes"])
+        scores.append(
+            Score(job.arm, job.attack, job.round, job.client, tuple(record["rows"]), None, record["seconds"], notes)
+        )
+        if job.arm == RANDOM_UPDATE:
+            scores.append(Score(MEAN_IMAGE, job.attack, job.round, job.client, tuple(record["mean image"])))
+    return scores
+
+
+def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], command: str) -> dict[str, Any]:
+    """The content of ``comparison.json``, as :class:`ComparisonContent` says, without verdict."""
+    grid = comparison.grid
+    first = comparison.of(next(iter(grid.models)), grid.seeds[0])
+    tables, ablations = [], []
+    for model in grid.models:
+        config = comparison.of(model, grid.seeds[0]).config
+        points = [name for name in config.arms if name not in grid.ablations_of()]
+        parts = [points[0], grid.ablations, *grid.ablations_of()] if grid.ablations in points else []
+        for attack in grid.attacks:
+            rounds = config.attacked_rounds(attack)
+            for round in (None, *rounds) if len(rounds) > 1 else (None,):
+                tables.append(_table(comparison, model, attack, round, points, scores[model]))
+            if parts:
+                ablations.append(_table(comparison, model, attack, None, parts, scores[model]))
+    return {
+        "title": grid.title,
+        "created": datetime.date.today().isoformat(),
+        "command": command,
+        "versions": versions(),
+        "seeds": list(grid.seeds),
+        "data": {
+            **data_record(first),
+            "sha256": {
+                str(seed): data_hash(comparison.of(next(iter(grid.models)), seed).dataset) for seed in grid.seeds
+            },
+        },
+        "models": {model: _model(comparison.of(model, grid.seeds[0])) for model in grid.models},
+        "attacks": {
+            name: {
+                "attack": settings.attack,
+                "settings": settings.build().model_dump(mode="json"),  # type: ignore[attr-defined]
+                "threat_model": threat_model(settings.threat_model).describe(),
+                "rounds": [round + 1 for round in first.config.attacked_rounds(name)],
+                "clients": [client.name for client in first.attacked_clients(name)],
+            }
+            for name, settings in grid.attacks.items()
+        },
+        "defenses": {**_defenses(comparison), **_ablations(comparison)},
+        "tables": tables,
+        "planes": [_plane(entry) for entry in tables if entry["round"] is None],
+        "ablations": ablations,
+        "failures": [{"cell": cell, "error": error} for cell, error in comparison.failures.items()],
+        "left_out": [pair.model_dump() for pair in grid.leave_out],
+        "notes": _notes(scores),
+    }
+
+
+def _model(run: GridRun) -> dict[str, Any]:
+    config = run.config.as_dict()
+    return {**config["model"], "training": config["training"]}
+
+
+def _described(settings: Any, family: str, label: str) -> dict[str, Any]:
+    kind = settings.kind()
+    return {
+        **settings.model_dump(mode="json"),
+        "summary": kind.summary,
+        "acts_on": list(settings.acts_on()),
+        "family": family,
+        "label": label,
+    }
+
+
+def _defenses(comparison: Comparison) -> dict[str, Any]:
+    return {
+        name: _described(point.settings, point.family, point.label) for name, point in comparison.grid.points().items()
+    }
+
+
+def _ablations(comparison: Comparison) -> dict[str, Any]:
+    return {name: _described(arm, name, "") for name, arm in comparison.grid.ablations_of().items()}
+
+
+def _table(
+    comparison: Comparison, model: str, attack: str, round: int | None, arms: Sequence[str], scores: Sequence[Score]
+) -> dict[str, Any]:
+    made = table(scores, [*arms, RANDOM_UPDATE], attack, round)
+    rows = []
+    for row in made["rows"]:
+        arm = row.pop("arm")
+        columns = _training_columns(comparison, model, arm, arms[0])
+        rows.append({"defense": arm, **row, **columns, **_control(comparison, model, attack, round, arm, scores)})
+    # The mean image before the random update, as the page has them.
+    rows[-2:] = rows[:-3:-1]
+    return {"model": model, "attack": attack, "round": made["round"], "rows": [row for row in rows if row["images"]]}
+
+
+def _control(
+    comparison: Comparison, model: str, attack: str, round: int | None, arm: str, scores: Sequence[Score]
+) -> dict[str, Any]:
+    """For a Shadow defense whose control of equal energy is there: what its aim changes, image by image."""
+    arms = comparison.of(model, comparison.grid.seeds[0]).config.arms
+    control = control_of(arm, arms)
+    if control is None:
+        return {}
+    row = table(scores, [control, arm], attack, round)["rows"][1]
+    utility = _training_columns(comparison, model, arm, control)["utility_difference"] or {}
+    return {"control_difference": {**(row["difference"] or {}), **utility}}
+
+
+def control_of(arm: str, arms: Mapping[str, DefenseSettings]) -> str | None:
+    """The arm that is ``arm``, a Shadow defense, but for noise that is uniform over the image; None where none is."""
+
+    def apart_from_placement(settings: DefenseSettings) -> dict[str, Any]:
+        resolved = settings.settings().model_dump(mode="json")
+        return {**resolved, "share_bn": settings.share_bn, "placement": None}
+
+    if arm not in arms or arms[arm].defense != "shadow" or arms[arm].options.get("placement") == "uniform":
+        return None
+    return next(
+        (
+            name
+            for name, other in arms.items()
+            if other.defense == "shadow"
+            and other.options.get("placement") == "uniform"
+            and apart_from_placement(other) == apart_from_placement(arms[arm])
+        ),
+        None,
+    )
+
+
+def _training_columns(comparison: Comparison, model: str, arm: str, reference: str) -> dict[str, Any]:
+    """What the trainings of an arm say: utility over the seeds, cost, privacy budget, measurements."""
+    histories = {
+        seed: history
+        for seed in comparison.grid.seeds
+        if arm not in (RANDOM_UPDATE, MEAN_IMAGE) and (history := _history(comparison.of(model, seed), arm))
+    }
+    if not histories:
+        return {"seeds": 0, "utility": None, "utility_difference": None, "cost": None, "epsilon": None, "measured": {}}
+    others = {seed: _history(comparison.of(model, seed), reference) for seed in histories}
+    utility, difference = {}, {}
+    for name in UTILITY:
+        values = {seed: history[-1]["test"].get(name) for seed, history in histories.items()}
+        present = {seed: value for seed, value in values.items() if value is not None}
+        if present:
+            utility[name] = summarise(list(present.values()))
+            both = [seed for seed in present if others[seed]]
+            if both and arm != reference:
+                reached = [others[seed][-1]["test"][name] for seed in both]
+                difference[name] = as_record(paired_difference([present[seed] for seed in both], reached))
+    measured_values = _measured(list(histories.values()))
+    epsilon = measured_values.pop("epsilon_spent", None)
+    cost = comparison.cost_of(model, arm)
+    settings = comparison.of(model, comparison.grid.seeds[0]).config.arms[arm].settings()
+    return {
+        "seeds": len(histories),
+        "utility": utility,
+        "utility_difference": difference or None,
+        "cost": None
+        if cost is None
+        else {"time": cost.time_ratio, "memory": cost.memory_ratio, "prepare_seconds": cost.prepare_seconds},
+        "epsilon": None
+        if epsilon is None
+        else {**(summarise(epsilon) or {}), "delta": getattr(settings, "delta", None)},
+        "measured": {name: sum(values) / len(values) for name, values in measured_values.items()},
+    }
+
+
+def _history(run: GridRun, arm: str) -> list[dict[str, Any]]:
+    """What was measured in a finished training; [] for one that is not finished, or not in this model's grid."""
+    if arm not in run.config.arms:
+        return []
+    done, history = read_journal(run.arm_folder(arm))
+    return history if done >= run.config.training.rounds else []
+
+
+def _measured(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
+    """The defense's own measurements in the last round: for each seed the greatest epsilon, the mean of all else."""
+    found: dict[str, list[float]] = {}
+    for history in histories:
+        clients = list(history[-1]["clients"].values())
+        for name in dict.fromkeys(name for client in clients for name in client if name != CLIENT_LOSS):
+            values = [client[name] for client in clients if client.get(name) is not None]
+            found.setdefault(name, []).append(max(values) if name.startswith("epsilon") else sum(values) / len(values))
+    return found
+
+
+def _plane(entry: Mapping[str, Any]) -> dict[str, Any]:
+    rows = {row["defense"]: row for row in entry["rows"]}
+    points = [
+        {
+            "defense": name,
+            "privacy": row["metrics"][PRIVACY],
+            "utility": row["utility"]["f1_macro"],
+        }
+        for name, row in rows.items()
+        if row["utility"] and PRIVACY in row["metrics"]
+    ]
+    for point, on_front in zip(points, plane_front(PRIVACY, points), strict=True):
+        point["on_front"] = on_front
+    baseline = {name: rows[name]["metrics"][PRIVACY]["mean"] for name in (MEAN_IMAGE, RANDOM_UPDATE) if name in rows}
+    return {
+        "model": entry["model"],
+        "attack": entry["attack"],
+        "metric": PRIVACY,
+        "points": points,
+        "baseline": baseline,
+    }
+
+
+def _notes(scores: Mapping[str, Sequence[Score]]) -> list[str]:
+    assumed = {
+        f"{score.attack} on {model}: {note}."
+        for model, each in scores.items()
+        for score in each
+        for note in score.notes
+    }
+    return [
+        "Intervals of PSNR, SSIM and LPIPS: 95 %, over all attacked images of all seeds, each image's rounds averaged "
+        "first; images of one seed share a training, so that the intervals are somewhat narrow. Intervals of F1: over "
+        "seeds.",
+        "Differences are paired by image and seed with the first defense.",
+        "Time: one local step in a batch of the largest size, in a process of its own, in turn with undefended steps; "
+        "memory: peak of that process's resident memory, interpreter and libraries included, against the same process "
+        "before the defense. Both are measured at the first strength of each defense.",
+        "mean image: what an attacker draws who never looks at an update. random update: what the attack draws from "
+        "noise with the norms of the undefended update, which comes from its prior alone.",
+        *sorted(assumed),
+    ]
+
+
+def pictures(comparison: Comparison) -> tuple[ComparisonPictures, ...]:
+    """For each model and attack, one image of the first seed under every defense, in the first attacked round."""
+    shown = []
+    for model in comparison.grid.models:
+        run = comparison.of(model, comparison.grid.seeds[0])
+        for attack in comparison.grid.attacks:
+            round, client = run.config.attacked_rounds(attack)[0], run.attacked_clients(attack)[0]
+            rebuilt = {}
+            for arm in (*run.config.arms, RANDOM_UPDATE):
+                path = run.reconstruction_path(arm, attack, round, client.name)
+                if path.exists():
+                    rebuilt[arm] = Reconstruction.load(path).images[0]
+            if rebuilt:
+                data = run.dataset
+                shown.append(
+                    ComparisonPictures(
+                        model=model,
+                        attack=attack,
+                        round=round + 1,
+                        client=client.name,
+                        class_name=data.class_names[int(client.train.labels[0])],
+                        original=client.train.unit_images()[0],
+                        rebuilt=rebuilt,
+                    )
+                )
+    return tuple(shown)

@@ -1,0 +1,167 @@
+"""What is compared: models, defenses in all their strengths, attacks and seeds; one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.config import MetricSettings, RunConfig, config_from
+from shadow_defense.data.settings import DataSettings
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.experiment.comparison.ablations import ablation_arms
+from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.generators.settings import GeneratorSettings
+
+NO_DEFENSE = "fedavg"
+
+
+class Family(DefenseSettings):
+    """A defense with, where it is swept, the values that one of its settings takes."""
+
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        {}, description="one option, or `preset`, and its values, weakest first: one point of the plane each"
+    )
+
+    @model_validator(mode="after")
+    def _one_option(self) -> Family:
+        if len(self.sweep) > 1:
+            raise ConfigError(f"sweep names {', '.join(self.sweep)}: sweep one option, with the others in `options`")
+        if any(not values for values in self.sweep.values()):
+            raise ConfigError(f"sweep of {next(iter(self.sweep))} has no values: give at least one, or leave sweep out")
+        return self
+
+
+class Point(BaseModel):
+    """One defense at one strength: an arm of every federated training of the grid."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: DefenseSettings
+    family: str
+    label: str
+
+
+class LeftOut(BaseModel):
+    """A pair that is not compared, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="name of a model of the grid")
+    defense: str = Field(description="name of a defense of the grid, as in `defenses`")
+    reason: str = Field(description="shown in the report")
+
+
+class Grid(BaseModel):
+    """Everything that decides a comparison's numbers. The first defense is what the others are compared with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = Field("Defenses compared", description="heading of the report")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="every cell is computed once for each")
+    data: DataSettings = DataSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    training: TrainingSettings = TrainingSettings()
+    metrics: MetricSettings = MetricSettings()
+    models: dict[str, dict[str, Any]] = Field(
+        description="for each model its settings under `model`, and what else differs for it: training, data, "
+        "generator, attacks; `defenses` names the ones that it is compared with where that is not all of them"
+    )
+    defenses: dict[str, Family] = Field(description="by name; the first is the reference, plain FedAvg as a rule")
+    attacks: dict[str, AttackSettings] = Field(description="by name; each is tried on every defense's updates")
+    leave_out: tuple[LeftOut, ...] = Field((), description="pairs of model and defense that are not compared")
+    ablations: str | None = Field(
+        None, description="name of a Shadow defense of the grid whose parts are taken away one by one; null: none"
+    )
+    threads: int = Field(1, ge=1, description="threads of each process, as in a run")
+    workers: int | None = Field(None, ge=1, description="processes in parallel; null: one a processor core")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Grid:
+        if not self.models or not self.defenses or not self.attacks:
+            raise ConfigError("a comparison needs at least one of models, defenses and attacks: name them in the file")
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"seeds are {', '.join(map(str, self.seeds))}: give different numbers, 0 or more")
+        for pair in self.leave_out:
+            if pair.model not in self.models:
+                raise ConfigError(unknown_name("model in leave_out", pair.model, self.models))
+            if pair.defense not in self.defenses:
+                raise ConfigError(unknown_name("defense in leave_out", pair.defense, self.defenses))
+            if pair.defense == next(iter(self.defenses)):
+                raise ConfigError(f"leave_out names '{pair.defense}', which all others are compared with")
+        if self.ablations is not None:
+            if self.ablations not in self.points():
+                raise ConfigError(unknown_name("defense to take parts from", self.ablations, self.points()))
+            ablation_arms(self.points()[self.ablations].settings)
+        for model in self.models:
+            self._check_chosen(model)
+            self.run_config(model, self.seeds[0])
+        return self
+
+    def _check_chosen(self, model: str) -> None:
+        points = self.points()
+        chosen = self.models[model].get("defenses", list(points))
+        for name in chosen:
+            if name not in points:
+                raise ConfigError(unknown_name(f"defense of models.{model}", name, points))
+        if next(iter(points)) not in chosen:
+            raise ConfigError(
+                f"models.{model}.defenses lacks '{next(iter(points))}', which all others are compared with"
+            )
+
+    def points(self) -> dict[str, Point]:
+        """Every defense at every strength, by name: ``noise``, or ``noise-strong`` where it is swept."""
+        found = {}
+        for name, family in self.defenses.items():
+            plain = family.model_dump(exclude={"sweep"})
+            if not family.sweep:
+                found[name] = Point(settings=DefenseSettings(**plain), family=name, label="")
+                continue
+            ((option, values),) = family.sweep.items()
+            for value in values:
+                changed = (
+                    {**plain, option: value}
+                    if option in plain and option != "options"
+                    else {**plain, "options": {**plain["options"], option: value}}
+                )
+                found[f"{name}-{value}"] = Point(settings=DefenseSettings(**changed), family=name, label=str(value))
+        return found
+
+    def ablations_of(self) -> dict[str, DefenseSettings]:
+        """The arms in which a part of Shadow Defense is missing; {} where none were asked for."""
+        return {} if self.ablations is None else ablation_arms(self.points()[self.ablations].settings)
+
+    def arms(self, model: str) -> dict[str, DefenseSettings]:
+        """All arms that are trained with ``model``: the points that are not left out, then the ablations."""
+        out = {pair.defense for pair in self.leave_out if pair.model == model}
+        chosen = self.models[model].get("defenses", list(self.points()))
+        points = {
+            name: point.settings for name, point in self.points().items() if point.family not in out and name in chosen
+        }
+        return {**points, **(self.ablations_of() if self.ablations in points else {})}
+
+    def run_config(self, model: str, seed: int) -> RunConfig:
+        """The configuration of the runs of one model and one seed. Raises :class:`ConfigError` for a wrong key."""
+        shared = self.model_dump(
+            mode="json", include={"title", "data", "generator", "training", "metrics", "attacks", "threads", "workers"}
+        )
+        arms = {name: settings.model_dump(mode="json") for name, settings in self.arms(model).items()}
+        own = {key: value for key, value in self.models[model].items() if key != "defenses"}
+        return config_from({**merged(shared, own), "arms": arms, "seed": seed})
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested ``base`` with ``changes`` laid over it, key by key.
+
+    >>> merged({"data": {"limit": 9, "image_size": 32}}, {"data": {"limit": 5}})
+    {'data': {'limit': 5, 'image_size': 32}}
+    """
+    result = dict(base)
+    for key, value in changes.items():
+        earlier = result.get(key)
+        both = isinstance(earlier, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(earlier, value) if both else value  # type: ignore[arg-type]
+    return result

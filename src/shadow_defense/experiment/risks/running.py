@@ -1,0 +1,141 @@
+"""Carry the experiments out, one after another: a run directory for each sub-run, then numbers and the page."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import shadow_defense
+from shadow_defense.config import RunConfig
+from shadow_defense.experiment.risks.base import shadow_arm
+from shadow_defense.experiment.risks.risk import Finding, Risk, Runs, Subrun
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.stages import STAGES
+from shadow_defense.files import read_json, write_json
+from shadow_defense.progress import Progress
+from shadow_defense.report.risks_page import write_risks_page
+
+RESULTS, PAGE = "risks.json", "risks.html"
+
+
+def run_risks(
+    base: RunConfig,
+    risks: Sequence[Risk],
+    out: Path,
+    *,
+    seeds: int = 1,
+    restart: bool = False,
+    command: str = "shadow-defense risks",
+    progress: Progress | None = None,
+) -> Iterator[tuple[Risk, Finding]]:
+    """Run the experiments and yield each finding as it comes; ``risks.json`` and ``risks.html`` grow with them.
+
+    A sub-run is the run directory ``out/<risk>/seed-<seed>/<label>``; what is there already is not run again.
+    Findings of other risks that an earlier call wrote with the same base and seeds stay on the page.
+
+    Args:
+        seeds: how many, from the base's own seed upwards.
+        restart: delete the chosen risks' run directories and begin anew.
+        command: what the user gave, for the page.
+
+    Raises:
+        ConfigError: before anything is run, for a base that one of the risks cannot be tested on.
+        RunError: when ``out`` holds the sub-runs of another base.
+    """
+    progress = progress or Progress()
+    bases = [base.model_copy(update={"seed": base.seed + index}) for index in range(seeds)]
+    planned = [(risk, [_subruns(risk, seeded, out) for seeded in bases]) for risk in risks]
+    for risk, per_seed in planned:
+        finished: list[Runs] = []
+        for seeded, subruns in zip(bases, per_seed, strict=True):
+            runs = {}
+            for label, subrun in subruns.items():
+                _ensure_generator(subrun.config, seeded, out, progress)
+                run = Run.create(_seed_folder(risk, seeded, out) / label, subrun.config, restart=restart)
+                subrun.carry_out(run, progress)
+                runs[label] = run
+            finished.append(runs)
+        finding = risk.measure(finished)
+        _write(base, seeds, out, command, _entry(risk, finding, finished))
+        yield risk, finding
+
+
+def _seed_folder(risk: Risk, seeded: RunConfig, out: Path) -> Path:
+    return out / risk.folder / f"seed-{seeded.seed}"
+
+
+def _generator_run(seeded: RunConfig, out: Path) -> Run:
+    """The run directory whose only work is the shadow generator that all sub-runs of a seed share."""
+    config = seeded.model_copy(
+        update={"title": "The risks' shadow generator", "arms": {"shadow": shadow_arm(seeded)}, "attacks": {}}
+    )
+    return Run.create(out / "generator" / f"seed-{seeded.seed}", config)
+
+
+def _subruns(risk: Risk, seeded: RunConfig, out: Path) -> dict[str, Subrun]:
+    """The risk's sub-runs, those that need a generator with the one that all share."""
+    shared = (out / "generator" / f"seed-{seeded.seed}" / "shadow" / "generator.safetensors").resolve()
+    subruns = {}
+    for label, subrun in risk.subruns(seeded, _seed_folder(risk, seeded, out)).items():
+        config = subrun.config
+        if _asks_for_generator(config) and config.generator.path is None:
+            config = config.model_copy(update={"generator": config.generator.model_copy(update={"path": shared})})
+        subruns[label] = Subrun(config, subrun.carry_out)
+    return subruns
+
+
+def _asks_for_generator(config: RunConfig) -> bool:
+    return any(arm.kind().needs_generator for arm in config.arms.values()) or any(
+        "generator" in attack.build().needs for attack in config.attacks.values()
+    )
+
+
+def _ensure_generator(config: RunConfig, seeded: RunConfig, out: Path, progress: Progress) -> None:
+    if _asks_for_generator(config) and seeded.generator.path is None:
+        STAGES["pretrain"](_generator_run(seeded, out), progress)
+
+
+def _entry(risk: Risk, finding: Finding, finished: Sequence[Runs]) -> dict[str, Any]:
+    folders = [str(run.folder) for runs in finished for run in runs.values()]
+    return {
+        "number": risk.number,
+        "name": risk.name,
+        "claim": risk.claim,
+        "experiment": risk.experiment,
+        "finding": finding.as_dict(),
+        "folders": folders,
+    }
+
+
+def _fingerprint(base: RunConfig, seeds: int) -> str:
+    return hashlib.sha256(f"{base.fingerprint()} {seeds}".encode()).hexdigest()[:16]
+
+
+def _write(base: RunConfig, seeds: int, out: Path, command: str, entry: dict[str, Any]) -> None:
+    path, fingerprint = out / RESULTS, _fingerprint(base, seeds)
+    earlier: list[dict[str, Any]] = []
+    if path.exists():
+        record = read_json(path)
+        if record.get("fingerprint") == fingerprint:
+            earlier = [other for other in record["risks"] if other["number"] != entry["number"]]
+    results = {
+        "title": base.title,
+        "created": datetime.date.today().isoformat(),
+        "command": command,
+        "fingerprint": fingerprint,
+        "seeds": [base.seed + index for index in range(seeds)],
+        "versions": {
+            "shadow-defense": shadow_defense.__version__,
+            "python": platform.python_version(),
+            "torch": metadata.version("torch"),
+        },
+        "config": base.as_dict(),
+        "risks": sorted([*earlier, entry], key=lambda each: each["number"]),
+    }
+    write_json(path, results)
+    write_risks_page(out / PAGE, results)

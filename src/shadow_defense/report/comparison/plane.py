@@ -1,0 +1,260 @@
+"""The privacy-utility plane: every defense by what it leaves to the attacker and by what its model is worth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import escape
+
+from shadow_defense.files import write_text
+from shadow_defense.report.comparison.content import MEAN_IMAGE
+from shadow_defense.report.comparison.labels import place_labels
+from shadow_defense.report.figures import (
+    COLOURS,
+    DASHES,
+    FIRST_COLOUR,
+    MARKERS,
+    TEXT_COLOUR,
+    Style,
+    drawing,
+    panel,
+    shorten,
+    svg_element,
+)
+from shadow_defense.report.formatting import better_when, metric_and_region, metric_named, with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SIZE = (800, 540)
+# Text on white paper, as in page.css.
+_INK = "#1d2429"
+
+# How far an interval may widen the picture beyond the means, as a share of what the means span.
+_BEYOND_MEANS = 0.12
+
+
+@dataclass(frozen=True)
+class PlanePoint:
+    """One defense: means with their intervals, in the units of the metric and of macro F1."""
+
+    name: str
+    family: str
+    label: str
+    privacy: float
+    privacy_interval: Sequence[float] | None
+    utility: float
+    utility_interval: Sequence[float] | None
+    on_front: bool
+
+    @property
+    def short(self) -> str:
+        """The family, with the strength where it says more than the family."""
+        return self.family if self.label in (self.family, "") else f"{self.family} {self.label}"
+
+
+def family_styles(families: Sequence[str]) -> dict[str, Style]:
+    """A style for each family, the first grey; no two of 43 share both colour and marker.
+
+    >>> family_styles(["none", "shadow"])["shadow"]
+    Style(colour='#0072B2', dash='solid', marker='s')
+    """
+    markers = (*MARKERS, "X")
+    kinds = [
+        Style(
+            COLOURS[index % len(COLOURS)],
+            DASHES[index // len(COLOURS) % len(DASHES)],
+            markers[(index + 1) % len(markers)],
+        )
+        for index in range(max(len(families) - 1, 0))
+    ]
+    return dict(zip(families, [Style(FIRST_COLOUR, "solid", MARKERS[0]), *kinds], strict=False))
+
+
+def plane_families(defenses: Mapping[str, Any]) -> list[str]:
+    """The families in the order of the comparison."""
+    return list(dict.fromkeys(defense["family"] for defense in defenses.values()))
+
+
+def plane_points(plane: Mapping[str, Any], defenses: Mapping[str, Any]) -> list[PlanePoint]:
+    """The points of one entry of ``comparison["planes"]``, in the order of ``defenses``: that of strength."""
+    order = {name: index for index, name in enumerate(defenses)}
+    return [
+        PlanePoint(
+            point["defense"],
+            defenses[point["defense"]]["family"],
+            defenses[point["defense"]]["label"],
+            point["privacy"]["mean"],
+            point["privacy"]["interval"],
+            point["utility"]["mean"],
+            point["utility"]["interval"],
+            point["on_front"],
+        )
+        for point in sorted(plane["points"], key=lambda point: order[point["defense"]])
+    ]
+
+
+def plane_svg(name: str, plane: Mapping[str, Any], defenses: Mapping[str, Any]) -> str:
+    """One plane with its legend beside, as an SVG element in the colours of the page.
+
+    Right: better utility. Up: better privacy, whichever way the metric runs. Filled markers: the Pareto front,
+    with labels, and with what it dominates shaded. Every marker carries its name and numbers as a title.
+
+    Args:
+        name: unique in the page; prefixes every id.
+        plane: an entry of ``comparison["planes"]``; ``defenses`` is ``comparison["defenses"]``.
+    """
+    metric = metric_named(metric_and_region(plane["metric"])[0])
+    points = plane_points(plane, defenses)
+    styles = family_styles(plane_families(defenses))
+    up_is_low = bool(metric.higher_is_closer)
+    with drawing(name):
+        figure, axes = panel(width=_SIZE[0], height=_SIZE[1])
+        _set_limits(axes, points, plane["baseline"], up_is_low)
+        axes.set_xlabel("macro F1 on the test images (right: more useful)")
+        unit = f", {metric.unit}" if metric.unit else ""
+        axes.set_ylabel(f"{metric.label}{unit} of the reconstruction (up: better protected)")
+        _draw_front(axes, points)
+        _draw_points(axes, points, styles)
+        baselines = _draw_baselines(axes, plane["baseline"])
+        _draw_legend(figure, styles, {point.family for point in points})
+        figure.draw_without_rendering()
+        # Labels are placed on this layout: they must not move it.
+        figure.set_layout_engine("none")
+        place_labels(
+            axes,
+            [(point.utility, point.privacy) for point in points],
+            [(shorten(point.short), index) for index, point in enumerate(points) if point.on_front or index == 0],
+            [(shorten(point.label), index) for index, point in enumerate(points) if _is_small(points, index)],
+            baselines,
+        )
+        svg = svg_element(figure, name, _description(plane, points, metric.label, better_when(metric)))
+    return _with_titles(svg, name, points, metric.digits, metric.label)
+
+
+def plane_svg_file(path: Path, plane: Mapping[str, Any], defenses: Mapping[str, Any]) -> None:
+    """Write one entry of ``comparison["planes"]`` as an SVG file on white, for documents."""
+    svg = plane_svg("plane", plane, defenses)
+    head, _, body = svg.partition(">")
+    head = head.replace("<svg ", f'<svg style="color: {_INK}" ', 1)
+    style = "<style>text { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }</style>"
+    write_text(path, f'{head}>{style}<rect width="100%" height="100%" fill="#fff"/>{body}')
+
+
+def _set_limits(axes: Axes, points: Sequence[PlanePoint], baseline: Mapping[str, float], up_is_low: bool) -> None:
+    across = _limits([point.utility for point in points], [point.utility_interval for point in points])
+    heights = [point.privacy for point in points] + list(baseline.values())
+    along = _limits(heights, [point.privacy_interval for point in points])
+    axes.set_xlim(*across)
+    axes.set_ylim(*(reversed(along) if up_is_low else along))
+
+
+def _limits(means: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> tuple[float, float]:
+    """What shows all means with a margin, and intervals as far as they do not shrink the means to a spot."""
+    low, high = min(means, default=0.0), max(means, default=1.0)
+    span = (high - low) or 0.1
+    ends = [end for interval in intervals if interval is not None for end in interval]
+    least, most = min(ends, default=low), max(ends, default=high)
+    margin, beyond = 0.06 * span, _BEYOND_MEANS * span
+    return max(least, low - beyond) - margin, min(most, high + beyond) + margin
+
+
+def front_corners(points: Sequence[PlanePoint]) -> list[tuple[float, float]]:
+    """(utility, privacy) of the front from least to most useful."""
+    return sorted((point.utility, point.privacy) for point in points if point.on_front)
+
+
+def _draw_front(axes: Axes, points: Sequence[PlanePoint]) -> None:
+    corners = front_corners(points)
+    if not corners:
+        return
+    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    # From a corner to the next: straight down at its utility, then right at the next one's privacy.
+    line = [(left, corners[0][1])]
+    for (utility, privacy), (_, next_privacy) in zip(corners, [*corners[1:], (0.0, bottom)], strict=True):
+        line += [(utility, privacy), (utility, next_privacy)]
+    x, y = zip(*line, strict=True)
+    axes.fill([*x, left], [*y, bottom], color=TEXT_COLOUR, alpha=0.06, linewidth=0, zorder=0)
+    axes.plot(x, y, color=TEXT_COLOUR, alpha=0.45, linewidth=1.2, zorder=1)
+
+
+def _draw_points(axes: Axes, points: Sequence[PlanePoint], styles: Mapping[str, Style]) -> None:
+    for family, style in styles.items():
+        own = [point for point in points if point.family == family]
+        if len(own) > 1:
+            across, along = [point.utility for point in own], [point.privacy for point in own]
+            axes.plot(across, along, color=style.colour, linestyle=style.dash, linewidth=1.2, alpha=0.7, zorder=2)
+    for index, point in enumerate(points):
+        style = styles[point.family]
+        for interval, fixed, horizontal in (
+            (point.utility_interval, point.privacy, True),
+            (point.privacy_interval, point.utility, False),
+        ):
+            if interval is not None:
+                ends, still = tuple(interval), (fixed, fixed)
+                x, y = (ends, still) if horizontal else (still, ends)
+                axes.plot(x, y, color=style.colour, linewidth=0.9, alpha=0.75 if point.on_front else 0.3, zorder=2)
+        axes.plot(
+            (point.utility,),
+            (point.privacy,),
+            color=style.colour,
+            marker=style.marker,
+            markersize=8 if point.on_front else 6,
+            markerfacecolor=style.colour if point.on_front else "none",
+            markeredgewidth=1.3,
+            linestyle="none",
+            zorder=4 if point.on_front else 3,
+            gid=f"point{index}",
+        )
+
+
+def _draw_baselines(axes: Axes, baseline: Mapping[str, float]) -> list[tuple[str, float]]:
+    for name, value in baseline.items():
+        dash = "dashed" if name == MEAN_IMAGE else "dotted"
+        axes.axhline(value, color=TEXT_COLOUR, linestyle=dash, linewidth=1.1, alpha=0.7, zorder=1)
+    return [(shorten(name), value) for name, value in baseline.items()]
+
+
+def _draw_legend(figure: Any, styles: Mapping[str, Style], drawn: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=style.colour, linestyle=style.dash, marker=style.marker, linewidth=1.2, label=shorten(family)
+        )
+        for family, style in styles.items()
+        if family in drawn
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=11)
+
+
+def _is_small(points: Sequence[PlanePoint], index: int) -> bool:
+    """Whether a point's strength is written in small print: one of a sweep, without a label of its own."""
+    point = points[index]
+    swept = sum(other.family == point.family for other in points) > 1
+    return swept and not point.on_front and index > 0
+
+
+def _description(plane: Mapping[str, Any], points: Sequence[PlanePoint], label: str, direction: str) -> str:
+    front = ", ".join(f"{point.name} ({point.privacy:.3g}, {point.utility:.3g})" for point in points if point.on_front)
+    return (
+        f"Privacy-utility plane of {plane['model']} under {plane['attack']}: {label} ({direction}) and macro F1 of "
+        f"{len(points)} defenses; on the Pareto front: {front or 'none'}"
+    )
+
+
+def _with_titles(svg: str, name: str, points: Sequence[PlanePoint], digits: int, label: str) -> str:
+    """Each marker's group with a ``<title>``, which browsers show under the pointer."""
+
+    def titled(match: re.Match[str]) -> str:
+        point = points[int(match[1])]
+        privacy = with_interval(point.privacy, point.privacy_interval, digits)
+        utility = with_interval(point.utility, point.utility_interval, 3)
+        front = ", on the front" if point.on_front else ""
+        return f"{match[0]}<title>{escape(f'{point.name}: {label} {privacy}, F1 {utility}{front}')}</title>"
+
+    return re.sub(rf'<g id="{re.escape(name)}-point(\d+)">', titled, svg)

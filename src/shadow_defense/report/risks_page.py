@@ -1,0 +1,116 @@
+"""The page of the seven risks: for each its claim, what was found, a figure, a table, and how to see it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shadow_defense.files import write_text
+from shadow_defense.report.charts import Panel
+from shadow_defense.report.figures import BASELINE_STYLE, Curve, Dot, Style, curve_chart, dot_chart, legend_key, styles
+from shadow_defense.report.formatting import number
+from shadow_defense.report.page import nested_text
+
+OUTCOMES = {
+    "borne out": "The 95 % interval lies on the claim's side.",
+    "not clear": "The 95 % interval includes what would be found if the claim were wrong, or there is no interval.",
+    "contradicted": "The 95 % interval lies on the other side.",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading, and a legend where the chart itself does not name what it draws."""
+
+    panel: Panel
+    legend: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One risk as it is laid out."""
+
+    risk: Mapping[str, Any]
+    number: str
+    figures: tuple[Figure, ...]
+
+
+def render_risks_page(results: Mapping[str, Any]) -> str:
+    """One HTML document from the content of ``risks.json``, with its charts and style inside.
+
+    ``results`` holds ``title``, ``created``, ``command``, ``seeds``, ``versions``, ``config`` and ``risks``: for each
+    ``number``, ``name``, ``claim``, ``experiment``, ``folders`` (of its sub-runs) and ``finding`` (``sentence``,
+    ``quantity``, ``value`` {``mean``, ``interval``, ``count``}, ``values_are``, ``unit``, ``digits``, ``nothing``,
+    ``outcome``, ``charts``, ``columns``, ``rows``, ``notes``). All text is escaped; nothing is loaded.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("shadow_defense.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    sections = [_section(risk) for risk in results["risks"]]
+    return environment.get_template("risks.html.j2").render(
+        results=results, sections=sections, outcomes=OUTCOMES, config=nested_text(results["config"])
+    )
+
+
+def write_risks_page(path: Path, results: Mapping[str, Any]) -> None:
+    """Write :func:`render_risks_page` to ``path``, whole or not at all."""
+    write_text(path, render_risks_page(results))
+
+
+def _section(risk: Mapping[str, Any]) -> Section:
+    finding = risk["finding"]
+    charts = [_figure(f"risk{risk['number']}-{index}", chart) for index, chart in enumerate(finding["charts"])]
+    return Section(risk, number_text(finding), tuple(charts))
+
+
+def number_text(finding: Mapping[str, Any]) -> str:
+    """The finding's number with its interval and unit, and what is behind it.
+
+    >>> finding = {"value": {"mean": 2.0, "interval": [1.5, 2.5], "count": 8}, "digits": 1, "unit": "dB"}
+    >>> number_text({**finding, "values_are": "images"}).replace(chr(160), " ")
+    '2.0 dB, 95 % interval 1.5 to 2.5 (8 images)'
+    """
+    value, digits, unit = finding["value"], finding["digits"], finding["unit"]
+    mean = number(value["mean"], digits, unit)
+    counted = f"({value['count']} {finding['values_are']})"
+    if value["interval"] is None:
+        return f"{mean}, no interval {counted}"
+    low, high = (number(end, digits) for end in value["interval"])
+    return f"{mean}, 95 % interval {low} to {high} {counted}"
+
+
+def _figure(name: str, chart: Mapping[str, Any]) -> Figure:
+    if chart["kind"] == "curves":
+        return _curves(name, chart)
+    return _dots(name, chart)
+
+
+def _curves(name: str, chart: Mapping[str, Any]) -> Figure:
+    looks = styles(len(chart["curves"]))
+    curves = [
+        Curve(label, tuple(round for round, _ in points), tuple(value for _, value in points), look)
+        for (label, points), look in zip(chart["curves"].items(), looks, strict=True)
+    ]
+    keys = tuple((curve.label, legend_key(f"{name}-key{index}", curve.style)) for index, curve in enumerate(curves))
+    return Figure(Panel(chart["title"], curve_chart(name, chart["title"], curves)), keys)
+
+
+def _dots(name: str, chart: Mapping[str, Any]) -> Figure:
+    looks = styles(len(chart["dots"]))
+    dots = [_dot(label, measured, look) for (label, measured), look in zip(chart["dots"].items(), looks, strict=True)]
+    baseline = chart["baseline"]
+    line = None if baseline is None else Dot(baseline[0], baseline[1], None, BASELINE_STYLE)
+    return Figure(Panel(chart["title"], dot_chart(name, chart["title"], dots, line)), ())
+
+
+def _dot(label: str, measured: Mapping[str, Any], style: Style) -> Dot:
+    interval = measured["interval"]
+    return Dot(label, measured["mean"], None if interval is None else (interval[0], interval[1]), style)

@@ -1,0 +1,146 @@
+"""The plane draws every point where it belongs, up is private, and the file for documents stands alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from shadow_defense.report.comparison.labels import overlap
+from shadow_defense.report.comparison.plane import (
+    family_styles,
+    front_corners,
+    plane_families,
+    plane_points,
+    plane_svg,
+    plane_svg_file,
+)
+
+
+def _markers(svg: str) -> dict[str, tuple[float, float]]:
+    """Where each marker is, by the name in its title."""
+    places = {}
+    for group in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}g"):
+        title = group.find("{http://www.w3.org/2000/svg}title")
+        if title is not None and title.text is not None:
+            use = next(group.iter("{http://www.w3.org/2000/svg}use"))
+            places[title.text.split(":")[0]] = (float(use.attrib["x"]), float(use.attrib["y"]))
+    return places
+
+
+def _small(metric: str = "ssim_whole") -> tuple[dict[str, Any], dict[str, Any]]:
+    numbers = {"none": (0.9, 0.8), "private": (0.2, 0.6), "useful": (0.7, 0.85), "poor": (0.8, 0.5)}
+    defenses = {name: {"family": name, "label": name} for name in numbers}
+    points = [
+        {
+            "defense": name,
+            "privacy": {"mean": privacy, "interval": [privacy - 0.05, privacy + 0.05]},
+            "utility": {"mean": utility, "interval": None},
+            "on_front": name in ("private", "useful"),
+        }
+        for name, (privacy, utility) in numbers.items()
+    ]
+    plane = {"model": "m", "attack": "a", "metric": metric, "points": points, "baseline": {"mean image": 0.5}}
+    return plane, defenses
+
+
+def test_up_is_private_and_right_is_useful_whichever_way_the_metric_runs() -> None:
+    plane, defenses = _small()
+    places = _markers(plane_svg("p", plane, defenses))
+    assert set(places) == set(defenses)
+    # In SVG y grows downwards.
+    assert places["private"][1] < places["useful"][1] < places["poor"][1] < places["none"][1]
+    assert places["poor"][0] < places["private"][0] < places["none"][0] < places["useful"][0]
+    reversed_places = _markers(plane_svg("p", *_small("lpips_whole")))
+    assert reversed_places["private"][1] > reversed_places["none"][1]
+
+
+def test_distances_are_in_proportion() -> None:
+    plane, defenses = _small()
+    places = _markers(plane_svg("p", plane, defenses))
+    across = (places["useful"][0] - places["none"][0]) / (places["none"][0] - places["poor"][0])
+    assert across == pytest.approx(0.05 / 0.3, abs=1e-3)
+    along = (places["none"][1] - places["poor"][1]) / (places["poor"][1] - places["private"][1])
+    assert along == pytest.approx(0.1 / 0.6, abs=1e-3)
+
+
+def test_front_is_labelled_and_steps_through_its_corners(comparison: dict[str, Any]) -> None:
+    plane = comparison["planes"][0]
+    svg = plane_svg("p", plane, comparison["defenses"])
+    texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    for point in plane["points"]:
+        if point["on_front"]:
+            assert point["defense"] in texts
+    assert "mean image" in texts
+    assert "macro F1 on the test images (right: more useful)" in texts
+    assert "SSIM of the reconstruction (up: better protected)" in texts
+    corners = front_corners(plane_points(plane, comparison["defenses"]))
+    assert len(corners) == sum(point["on_front"] for point in plane["points"])
+    assert corners == sorted(corners)
+
+
+def test_every_point_has_a_title_with_its_numbers(comparison: dict[str, Any]) -> None:
+    plane = comparison["planes"][0]
+    svg = plane_svg("p", plane, comparison["defenses"])
+    assert set(_markers(svg)) == {point["defense"] for point in plane["points"]}
+    first = plane["points"][0]
+    assert f"SSIM {first['privacy']['mean']:.3f}" in svg.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_a_sweep_is_drawn_in_the_order_of_strength(comparison: dict[str, Any]) -> None:
+    plane = comparison["planes"][0]
+    shuffled = {**plane, "points": plane["points"][::-1]}
+    names = [point.name for point in plane_points(shuffled, comparison["defenses"]) if point.family == "shadow"]
+    assert names == ["shadow 0.1", "shadow 0.19", "shadow 0.5", "shadow 1.0"]
+
+
+def test_no_two_families_look_alike(comparison: dict[str, Any]) -> None:
+    styles = family_styles(plane_families(comparison["defenses"]))
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
+    many = family_styles([str(index) for index in range(43)])
+    assert len({(style.colour, style.marker) for style in many.values()}) == 43
+
+
+def test_no_points_and_one_point() -> None:
+    plane, defenses = _small()
+    assert "of 0 defenses" in plane_svg("p", {**plane, "points": [], "baseline": {}}, defenses)
+    assert set(_markers(plane_svg("p", {**plane, "points": plane["points"][1:2]}, defenses))) == {"private"}
+
+
+def test_hostile_names_are_text() -> None:
+    hostile = '</svg><script>"$x_1$'
+    plane, defenses = _small()
+    plane["points"][1]["defense"] = hostile
+    defenses = {(hostile if name == "private" else name): {"family": hostile, "label": hostile} for name in defenses}
+    root = ElementTree.fromstring(plane_svg("p", plane, defenses))
+    assert hostile in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert not [element for element in root.iter() if element.tag.endswith("script")]
+
+
+def test_file_stands_alone_on_white(tmp_path: Path, comparison: dict[str, Any]) -> None:
+    plane_svg_file(tmp_path / "plane.svg", comparison["planes"][0], comparison["defenses"])
+    text = (tmp_path / "plane.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    drawn = [child for child in root if not child.tag.endswith("style")]
+    assert drawn[0].tag.endswith("rect")
+    assert drawn[0].attrib == {"width": "100%", "height": "100%", "fill": "#fff"}
+    assert "color: #1d2429" in root.attrib["style"]
+    assert re.findall(r'(?:href|src)="(?!#)', text) == []
+
+
+def test_labels_of_front_points_do_not_cover_one_another() -> None:
+    assert overlap((0.0, 0.0, 4.0, 4.0), (2.0, 3.0, 9.0, 9.0)) == 2
+    plane, defenses = _small()
+    # Two front points almost on one spot: their labels must part.
+    close = [{**plane["points"][1], "defense": name} for name in ("private", "useful")]
+    svg = plane_svg("p", {**plane, "points": close, "baseline": {}}, defenses)
+    texts = [e for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text") if e.text in defenses]
+    # The legend names every family too, further right than any point.
+    private, useful = (
+        min((float(e.attrib["x"]), float(e.attrib["y"])) for e in texts if e.text == name)
+        for name in ("private", "useful")
+    )
+    assert abs(private[0] - useful[0]) >= 30 or abs(private[1] - useful[1]) >= 11
