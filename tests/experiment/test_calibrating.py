@@ -209,8 +209,6 @@ def test_relative_data_leakage_by_hand() -> None:
     found = relative_data_leakage(torch.tensor([0.75, 0.5, 0.25, -0.5]), torch.tensor([0.5, 0.5, 0.5, 0.25]))
     assert found.tolist() == [0.5, 0.0, -0.5, -3.0]
     assert torch.isnan(relative_data_leakage(torch.tensor([0.9, 0.9]), torch.tensor([0.0, -0.1]))).all()
-    with pytest.raises(DataError):
-        relative_data_leakage(torch.ones(2), torch.ones(1))
 
 
 def test_relative_data_leakage_of_pictures() -> None:
@@ -249,7 +247,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sought(**changes: Any) -> CalibrationSettings:
-    values = {"target": {"metric": "ssim", "value": 0.6}, "schedules": ["growing"], "tolerance": 0.5, "most": 2.0}
+    values = {"target": {"metric": "ssim", "value": 0.7}, "schedules": ["growing"], "tolerance": 0.5, "most": 2.0}
     return CalibrationSettings.model_validate({**values, "seeds": 1, **changes})
 
 
@@ -273,7 +271,7 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     assert results["undefended"]["leakage"]["ssim"]["mean"] > 0.99
     assert growing["outcome"] == "found"
     assert results["chosen"]["strength"] == growing["certain"]["holds"] > growing["certain"]["fails"] > 0
-    assert results["chosen"]["leakage"]["ssim"]["high"] < 0.6
+    assert results["chosen"]["leakage"]["ssim"]["high"] < 0.7
 
     # What can be pasted is the configuration's own arm with strength and schedule changed, as it was trained.
     arm = results["chosen"]["arm"]["shadow-calibrated"]
@@ -298,7 +296,7 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     assert {path: files(folder)[path] for path in before} == before
     assert len(closer["schedules"]["growing"]["measurements"]) > len(strengths)
     constant = closer["schedules"]["constant"]
-    # In round 1 both begin at the strength: what one image leaks there is the same to the bit.
+    assert constant["measurements"][0] == closer["undefended"]
     assert constant["measurements"][-1]["strength"] == growing["measurements"][-1]["strength"] == 2.0
     assert closer["chosen"]["mean_amplitude"] == min(
         measured["mean_amplitude"]
@@ -414,6 +412,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ShadowDefenseError, match="exists and is no calibration"):
         run_calibration(tmp_path, config_from(EXACT), sought())
     assert [path.name for path in tmp_path.iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.parametrize("content", [b"- 1\n", b"\xff\xfe", b"[1", b"training: 3\n"])
+def test_a_damaged_record_of_the_configuration_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "base.yaml").write_bytes(content)
+    with pytest.raises(ShadowDefenseError, match=r"cannot read .*base.yaml") as error:
+        run_calibration(tmp_path, config_from(EXACT), sought())
+    assert "\n" not in str(error.value)
 
 
 def test_targets_are_read() -> None:

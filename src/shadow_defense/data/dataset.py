@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,18 +113,21 @@ def measure_normalisation(images: ImageSet) -> Normalisation:
 
     A constant channel gets a standard deviation of 1, so that normalising it stays finite.
     """
-    # In chunks: the float copy of a large set would not fit in memory.
-    total = torch.zeros(images.channels, dtype=torch.float64)
+    # In whole numbers: sums of floats differ in their last digit with the number of threads, and everything depends on
+    # this. In chunks: a wide copy of a large set would not fit in memory.
+    total = torch.zeros(images.channels, dtype=torch.int64)
     squares = torch.zeros_like(total)
     for chunk in images.images.split(256):
-        unit = chunk.double() / 255
-        total += unit.sum(dim=(0, 2, 3))
-        squares += unit.square().sum(dim=(0, 2, 3))
+        wide = chunk.long()
+        total += wide.sum(dim=(0, 2, 3))
+        squares += wide.square().sum(dim=(0, 2, 3))
     count = len(images) * images.image_size[0] * images.image_size[1]
-    mean = total / count
-    std = (squares / count - mean.square()).clamp_min(0).sqrt()
-    std = torch.where(std < 1e-6, torch.ones_like(std), std)
-    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+    mean = tuple(each / (255 * count) for each in total.tolist())
+    deviations = (
+        math.sqrt(count * square - each * each) / (255 * count)
+        for each, square in zip(total.tolist(), squares.tolist(), strict=True)
+    )
+    return Normalisation(mean, tuple(1.0 if deviation < 1e-6 else deviation for deviation in deviations))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from shadow_defense.attacks.threat_model import threat_model
-from shadow_defense.config import RunConfig
-from shadow_defense.errors import RunError
+from shadow_defense.config import RunConfig, config_from
+from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.calibrating import CalibrationSettings
 from shadow_defense.experiment.calibration_runs import CalibrationRuns, Measurement, mean_amplitude
 from shadow_defense.experiment.calibration_verdict import calibration_verdict
@@ -21,6 +21,9 @@ from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress
 from shadow_defense.report.calibration_page import write_calibration
 from shadow_defense.shadow.noise import Schedule
+
+BASE = "base.yaml"
+"""The configuration that a calibration varies; not ``config.yaml``, which would make the folder a run directory."""
 
 ARM = "shadow-calibrated"
 """The name under which the chosen setting is to be pasted below ``arms``."""
@@ -96,15 +99,17 @@ def run_calibration(
     return results
 
 
-BASE = "base.yaml"
-"""The configuration that a calibration varies; not ``config.yaml``, which would make the folder a run directory."""
-
-
 def _check_folder(folder: Path, config: RunConfig) -> None:
     written = folder / BASE
     if written.is_file():
-        earlier = yaml.safe_load(written.read_text(encoding="utf-8"))
-        if RunConfig.model_validate(earlier).fingerprint() != config.fingerprint():
+        try:
+            earlier = config_from(yaml.safe_load(written.read_text(encoding="utf-8")) or {})
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError, ShadowDefenseError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(
+                f"cannot read {written}: {reason}; choose another folder with --out, or delete it"
+            ) from error
+        if earlier.fingerprint() != config.fingerprint():
             raise RunError(
                 f"{folder} holds a calibration of another configuration: choose another folder with --out, or delete it"
             )

@@ -29,11 +29,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line with its name."""
+    """A horizontal line with its name, which stands above or below it."""
 
     label: str
     value: float
     dash: str
+    above: bool = False
 
 
 def strength_chart(name: str, title: str, series: Sequence[Series], levels: Sequence[Level]) -> str:
@@ -62,9 +63,10 @@ def strength_chart(name: str, title: str, series: Sequence[Series], levels: Sequ
                     )  # fmt: skip
         for level in levels:
             axes.axhline(level.value, color=TEXT_COLOUR, linestyle=level.dash, linewidth=1.2, alpha=0.8)
+            # Beside the plot, where no point lies; above and below their lines, so that two near ones stay apart.
             axes.annotate(
-                shorten(level.label), (1, level.value), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-                textcoords="offset points", fontsize=12, ha="right",
+                shorten(level.label), (1, level.value), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                textcoords="offset points", fontsize=12, ha="left", va="bottom" if level.above else "top",
             )  # fmt: skip
         axes.set_xlabel("strength")
         axes.margins(x=0.04, y=0.1)

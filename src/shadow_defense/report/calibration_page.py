@@ -86,7 +86,7 @@ def _context(results: Results) -> dict[str, Any]:
         for name, blank in results["mean_image"].items()
         if all(name in entry["leakage"] for found in schedules.values() for entry in found["measurements"])
     }
-    levels[metric].append(Level("target", target, "dashed"))
+    levels[metric].append(Level("target", target, "dashed", above=True))
     charts = [
         (_title(name), strength_chart(f"leakage-{name}", _title(name), series(name), levels[name]))
         for name in (metric, *(other for other in levels if other != metric))

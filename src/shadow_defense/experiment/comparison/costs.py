@@ -109,6 +109,7 @@ def measure_cost(folder: Path, grid: Grid, model: str, seed: int, arm: str) -> C
         images = run.dataset.normalisation.apply(client.train.unit_images())
         prepared = _seconds(partial(defense.prepare, images, client.train.sample_ids)) / len(client.train)
         defended.append(_timed(local_step(run, arm, client, defense)))
+    defended_memory = peak_memory()
     # On both sides of the defended steps: the machine's speed drifts.
     after = [_timed(step) for step in undefended]
     evaluated = _seconds(partial(evaluation, run, run.new_model(run.reference)))
@@ -116,7 +117,7 @@ def measure_cost(folder: Path, grid: Grid, model: str, seed: int, arm: str) -> C
         StepCost(client.batch_size, (first + last) / 2, found)
         for client, first, last, found in zip(ends, before, after, defended, strict=True)
     )
-    return Cost(steps, prepared, plain_memory, peak_memory(), evaluated)
+    return Cost(steps, prepared, plain_memory, defended_memory, evaluated)
 
 
 def _one_batch(client: ClientData) -> ClientData:
