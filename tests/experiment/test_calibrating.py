@@ -276,7 +276,7 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     # What can be pasted is the configuration's own arm with strength and schedule changed, as it was trained.
     arm = results["chosen"]["arm"]["shadow-calibrated"]
     wanted = {"latent_iterations": 3, "momentum": 0.3, "strength": results["chosen"]["strength"], "schedule": "growing"}
-    assert arm == {"defense": "shadow", "preset": "paper", "options": wanted}
+    assert arm == {**config.arms["strong"].model_dump(mode="json"), "options": wanted}
     place = folder / "growing" / f"strength-{results['chosen']['strength']:.4f}" / "seed-0"
     assert Run.open(place).config.arms["shadow"].options == wanted
     assert config_from({"arms": {"a": arm}}).arms["a"].options == wanted

@@ -18,7 +18,16 @@ ALIASES = {"clip": "gradient-clipping", "dp": "local-dp", "sparse": "gradient-sp
 """Short names of defenses."""
 
 TENSORS_ONLY = frozenset(
-    {"dp-sgd", "gradient-clipping", "gradient-sparsification", "local-dp", "noise", "outpost", "precode"}
+    {
+        "dp-sgd",
+        "grad-defense",
+        "gradient-clipping",
+        "gradient-sparsification",
+        "local-dp",
+        "noise",
+        "outpost",
+        "precode",
+    }
 )
 """Defenses of gradients or updates that read nothing private but the tensors they are given: what has been made
 differentially private stays so behind them (post-processing). Any other, such as Soteria, reads the images again."""

@@ -220,7 +220,7 @@ def calibrate(measure: Callable[[float], Leakage], target: float, *, most: float
     Args:
         measure: the leakage at a strength (4 decimals); with noise, it must answer alike for the same strength.
 
-    >>> found = calibrate(lambda s: Leakage(1 - s, 0.8 - s, 1.2 - s, 1, 8), 0.5, most=2, tolerance=0.1)
+    >>> found = calibrate(lambda s: Leakage(1 - s, 0.8 - s, 1.2 - s, 1, 8), 0.5, most=2.0, tolerance=0.1)
     >>> found.outcome, found.certain, found.average
     ('found', Crossing(fails=0.6875, holds=0.75), Crossing(fails=0.5, holds=0.5625))
     """

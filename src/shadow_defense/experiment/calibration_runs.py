@@ -70,15 +70,16 @@ class CalibrationRuns:
         self.attack = settings.attack or next(iter(config.attacks))
         if self.attack not in config.attacks:
             raise ConfigError(unknown_name("attack of the configuration", self.attack, config.attacks))
+        arms = [arm for arm in config.arms.values() if arm.defense == "shadow"]
+        self.shadow = arms[0] if arms else DefenseSettings(defense="shadow")
+        # Which statistics are sent stays as it is: only the noise is what a candidate has and this has not.
+        self.plain = DefenseSettings(share_bn=self.shadow.share_bn)
         self.config = config.model_copy(
             update={
                 "attacks": {self.attack: config.attacks[self.attack]},
-                "arms": {UNDEFENDED: DefenseSettings()},
                 "metrics": config.metrics.model_copy(update={"lpips": None}),
             }
         )
-        arms = [arm for arm in config.arms.values() if arm.defense == "shadow"]
-        self.shadow = arms[0] if arms else DefenseSettings(defense="shadow")
 
     @property
     def seeds(self) -> range:
@@ -88,7 +89,7 @@ class CalibrationRuns:
     @cached_property
     def probes(self) -> list[Run]:
         """For each seed a run that is never written: its data, and what can be checked before anything is trained."""
-        arms = {UNDEFENDED: DefenseSettings(), DEFENDED: self.shadow}
+        arms = {UNDEFENDED: self.plain, DEFENDED: self.shadow}
         return [Run(self.folder, self.config.model_copy(update={"seed": seed, "arms": arms})) for seed in self.seeds]
 
     @cached_property
@@ -135,7 +136,7 @@ class CalibrationRuns:
     def undefended(self) -> Measurement:
         """Train, attack and score without defense, or read what is there."""
         needed = "generator" in self.config.attacks[self.attack].build().needs
-        return self._measure(0.0, self._runs("undefended", UNDEFENDED, DefenseSettings(), needed), UNDEFENDED)
+        return self._measure(0.0, self._runs("undefended", UNDEFENDED, self.plain, needed), UNDEFENDED)
 
     def measure(self, strength: float, schedule: Schedule) -> Measurement:
         """Train, attack and score one candidate, or read what is there; strength 0 is the undefended arm."""

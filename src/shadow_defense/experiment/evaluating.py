@@ -204,7 +204,7 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
         ),
     ]
     notes += _batch_norm_notes(run)
-    spared = [arm.kind().settings(arm.preset, **arm.options) for arm in run.config.arms.values()]
+    spared = [part for arm in run.config.arms.values() for part in arm.parts().values()]
     if any(isinstance(arm, ShadowSettings) and arm.foreground and arm.foreground_temperature >= 1 for arm in spared):
         notes.append(
             "At the published temperature (20) the sparing of the foreground is nearly the same for every pixel: the "

@@ -53,12 +53,13 @@ def _check_latent_spaces(run: Run) -> None:
         else load_generator(settings.path).latent_spaces
     )
     for name, arm in run.config.arms.items():
-        space = getattr(arm.settings(), "latent_space", None)
-        if space is not None and space not in spaces:
-            raise GeneratorError(
-                f"arm '{name}' asks for latent_space={space} but the generator has {', '.join(spaces)}: choose one of "
-                "them, or a StyleGAN3 generator"
-            )
+        for part in arm.parts().values():
+            space = getattr(part, "latent_space", None)
+            if space is not None and space not in spaces:
+                raise GeneratorError(
+                    f"arm '{name}' asks for latent_space={space} but the generator has {', '.join(spaces)}: choose one "
+                    "of them, or a StyleGAN3 generator"
+                )
 
 
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:

@@ -24,6 +24,7 @@ from shadow_defense.experiment.attacking import Job, attack_seed, observation_of
 from shadow_defense.experiment.comparison.cells import GridRun, grid_run
 from shadow_defense.experiment.comparison.grid import Grid
 from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
+from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.progress import Task
@@ -131,6 +132,7 @@ def local_step(run: GridRun, arm: str, client: ClientData, defense: Defense) -> 
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     defense.check_model(model)
     settings = run.config.training.model_copy(update={"local_epochs": 1})
+    own = {name: state[name] for name in withheld_names(model, run.config.arms[arm].share_bn)}
 
     def step() -> ModelUpdate:
         return train_locally(
@@ -143,6 +145,7 @@ def local_step(run: GridRun, arm: str, client: ClientData, defense: Defense) -> 
             normalisation=run.dataset.normalisation,
             loss_fn=nn.CrossEntropyLoss(),
             seed=run.config.seed,
+            kept=own,
         ).update
 
     return step

@@ -127,8 +127,13 @@ def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], comman
 
 
 def _model(run: GridRun) -> dict[str, Any]:
+    """A model's settings, with what its trainings and attacks were given: both may differ from model to model."""
     config = run.config.as_dict()
-    return {**config["model"], "training": config["training"]}
+    attacks = {
+        name: {key: attack[key] for key in ("options", "rounds", "clients", "longest_client") if attack[key]}
+        for name, attack in config["attacks"].items()
+    }
+    return {**config["model"], "training": config["training"], "attacks": attacks}
 
 
 def _described(settings: Any, family: str, label: str) -> dict[str, Any]:
@@ -223,7 +228,8 @@ def _training_columns(comparison: Comparison, model: str, arm: str, reference: s
     measured_values = _measured(list(histories.values()))
     epsilon = measured_values.pop("epsilon_spent", None)
     cost = comparison.cost_of(model, arm)
-    settings = comparison.of(model, comparison.grid.seeds[0]).config.arms[arm].settings()
+    parts = comparison.of(model, comparison.grid.seeds[0]).config.arms[arm].parts()
+    delta = next((part.delta for part in parts.values() if hasattr(part, "delta")), None)
     return {
         "seeds": len(histories),
         "utility": utility,
@@ -231,9 +237,7 @@ def _training_columns(comparison: Comparison, model: str, arm: str, reference: s
         "cost": None
         if cost is None
         else {"time": cost.time_ratio, "memory": cost.memory_ratio, "prepare_seconds": cost.prepare_seconds},
-        "epsilon": None
-        if epsilon is None
-        else {**(summarise(epsilon) or {}), "delta": getattr(settings, "delta", None)},
+        "epsilon": None if epsilon is None else {**(summarise(epsilon) or {}), "delta": delta},
         "measured": {name: sum(values) / len(values) for name, values in measured_values.items()},
     }
 

@@ -101,7 +101,8 @@ def _ensure_generator(config: RunConfig, seeded: RunConfig, out: Path, progress:
 
 
 def _entry(risk: Risk, finding: Finding, finished: Sequence[Runs]) -> dict[str, Any]:
-    folders = [str(run.folder) for runs in finished for run in runs.values()]
+    # Only what was attacked has pictures to show.
+    folders = [str(run.folder) for runs in finished for run in runs.values() if run.results_path.exists()]
     return {
         "number": risk.number,
         "name": risk.name,
