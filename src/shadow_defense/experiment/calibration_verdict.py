@@ -31,7 +31,7 @@ def undefended_sentence(results: Results) -> str:
     metric, images = results["target"]["metric"], results["undefended"]["leakage"]
     leaked, blank = images[metric], results["mean_image"][metric]
     against = f"{_leaked(metric, leaked)} in round {leaked['round']}, the mean image {_leaked(metric, blank)}"
-    if leaked["low"] > blank["high"]:
+    if leaked["low"] > blank["mean"]:
         return f"Without defense {results['attack']} rebuilds more than the mean image shows ({against})."
     return (
         f"Without defense {results['attack']} does not clearly beat the mean image ({against}): with this model, batch "
@@ -107,7 +107,7 @@ def chosen_sentences(results: Results) -> list[str]:
     ]
     for metric, leakage in chosen["leakage"].items():
         blank = results["mean_image"][metric]
-        if metric != results["target"]["metric"] and leakage["low"] > blank["high"]:
+        if metric != results["target"]["metric"] and leakage["low"] > blank["mean"]:
             sentences.append(
                 f"By {NAMES[metric]} the attack still beats the mean image at this setting ({_leaked(metric, leakage)} "
                 f"against {_leaked(metric, blank)}): the target says less than it seems."

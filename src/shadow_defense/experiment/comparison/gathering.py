@@ -4,78 +4,22 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.experiment.attacking import Job
 from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, GridRun
-from shadow_defense.experiment.comparison.running import Comparison, all_jobs
+from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.experiment.evaluating import data_hash, data_record, versions
-from shadow_defense.experiment.scoring import MEAN_IMAGE, Foreground, Score, score_rows
+from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.tables import as_record, summarise, table
 from shadow_defense.federated.rounds import read_journal
-from shadow_defense.files import read_json, write_json
 from shadow_defense.metrics.confidence import paired_difference
-from shadow_defense.metrics.lpips import load_lpips
-from shadow_defense.progress import Progress
-from shadow_defense.report.comparison.content import ComparisonPictures
 from shadow_defense.report.comparison.pareto import plane_front
 
 PRIVACY = "ssim_whole"
 UTILITY = ("f1_macro", "f1_micro", "accuracy", "auroc")
 CLIENT_LOSS = "loss"
-
-
-def score_cells(comparison: Comparison, progress: Progress | None = None) -> dict[str, list[Score]]:
-    """The scores of every finished attack and of the mean image, by model; clients are named with their seed."""
-    scores: dict[str, list[Score]] = {model: [] for model in comparison.grid.models}
-    work = list(comparison.runs())
-    task = (progress or Progress()).start("scoring reconstructions", len(work))
-    for model, seed, run in work:
-        if (run.arm_folder(run.reference) / "history.json").exists():
-            scores[model] += [replace(score, client=f"seed {seed}, {score.client}") for score in _scores_of(run)]
-        task.advance()
-    task.finish()
-    return scores
-
-
-def _scores_of(run: GridRun) -> list[Score]:
-    done = [
-        job for job in all_jobs(run) if run.reconstruction_path(job.arm, job.attack, job.round, job.client).exists()
-    ]
-    settings = run.config.metrics
-    # Loaded only where a score is missing.
-    tools: dict[str, Any] = {}
-
-    def rows(job: Job, images: Any) -> list[dict[str, Any]]:
-        if not tools:
-            foreground = Foreground(run)
-            clients = {each.client for each in done}
-            tools["masks"] = {name: foreground.masks(run.client(name).train) for name in clients}
-            tools["lpips"] = load_lpips(settings.lpips, settings.lpips_weights) if settings.lpips else None
-        truths = run.client(job.client).train
-        return list(score_rows(images, truths, tools["masks"][job.client], tools["lpips"]))
-
-    scores = []
-    for job in done:
-        path = run.cell("score", run.score_key(job)).with_suffix(".json")
-        if not path.exists():
-            found = Reconstruction.load(run.reconstruction_path(job.arm, job.attack, job.round, job.client))
-            record: dict[str, Any] = {"rows": rows(job, found.images), "loss": None, "seconds": found.seconds}
-            if job.arm == RANDOM_UPDATE:
-                record["mean image"] = rows(job, run.mean_image.expand(len(found.images), -1, -1, -1))
-            write_json(path, {**record, "notes": list(found.notes)})
-        record = read_json(path)
-        notes = tuple(record["notes"])
-        scores.append(
-            Score(job.arm, job.attack, job.round, job.client, tuple(record["rows"]), None, record["seconds"], notes)
-        )
-        if job.arm == RANDOM_UPDATE:
-            scores.append(Score(MEAN_IMAGE, job.attack, job.round, job.client, tuple(record["mean image"])))
-    return scores
 
 
 def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], command: str) -> dict[str, Any]:
@@ -303,31 +247,3 @@ def _notes(scores: Mapping[str, Sequence[Score]]) -> list[str]:
         "noise with the norms of the undefended update, which comes from its prior alone.",
         *sorted(assumed),
     ]
-
-
-def pictures(comparison: Comparison) -> tuple[ComparisonPictures, ...]:
-    """For each model and attack, one image of the first seed under every defense, in the first attacked round."""
-    shown = []
-    for model in comparison.grid.models:
-        run = comparison.of(model, comparison.grid.seeds[0])
-        for attack in comparison.grid.attacks:
-            round, client = run.config.attacked_rounds(attack)[0], run.attacked_clients(attack)[0]
-            rebuilt = {}
-            for arm in (*run.config.arms, RANDOM_UPDATE):
-                path = run.reconstruction_path(arm, attack, round, client.name)
-                if path.exists():
-                    rebuilt[arm] = Reconstruction.load(path).images[0]
-            if rebuilt:
-                data = run.dataset
-                shown.append(
-                    ComparisonPictures(
-                        model=model,
-                        attack=attack,
-                        round=round + 1,
-                        client=client.name,
-                        class_name=data.class_names[int(client.train.labels[0])],
-                        original=client.train.unit_images()[0],
-                        rebuilt=rebuilt,
-                    )
-                )
-    return tuple(shown)

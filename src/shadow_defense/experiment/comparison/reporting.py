@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.comparison.gathering import gather, pictures, score_cells
+from shadow_defense.experiment.comparison.cell_scores import score_cells
+from shadow_defense.experiment.comparison.gathering import gather
+from shadow_defense.experiment.comparison.pictures import pictures
 from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.files import write_json, write_text
 from shadow_defense.progress import Progress
