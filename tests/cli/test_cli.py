@@ -28,8 +28,9 @@ def test_help_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "HEAVY []" in result.stdout, result.stdout + result.stderr
-    for command in ("demo", "run", "pretrain", "train", "attack", "evaluate", "report", "import-snapshot", "data"):
-        assert command in result.stdout
+    stages = ("demo", "run", "pretrain", "train", "attack", "evaluate", "report")
+    for command in (*stages, "compare", "risks", "calibrate", "import-snapshot", "data"):
+        assert f"  {command} " in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,11 @@ def test_help_imports_nothing_heavy() -> None:
         (["pretrain", "--generator", "stylegan3-t-smal", "--data", "faces"], "did you mean 'stylegan3-t-small'"),
         (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
         (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
+        (["compare", "pneumonamnist"], "did you mean 'pneumoniamnist'"),
+        (["compare", "demo", "--defenses", "shadw"], "did you mean 'shadow'"),
+        (["compare", "demo", "--seeds", "one"], "--seeds one: expected whole numbers"),
+        (["risks", "--only", "9"], "unknown risk '9'"),
+        (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], wanted: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from shadow_defense.cli.calibrate import calibrate as calibrate_command
 from shadow_defense.config import config_from
 from shadow_defense.errors import DataError, ShadowDefenseError
 from shadow_defense.experiment import workers
-from shadow_defense.experiment.calibrating import (
+from shadow_defense.experiment.calibration.bisection import (
     Calibration,
     CalibrationSettings,
     Crossing,
@@ -31,9 +31,9 @@ from shadow_defense.experiment.calibrating import (
     parse_target,
     worst_round,
 )
-from shadow_defense.experiment.calibration_results import run_calibration
-from shadow_defense.experiment.calibration_runs import CalibrationRuns, Measurement
-from shadow_defense.experiment.calibration_verdict import chosen_sentences, doubt_sentences, schedule_sentence
+from shadow_defense.experiment.calibration.results import run_calibration
+from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurement
+from shadow_defense.experiment.calibration.verdict import chosen_sentences, doubt_sentences, schedule_sentence
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call
 from shadow_defense.files import read_json

@@ -68,6 +68,7 @@ def test_risk_1_by_hand() -> None:
     # Only the arms below the mean image's 0.5 are hidden, each with its cost of 5 points.
     assert "gradients-0.001 (−5.0 points of F1), gradients-0.01 (−5.0 points of F1)" in found.sentence
     assert "uniform" not in found.sentence.split("level in")[1]
+    assert "little to hide" in perturbation.finding({**ssim, MEAN_IMAGE: values(0.9, 0.9)}, worth, change).sentence
     turned = {**ssim, **{name: ssim[name.replace("uniform", "targeted")] for name in ssim if "uniform" in name}}
     turned |= {name: ssim[name.replace("targeted", "uniform")] for name in ssim if "targeted" in name}
     assert perturbation.finding(turned, worth, change).outcome == "contradicted"

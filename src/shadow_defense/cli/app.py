@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
+from shadow_defense.cli.risks import risks
 from shadow_defense.errors import ShadowDefenseError
 
 if TYPE_CHECKING:
@@ -195,6 +197,8 @@ def report(folder: RunFolder, quiet: Quiet = False) -> None:
 
 
 app.command()(compare)
+app.command()(risks)
+app.command()(calibrate)
 app.command("import-snapshot")(import_snapshot)
 
 

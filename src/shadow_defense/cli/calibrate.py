@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from shadow_defense.experiment.calibration_runs import Measurement
+    from shadow_defense.experiment.calibration.runs import Measurement
 
 
 def calibrate(
@@ -44,8 +44,8 @@ def calibrate(
     from shadow_defense.cli.progress import BarProgress
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.calibrating import CalibrationSettings, parse_target
-    from shadow_defense.experiment.calibration_results import run_calibration
+    from shadow_defense.experiment.calibration.bisection import CalibrationSettings, parse_target
+    from shadow_defense.experiment.calibration.results import run_calibration
     from shadow_defense.progress import Progress
     from shadow_defense.validation import validated
 

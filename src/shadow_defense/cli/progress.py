@@ -45,6 +45,8 @@ class BarProgress(Progress):
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
             transient=True,
+            # Workers report in bursts: over the usual half minute the time left would jump about.
+            speed_estimate_period=600,
             # Into a file or a pipe go only the lines of finished tasks.
             disable=not console.is_terminal,
         )

@@ -62,7 +62,7 @@ def finding(gains: Mapping[str, Mapping[int, Values]]) -> Finding:
     below = [size for size, found in psnr.items() if found.mean <= 0]
     if below:
         sentence += (
-            f" With {' and '.join(map(str, below))} images it stays below the mean image: with these iterations it "
+            f" With {', '.join(map(str, below))} images it stays below the mean image: with these iterations it "
             "proves no leak there, nor that there is none."
         )
     rows = []

@@ -66,15 +66,11 @@ def finding(
     """From SSIM by arm and image, macro F1 by arm, and its change against no defense."""
     kept = mean_over([differences(ssim[f"uniform-{strength}"], ssim[f"targeted-{strength}"]) for strength in STRENGTHS])
     value = mean_of(kept)
-    blank, open_arms = mean_of(ssim[MEAN_IMAGE]).mean, list(cost)
-    hidden = [name for name in open_arms if mean_of(ssim[name]).mean <= blank]
-    listed = ", ".join(f"{name} ({signed(100 * cost[name].mean, 1)} points of F1)" for name in hidden)
+    blank = mean_of(ssim[MEAN_IMAGE]).mean
     sentence = (
         f"At equal energy, uniform noise on the images leaves the attack an SSIM that differs by "
         f"{signed_with_interval(value.mean, value.interval, 3)} from the one that targeted noise leaves, averaged over "
-        f"the strengths {', '.join(map(str, STRENGTHS))}. "
-        + (f"The attack falls to the mean image's level in {listed}." if hidden else "")
-        + ("" if hidden else "No setting brings the attack down to the mean image's level.")
+        f"the strengths {', '.join(map(str, STRENGTHS))}. {_hidden_sentence(ssim, cost, blank)}"
     )
     measured = "over trainings" if several_seeds else "over test images, of one training each"
     rows = []
@@ -114,6 +110,17 @@ def finding(
             "Gaussian noise on gradients has no clipping here, hence no epsilon: the 'DP' of most comparisons.",
         ),
     )  # fmt: skip
+
+
+def _hidden_sentence(ssim: Mapping[str, Values], cost: Mapping[str, MeanInterval], blank: float) -> str:
+    """Which settings bring the attack down to the mean image, and what they cost."""
+    if mean_of(ssim[UNDEFENDED]).mean <= blank:
+        return "Without defense the attack does not beat the mean image either: here there is little to hide."
+    hidden = [name for name in cost if mean_of(ssim[name]).mean <= blank]
+    if not hidden:
+        return "No setting brings the attack down to the mean image's level."
+    listed = ", ".join(f"{name} ({signed(100 * cost[name].mean, 1)} points of F1)" for name in hidden)
+    return f"The attack falls to the mean image's level in {listed}."
 
 
 RISK = Risk(

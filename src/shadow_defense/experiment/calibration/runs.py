@@ -12,14 +12,14 @@ from typing import Any
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.calibrating import (
+from shadow_defense.experiment.calibration.bisection import (
     DIGITS,
     Calibration,
     CalibrationSettings,
     Leakage,
     calibrate,
 )
-from shadow_defense.experiment.calibration_scores import Scores, leakage_of, leaked, mean_image_scores, stored_scores
+from shadow_defense.experiment.calibration.scores import Scores, leakage_of, leaked, mean_image_scores, stored_scores
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
 from shadow_defense.experiment.training import check_run, train_arm

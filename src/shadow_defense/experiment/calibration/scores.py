@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shadow_defense.experiment.calibrating import TARGET_RANGES, Leakage, worst_round
+from shadow_defense.experiment.calibration.bisection import TARGET_RANGES, Leakage, worst_round
 from shadow_defense.experiment.run import Run
 from shadow_defense.files import read_json
 from shadow_defense.metrics.leakage import relative_data_leakage

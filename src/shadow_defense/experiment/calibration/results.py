@@ -13,9 +13,9 @@ import yaml
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import RunError, ShadowDefenseError
-from shadow_defense.experiment.calibrating import CalibrationSettings
-from shadow_defense.experiment.calibration_runs import CalibrationRuns, Measurement, mean_amplitude
-from shadow_defense.experiment.calibration_verdict import calibration_verdict
+from shadow_defense.experiment.calibration.bisection import CalibrationSettings
+from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurement, mean_amplitude
+from shadow_defense.experiment.calibration.verdict import calibration_verdict
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress

@@ -1,0 +1,1 @@
+"""The weakest Shadow setting that keeps an attack below a target: ``shadow-defense calibrate``."""
