@@ -171,6 +171,20 @@ def test_the_state_of_each_part_survives_files_and_has_its_own_place() -> None:
     assert not torch.equal(fresh["weight"], expected["weight"])
 
 
+def test_a_budget_that_is_lost_is_said() -> None:
+    """Else the epsilon of the rounds before would be forgotten."""
+
+    def make() -> CombinedDefense:
+        return CombinedDefense(
+            {"noise": NoiseDefense(NoiseSettings(), 0), "local-dp": LocalDPDefense(LocalDPSettings(), 0)}
+        )
+
+    state = make().state_dict()
+    make().load_state_dict({"local-dp": state["local-dp"]})
+    with pytest.raises(DefenseError, match="holds nothing of local-dp"):
+        make().load_state_dict({})
+
+
 def test_numbers_with_the_same_name_say_whose_they_are() -> None:
     model = nn.Linear(3, 2)
     made = CombinedDefense(
@@ -196,6 +210,9 @@ def test_numbers_with_the_same_name_say_whose_they_are() -> None:
         ("shadow+dp-sgd", "shadow lets images"),
         ("dp-sgd+soteria", "soteria reads the private images after dp-sgd, whose epsilon"),
         ("dp-sgd+censor", "censor reads the private images after dp-sgd"),
+        ("soteria+dp-sgd", "soteria acts on gradients before dp-sgd, .*: take local-dp in place of dp-sgd"),
+        ("dcs+dp-sgd", "dcs computes gradients anew from the batch, and dp-sgd does so again: take one of the two"),
+        ("dp-sgd+dcs", "dcs reads the private images after dp-sgd.*: take local-dp in place of dp-sgd"),
         ("mixup+shadow", "mixup mixes labels and shadow attacks with classes: put shadow first"),
         ("none+noise", "'none', which protects nothing: leave it out"),
         ("noise+dp+noise", "names 'noise' twice"),
@@ -218,6 +235,54 @@ def test_where_a_part_acts_decides() -> None:
     with pytest.raises(DefenseError, match="gradient-clipping acts on gradients before dp-sgd"):
         DefenseSettings(defense="clip+dp-sgd", options={"clip": {"place": "gradients"}})
     DefenseSettings(defense="clip+dp-sgd", options={"clip": {"place": "update"}})
+
+
+def test_clipping_of_single_images_computes_the_gradients_anew() -> None:
+    """GradDefense with clip reads the batch: behind DP-SGD it would send raw gradients, behind noise drop the noise."""
+    clipping = {"grad-defense": {"clip": True}}
+    for name, reason in [
+        ("dp-sgd+grad-defense", "grad-defense reads the private images after dp-sgd, whose epsilon"),
+        ("grad-defense+dp-sgd", "grad-defense computes gradients anew.*take one of the two"),
+        ("noise+grad-defense", "noise acts on gradients before grad-defense, which computes them anew.*put it after"),
+    ]:
+        with pytest.raises(DefenseError, match=reason):
+            DefenseSettings(defense=name, options=clipping)
+    DefenseSettings(defense="grad-defense+noise", options=clipping)
+    DefenseSettings(defense="dp-sgd+grad-defense")
+    DefenseSettings(defense="noise+grad-defense")
+    with pytest.raises(DefenseError, match="grad-defense reads the private images"):
+        parts = (
+            DefenseSettings(defense="dp-sgd").parts()
+            | DefenseSettings(defense="grad-defense", options={"clip": True}).parts()
+        )
+        CombinedDefense({part: DEFENSES[part].build(settings, resources()) for part, settings in parts.items()})
+
+
+PLACED = [
+    (name, {"place": place} if "place" in type(DEFENSES[name].settings("paper")).model_fields else {})
+    for name in DEFENSES
+    if name != "none"
+    for place in (DEFENSES[name].acts_on or ("gradients",))
+]
+
+
+@pytest.mark.parametrize(("first", "options"), PLACED, ids=str)
+def test_who_follows_the_advice_gets_through(first: str, options: dict[str, str]) -> None:
+    """Every pair in both orders: what is told to be put after, or before, is not told the opposite then."""
+    for second, others in PLACED:
+        if first == second:
+            continue
+        chosen = {first: options, second: others}
+        try:
+            DefenseSettings(defense=f"{first}+{second}", options=chosen)
+        except DefenseError as error:
+            if "put " in str(error):
+                DefenseSettings(defense=f"{second}+{first}", options=chosen)
+            elif "take local-dp" in str(error):
+                other = first if second == "dp-sgd" else second
+                DefenseSettings(defense=f"{other}+local-dp", options={other: chosen[other]})
+            else:
+                assert "take one of the two" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +344,11 @@ def test_where_a_combination_acts_follows_its_settings() -> None:
         ({"defense": "clip+dp", "preset": "huge"}, DefenseError, "preset of defense 'clip.dp'"),
         ({"defense": "clip+dp", "options": {"noise": {}}}, ConfigError, "unknown part of the combination 'noise'"),
         ({"defense": "clip+dp", "options": {"dp": 3}}, ConfigError, "options.local-dp = 3: expected this part's own"),
+        (
+            {"defense": "clip+dp", "options": {"local-dp": {"epsilon": 0.5}, "dp": {"clip": 2.0}}},
+            ConfigError,
+            "options name 'local-dp' twice, once as 'dp'",
+        ),
         ({"defense": "clip+dp", "options": {"dp": {"epsilom": 1}}}, ConfigError, "did you mean 'epsilon'"),
     ],
 )

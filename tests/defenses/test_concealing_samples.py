@@ -21,6 +21,8 @@ from shadow_defense.defenses.concealing_samples import (
     CONCEALING_SAMPLES_PRESETS,
     ConcealingSamplesDefense,
     ConcealingSamplesSettings,
+)
+from shadow_defense.defenses.concealment import (
     Concealment,
     image_distance,
     outputs_and_gradients,

@@ -235,6 +235,19 @@ def test_the_batch_is_left_as_it_was_and_nothing_of_it_is_handed_on() -> None:
     assert made.protect_batch(batch, context()).images.abs().max() <= 1
 
 
+def test_partners_do_not_change_with_the_memory_that_they_came_in() -> None:
+    """A training loop may write every batch into the same buffer."""
+    made, buffer = defense(images=2), marked(0, 2)
+    made.protect_batch(buffer, context())
+    buffer.images.copy_(marked(2, 2).images)
+    buffer.labels.copy_(marked(2, 2).labels)
+    later = Batch(buffer.images, buffer.labels, ("train/2", "train/3"))
+    partners = set[int]()
+    for _ in range(20):
+        partners.update(made.protect_batch(later, context()).images.view(2, 16).nonzero()[:, 1].tolist())
+    assert partners == {0, 1, 2, 3}
+
+
 def test_what_was_trained_on_is_kept_where_asked_for() -> None:
     made, asked = defense(), context(explain=frozenset({"train/2"}))
     protected = made.protect_batch(marked(0, 8), asked)

@@ -29,6 +29,10 @@ ARMS = [
     DefenseSettings(defense="precode"),
     DefenseSettings(defense="ats+sparse+dp", options={"sparse": {"error_feedback": True}}),
     DefenseSettings(defense="instahide+outpost+noise"),
+    DefenseSettings(defense="dcs", options={"steps": 1}),
+    DefenseSettings(defense="optimal-noise", options={"directions": 1}),
+    # Sensitivities are measured on a model that draws from the global state.
+    DefenseSettings(defense="precode+grad-defense"),
 ]
 
 

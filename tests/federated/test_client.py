@@ -272,6 +272,34 @@ def test_the_callers_random_state_and_the_global_state_are_left_alone() -> None:
     assert all(torch.equal(tensor, first[name]) for name, tensor in once().items())
 
 
+class DrawingDefense(Defense):
+    """Runs layers that draw from the global state before the first step, as a scan of a model with dropout would."""
+
+    def begin_round(self, context: RoundContext) -> None:
+        self.drawn = torch.randn(3)
+
+
+def test_what_is_drawn_before_the_first_step_is_seeded_and_shifts_nothing() -> None:
+    defense, drawn = DrawingDefense(), []
+    for state, round in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        result = train(defense=defense, round=round)
+        assert torch.equal(torch.get_rng_state(), before)
+        drawn.append(defense.drawn)
+        for name, tensor in train(round=round).update.tensors.items():
+            assert torch.equal(tensor, result.update.tensors[name])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
+def test_accelerators_are_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their random state is not put back afterwards."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    train()
+    assert seeded == []
+
+
 def test_shadow_defense_as_a_defense() -> None:
     plain = train()
     defense = shadow_defense()

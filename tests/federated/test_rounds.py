@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset, ImageSet, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
+from shadow_defense.defenses.local_dp import LocalDPDefense, LocalDPSettings
 from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.client import train_locally
@@ -234,3 +235,11 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state-0004" / "global.safetensors").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"state-0004/global\.safetensors"):
         federation(tmp_path).run()
+
+
+def test_a_state_of_another_defense_is_named(tmp_path: Path) -> None:
+    federation(tmp_path).run()
+    defenses = {name: LocalDPDefense(LocalDPSettings(), 0) for name in SIZES}
+    with pytest.raises(RunError, match=r"defense-site-1\.safetensors is of another defense: it lacks") as raised:
+        federation(tmp_path, defenses).run()
+    assert "\n" not in str(raised.value)

@@ -14,6 +14,7 @@ from shadow_defense.defenses.combined import (
     CombinedDefense,
     CombinedSettings,
     check_combination,
+    computes_anew,
     part_names,
 )
 from shadow_defense.defenses.kind import Kind, Resources
@@ -38,7 +39,12 @@ def kind_of(name: str) -> Kind:
 
 def _combination(kinds: Mapping[str, Kind]) -> Kind:
     def settings(preset: str, **options: Any) -> CombinedSettings:
-        own = {ALIASES.get(part, part): values for part, values in options.items()}
+        own: dict[str, Any] = {}
+        for given, values in options.items():
+            part = ALIASES.get(given, given)
+            if part in own:
+                raise ConfigError(f"options name '{part}' twice, once as '{given}': nest all of its settings under one")
+            own[part] = values
         for part, values in own.items():
             if part not in kinds:
                 raise ConfigError(unknown_name("part of the combination", part, kinds))
@@ -48,7 +54,10 @@ def _combination(kinds: Mapping[str, Kind]) -> Kind:
             part: kind.settings(preset if preset in kind.presets else "paper", **own.get(part, {}))
             for part, kind in kinds.items()
         }
-        check_combination({part: kind.places(chosen[part]) for part, kind in kinds.items()})
+        check_combination(
+            {part: kind.places(chosen[part]) for part, kind in kinds.items()},
+            [part for part in kinds if computes_anew(part, chosen[part])],
+        )
         return CombinedSettings(parts=chosen)
 
     def build(settings: BaseModel, resources: Resources) -> Defense:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
+from shadow_defense.defenses.grad_defense import GradDefenseSettings
 from shadow_defense.errors import DefenseError
 from shadow_defense.progress import Progress
 
@@ -18,16 +19,7 @@ ALIASES = {"clip": "gradient-clipping", "dp": "local-dp", "sparse": "gradient-sp
 """Short names of defenses."""
 
 TENSORS_ONLY = frozenset(
-    {
-        "dp-sgd",
-        "grad-defense",
-        "gradient-clipping",
-        "gradient-sparsification",
-        "local-dp",
-        "noise",
-        "outpost",
-        "precode",
-    }
+    {"grad-defense", "gradient-clipping", "gradient-sparsification", "local-dp", "noise", "outpost"}
 )
 """Defenses of gradients or updates that read nothing private but the tensors they are given: what has been made
 differentially private stays so behind them (post-processing). Any other, such as Soteria, reads the images again."""
@@ -36,7 +28,10 @@ IMAGE_BY_IMAGE = frozenset({"ats"})
 """Defenses of batches in which an image depends on no other: all that the clipping of single samples can bear."""
 
 COMPUTED_ANEW = frozenset({"dcs", "dp-sgd"})
-"""Defenses of gradients that compute them from the batch and read only the names of those they are given."""
+"""Defenses of gradients that, whatever their settings, compute them from the batch: see :func:`computes_anew`."""
+
+IN_PLACE = "take local-dp in place of dp-sgd"
+"""The mend where neither order of dp-sgd and another defense will do."""
 
 MIXED_LABELS = frozenset({"instahide", "mixup"})
 """Defenses of batches after which labels are probabilities."""
@@ -63,11 +58,21 @@ def part_names(name: str) -> tuple[str, ...]:
     return names
 
 
-def check_combination(places: Mapping[str, Collection[Place]]) -> None:
+def computes_anew(name: str, settings: object) -> bool:
+    """Whether a defense computes gradients from the batch and reads only the names of those it is given.
+
+    >>> [computes_anew("grad-defense", GradDefenseSettings(clip=clip)) for clip in (False, True)]
+    [False, True]
+    """
+    return name in COMPUTED_ANEW or (isinstance(settings, GradDefenseSettings) and settings.clip)
+
+
+def check_combination(places: Mapping[str, Collection[Place]], anew: Collection[str] = COMPUTED_ANEW) -> None:
     """Refuse parts that would be without effect, that break another's guarantee, or that cannot read what they get.
 
     Args:
         places: where each part acts, by the part's name in the registry, in order.
+        anew: the parts of which :func:`computes_anew` is true.
 
     Raises:
         DefenseError: naming the two parts.
@@ -75,25 +80,30 @@ def check_combination(places: Mapping[str, Collection[Place]]) -> None:
     names = list(places)
     if "none" in places:
         raise DefenseError("a combination holds 'none', which protects nothing: leave it out")
+    readers = [name for name in names if name not in TENSORS_ONLY or name in anew]
     for index, name in enumerate(names):
         before, after = names[:index], names[index + 1 :]
-        if name in COMPUTED_ANEW:
-            _refuse(
-                [other for other in before if "gradients" in places[other]],
-                name,
-                f"acts on gradients before {name}, which computes them anew from the batch: put it after",
-            )
+        for other in before if name in anew else ():
+            if "gradients" not in places[other]:
+                continue
+            if other in anew:
+                mend = f"and {name} does so again: take one of the two"
+                _refuse([other], name, f"computes gradients anew from the batch, {mend}")
+            mend = IN_PLACE if name == "dp-sgd" and other in readers else "put it after"
+            _refuse([other], name, f"acts on gradients before {name}, which computes them anew from the batch: {mend}")
         if name == "dp-sgd":
             _refuse(
                 [other for other in names if "batch" in places[other] and other not in IMAGE_BY_IMAGE],
                 name,
                 "lets images of a batch depend on one another, so that clipping single samples bounds nobody's "
-                "influence: take local-dp in its place",
+                f"influence: {IN_PLACE}",
             )
             later = [other for other in after if "gradients" in places[other]]
-            _refuse_readers(later + [other for other in names if "update" in places[other]], name)
+            later += [other for other in names if "update" in places[other]]
+            _refuse_readers([other for other in later if other in readers], name, IN_PLACE)
         if name == "local-dp":
-            _refuse_readers([other for other in after if "update" in places[other]], name)
+            later = [other for other in after if "update" in places[other]]
+            _refuse_readers([other for other in later if other in readers], name, "put it before")
         if name == "shadow":
             _refuse(
                 [other for other in before if other in MIXED_LABELS],
@@ -107,9 +117,8 @@ def _refuse(found: list[str], name: str, reason: str) -> None:
         raise DefenseError(f"{name} cannot be combined with {found[0]} like this: {found[0]} {reason}")
 
 
-def _refuse_readers(found: list[str], name: str) -> None:
-    readers = [other for other in found if other not in TENSORS_ONLY]
-    _refuse(readers, name, f"reads the private images after {name}, whose epsilon would no longer hold: put it before")
+def _refuse_readers(found: list[str], name: str, mend: str) -> None:
+    _refuse(found, name, f"reads the private images after {name}, whose epsilon would no longer hold: {mend}")
 
 
 class CombinedDefense(Defense):
@@ -127,7 +136,10 @@ class CombinedDefense(Defense):
     """
 
     def __init__(self, parts: Mapping[str, Defense]) -> None:
-        check_combination({name: part.acts_on for name, part in parts.items()})
+        check_combination(
+            {name: part.acts_on for name, part in parts.items()},
+            [name for name, part in parts.items() if computes_anew(name, getattr(part, "settings", None))],
+        )
         self.parts = dict(parts)
 
     @property
@@ -183,7 +195,10 @@ class CombinedDefense(Defense):
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises :class:`DefenseError` where a part that has a state from the start, such as a budget, finds none."""
         for name, part in self.parts.items():
             # Files do not keep the empty state of a part that has none.
             if name in state:
                 part.load_state_dict(state[name])
+            elif part.state_dict():
+                raise DefenseError(f"the state of the combination holds nothing of {name}")

@@ -57,7 +57,7 @@ def per_sample_gradients(
     model: nn.Module,
     parameters: Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, "n"] | Float[Tensor, "n k"],
     loss_fn: LossFunction,
 ) -> dict[str, Tensor]:
     """For each parameter the gradient of every sample's own loss, shape (n, *parameter).

@@ -161,7 +161,8 @@ class MixingDefense(Defense):
         for sample, image, label in zip(batch.sample_ids, batch.images, labels, strict=True):
             # Out and in again: the batch's own images are the last ones.
             self._own.pop(sample, None)
-            self._own[sample] = (image.detach(), label)
+            # Copies: a later batch may be written into the same memory.
+            self._own[sample] = (image.detach().clone(), label.clone())
         self._check(len(self._own))
         draws = named_generator(self.seed, "mixing", context.round, self._step)
         self._step += 1

@@ -71,7 +71,6 @@ def train_locally(
     context = RoundContext(
         model, global_state, loss_fn, round, settings.rounds, settings.learning_rate_at(round), explain
     )
-    defense.begin_round(context)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimiser = torch.optim.SGD(
         list(trained.values()), lr=context.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -81,8 +80,11 @@ def train_locally(
     )
     losses = []
     with torch.random.fork_rng(devices=[]):
-        # Layers such as dropout draw from the global state, which is seeded here and restored at the end.
-        torch.manual_seed(seed_for(seed, "layers", client.name, round))
+        # Layers such as dropout draw from the global state, which is seeded here and restored at the end. Not
+        # torch.manual_seed: it would also seed the accelerators, whose state is the caller's.
+        torch.default_generator.manual_seed(seed_for(seed, "begin round", client.name, round))
+        defense.begin_round(context)
+        torch.default_generator.manual_seed(seed_for(seed, "layers", client.name, round))
         for order in orders:
             sample_ids = tuple(client.train.sample_ids[index] for index in order.tolist())
             images = normalisation.apply(client.train.images[order].float() / 255)

@@ -173,6 +173,8 @@ class Federation:
                 defense.load_state_dict(nest_tensors(tensors))
             except ShadowDefenseError as error:
                 raise RunError(f"{path} does not fit this run: {error}; {mend}") from error
+            except KeyError as error:
+                raise RunError(f"{path} is of another defense: it lacks {error}; {mend}") from error
         for client, own in self.own_state.items():
             if own:
                 path = place / f"own-{client}.safetensors"
