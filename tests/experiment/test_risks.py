@@ -62,16 +62,21 @@ def test_risk_1_by_hand() -> None:
         ssim[f"gradients-{scale}"] = values(0.4, 0.3)
     worth = {name: MeanInterval(0.8, None, 1) for name in ssim if name != MEAN_IMAGE}
     change = {name: interval(-0.05, -0.06, -0.04) for name in worth if name != "fedavg"}
-    found = checked(perturbation.finding(ssim, worth, change))
+    scores = {"ssim": ssim, "psnr": ssim}
+    found = checked(perturbation.finding(scores, worth, change))
     assert found.value.mean == pytest.approx(0.2)
     assert (found.value.count, found.outcome) == (2, "borne out")
     # Only the arms below the mean image's 0.5 are hidden, each with its cost of 5 points.
     assert "gradients-0.001 (−5.0 points of F1), gradients-0.01 (−5.0 points of F1)" in found.sentence
-    assert "uniform" not in found.sentence.split("level in")[1]
-    assert "little to hide" in perturbation.finding({**ssim, MEAN_IMAGE: values(0.9, 0.9)}, worth, change).sentence
+    assert "uniform" not in found.sentence.split("in both with")[1]
+    easy = {**ssim, MEAN_IMAGE: values(0.9, 0.9)}
+    assert "little to hide" in perturbation.finding({"ssim": easy, "psnr": easy}, worth, change).sentence
+    # Low in SSIM alone is not hidden.
+    high = {name: values(30.0, 30.0) for name in ssim} | {MEAN_IMAGE: values(15.0, 15.0)}
+    assert "No setting brings" in perturbation.finding({"ssim": ssim, "psnr": high}, worth, change).sentence
     turned = {**ssim, **{name: ssim[name.replace("uniform", "targeted")] for name in ssim if "uniform" in name}}
     turned |= {name: ssim[name.replace("targeted", "uniform")] for name in ssim if "targeted" in name}
-    assert perturbation.finding(turned, worth, change).outcome == "contradicted"
+    assert perturbation.finding({"ssim": turned, "psnr": turned}, worth, change).outcome == "contradicted"
 
 
 def test_risk_2_by_hand() -> None:

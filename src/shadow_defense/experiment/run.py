@@ -179,7 +179,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "data": data,
-            "model": config.model.model_copy(update={"weights": absolute(config.model.weights)}),
+            "model": config.model.model_copy(
+                update={name: absolute(getattr(config.model, name)) for name in ("weights", "start")}
+            ),
             "generator": config.generator.model_copy(
                 update={
                     name: absolute(getattr(config.generator, name))

@@ -67,7 +67,10 @@ def write_risks_page(path: Path, results: Mapping[str, Any]) -> None:
 
 def _section(risk: Mapping[str, Any]) -> Section:
     finding = risk["finding"]
-    charts = [_figure(f"risk{risk['number']}-{index}", chart) for index, chart in enumerate(finding["charts"])]
+    # One style a label, in all charts of the risk.
+    labels = dict.fromkeys(label for chart in finding["charts"] for label in chart[chart["kind"]])
+    looks = dict(zip(labels, styles(len(labels)), strict=True))
+    charts = [_figure(f"risk{risk['number']}-{index}", chart, looks) for index, chart in enumerate(finding["charts"])]
     return Section(risk, number_text(finding), tuple(charts))
 
 
@@ -87,25 +90,23 @@ def number_text(finding: Mapping[str, Any]) -> str:
     return f"{mean}, 95 % interval {low} to {high} {counted}"
 
 
-def _figure(name: str, chart: Mapping[str, Any]) -> Figure:
+def _figure(name: str, chart: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure:
     if chart["kind"] == "curves":
-        return _curves(name, chart)
-    return _dots(name, chart)
+        return _curves(name, chart, looks)
+    return _dots(name, chart, looks)
 
 
-def _curves(name: str, chart: Mapping[str, Any]) -> Figure:
-    looks = styles(len(chart["curves"]))
+def _curves(name: str, chart: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure:
     curves = [
-        Curve(label, tuple(round for round, _ in points), tuple(value for _, value in points), look)
-        for (label, points), look in zip(chart["curves"].items(), looks, strict=True)
+        Curve(label, tuple(round for round, _ in points), tuple(value for _, value in points), looks[label])
+        for label, points in chart["curves"].items()
     ]
     keys = tuple((curve.label, legend_key(f"{name}-key{index}", curve.style)) for index, curve in enumerate(curves))
     return Figure(Panel(chart["title"], curve_chart(name, chart["title"], curves)), keys)
 
 
-def _dots(name: str, chart: Mapping[str, Any]) -> Figure:
-    looks = styles(len(chart["dots"]))
-    dots = [_dot(label, measured, look) for (label, measured), look in zip(chart["dots"].items(), looks, strict=True)]
+def _dots(name: str, chart: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure:
+    dots = [_dot(label, measured, looks[label]) for label, measured in chart["dots"].items()]
     baseline = chart["baseline"]
     line = None if baseline is None else Dot(baseline[0], baseline[1], None, BASELINE_STYLE)
     return Figure(Panel(chart["title"], dot_chart(name, chart["title"], dots, line)), ())

@@ -20,7 +20,7 @@ from shadow_defense.experiment.risks.readings import (
 from shadow_defense.experiment.risks.risk import DotChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.metrics.confidence import MeanInterval
-from shadow_defense.report.formatting import signed, signed_with_interval, with_interval
+from shadow_defense.report.formatting import MISSING, signed, signed_with_interval, with_interval
 
 STRENGTHS = (0.19, 0.5, 1.0)
 """Of Shadow's noise, and of uniform noise with the same energy; the first is the published one."""
@@ -50,58 +50,50 @@ def subruns(base: RunConfig, folder: Path) -> dict[str, Subrun]:
 def measure(seeds: Sequence[Runs]) -> Finding:
     runs = [runs["noise"] for runs in seeds]
     names = list(runs[0].config.arms)
-    ssim = {name: image_values(runs, arm=name, attack=ATTACK, column="ssim_whole") for name in (*names, MEAN_IMAGE)}
+    scores = {
+        column: {
+            name: image_values(runs, arm=name, attack=ATTACK, column=f"{column}_whole") for name in (*names, MEAN_IMAGE)
+        }
+        for column in ("ssim", "psnr")
+    }
     worth = {name: final_f1(runs, name) for name in names}
     cost = {name: f1_change(runs, name, UNDEFENDED) for name in names[1:]}
-    return finding(ssim, worth, cost, several_seeds=len(runs) > 1)
+    return finding(scores, worth, cost, several_seeds=len(runs) > 1)
 
 
 def finding(
-    ssim: Mapping[str, Values],
+    scores: Mapping[str, Mapping[str, Values]],
     worth: Mapping[str, MeanInterval],
     cost: Mapping[str, MeanInterval],
     *,
     several_seeds: bool = False,
 ) -> Finding:
-    """From SSIM by arm and image, macro F1 by arm, and its change against no defense."""
-    kept = mean_over([differences(ssim[f"uniform-{strength}"], ssim[f"targeted-{strength}"]) for strength in STRENGTHS])
-    value = mean_of(kept)
-    blank = mean_of(ssim[MEAN_IMAGE]).mean
+    """From SSIM and PSNR by arm and image, macro F1 by arm, and its change against no defense."""
+    ssim, psnr = (uniform_minus_targeted(scores[column]) for column in ("ssim", "psnr"))
+    ours, control = ([cost[f"{kind}-{strength}"].mean for strength in STRENGTHS] for kind in ("targeted", "uniform"))
     sentence = (
-        f"At equal energy, uniform noise on the images leaves the attack an SSIM that differs by "
-        f"{signed_with_interval(value.mean, value.interval, 3)} from the one that targeted noise leaves, averaged over "
-        f"the strengths {', '.join(map(str, STRENGTHS))}. {_hidden_sentence(ssim, cost, blank)}"
+        f"Uniform noise in place of targeted noise of the same energy changes the attack's SSIM by "
+        f"{signed_with_interval(ssim.mean, ssim.interval, 3)} and its PSNR by "
+        f"{signed_with_interval(psnr.mean, psnr.interval, 2)} dB, averaged over the strengths "
+        f"{', '.join(map(str, STRENGTHS))}. Against no defense, macro F1 changes by {_points(control)} points with "
+        f"uniform noise and by {_points(ours)} with targeted noise. {_hidden_sentence(scores, cost)}"
     )
     measured = "over trainings" if several_seeds else "over test images, of one training each"
-    rows = []
-    for name in worth:
-        change = mean_of(differences(ssim[name], ssim[UNDEFENDED]))
-        own, lost = mean_of(ssim[name]), cost.get(name)
-        rows.append(
-            (
-                name,
-                with_interval(own.mean, own.interval, 3),
-                "" if lost is None else signed_with_interval(change.mean, change.interval, 3),
-                with_interval(worth[name].mean, worth[name].interval, 3),
-                ""
-                if lost is None
-                else signed_with_interval(
-                    100 * lost.mean, lost.interval and (100 * lost.interval[0], 100 * lost.interval[1]), 1
-                ),
-            )
-        )
     return Finding(
         sentence,
         "SSIM that uniform noise leaves to the attack, minus what targeted noise of the same energy leaves",
-        value,
+        ssim,
         "images",
         (
-            DotChart("SSIM of the attack in the last round: lower is better protected",
-                     {name: mean_of(ssim[name]) for name in worth}, (MEAN_IMAGE, blank)),
+            DotChart(
+                "SSIM of the attack in the last round: lower is better protected",
+                {name: mean_of(scores["ssim"][name]) for name in worth},
+                (MEAN_IMAGE, mean_of(scores["ssim"][MEAN_IMAGE]).mean),
+            ),
             DotChart("Change of macro F1 on the test images, against no defense", dict(cost), ("no change", 0.0)),
         ),
-        ("Arm", "SSIM of the attack", "against no defense", "Macro F1", "points against no defense"),
-        tuple(rows),
+        ("Arm", "SSIM", "against no defense", "PSNR (dB)", "against no defense", "Macro F1", "points against none"),
+        tuple(_row(name, scores, worth[name], cost.get(name)) for name in worth),
         digits=3,
         notes=(
             f"The intervals of F1 are {measured}.",
@@ -109,18 +101,48 @@ def finding(
             "same image. Both see the true data in training; neither is a guarantee.",
             "Gaussian noise on gradients has no clipping here, hence no epsilon: the 'DP' of most comparisons.",
         ),
-    )  # fmt: skip
+    )
 
 
-def _hidden_sentence(ssim: Mapping[str, Values], cost: Mapping[str, MeanInterval], blank: float) -> str:
-    """Which settings bring the attack down to the mean image, and what they cost."""
-    if mean_of(ssim[UNDEFENDED]).mean <= blank:
+def uniform_minus_targeted(scores: Mapping[str, Values]) -> MeanInterval:
+    """A score that uniform noise leaves minus what targeted noise leaves, averaged over strengths, then images."""
+    return mean_of(
+        mean_over([differences(scores[f"uniform-{each}"], scores[f"targeted-{each}"]) for each in STRENGTHS])
+    )
+
+
+def _points(changes: Sequence[float]) -> str:
+    return ", ".join(signed(100 * change, 1) for change in changes)
+
+
+def _row(
+    name: str, scores: Mapping[str, Mapping[str, Values]], worth: MeanInterval, cost: MeanInterval | None
+) -> tuple[str, ...]:
+    cells = [name]
+    for column, digits in (("ssim", 3), ("psnr", 2)):
+        own = mean_of(scores[column][name])
+        change = mean_of(differences(scores[column][name], scores[column][UNDEFENDED]))
+        cells.append(with_interval(own.mean, own.interval, digits))
+        cells.append(MISSING if cost is None else signed_with_interval(change.mean, change.interval, digits))
+    cells.append(with_interval(worth.mean, worth.interval, 3))
+    if cost is None:
+        return (*cells, MISSING)
+    ends = None if cost.interval is None else (100 * cost.interval[0], 100 * cost.interval[1])
+    return (*cells, signed_with_interval(100 * cost.mean, ends, 1))
+
+
+def _hidden_sentence(scores: Mapping[str, Mapping[str, Values]], cost: Mapping[str, MeanInterval]) -> str:
+    """Which settings bring the attack down to the mean image in SSIM and in PSNR, and what they cost."""
+
+    def hidden(name: str) -> bool:
+        return all(mean_of(values[name]).mean <= mean_of(values[MEAN_IMAGE]).mean for values in scores.values())
+
+    if hidden(UNDEFENDED):
         return "Without defense the attack does not beat the mean image either: here there is little to hide."
-    hidden = [name for name in cost if mean_of(ssim[name]).mean <= blank]
-    if not hidden:
-        return "No setting brings the attack down to the mean image's level."
-    listed = ", ".join(f"{name} ({signed(100 * cost[name].mean, 1)} points of F1)" for name in hidden)
-    return f"The attack falls to the mean image's level in {listed}."
+    listed = ", ".join(f"{name} ({signed(100 * cost[name].mean, 1)} points of F1)" for name in cost if hidden(name))
+    if not listed:
+        return "No setting brings the attack down to the mean image's level in both."
+    return f"The attack falls to the mean image's level in both with {listed}."
 
 
 RISK = Risk(

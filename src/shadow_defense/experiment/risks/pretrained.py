@@ -155,8 +155,8 @@ def finding(scores: Mapping[str, Mapping[str, Mapping[int, Values]]], blank: flo
         unit="dB",
         notes=(
             f"Pre-trained: {EPOCHS} epochs on the public images of the same kind, with their labels, which gives a "
-            f"macro F1 of {start_f1:.2f} on the test images before any client has trained. Weights from ImageNet, "
-            "which the article has in mind too, may behave otherwise.",
+            f"macro F1 of {start_f1:.2f} on the test images before any client has trained. Weights from ImageNet "
+            "may behave otherwise.",
         ),
     )
 
