@@ -143,3 +143,62 @@ def test_layers_are_there_and_ascend(available: int) -> None:
         layers = spread_layers(available, stages)
         assert len(layers) == min(available, stages)
         assert list(layers) == sorted(set(layers)) and layers[0] == 0 and layers[-1] < available
+
+
+def test_what_pulls_is_minimised_but_iterates_are_not_compared_by_it() -> None:
+    """The pull leads away from the minimum at 0: the iterate that is returned is the one at the start."""
+
+    def losses(variables: tuple[Tensor, ...]) -> RestartLosses:
+        (x,) = variables
+        total = x.square().sum(1)
+        return RestartLosses(total, total.detach(), pull=10 * (x - 1).square().sum(1))
+
+    seen: list[Tensor] = []
+
+    def watch(variables: tuple[Tensor, ...]) -> None:
+        seen.append(variables[0].detach().clone())
+
+    found = run(losses, [torch.full((2, 1), 0.1)], constrain=watch)
+    torch.testing.assert_close(seen[-1], torch.full((2, 1), 10 / 11), rtol=0, atol=1e-2)
+    assert torch.equal(found.variables[0], torch.full((2, 1), 0.1))
+    assert found.total.tolist() == pytest.approx([0.01, 0.01])
+
+
+def test_ends_where_every_restart_is_stalled() -> None:
+    """The first is at its minimum from the start; the second needs 20 steps of 0.1, and then 2 rounds of patience."""
+    calls: list[int] = []
+
+    def losses(variables: tuple[Tensor, ...]) -> RestartLosses:
+        (x,) = variables
+        calls.append(len(x))
+        total = x.abs().sum(1) + 1
+        return RestartLosses(total, total.detach())
+
+    def count(start: list[float]) -> int:
+        calls.clear()
+        initial = torch.tensor(start).unsqueeze(1)
+        run(losses, [initial], sign=lambda g, _: g.sign(), schedule=lambda _: 1.0, patience=10)
+        return len(calls)
+
+    assert count([0.0, 0.0]) == 20 + 1
+    assert 30 < count([0.0, 2.0]) < 60
+    assert count([0.0, 50.0]) == 300 + 1
+
+
+def test_sign_and_noise_see_the_share_and_the_rate() -> None:
+    shares: list[float] = []
+    rates: list[float] = []
+
+    def sign(gradient: Tensor, share: float) -> Tensor:
+        shares.append(share)
+        return gradient.sign()
+
+    def noise(variable: Tensor, rate: float) -> Tensor:
+        rates.append(rate)
+        return torch.full_like(variable, 100.0)
+
+    found = run(valleys, [torch.full((1, 2), 9.0)], iterations=4, sign=sign, noise=noise)
+    assert shares == [0.0, 0.25, 0.5, 0.75]
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    # Every iterate after the noise is worse than the start.
+    assert torch.equal(found.variables[0], torch.full((1, 2), 9.0))

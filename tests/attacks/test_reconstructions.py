@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.progress import Task
 
 SIDE = 16
 SUBJECT = 3
@@ -146,11 +148,45 @@ def test_restarts_are_chosen_by_the_matching_loss() -> None:
     attack = INVERTING.model_copy(update={"iterations": 15})
     found = [attack.model_copy(update={"restarts": restarts}).reconstruct(seen, seed=2) for restarts in range(1, 6)]
     losses = [each.matching_loss for each in found]
-    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+    # Batches of other sizes differ by rounding, which the gradient's sign makes larger.
+    assert all(more <= 1.01 * fewer for fewer, more in pairwise(losses)) and losses[-1] < losses[0]
     for each in found:
         assert matching_loss(seen, each) == pytest.approx(each.matching_loss, rel=1e-3)
     assert torch.equal(attack.model_copy(update={"restarts": 5}).reconstruct(seen, seed=2).images, found[-1].images)
     assert not torch.equal(attack.reconstruct(seen, seed=1).images, found[0].images)
+
+
+@pytest.mark.parametrize("name", ["lenet", "convnet"])
+def test_restarts_in_one_batch_are_the_restarts_one_after_the_other(name: str) -> None:
+    """ConvNet with batch norm in train mode cannot be mapped and takes them in turn all the same."""
+    seen = observation(name, "none" if name == "lenet" else "batch")
+    attack = InvertingGradients(iterations=8, restarts=3, signed=False)
+    together = attack.reconstruct(seen, seed=0)
+    assert attack.steps() == 8
+    for at_once in (1, 2):
+        apart = attack.model_copy(update={"restarts_at_once": at_once})
+        assert apart.steps() == 8 * (3 if at_once == 1 else 2)
+        found = apart.reconstruct(seen, seed=0)
+        torch.testing.assert_close(found.images, together.images, rtol=0, atol=1e-4)
+        assert found.matching_loss == pytest.approx(together.matching_loss, rel=1e-4)
+        assert found.history == pytest.approx(together.history, rel=1e-4)
+
+
+def test_a_stalled_search_ends_early() -> None:
+    """Steps of no length: nothing falls, and the second look ends it; the task is told of all iterations."""
+    seen = observation("lenet")
+    told: list[int] = []
+
+    class Told(Task):
+        def __init__(self) -> None:
+            pass
+
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            told.append(steps)
+
+    attack = InvertingGradients(iterations=100, learning_rate=1e-12, patience=5)
+    found = attack.reconstruct(seen, seed=0, task=Told())
+    assert len(found.history) == 10 and sum(told) == 100
 
 
 def matching_loss(seen: Observation, found: Reconstruction) -> float:

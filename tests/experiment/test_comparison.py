@@ -2,30 +2,37 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.errors import ConfigError, DefenseError, RunError
 from shadow_defense.experiment.attacking import Job
-from shadow_defense.experiment.comparison import forecast
+from shadow_defense.experiment.comparison import costs, forecast, measuring, running
 from shadow_defense.experiment.comparison.ablations import ABLATIONS
-from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, GridRun, grid_run
+from shadow_defense.experiment.comparison.cell_scores import score_cells
+from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, Cell, GridRun, grid_run
 from shadow_defense.experiment.comparison.costs import Cost, StepCost, cost_from
+from shadow_defense.experiment.comparison.gathering import in_all_rounds
 from shadow_defense.experiment.comparison.grid import Grid
 from shadow_defense.experiment.comparison.isolation import KILLED, run_isolated
+from shadow_defense.experiment.comparison.measuring import Measurements
+from shadow_defense.experiment.comparison.pictures import pictures
 from shadow_defense.experiment.comparison.reading import comparison_names, load_grid
 from shadow_defense.experiment.comparison.reporting import write_results
-from shadow_defense.experiment.comparison.running import Cell, Comparison
-from shadow_defense.experiment.scoring import MEAN_IMAGE
+from shadow_defense.experiment.comparison.running import Comparison
+from shadow_defense.experiment.scoring import MEAN_IMAGE, Score, score_rows
 from shadow_defense.experiment.workers import Call
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import mean_interval, paired_difference
@@ -107,6 +114,21 @@ class TestGrid:
             ({"models": {"m": {"model": {}, "defenses": ["fedavg", "noise"]}}}, "did you mean 'noise-weak'"),
             ({"models": {"m": {"model": {}, "defenses": ["noise-weak"]}}}, "lacks 'fedavg'"),
             ({"ablations": "noise-weak"}, "ablations take parts from a Shadow defense"),
+            ({"models": {"m": {"defenses": "fedavg"}}}, "models.m.defenses = 'fedavg': expected a list of names"),
+            ({"models": {"m": {"defenses": None}}}, "models.m.defenses = None: expected a list of names"),
+            ({"models": {"a/b": {}}}, "the name 'a/b' of a model cannot be a file"),
+            ({"models": {"m": {"seed": 3}}}, "models.m.seed cannot differ from model to model"),
+            ({"models": {"m": {"threads": 2}}}, "models.m.threads cannot differ from model to model"),
+            ({"models": {"m": {"attacks": {"dlg": {}}}}}, "unknown attack of models.m 'dlg'"),
+            ({"defenses": {**TINY["defenses"], "noise-weak": {}}}, "two defenses of the grid are called 'noise-weak'"),
+            (
+                {"defenses": {"f": {"defense": "noise", "sweep": {"scale": [0.1, 0.1]}}}},
+                "two defenses of the grid are called 'f-0.1'",
+            ),
+            (
+                {"ablations": "shadow-1.0", "defenses": {**TINY["defenses"], "uniform-noise": {}}},
+                "a defense is called 'uniform-noise', as one of the ablations is",
+            ),
         ],
     )
     def test_what_cannot_be_compared_is_said_in_one_line(self, change: dict[str, Any], message: str) -> None:
@@ -147,6 +169,19 @@ class TestContentKeys:
         spelt = {"fedavg": {"defense": "none"}, "noise-weak": {"defense": "noise", "options": {"scale": 1e-3}}}
         run = grid_run(tmp_path, grid(defenses=spelt), "convnet", 0)
         assert run.training_key("noise-weak") == the_run(tmp_path).training_key("noise-weak")
+
+    def test_other_lesion_masks_are_other_scores(self, tmp_path: Path) -> None:
+        def masked(value: bool) -> GridRun:
+            run = GridRun(tmp_path, grid().run_config("convnet", 0))
+            clients = [
+                replace(client, train=replace(client.train, masks=torch.full((len(client.train), 16, 16), value)))
+                for client in run.dataset.clients
+            ]
+            run.dataset = replace(run.dataset, clients=tuple(clients))
+            return run
+
+        first, second = keys(masked(True)), keys(masked(False))
+        assert {name for name in first if first[name] != second[name]} == {"score"}
 
     def test_another_seed_is_another_cell(self, tmp_path: Path) -> None:
         other = grid_run(tmp_path, grid(), "convnet", 1)
@@ -225,6 +260,67 @@ class TestForecast:
         assert cost_from(json.loads(json.dumps(asdict(self.COST)))) == self.COST
 
 
+def fixed_cost(*_: object) -> Cost:
+    return TestForecast.COST
+
+
+def no_cost(*_: object) -> None:
+    raise RunError("too large")
+
+
+class TestMeasuring:
+    def measured(self, folder: Path, made: Grid) -> Measurements:
+        found = Measurements(folder, made, lambda model, seed: grid_run(folder, made, model, seed))
+        found.measure([("convnet", "inverting-gradients")], Progress())
+        return found
+
+    def test_a_model_without_the_first_strength_has_a_cost_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+        own = {"convnet": {**TINY["models"]["convnet"], "defenses": ["fedavg", "noise-strong"]}}
+        found = self.measured(tmp_path, grid(models=own))
+        assert set(found.costs) == {("convnet", "fedavg"), ("convnet", "noise-strong")}
+        assert found.cost_of("convnet", "noise-strong") == TestForecast.COST
+
+    def test_an_ablation_is_forecast_as_its_whole_and_shown_without_a_cost(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+        found = self.measured(tmp_path, grid(ablations="shadow-1.0"))
+        assert found.cost_of("convnet", "without-momentum") is None
+        assert found.cost_of("convnet", "shadow-1.0") == TestForecast.COST
+        both = [found.seconds(Cell("convnet", 0, arm)) for arm in ("without-momentum", "shadow-1.0")]
+        assert both[0] == both[1] != measuring.UNKNOWN
+
+    def test_what_cannot_be_measured_stops_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(measuring, "in_own_process", no_cost)
+        found = self.measured(tmp_path, grid())
+        assert found.failures["convnet, noise-weak: cost"] == "too large"
+        job = Job("fedavg", "inverting-gradients", 0, "client-1")
+        assert found.seconds(Cell("convnet", 0, "fedavg", job)) == measuring.UNKNOWN
+        assert found.seconds(Cell("convnet", 0, "noise-weak")) == measuring.UNKNOWN
+
+    @pytest.mark.parametrize("damage", ["", "[]", '{"steps": [{}]}'])
+    def test_a_damaged_file_is_measured_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    ) -> None:
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+        self.measured(tmp_path, grid())
+        for path in (tmp_path / "cells").glob("cost-*.json"):
+            path.write_text(damage)
+        found = self.measured(tmp_path, grid())
+        assert found.failures == {} and found.costs["convnet", "noise-weak"] == TestForecast.COST
+
+    def test_steps_reported_together_count_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter([0.0, 1.0, 7.0])
+        monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
+        watch = costs._Stopwatch()
+        watch.advance()
+        watch.advance(3)
+        assert watch.seconds() == 2.0
+
+
 class TestReading:
     def test_every_comparison_of_the_package_is_valid_and_opens_with_its_command(self) -> None:
         assert "pneumoniamnist" in comparison_names()
@@ -255,6 +351,47 @@ class TestReading:
         assert made.seeds == (7,)
         assert (made.attacks["dlg"].rounds, made.attacks["dlg"].clients) == ((2,), ("client-1",))
 
+    def test_flags_count_for_what_a_model_has_of_its_own(self) -> None:
+        def attacks(made: Grid, model: str) -> dict[str, Any]:
+            found = made.run_config(model, 0).attacks
+            return {name: (each.attack, each.rounds, each.clients) for name, each in found.items()}
+
+        chosen = load_grid("pneumoniamnist", rounds=[2], clients=["client-3"])
+        assert {each[1:] for each in attacks(chosen, "resnet18").values()} == {((2,), ("client-3",))}
+        chosen = load_grid("pneumoniamnist", attacks=["inverting-gradients"])
+        assert attacks(chosen, "resnet18") == {"inverting-gradients": ("inverting-gradients", (1,), ("client-1",))}
+        chosen = load_grid("pneumoniamnist", defenses=["shadow", "mixup"])
+        assert list(chosen.arms("resnet18")) == ["fedavg", "shadow-0.19", "shadow-1.0", "mixup"]
+
+    def test_a_combination_can_be_chosen(self) -> None:
+        made = load_grid("demo", defenses=["shadow+clip"])
+        assert made.defenses["shadow-clip"].defense == "shadow+clip"
+
+    @pytest.mark.parametrize(
+        ("values", "flags", "message"),
+        [
+            ({**TINY, "defenses": "x"}, {"defenses": ["noise"]}, "defenses = 'x': expected names"),
+            ({**TINY, "attacks": {"a": None}}, {"rounds": [1]}, "attacks = {'a': None}: expected names"),
+            ({**TINY, "attacks": ["a"]}, {"attacks": ["dlg"]}, "attacks = ['a']: expected names"),
+            ({**TINY, "models": ["a"]}, {}, "models = ['a']: expected names"),
+            ({**TINY, "leave_out": ["x"]}, {"defenses": ["noise"]}, "leave_out.0 = 'x'"),
+            ({"defenses": TINY["defenses"]}, {}, "names defenses and no models"),
+            ({"model": "x"}, {}, "model = 'x'"),
+        ],
+    )
+    def test_wrong_types_are_said_in_one_line(
+        self, tmp_path: Path, values: dict[str, Any], flags: dict[str, Any], message: str
+    ) -> None:
+        file = tmp_path / "grid.yaml"
+        file.write_text(yaml.safe_dump(values))
+        with pytest.raises(ConfigError) as raised:
+            load_grid(str(file), **flags)
+        assert message in str(raised.value)
+
+    def test_an_unknown_comparison_lists_them(self) -> None:
+        with pytest.raises(ConfigError, match="unknown comparison 'pneumoniamnst': did you mean 'pneumoniamnist'"):
+            load_grid("pneumoniamnst")
+
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
@@ -279,6 +416,112 @@ def test_a_model_that_cannot_carry_a_defense_is_refused_before_anything_is_train
     with pytest.raises(DefenseError, match=r"^dp with convnet: .*normalisation.*leave the pair out: leave_out"):
         Comparison(tmp_path / "out", grid(models=batch, defenses=defenses)).run()
     assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_a_swept_defense_is_left_out_by_its_own_name(tmp_path: Path) -> None:
+    batch = {"convnet": {"model": {"name": "convnet", "normalisation": "batch", "width": 8}}}
+    defenses = {"fedavg": {"defense": "none"}, "dp": {"defense": "dp-sgd", "sweep": {"preset": ["weak", "paper"]}}}
+    with pytest.raises(DefenseError, match=r"^dp-weak with convnet: .*leave_out: \[\{model: convnet, defense: dp, "):
+        Comparison(tmp_path, grid(models=batch, defenses=defenses)).check()
+
+
+def test_a_full_disk_is_said_before_generators_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: usage(10**10, 0, 10))
+    with pytest.raises(RunError, match="would write"):
+        Comparison(tmp_path / "out", grid()).run()
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be used: Not a directory; choose another folder with --out"):
+        Comparison(tmp_path / "file" / "out", grid()).check()
+
+
+def test_the_data_of_many_runs_are_loaded_once(tmp_path: Path) -> None:
+    comparison = Comparison(tmp_path, grid(seeds=list(range(12))))
+    first = [run for _, _, run in comparison.runs()]
+    assert all(run is again for run, (_, _, again) in zip(first, comparison.runs(), strict=True))
+
+
+def test_cells_that_nothing_tells_apart_are_computed_once_and_fail_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two processes would write the same folder at once."""
+    twins = {"fedavg": {"defense": "none"}, "a": {"defense": "noise"}, "b": {"defense": "noise", "preset": "paper"}}
+    comparison = Comparison(tmp_path, grid(defenses=twins, seeds=[0]))
+    run = comparison.of("convnet", 0)
+    trained: list[str] = []
+    attacked: list[str] = []
+
+    def pretend(calls: dict[Path, Call], **_: Any) -> dict[Path, str]:
+        failed = {}
+        for place, call in calls.items():
+            what = call.arguments[4]
+            if isinstance(what, Job):
+                attacked.append(run.attack_key(what))
+            else:
+                trained.append(run.training_key(what))
+                if what in ("a", "b"):
+                    failed[place] = "broken"
+        return failed
+
+    monkeypatch.setattr(running, "run_isolated", pretend)
+    monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+    monkeypatch.setattr(Measurements, "_measure_attack", lambda *_: None)
+    comparison.run()
+    assert len(trained) == len(set(trained)) == 2
+    # The undefended update and the random one, two rounds of two clients: none on a training that failed.
+    assert len(attacked) == len(set(attacked)) == 2 * 2 * 2
+    assert set(comparison.failures) == {f"convnet, seed 0, {arm}: training" for arm in ("a", "b")}
+
+
+def journal(run: GridRun, arm: str, text: str) -> None:
+    folder = run.arm_folder(arm)
+    folder.mkdir(parents=True)
+    (folder / "history.json").write_text(text)
+
+
+@pytest.mark.parametrize("text", ['{"rounds_done": 1, "history": [{}]}', "{damaged"])
+def test_a_seed_whose_reference_is_not_finished_is_left_unscored(tmp_path: Path, text: str) -> None:
+    comparison = Comparison(tmp_path, grid())
+    run = comparison.of("convnet", 0)
+    journal(run, "fedavg", text)
+    job = Job("noise-weak", "inverting-gradients", 0, "client-1")
+    images = run.client("client-1").train.unit_images()
+    found = Reconstruction(images, torch.zeros(1, dtype=torch.int64), 0.0, 1, 1.0)
+    found.save(run.reconstruction_path("noise-weak", job.attack, 0, "client-1"))
+    assert score_cells(comparison) == {"convnet": []}
+    assert not comparison.is_done(Cell("convnet", 0, "fedavg"))
+
+
+def test_pictures_show_the_reconstruction_of_the_image_beside_it(tmp_path: Path) -> None:
+    """Attacks return a client's images in no telling order."""
+    attacks = {"inverting-gradients": {"clients": ["client-3"], "rounds": [1]}}
+    comparison = Comparison(tmp_path, grid(attacks=attacks))
+    run = comparison.of("convnet", 0)
+    truths = run.client("client-3").train
+    images = truths.unit_images().flip(0)
+    path = run.reconstruction_path("fedavg", "inverting-gradients", 0, "client-3")
+    Reconstruction(images, truths.labels.flip(0), 0.0, 1, 1.0).save(path)
+    score = Score(
+        "fedavg", "inverting-gradients", 0, "seed 0, client-3", score_rows(images, truths, torch.ones(4, 16, 16), None)
+    )
+    (shown,) = pictures(comparison, {"convnet": [score]})
+    assert torch.equal(shown.rebuilt["fedavg"], shown.original)
+
+
+def test_an_image_that_was_missed_in_a_round_is_in_no_mean_over_all_rounds(tmp_path: Path) -> None:
+    config = the_run(tmp_path).config
+    scores = [
+        Score(arm, "inverting-gradients", round, client, ())
+        for arm, round, client in (("a", 0, "c"), ("a", 1, "c"), ("b", 0, "c"), ("b", 1, "d"), ("b", 0, "d"))
+    ]
+    kept = in_all_rounds(scores, "inverting-gradients", config)
+    assert [(score.arm, score.round, score.client) for score in kept] == [
+        *(("a", 0, "c"), ("a", 1, "c"), ("b", 1, "d"), ("b", 0, "d"))
+    ]
 
 
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
@@ -354,6 +597,32 @@ class TestWholeComparison:
         difference = paired_difference(f1["noise-strong"], f1["fedavg"])
         assert rows["noise-strong"]["utility_difference"]["f1_macro"]["mean"] == pytest.approx(difference.mean)
         assert rows["noise-strong"]["seeds"] == 2
+
+    def test_baselines_count_the_seeds_that_they_were_scored_on(
+        self, finished: tuple[Comparison, dict[str, Any]]
+    ) -> None:
+        rows = {row["defense"]: row for row in finished[1]["tables"][0]["rows"]}
+        assert [rows[name]["seeds"] for name in (MEAN_IMAGE, RANDOM_UPDATE)] == [2, 2]
+
+    def test_damaged_files_cost_their_own_cells_and_no_others(
+        self, finished: tuple[Comparison, dict[str, Any]], tmp_path: Path
+    ) -> None:
+        shutil.copytree(finished[0].folder, tmp_path / "out")
+        comparison = Comparison(tmp_path / "out", finished[0].grid)
+        run = comparison.of("convnet", 0)
+        job = Job("noise-weak", "inverting-gradients", 0, "client-1")
+        run.reconstruction_path(job.arm, job.attack, job.round, job.client).write_text("")
+        run.cell("score", run.score_key(job)).with_suffix(".json").unlink()
+        other = replace(job, client="client-2")
+        run.cell("score", run.score_key(other)).with_suffix(".json").write_text('{"rows": []}')
+        (run.arm_folder("noise-strong") / "history.json").write_text("{")
+        results = write_results(comparison, "")
+        ((cell, error),) = comparison.failures.items()
+        assert cell == str(Cell("convnet", 0, "noise-weak", job)) and "is damaged: delete it" in error
+        before, after = ({row["defense"]: row for row in each["tables"][0]["rows"]} for each in (finished[1], results))
+        assert after["fedavg"]["metrics"] == before["fedavg"]["metrics"]
+        assert after["noise-weak"]["images"] == before["noise-weak"]["images"] - 1
+        assert after["noise-strong"]["seeds"] == 1
 
     def test_the_random_update_is_another_one(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
         run = finished[0].of("convnet", 0)

@@ -13,12 +13,14 @@ from shadow_defense.attacks.ggl import GGL
 from shadow_defense.attacks.gias import GIAS
 from shadow_defense.attacks.gifd import GIFD
 from shadow_defense.attacks.gradinversion import GradInversion
+from shadow_defense.attacks.group_consistency import GroupConsistency
 from shadow_defense.attacks.idlg import IDLG
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.model_based import ModelBased
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.r_gap import RGAP
 from shadow_defense.attacks.robbing_the_fed import RobbingTheFed
+from shadow_defense.attacks.rog import ROG
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel, threat_model
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.progress import Task
@@ -58,6 +60,9 @@ ATTACKS: dict[str, Kind] = {
     "gradinversion": Kind(
         "update and batch-norm matching from a template (Hatamizadeh et al. 2023), differentiable", GradInversion
     ),
+    "gradinversion-group": Kind(
+        "several seeds drawn to their consensus, with batch-norm statistics (Yin et al. 2021)", GroupConsistency
+    ),
     "dlg": Kind("squared differences by L-BFGS, images and labels together (Zhu et al. 2019)", DLG),
     "idlg": Kind("squared differences by L-BFGS, labels read off the last layer (Zhao et al. 2020)", IDLG),
     "fully-connected-leak": Kind(
@@ -76,6 +81,7 @@ ATTACKS: dict[str, Kind] = {
     ),
     "ggl": Kind("a generator's latent code alone, by Adam or CMA-ES (Li et al. 2022)", GGL),
     "gifd": Kind("latent code, then the generator's features layer by layer (Fang et al. 2023)", GIFD),
+    "rog": Kind("small images, enlarged before they are matched (Yue et al. 2023)", ROG),
     "robbing-the-fed": Kind(
         "images read off a layer that the server planted (Fowl et al. 2022)",
         RobbingTheFed,

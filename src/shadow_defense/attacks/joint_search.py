@@ -1,4 +1,4 @@
-"""The loop of the generator-based attacks: several restarts in one batch, several variables in each."""
+"""The loop of attacks with several restarts: all of them in one batch, several variables in each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from shadow_defense.progress import Task
 
 
 class RestartLosses(NamedTuple):
-    """One evaluation of every restart: what is minimised, and its matching part (what restarts are chosen by)."""
+    """One evaluation of every restart: what is minimised, and its matching part (what restarts are chosen by).
+
+    ``pull`` is minimised besides, but iterates are not compared by it: it may change from iteration to iteration.
+    """
 
     total: Float[Tensor, "r"]
     matching: Float[Tensor, "r"]
+    pull: Float[Tensor, "r"] | None = None
 
 
 class JointFound(NamedTuple):
@@ -45,6 +49,16 @@ def ramped_schedule(progress: float, up: float, down: float) -> float:
     return min(1.0, progress / up) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - progress) / down)))
 
 
+def inside(low: Tensor, high: Tensor) -> Callable[[tuple[Tensor, ...]], None]:
+    """A constraint of :func:`search_jointly`: every variable is clamped to a box, in place."""
+
+    def constrain(variables: tuple[Tensor, ...]) -> None:
+        for variable in variables:
+            variable.copy_(variable.clamp(low, high))
+
+    return constrain
+
+
 def search_jointly(
     losses: Callable[[tuple[Tensor, ...]], RestartLosses],
     initial: Sequence[Tensor],
@@ -53,7 +67,10 @@ def search_jointly(
     learning_rate: float,
     schedule: Schedule,
     record_every: int,
+    sign: Callable[[Tensor, float], Tensor] | None = None,
+    noise: Callable[[Tensor, float], Tensor] | None = None,
     constrain: Callable[[tuple[Tensor, ...]], None] | None = None,
+    patience: int | None = None,
     task: Task | None = None,
 ) -> JointFound:
     """Minimise every restart's total loss by Adam and return the best iterate of each, not the last.
@@ -65,36 +82,54 @@ def search_jointly(
     Args:
         initial: start of each variable, of shape (r, ...) with one row a restart; left alone.
         record_every: iterations between two points of the history.
+        sign: what Adam sees of a gradient, from the gradient and the share of iterations done; None: all of it.
+        noise: added to each variable after the step, from the variable and the current learning rate.
         constrain: puts the variables back where they may be, in place, after every step.
+        patience: the search ends where no restart's least total fell by a thousandth within so many iterations.
     """
     variables = tuple(start.detach().clone().requires_grad_() for start in initial)
     optimiser = torch.optim.Adam(variables, lr=learning_rate)
     best = tuple(variable.detach().clone() for variable in variables)
     best_total = best_matching = torch.full((len(variables[0]),), math.inf, device=variables[0].device)
+    least = best_total
     history: list[Tensor] = []
     for iteration in range(iterations):
         current = losses(variables)
-        gradients = torch.autograd.grad(current.total.sum(), variables, allow_unused=True, materialize_grads=True)
+        minimised = current.total if current.pull is None else current.total + current.pull
+        gradients = torch.autograd.grad(minimised.sum(), variables, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             # Comparisons stay on the device: no iteration waits for the host.
             better = current.total < best_total
             best = tuple(_choose(better, new, old) for new, old in zip(variables, best, strict=True))
             best_total = torch.where(better, current.total, best_total)
             best_matching = torch.where(better, current.matching, best_matching)
-            usable = torch.isfinite(current.total)
+            usable = torch.isfinite(minimised)
             for gradient in gradients:
                 usable = usable & torch.isfinite(gradient).flatten(1).all(1)
+            share = iteration / iterations
             for variable, gradient in zip(variables, gradients, strict=True):
-                variable.grad = _choose(usable, gradient, torch.zeros_like(gradient))
+                usable_gradient = _choose(usable, gradient, torch.zeros_like(gradient))
+                variable.grad = sign(usable_gradient, share) if sign else usable_gradient
+            rate = learning_rate * schedule(share)
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate * schedule(iteration / iterations)
+                group["lr"] = rate
             optimiser.step()
+            if noise:
+                for variable in variables:
+                    variable += noise(variable, rate)
             if constrain:
                 constrain(variables)
             if iteration % record_every == 0:
                 history.append(current.total.detach())
         if task:
             task.advance()
+        # The host waits for the device here, once in so many iterations.
+        if patience and (iteration + 1) % patience == 0:
+            if bool((best_total >= 0.999 * least).all()):
+                if task:
+                    task.advance(iterations - iteration - 1)
+                break
+            least = best_total
     last = losses(variables)
     with torch.no_grad():
         better = last.total < best_total

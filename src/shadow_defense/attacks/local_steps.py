@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
-from shadow_defense.models.functional import LossFunction, loss_gradients
+from shadow_defense.models.functional import LossFunction, loss_gradients, nested_gradients
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def simulate_training(
     local: LocalTraining,
     recorder: BatchStatisticsRecorder,
     sent: Sequence[str] | None = None,
+    *,
+    mapped: bool = False,
 ) -> SimulatedTraining:
     """``theta_{t+1} = theta_t - eta v_t``, ``v_t = mu v_{t-1} + g(theta_t, batch_t) + lambda theta_t``, unrolled.
 
@@ -48,14 +50,19 @@ def simulate_training(
         recorder: open, so that hooks are not registered anew in every call.
         sent: names of the parameters whose update is returned, in this order; None: all of them. The client trains the
             others as well, and they move what is sent.
+        mapped: inside ``torch.func.vmap``, over several candidates for ``images``, each with buffers of its own.
     """
     current, velocity = dict(parameters), dict[str, Tensor]()
     statistics = []
     slices = list(zip(images.split(local.batch_size), labels.split(local.batch_size), strict=True))
     for step in range(local.steps):
         batch_images, batch_labels = slices[step % len(slices)]
-        gradients = loss_gradients(model, current, buffers, batch_images, batch_labels, loss_fn, create_graph=True)
-        statistics.append(recorder.take())
+        batch = (model, current, buffers, batch_images, batch_labels, loss_fn)
+        if mapped:
+            gradients, seen = nested_gradients(*batch, recorder)
+        else:
+            gradients, seen = loss_gradients(*batch, create_graph=True), recorder.take()
+        statistics.append(seen)
         for name, gradient in gradients.items():
             if local.weight_decay:
                 gradient = gradient + local.weight_decay * current[name]

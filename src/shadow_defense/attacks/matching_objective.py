@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.modules.batchnorm import _NormBase
 
 from shadow_defense.attacks.joint_search import RestartLosses
 from shadow_defense.attacks.local_steps import simulate_training
@@ -25,6 +27,19 @@ from shadow_defense.shadow.pseudo_attack import statistics_distance
 ImagePrior = Callable[[Tensor], Tensor]
 
 
+def can_be_mapped(model: nn.Module) -> bool:
+    """Whether ``torch.func.vmap`` differentiates ``model`` rightly.
+
+    Second derivatives of layer norm, and of batch and instance norm by the batch's own statistics, come out wrong
+    there, and silently (torch 2.13; pytorch/functorch issue 534). Group norm is right.
+    """
+    return not any(
+        isinstance(layer, nn.LayerNorm)
+        or (isinstance(layer, _NormBase) and (layer.training or layer.running_mean is None))
+        for layer in model.modules()
+    )
+
+
 class MatchingObjective:
     """``D(U(x), U*) + prior(x) + b sum_BN (||mu - mu*||_2 + ||var - var*||_2)`` of each candidate x.
 
@@ -34,6 +49,9 @@ class MatchingObjective:
         matching: D.
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
         longest_unroll: local steps up to which the client's training is unrolled.
+        at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
+            gives differs from what its candidates give alone by rounding. 1, and wherever the model cannot be mapped
+            (:func:`can_be_mapped`): one after the other.
         batch_norm: b; above 0 the attacker reads the uploaded buffers.
 
     Attributes:
@@ -47,17 +65,20 @@ class MatchingObjective:
         matching: Matching,
         prior: ImagePrior,
         longest_unroll: int,
+        at_once: int = 1,
         batch_norm: float = 0.0,
     ) -> None:
         self.target = matching_target(observation, longest_unroll)
         self.notes = list(self.target.notes)
         self._observation, self._matching, self._prior = observation, matching, prior
+        self._at_once = at_once if can_be_mapped(observation.model) else 1
         self._batch_norm = batch_norm
         self._statistics: dict[str, BatchStatistics] | None = None
         self._recorder = BatchStatisticsRecorder(observation.model)
 
     def __enter__(self) -> MatchingObjective:
-        self._recorder.__enter__()
+        if self._batch_norm:
+            self._recorder.__enter__()
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -65,22 +86,44 @@ class MatchingObjective:
 
     def __call__(self, candidates: Float[Tensor, "r n c h w"]) -> RestartLosses:
         """The losses of r candidates, on the graph; the client is simulated once for each."""
-        losses = [self._losses(images) for images in candidates]
-        totals, matched = zip(*losses, strict=True)
-        return RestartLosses(torch.stack(totals), torch.stack(matched).detach())
+        parts = [self._together(part) for part in candidates.split(self._at_once)]
+        totals, matched = zip(*parts, strict=True)
+        return RestartLosses(torch.cat(totals), torch.cat(matched).detach())
 
-    def _losses(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+    def _together(self, candidates: Float[Tensor, "r n c h w"]) -> tuple[Tensor, Tensor]:
+        target = self.target
+        if len(candidates) == 1:
+            total, matched = self._losses(candidates[0], target.buffers, target.parameters, mapped=False)
+            return total.unsqueeze(0), matched.unsqueeze(0)
+        parameters = {name: tensor.detach() for name, tensor in target.parameters.items()}
+        buffers = {name: tensor.expand(len(candidates), *tensor.shape) for name, tensor in target.buffers.items()}
+
+        def losses(images: Tensor, buffers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return self._losses(images, buffers, parameters, mapped=True)
+
+        total, matched = vmap(losses, randomness="different")(candidates, buffers)
+        return total, matched
+
+    def _losses(
+        self,
+        images: Float[Tensor, "n c h w"],
+        buffers: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        *,
+        mapped: bool,
+    ) -> tuple[Tensor, Tensor]:
         observation, target = self._observation, self.target
         simulated = simulate_training(
             observation.model,
-            target.parameters,
-            target.buffers,
+            parameters,
+            buffers,
             images,
             target.labels,
             observation.loss_fn,
             target.local,
             self._recorder,
             target.sent,
+            mapped=mapped,
         )
         matched = self._matching(simulated.update, target.observed)
         total = matched + self._prior(images)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from shadow_defense.cli.audit import audit
 from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
@@ -199,6 +200,7 @@ def report(folder: RunFolder, quiet: Quiet = False) -> None:
 app.command()(compare)
 app.command()(risks)
 app.command()(calibrate)
+app.command()(audit)
 app.command("import-snapshot")(import_snapshot)
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
 from shadow_defense.errors import ModelError
+from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,3 +83,32 @@ def loss_gradients(
         materialize_grads=True,
     )
     return dict(zip(parameters, gradients, strict=True))
+
+
+def nested_gradients(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    images: Float[Tensor, "n c h w"],
+    labels: Tensor,
+    loss_fn: LossFunction,
+    recorder: BatchStatisticsRecorder,
+) -> tuple[dict[str, Tensor], dict[str, BatchStatistics]]:
+    """What :func:`loss_gradients` with ``create_graph`` gives, and what ``recorder`` saw, inside ``torch.func.vmap``.
+
+    ``torch.autograd.grad`` cannot be called there. The buffers are copied: train mode writes to the copies, which
+    every example of the batch has to have for itself, so that ``buffers`` are mapped over as well.
+    """
+    sizes = dict[str, int]()
+
+    def loss(parameters: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        own = {name: tensor.clone() for name, tensor in buffers.items()}
+        outputs = functional_call(model, {**parameters, **own}, (images,))
+        recorded = recorder.take()
+        sizes.update({name: statistics.size for name, statistics in recorded.items()})
+        # torch.func lets nothing but tensors out.
+        return loss_fn(outputs, labels), {name: (each.mean, each.variance) for name, each in recorded.items()}
+
+    gradients, recorded = grad(loss, has_aux=True)(dict(parameters))
+    statistics = {name: BatchStatistics(mean, variance, sizes[name]) for name, (mean, variance) in recorded.items()}
+    return gradients, statistics

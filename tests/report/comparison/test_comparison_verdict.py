@@ -209,3 +209,21 @@ def test_interval_that_touches_zero_is_not_clear() -> None:
     difference = unpaired_difference({"mean": 1.0, "interval": [0.7, 1.3]}, {"mean": 0.0, "interval": [-0.4, 0.4]})
     assert difference is not None
     assert [round(end, 9) for end in difference["interval"]] == [0.5, 1.5]
+
+
+def test_nothing_is_said_of_an_attack_without_defense_that_was_not_scored() -> None:
+    """Its cells may have failed: the first row is then another defense's."""
+    comparison = crafted({"shadow": (13.0, 0.3, 0.795), "noise": (20.0, 0.7, 0.6)})
+    for table in comparison["tables"]:
+        table["rows"] = [row for row in table["rows"] if row["defense"] != "fedavg"]
+    assert not any("without defense" in sentence for sentence in verdict(comparison))
+
+
+def test_a_model_without_scores_is_said_to_have_none() -> None:
+    """Where the first defense's training failed on every seed."""
+    comparison = crafted({"noise": (20.0, 0.7, 0.6)})
+    for table in comparison["tables"]:
+        table["rows"] = []
+    for plane in comparison["planes"]:
+        plane["points"] = []
+    assert verdict(comparison) == ["convnet: nothing was scored."]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,29 @@ from typing import Any
 import shadow_defense
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.experiment.attacking import Job
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.attacking import Job, jobs
 from shadow_defense.experiment.comparison.grid import Grid
 from shadow_defense.experiment.evaluating import data_hash
 from shadow_defense.experiment.run import Run, with_absolute_paths
+from shadow_defense.federated.rounds import read_journal
 
 RANDOM_UPDATE = "random update"
 """The control arm: the first defense's updates replaced by noise of the same norms."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training (``job`` is None) or one attack of one model and seed."""
+
+    model: str
+    seed: int
+    arm: str
+    job: Job | None = None
+
+    def __str__(self) -> str:
+        what = "training" if self.job is None else f"{self.job.attack}, round {self.job.round + 1}, {self.job.client}"
+        return f"{self.model}, seed {self.seed}, {self.arm}: {what}"
 
 
 class GridRun(Run):
@@ -80,16 +97,36 @@ class GridRun(Run):
         )
 
     def score_key(self, job: Job) -> str:
-        """The foreground is that of the reference's final model."""
+        """The foreground is that of the reference's final model, or the lesion masks where the data has them."""
         metrics = self.config.metrics
         found = [metrics.model_dump(mode="json"), file_hash(metrics.lpips_weights)]
-        return key_of(self.attack_key(job), self.training_key(self.reference), found)
+        masks = [] if self.masks_hash is None else [self.masks_hash]
+        return key_of(self.attack_key(job), self.training_key(self.reference), found, *masks)
+
+    @cached_property
+    def masks_hash(self) -> str | None:
+        """Of the lesion masks of all clients, which :attr:`images_key` leaves out; None where the data has none."""
+        masks = [client.train.masks for client in self.dataset.clients if client.train.masks is not None]
+        if not masks:
+            return None
+        return hashlib.sha256(b"".join(each.contiguous().numpy().tobytes() for each in masks)).hexdigest()
 
     def cost_key(self, arm: str) -> str:
         settings = self.config.arms[arm]
         training = self.config.training.model_dump(mode="json")
         generator = self.generator_key if settings.kind().needs_generator else None
         return key_of("cost", self.start_key, deciding(settings), training, generator)
+
+    def history(self, arm: str) -> list[dict[str, Any]]:
+        """What was measured in each round of a training; [] for one that is not finished, or whose journal is damaged.
+
+        One with a damaged journal is tried again, and says then what is wrong with it.
+        """
+        try:
+            done, history = read_journal(self.arm_folder(arm))
+        except RunError:
+            return []
+        return history if done >= self.config.training.rounds else []
 
     def cell(self, kind: str, key: str) -> Path:
         return self.folder / "cells" / f"{kind}-{key}"
@@ -104,6 +141,13 @@ class GridRun(Run):
     def reconstruction_path(self, arm: str, attack: str, round: int, client: str) -> Path:
         key = self.attack_key(Job(arm, attack, round, client))
         return self.cell("attack", key).with_suffix(".safetensors")
+
+
+def all_jobs(run: GridRun) -> list[Job]:
+    """The attacks on every arm, then those on the random updates; an ablation is attacked like any arm."""
+    wanted = jobs(run)
+    control = [replace(job, arm=RANDOM_UPDATE) for job in wanted if job.arm == run.reference]
+    return [*wanted, *control]
 
 
 def key_of(*parts: Any) -> str:

@@ -171,18 +171,20 @@ class _Stopwatch(Task):
     def __init__(self) -> None:
         self.times = [time.perf_counter()]
         self.steps = 0
+        self._warm_up = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.times.append(time.perf_counter())
         self.steps += steps
+        self._warm_up = self._warm_up or steps
         if self.steps > MEASURED_ATTACK_STEPS or self.times[-1] - self.times[0] > LONG:
             raise _EnoughError
 
     def seconds(self) -> float:
         """Of a whole attack step, without the first, which warms up."""
-        if len(self.times) < 3:
+        if self.steps <= self._warm_up:
             return (self.times[-1] - self.times[0]) / max(self.steps, 1)
-        return (self.times[-1] - self.times[1]) / (len(self.times) - 2)
+        return (self.times[-1] - self.times[1]) / (self.steps - self._warm_up)
 
 
 def measure_attack(folder: Path, grid: Grid, model: str, seed: int, attack: str) -> float:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, GridRun
 from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.experiment.evaluating import data_hash, data_record, versions
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.tables import as_record, summarise, table
-from shadow_defense.federated.rounds import read_journal
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.report.comparison.pareto import plane_front
 
@@ -30,13 +30,13 @@ def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], comman
     for model in grid.models:
         config = comparison.of(model, grid.seeds[0]).config
         points = [name for name in config.arms if name not in grid.ablations_of()]
-        parts = [points[0], grid.ablations, *grid.ablations_of()] if grid.ablations in points else []
+        parts = dict.fromkeys([points[0], grid.ablations, *grid.ablations_of()]) if grid.ablations in points else {}
         for attack in grid.attacks:
             rounds = config.attacked_rounds(attack)
             for round in (None, *rounds) if len(rounds) > 1 else (None,):
                 tables.append(_table(comparison, model, attack, round, points, scores[model]))
             if parts:
-                ablations.append(_table(comparison, model, attack, None, parts, scores[model]))
+                ablations.append(_table(comparison, model, attack, None, list(parts), scores[model]))
     return {
         "title": grid.title,
         "created": datetime.date.today().isoformat(),
@@ -49,7 +49,7 @@ def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], comman
                 str(seed): data_hash(comparison.of(next(iter(grid.models)), seed).dataset) for seed in grid.seeds
             },
         },
-        "models": {model: _model(comparison.of(model, grid.seeds[0])) for model in grid.models},
+        "models": {model: _model(comparison.of(model, grid.seeds[0]), grid.models[model]) for model in grid.models},
         "attacks": {
             name: {
                 "attack": settings.attack,
@@ -70,14 +70,15 @@ def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], comman
     }
 
 
-def _model(run: GridRun) -> dict[str, Any]:
-    """A model's settings, with what its trainings and attacks were given: both may differ from model to model."""
+def _model(run: GridRun, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings, with what its trainings and attacks were given: all that may differ from model to model."""
     config = run.config.as_dict()
     attacks = {
         name: {key: attack[key] for key in ("options", "rounds", "clients", "longest_client") if attack[key]}
         for name, attack in config["attacks"].items()
     }
-    return {**config["model"], "training": config["training"], "attacks": attacks}
+    others = {key: config[key] for key in ("data", "generator", "metrics") if key in own}
+    return {**config["model"], "training": config["training"], "attacks": attacks, **others}
 
 
 def _described(settings: Any, family: str, label: str) -> dict[str, Any]:
@@ -104,15 +105,37 @@ def _ablations(comparison: Comparison) -> dict[str, Any]:
 def _table(
     comparison: Comparison, model: str, attack: str, round: int | None, arms: Sequence[str], scores: Sequence[Score]
 ) -> dict[str, Any]:
+    if round is None:
+        scores = in_all_rounds(scores, attack, comparison.of(model, comparison.grid.seeds[0]).config)
     made = table(scores, [*arms, RANDOM_UPDATE], attack, round)
     rows = []
     for row in made["rows"]:
         arm = row.pop("arm")
         columns = _training_columns(comparison, model, arm, arms[0])
+        if arm in (RANDOM_UPDATE, MEAN_IMAGE):
+            columns["seeds"] = _seeds_of(scores, arm, attack, round)
         rows.append({"defense": arm, **row, **columns, **_control(comparison, model, attack, round, arm, scores)})
     # The mean image before the random update, as the page has them.
     rows[-2:] = rows[:-3:-1]
     return {"model": model, "attack": attack, "round": made["round"], "rows": [row for row in rows if row["images"]]}
+
+
+def in_all_rounds(scores: Sequence[Score], attack: str, config: RunConfig) -> list[Score]:
+    """The attack's scores, without the images that it missed in some round: a mean over other rounds is another one."""
+    rounds = set(config.attacked_rounds(attack))
+    own = [score for score in scores if score.attack == attack]
+    found: dict[tuple[str, str], set[int]] = {}
+    for score in own:
+        found.setdefault((score.arm, score.client), set()).add(score.round)
+    return [score for score in own if found[score.arm, score.client] >= rounds]
+
+
+def _seeds_of(scores: Sequence[Score], arm: str, attack: str, round: int | None) -> int:
+    """How many seeds a baseline, which trains nothing, was scored on."""
+    clients = {
+        score.client for score in scores if (score.arm, score.attack) == (arm, attack) and round in (None, score.round)
+    }
+    return len({client.partition(",")[0] for client in clients})
 
 
 def _control(
@@ -125,7 +148,8 @@ def _control(
         return {}
     row = table(scores, [control, arm], attack, round)["rows"][1]
     utility = _training_columns(comparison, model, arm, control)["utility_difference"] or {}
-    return {"control_difference": {**(row["difference"] or {}), **utility}}
+    found = {**(row["difference"] or {}), **utility}
+    return {"control_difference": found} if found else {}
 
 
 def control_of(arm: str, arms: Mapping[str, DefenseSettings]) -> str | None:
@@ -135,14 +159,17 @@ def control_of(arm: str, arms: Mapping[str, DefenseSettings]) -> str | None:
         resolved = settings.settings().model_dump(mode="json")
         return {**resolved, "share_bn": settings.share_bn, "placement": None}
 
-    if arm not in arms or arms[arm].defense != "shadow" or arms[arm].options.get("placement") == "uniform":
+    def is_uniform(settings: DefenseSettings) -> bool:
+        return getattr(settings.settings(), "placement", None) == "uniform"
+
+    if arm not in arms or arms[arm].defense != "shadow" or is_uniform(arms[arm]):
         return None
     return next(
         (
             name
             for name, other in arms.items()
             if other.defense == "shadow"
-            and other.options.get("placement") == "uniform"
+            and is_uniform(other)
             and apart_from_placement(other) == apart_from_placement(arms[arm])
         ),
         None,
@@ -161,17 +188,16 @@ def _training_columns(comparison: Comparison, model: str, arm: str, reference: s
     others = {seed: _history(comparison.of(model, seed), reference) for seed in histories}
     utility, difference = {}, {}
     for name in UTILITY:
-        values = {seed: history[-1]["test"].get(name) for seed, history in histories.items()}
-        present = {seed: value for seed, value in values.items() if value is not None}
+        present, reached = _reached(histories, name), _reached(others, name)
         if present:
             utility[name] = summarise(list(present.values()))
-            both = [seed for seed in present if others[seed]]
+            both = [seed for seed in present if seed in reached]
             if both and arm != reference:
-                reached = [others[seed][-1]["test"][name] for seed in both]
-                difference[name] = as_record(paired_difference([present[seed] for seed in both], reached))
+                pairs = ([values[seed] for seed in both] for values in (present, reached))
+                difference[name] = as_record(paired_difference(*pairs))
     measured_values = _measured(list(histories.values()))
     epsilon = measured_values.pop("epsilon_spent", None)
-    cost = comparison.cost_of(model, arm)
+    cost = comparison.measurements.cost_of(model, arm)
     parts = comparison.of(model, comparison.grid.seeds[0]).config.arms[arm].parts()
     delta = next((part.delta for part in parts.values() if hasattr(part, "delta")), None)
     return {
@@ -188,10 +214,13 @@ def _training_columns(comparison: Comparison, model: str, arm: str, reference: s
 
 def _history(run: GridRun, arm: str) -> list[dict[str, Any]]:
     """What was measured in a finished training; [] for one that is not finished, or not in this model's grid."""
-    if arm not in run.config.arms:
-        return []
-    done, history = read_journal(run.arm_folder(arm))
-    return history if done >= run.config.training.rounds else []
+    return run.history(arm) if arm in run.config.arms else []
+
+
+def _reached(histories: Mapping[int, Sequence[Mapping[str, Any]]], name: str) -> dict[int, float]:
+    """By seed, a measure of utility of the final model, where it exists."""
+    values = {seed: history[-1].get("test", {}).get(name) for seed, history in histories.items() if history}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def _measured(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
@@ -214,7 +243,7 @@ def _plane(entry: Mapping[str, Any]) -> dict[str, Any]:
             "utility": row["utility"]["f1_macro"],
         }
         for name, row in rows.items()
-        if row["utility"] and PRIVACY in row["metrics"]
+        if "f1_macro" in (row["utility"] or {}) and PRIVACY in row["metrics"]
     ]
     for point, on_front in zip(points, plane_front(PRIVACY, points), strict=True):
         point["on_front"] = on_front
@@ -242,7 +271,8 @@ def _notes(scores: Mapping[str, Sequence[Score]]) -> list[str]:
         "Differences are paired by image and seed with the first defense.",
         "Time: one local step in a batch of the largest size, in a process of its own, in turn with undefended steps; "
         "memory: peak of that process's resident memory, interpreter and libraries included, against the same process "
-        "before the defense. Both are measured at the first strength of each defense.",
+        "before the defense. Both are measured at the first strength of each defense with each model, and not for "
+        "ablations.",
         "mean image: what an attacker draws who never looks at an update. random update: what the attack draws from "
         "noise with the norms of the undefended update, which comes from its prior alone.",
         *sorted(assumed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.settings import GeneratorSettings
 
 NO_DEFENSE = "fedavg"
+
+SAME_FOR_ALL = ("arms", "seed", "seeds", "title", "threads", "workers")
+"""Keys that a model of the grid cannot have of its own."""
 
 
 class Family(DefenseSettings):
@@ -68,7 +72,8 @@ class Grid(BaseModel):
     metrics: MetricSettings = MetricSettings()
     models: dict[str, dict[str, Any]] = Field(
         description="for each model its settings under `model`, and what else differs for it: training, data, "
-        "generator, attacks; `defenses` names the ones that it is compared with where that is not all of them"
+        "generator, metrics, attacks; `defenses` names the points, such as noise-strong, that it is compared with "
+        "where that is not all of them"
     )
     defenses: dict[str, Family] = Field(description="by name; the first is the reference, plain FedAvg as a rule")
     attacks: dict[str, AttackSettings] = Field(description="by name; each is tried on every defense's updates")
@@ -95,15 +100,32 @@ class Grid(BaseModel):
         if self.ablations is not None:
             if self.ablations not in self.points():
                 raise ConfigError(unknown_name("defense to take parts from", self.ablations, self.points()))
-            ablation_arms(self.points()[self.ablations].settings)
+            for name in ablation_arms(self.points()[self.ablations].settings):
+                if name in self.points():
+                    raise ConfigError(f"a defense is called '{name}', as one of the ablations is: rename the defense")
         for model in self.models:
+            self._check_own(model)
             self._check_chosen(model)
             self.run_config(model, self.seeds[0])
         return self
 
+    def _check_own(self, model: str) -> None:
+        if re.fullmatch(r"[\w-][\w.-]*", model, re.ASCII) is None:
+            raise ConfigError(f"the name '{model}' of a model cannot be a file: use letters, digits, '-', '_' and '.'")
+        own = self.models[model]
+        for key in SAME_FOR_ALL:
+            if key in own:
+                raise ConfigError(f"models.{model}.{key} cannot differ from model to model: set it for the whole grid")
+        attacks = own.get("attacks")
+        for name in attacks if isinstance(attacks, Mapping) else ():
+            if name not in self.attacks:
+                raise ConfigError(unknown_name(f"attack of models.{model}", str(name), self.attacks))
+
     def _check_chosen(self, model: str) -> None:
         points = self.points()
         chosen = self.models[model].get("defenses", list(points))
+        if not isinstance(chosen, list | tuple) or not all(isinstance(name, str) for name in chosen):
+            raise ConfigError(f"models.{model}.defenses = {chosen!r}: expected a list of names, such as [fedavg]")
         for name in chosen:
             if name not in points:
                 raise ConfigError(unknown_name(f"defense of models.{model}", name, points))
@@ -114,21 +136,7 @@ class Grid(BaseModel):
 
     def points(self) -> dict[str, Point]:
         """Every defense at every strength, by name: ``noise``, or ``noise-strong`` where it is swept."""
-        found = {}
-        for name, family in self.defenses.items():
-            plain = family.model_dump(exclude={"sweep"})
-            if not family.sweep:
-                found[name] = Point(settings=DefenseSettings(**plain), family=name, label="")
-                continue
-            ((option, values),) = family.sweep.items()
-            for value in values:
-                changed = (
-                    {**plain, option: value}
-                    if option in plain and option != "options"
-                    else {**plain, "options": {**plain["options"], option: value}}
-                )
-                found[f"{name}-{value}"] = Point(settings=DefenseSettings(**changed), family=name, label=str(value))
-        return found
+        return points_of(self.defenses)
 
     def ablations_of(self) -> dict[str, DefenseSettings]:
         """The arms in which a part of Shadow Defense is missing; {} where none were asked for."""
@@ -151,6 +159,33 @@ class Grid(BaseModel):
         arms = {name: settings.model_dump(mode="json") for name, settings in self.arms(model).items()}
         own = {key: value for key, value in self.models[model].items() if key != "defenses"}
         return config_from({**merged(shared, own), "arms": arms, "seed": seed})
+
+
+def points_of(defenses: Mapping[str, Family]) -> dict[str, Point]:
+    """Every defense at every strength, by name. Raises :class:`ConfigError` where two have the same."""
+    found: dict[str, Point] = {}
+
+    def add(name: str, point: Point) -> None:
+        if name in found:
+            raise ConfigError(
+                f"two defenses of the grid are called '{name}': rename one, or take the repeated value out of its sweep"
+            )
+        found[name] = point
+
+    for name, family in defenses.items():
+        plain = family.model_dump(exclude={"sweep"})
+        if not family.sweep:
+            add(name, Point(settings=DefenseSettings(**plain), family=name, label=""))
+            continue
+        ((option, values),) = family.sweep.items()
+        for value in values:
+            changed = (
+                {**plain, option: value}
+                if option in plain and option != "options"
+                else {**plain, "options": {**plain["options"], option: value}}
+            )
+            add(f"{name}-{value}", Point(settings=DefenseSettings(**changed), family=name, label=str(value)))
+    return found
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,12 +22,18 @@ def guarded(function: Callable[..., None], trace: Path, *arguments: Any) -> str 
     """Call ``function``; the one line of what it raised, or None. A programming error leaves its trace in a file."""
     try:
         function(*arguments)
-    except ShadowDefenseError as error:
-        return " ".join(str(error).split())
     except Exception as error:
-        write_text(trace, traceback.format_exc())
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (trace in {trace})"
+        return failure_line(error, trace)
     return None
+
+
+def failure_line(error: Exception, trace: Path) -> str:
+    """An error in one line; that of a programmer leaves its trace in the file ``trace``."""
+    line = " ".join(str(error).split())
+    if isinstance(error, ShadowDefenseError):
+        return line
+    write_text(trace, "".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {line[:300]} (trace in {trace})"
 
 
 def run_isolated(

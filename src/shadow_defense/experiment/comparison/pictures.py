@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from shadow_defense.attacks.observation import Reconstruction
+from collections.abc import Mapping, Sequence
+
+from shadow_defense.experiment.attacking import Job
+from shadow_defense.experiment.comparison.cell_scores import load_cell, seeded
 from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE
 from shadow_defense.experiment.comparison.running import Comparison
+from shadow_defense.experiment.scoring import Score
 from shadow_defense.report.comparison.content import ComparisonPictures
 
 
-def pictures(comparison: Comparison) -> tuple[ComparisonPictures, ...]:
+def pictures(comparison: Comparison, scores: Mapping[str, Sequence[Score]]) -> tuple[ComparisonPictures, ...]:
     """For each model and attack, one image of the first seed under every defense, in the first attacked round."""
     shown = []
+    seed = comparison.grid.seeds[0]
     for model in comparison.grid.models:
-        run = comparison.of(model, comparison.grid.seeds[0])
+        run = comparison.of(model, seed)
         for attack in comparison.grid.attacks:
             round, client = run.config.attacked_rounds(attack)[0], run.attacked_clients(attack)[0]
+            place = (attack, round, seeded(seed, client.name))
+            scored = {score.arm: score for score in scores[model] if (score.attack, score.round, score.client) == place}
             rebuilt = {}
             for arm in (*run.config.arms, RANDOM_UPDATE):
-                path = run.reconstruction_path(arm, attack, round, client.name)
-                if path.exists():
-                    rebuilt[arm] = Reconstruction.load(path).images[0]
+                index = _of_first_image(scored[arm]) if arm in scored else None
+                if index is not None:
+                    rebuilt[arm] = load_cell(run, Job(arm, attack, round, client.name)).images[index]
             if rebuilt:
                 data = run.dataset
                 shown.append(
@@ -34,3 +41,8 @@ def pictures(comparison: Comparison) -> tuple[ComparisonPictures, ...]:
                     )
                 )
     return tuple(shown)
+
+
+def _of_first_image(score: Score) -> int | None:
+    """Which reconstruction was matched to the client's first image: attacks return them in no telling order."""
+    return next((row["reconstruction"] for row in score.rows if row["truth"] == 0), None)

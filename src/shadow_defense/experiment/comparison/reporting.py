@@ -38,7 +38,7 @@ def write_results(comparison: Comparison, command: str, progress: Progress | Non
     write_text(folder / "comparison.md", markdown_tables(results))
     for plane in results["planes"]:
         plane_svg_file(folder / f"plane-{plane['model']}-{plane['attack']}.svg", plane, results["defenses"])
-    write_comparison(page_path(folder), ComparisonContent(results, pictures(comparison)))
+    write_comparison(page_path(folder), ComparisonContent(results, pictures(comparison, scores)))
     return results
 
 

@@ -2,75 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
-from shadow_defense.attacks.observation import randomised
 from shadow_defense.errors import RunError, ShadowDefenseError
-from shadow_defense.experiment.attacking import Job, attack_seed, build_observation, jobs, reconstruct
-from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, GridRun, grid_run
-from shadow_defense.experiment.comparison.costs import Cost, cost_from, in_own_process, measure_attack, measure_cost
-from shadow_defense.experiment.comparison.forecast import (
-    attack_seconds,
-    check_disk,
-    duration_text,
-    training_bytes,
-    training_seconds,
-)
+from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, Cell, GridRun, all_jobs, grid_run
+from shadow_defense.experiment.comparison.computing import attack_cell, pretrain_cell, train_cell
+from shadow_defense.experiment.comparison.forecast import check_disk, duration_text, training_bytes
 from shadow_defense.experiment.comparison.grid import Grid
 from shadow_defense.experiment.comparison.isolation import run_isolated
-from shadow_defense.experiment.training import (
-    build_defense,
-    check_run,
-    load_run_generator,
-    needs_generator,
-    pretrain_stage,
-    rounds_done,
-    train_arm,
-)
-from shadow_defense.experiment.workers import Call, CountingProgress, CountingTask, worker_count
-from shadow_defense.federated.rounds import TRAINING
-from shadow_defense.files import read_json, write_json, write_text
-from shadow_defense.generators.training import PRETRAINING
+from shadow_defense.experiment.comparison.measuring import Measurements
+from shadow_defense.experiment.training import build_defense, check_run, load_run_generator, needs_generator
+from shadow_defense.experiment.workers import Call, worker_count
+from shadow_defense.files import write_text
 from shadow_defense.progress import Progress, Task
 
 MILLISECONDS = 1000
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One training (``job`` is None) or one attack of one model and seed."""
-
-    model: str
-    seed: int
-    arm: str
-    job: Job | None = None
-
-    def __str__(self) -> str:
-        what = "training" if self.job is None else f"{self.job.attack}, round {self.job.round + 1}, {self.job.client}"
-        return f"{self.model}, seed {self.seed}, {self.arm}: {what}"
+Waiting = Mapping[Path, list[Cell]]
+"""Cells to be computed, by where they lie: those that nothing tells apart share a place, and are computed once."""
 
 
 class Comparison:
     """A grid and the folder of its cells.
 
     Attributes:
-        costs: by model and arm; missing where it could not be measured.
+        measurements: what defenses and attacks cost.
         failures: the one-line error of each cell that failed in this run of the command.
     """
 
     def __init__(self, folder: Path, grid: Grid) -> None:
         if folder.is_file():
             raise RunError(f"{folder} is a file: choose another folder with --out")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "grid.yaml").exists():
-            raise RunError(f"{folder} exists and holds files that no comparison wrote: choose another with --out")
+        try:
+            if folder.is_dir() and any(folder.iterdir()) and not (folder / "grid.yaml").exists():
+                raise RunError(f"{folder} exists and holds files that no comparison wrote: choose another with --out")
+        except OSError as error:
+            raise _unusable(folder, error) from error
         self.folder, self.grid = folder, grid
-        self.costs: dict[tuple[str, str], Cost] = {}
-        self.attack_costs: dict[tuple[str, str], float] = {}
+        self.measurements = Measurements(folder, grid, self.of)
         self.failures: dict[str, str] = {}
+        self._runs: dict[tuple[str, int], GridRun] = {}
 
     def run(self, progress: Progress | None = None) -> None:
         """Compute every cell that is not there yet; what a kill interrupts goes on from its last whole round.
@@ -82,9 +56,15 @@ class Comparison:
         self.check()
         write_text(self.folder / "grid.yaml", yaml.safe_dump(self.grid.model_dump(mode="json"), sort_keys=False))
         self._pretrain(progress)
-        self._check_models()
-        self._measure(progress)
-        self._train_and_attack(progress)
+        for model in self.grid.models:
+            self._check_arms(self.of(model, self.grid.seeds[0]), model, generator=True)
+        waiting = self._waiting()
+        attacks = {(cell.model, cell.job.attack): None for cells in waiting.values() for cell in cells if cell.job}
+        self.measurements.measure(list(attacks), progress)
+        self.failures.update(self.measurements.failures)
+        if waiting:
+            self._check_disk(waiting)
+            self._train_and_attack(waiting, progress)
 
     def runs(self) -> Iterator[tuple[str, int, GridRun]]:
         for seed in self.grid.seeds:
@@ -92,7 +72,10 @@ class Comparison:
                 yield model, seed, self.of(model, seed)
 
     def of(self, model: str, seed: int) -> GridRun:
-        return grid_run(self.folder, self.grid, model, seed)
+        """The run of one model and one seed."""
+        if (model, seed) not in self._runs:
+            self._runs[model, seed] = grid_run(self.folder, self.grid, model, seed)
+        return self._runs[model, seed]
 
     def cells(self) -> list[Cell]:
         """Every training, then every attack; seed by seed, so that a stopped comparison has whole seeds."""
@@ -101,23 +84,29 @@ class Comparison:
             *(Cell(model, seed, job.arm, job) for model, seed, run in self.runs() for job in all_jobs(run)),
         ]
 
-    def is_done(self, cell: Cell) -> bool:
+    def place(self, cell: Cell) -> Path:
+        """The folder of a training, or the file of an attack."""
         run = self.of(cell.model, cell.seed)
         if cell.job is None:
-            return rounds_done(run, cell.arm) >= run.config.training.rounds
-        return run.reconstruction_path(cell.arm, cell.job.attack, cell.job.round, cell.job.client).exists()
+            return run.arm_folder(cell.arm)
+        return run.reconstruction_path(cell.arm, cell.job.attack, cell.job.round, cell.job.client)
+
+    def is_done(self, cell: Cell) -> bool:
+        if cell.job is None:
+            return bool(self.of(cell.model, cell.seed).history(cell.arm))
+        return self.place(cell).exists()
 
     def check(self) -> None:
         """Raise what would stop a cell before hours of others; defenses that need a generator are checked later."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
         for model in self.grid.models:
             run = self.of(model, self.grid.seeds[0])
             check_run(run)
             self._check_arms(run, model, generator=False)
-
-    def _check_models(self) -> None:
-        for model in self.grid.models:
-            self._check_arms(self.of(model, self.grid.seeds[0]), model, generator=True)
+        self._check_disk(self._waiting())
 
     def _check_arms(self, run: GridRun, model: str, *, generator: bool) -> None:
         found = load_run_generator(run) if generator else None
@@ -127,10 +116,14 @@ class Comparison:
                     defense = build_defense(run, arm, found, run.dataset.clients[0].name)
                     defense.check_model(run.new_model(arm))
                 except ShadowDefenseError as error:
-                    raise type(error)(
-                        f"{arm} with {model}: {error}; or leave the pair out: "
-                        f"leave_out: [{{model: {model}, defense: {arm}, reason: ...}}]"
-                    ) from error
+                    raise type(error)(f"{arm} with {model}: {error}{self._without(model, arm)}") from error
+
+    def _without(self, model: str, arm: str) -> str:
+        """How a pair is left out; nothing for what all others are compared with, and for ablations."""
+        point = self.grid.points().get(arm)
+        if point is None or point.family == next(iter(self.grid.defenses)):
+            return ""
+        return f"; or leave the pair out: leave_out: [{{model: {model}, defense: {point.family}, reason: ...}}]"
 
     def _pretrain(self, progress: Progress) -> None:
         missing = {
@@ -139,7 +132,7 @@ class Comparison:
             if needs_generator(run) and not run.generator_path.exists()
         }
         failed = run_isolated(
-            {key: Call(_pretrain_cell, (self.folder, self.grid, *where)) for key, where in missing.items()},
+            {key: Call(pretrain_cell, (self.folder, self.grid, *where)) for key, where in missing.items()},
             traces=self.folder / "traces",
             workers=self.grid.workers,
             threads=self.grid.threads,
@@ -151,89 +144,54 @@ class Comparison:
             model, seed = missing[key]
             raise RunError(f"the shadow generator for {model}, seed {seed}, could not be trained: {error}")
 
-    def _measure(self, progress: Progress) -> None:
-        seed = self.grid.seeds[0]
-        first: dict[str, str] = {}
-        for name, point in self.grid.points().items():
-            first.setdefault(point.family, name)
-        wanted = [
-            (model, arm)
-            for model in self.grid.models
-            for arm in self.of(model, seed).config.arms
-            if arm in first.values() or self.grid.ablations == arm
-        ]
-        task = progress.start("measuring what defenses and attacks cost", len(wanted) + len(self.grid.models))
-        for model, arm in wanted:
-            run = self.of(model, seed)
-            path = run.cell("cost", run.cost_key(arm)).with_suffix(".json")
-            try:
-                if not path.exists():
-                    cost = in_own_process(measure_cost, self.folder, self.grid, model, seed, arm)
-                    write_json(path, asdict(cost))
-                self.costs[model, arm] = cost_from(read_json(path))
-            except Exception as error:
-                self.failures[f"{model}, {arm}: cost"] = " ".join(str(error).split()) or type(error).__name__
-            task.advance()
-        for model in self.grid.models:
-            for attack in self.grid.attacks:
-                if any(cell.job and cell.job.attack == attack for cell in self._waiting() if cell.model == model):
-                    self.attack_costs[model, attack] = in_own_process(
-                        measure_attack, self.folder, self.grid, model, seed, attack
-                    )
-            task.advance()
-        task.finish()
+    def _waiting(self) -> Waiting:
+        waiting: dict[Path, list[Cell]] = {}
+        for cell in self.cells():
+            if not self.is_done(cell):
+                waiting.setdefault(self.place(cell), []).append(cell)
+        return waiting
 
-    def cost_of(self, model: str, arm: str) -> Cost | None:
-        """Of an arm, measured at the first strength of its family; ablations are taken as their whole."""
-        points = self.grid.points()
-        if arm not in points:
-            return self.cost_of(model, str(self.grid.ablations))
-        family = points[arm].family
-        return next(
-            (
-                self.costs[model, name]
-                for name, point in points.items()
-                if point.family == family and (model, name) in self.costs
-            ),
-            None,
-        )
-
-    def _waiting(self) -> list[Cell]:
-        return [cell for cell in self.cells() if not self.is_done(cell)]
-
-    def forecast(self, cell: Cell) -> float:
-        """Seconds of one process."""
-        run = self.of(cell.model, cell.seed)
-        if cell.job is not None:
-            return attack_seconds(run, cell.job, self.attack_costs[cell.model, cell.job.attack])
-        cost = self.cost_of(cell.model, cell.arm) or self.cost_of(cell.model, run.reference)
-        # A cost that could not be measured: some number has to stand in the sum.
-        return 60.0 if cost is None else training_seconds(run, cost)
-
-    def _train_and_attack(self, progress: Progress) -> None:
-        waiting = self._waiting()
-        if not waiting:
-            return
-        needed = sum(self._bytes(cell) for cell in waiting if cell.job is None)
+    def _check_disk(self, waiting: Waiting) -> None:
+        sizes: dict[tuple[str, str], int] = {}
+        needed = 0
+        for cell, *_ in waiting.values():
+            if cell.job is None:
+                if (cell.model, cell.arm) not in sizes:
+                    sizes[cell.model, cell.arm] = self._bytes(cell)
+                needed += sizes[cell.model, cell.arm]
         check_disk(self.folder, needed)
-        seconds = {cell: self.forecast(cell) for cell in waiting}
+
+    def _bytes(self, cell: Cell) -> int:
+        run = self.of(cell.model, cell.seed)
+        # Before pre-training nothing is known of its size; the disk is looked at again after it.
+        generator = run.config.arms[cell.arm].kind().needs_generator and run.generator_path.exists()
+        size = run.generator_path.stat().st_size if generator else 0
+        return training_bytes(run, run.new_model(cell.arm), size)
+
+    def _train_and_attack(self, waiting: Waiting, progress: Progress) -> None:
+        seconds = {place: self.measurements.seconds(cells[0]) for place, cells in waiting.items()}
         workers = worker_count(self.grid.workers, len(waiting))
         name = f"{len(waiting)} cells, {duration_text(sum(seconds.values()) / workers)} on {workers} workers; seconds"
         task = progress.start(name, round(sum(seconds.values())))
         shared = _Shared(task)
-        trainings = {cell: call for cell, call in self._calls(waiting, seconds).items() if cell.job is None}
-        failed = self._isolated(trainings, shared)
-        broken = {(cell.model, cell.seed, cell.arm) for cell in failed}
-        attacks = {}
-        for cell, call in self._calls(waiting, seconds).items():
-            if cell.job is not None:
-                source = self.of(cell.model, cell.seed).reference if cell.arm == RANDOM_UPDATE else cell.arm
-                if (cell.model, cell.seed, source) not in broken:
-                    attacks[cell] = call
-        self._isolated(attacks, shared)
+        calls = {place: self._call(cells[0], seconds[place]) for place, cells in waiting.items()}
+        trainings = {place: call for place, call in calls.items() if waiting[place][0].job is None}
+        broken = self._isolated(trainings, waiting, shared)
+        attacks = {
+            place: call
+            for place, call in calls.items()
+            if place not in trainings and self._training_of(waiting[place][0]) not in broken
+        }
+        self._isolated(attacks, waiting, shared)
         task.finish()
 
-    def _isolated(self, calls: dict[Cell, Call], progress: Progress) -> dict[Cell, str]:
+    def _training_of(self, cell: Cell) -> Path:
+        """Where the training lies whose update an attack is made on."""
+        run = self.of(cell.model, cell.seed)
+        return run.arm_folder(run.reference if cell.arm == RANDOM_UPDATE else cell.arm)
+
+    def _isolated(self, calls: Mapping[Path, Call], waiting: Waiting, progress: Progress) -> set[Path]:
+        """Run the calls; returns the places of those that failed."""
         failed = run_isolated(
             calls,
             traces=self.folder / "traces",
@@ -243,52 +201,20 @@ class Comparison:
             total_steps=0,
             progress=progress,
         )
-        self.failures.update({str(cell): error for cell, error in failed.items()})
-        return failed
+        self.failures.update({str(cell): error for place, error in failed.items() for cell in waiting[place]})
+        return set(failed)
 
-    def _calls(self, cells: list[Cell], seconds: dict[Cell, float]) -> dict[Cell, Call]:
-        calls = {}
-        for cell in cells:
-            run = self.of(cell.model, cell.seed)
-            place = (self.folder, self.grid, cell.model, cell.seed)
-            weight = MILLISECONDS * seconds[cell]
-            if cell.job is None:
-                calls[cell] = Call(_train_cell, (*place, cell.arm, round(weight / run.config.training.rounds)))
-            else:
-                steps = run.config.attacks[cell.job.attack].build().steps()
-                calls[cell] = Call(_attack_cell, (*place, cell.job, round(weight / steps)))
-        return calls
-
-    def _bytes(self, cell: Cell) -> int:
-        run = self.of(cell.model, cell.seed)
-        generator = run.config.arms[cell.arm].kind().needs_generator
-        size = run.generator_path.stat().st_size if generator else 0
-        return training_bytes(run, run.new_model(cell.arm), size)
+    def _call(self, cell: Cell, seconds: float) -> Call:
+        config = self.of(cell.model, cell.seed).config
+        where = (self.folder, self.grid, cell.model, cell.seed)
+        weight = MILLISECONDS * seconds
+        if cell.job is None:
+            return Call(train_cell, (*where, cell.arm, round(weight / config.training.rounds)))
+        return Call(attack_cell, (*where, cell.job, round(weight / config.attacks[cell.job.attack].build().steps())))
 
 
-def all_jobs(run: GridRun) -> list[Job]:
-    """The attacks on every arm, then those on the random updates; an ablation is attacked like any arm."""
-    wanted = jobs(run)
-    control = [replace(job, arm=RANDOM_UPDATE) for job in wanted if job.arm == run.reference]
-    return [*wanted, *control]
-
-
-def _pretrain_cell(folder: Path, grid: Grid, model: str, seed: int) -> None:
-    pretrain_stage(grid_run(folder, grid, model, seed), CountingProgress(PRETRAINING))
-
-
-def _train_cell(folder: Path, grid: Grid, model: str, seed: int, arm: str, weight: int) -> None:
-    train_arm(grid_run(folder, grid, model, seed), arm, CountingProgress(TRAINING, weight))
-
-
-def _attack_cell(folder: Path, grid: Grid, model: str, seed: int, job: Job, weight: int) -> None:
-    run = grid_run(folder, grid, model, seed)
-    source = run.reference if job.arm == RANDOM_UPDATE else job.arm
-    observation = build_observation(run, replace(job, arm=source), run.new_model(source))
-    if job.arm == RANDOM_UPDATE:
-        observation = randomised(observation, attack_seed(run, job))
-    found = reconstruct(run.config.attacks[job.attack], observation, attack_seed(run, job), CountingTask(weight))
-    found.save(run.reconstruction_path(job.arm, job.attack, job.round, job.client))
+def _unusable(folder: Path, error: OSError) -> RunError:
+    return RunError(f"{folder} cannot be used: {error.strerror or error}; choose another folder with --out")
 
 
 class _Shared(Progress):

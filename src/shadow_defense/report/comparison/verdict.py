@@ -22,9 +22,12 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
     for model in dict.fromkeys(table["model"] for table in comparison["tables"]):
         tables = pooled_tables(comparison, model)
         planes = [plane for plane in comparison["planes"] if plane["model"] == model]
-        said = _attack_sentences(tables) + shadow_sentences(comparison["defenses"], tables, planes)
-        said += _front_sentences(planes)
-        sentences += [f"{model}: {sentence}" for sentence in said]
+        first = next(iter(comparison["defenses"]), None)
+        # Where the first defense was not scored, nothing is known of how well the attack works without defense.
+        undefended = [table for table in tables if table["rows"][0]["defense"] == first]
+        said = _attack_sentences(undefended) + shadow_sentences(comparison["defenses"], tables, planes)
+        said += _front_sentences([plane for plane in planes if plane["points"]])
+        sentences += [f"{model}: {sentence}" for sentence in said or ["nothing was scored."]]
     return [*sentences, *_missing_sentence(len(comparison["failures"]), len(comparison["left_out"]))]
 
 

@@ -1,0 +1,177 @@
+"""The command that tries to rebuild images from one update, and says what leaks and why."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from shadow_defense.experiment.audit.case import Case
+
+
+def audit(
+    run: Annotated[Path | None, typer.Argument(help="A run directory; none with --model and --update.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm of the run; default the first.")] = None,
+    round: Annotated[int | None, typer.Option(min=1, help="Round of the run; default the first kept.")] = None,
+    client: Annotated[str | None, typer.Option(help="Client of the run; default the first kept.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Preset or YAML file whose `model` and `data` say what was trained.")
+    ] = None,
+    update: Annotated[
+        Path | None, typer.Option(help="Difference of states: .safetensors, torch state dict (.pt, .pth) or .npz.")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option("--global", "--before", help="The global model that the client started from.")
+    ] = None,
+    after: Annotated[
+        Path | None, typer.Option(help="The client's model after the round, in place of --update.")
+    ] = None,
+    attack: Annotated[
+        str | None, typer.Option(help="Attacks, a comma between two; default the run's first, or inverting-gradients.")
+    ] = None,
+    threat_model: Annotated[str | None, typer.Option(help="Who attacks; default each attack's own setting.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="0,1", help="Labels of the client's images.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Number of the client's images.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Local steps behind the update.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a local step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the client's SGD.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Public images of the same kind: an image, a folder or an .npz.")
+    ] = None,
+    generator: Annotated[Path | None, typer.Option(help="Generator of such images, as `pretrain` writes it.")] = None,
+    truth: Annotated[str | None, typer.Option(help="The client's own images, for scoring alone.")] = None,
+    gallery: Annotated[str | None, typer.Option(help="Images of others, among which to find the client's.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations of attacks that iterate.")] = None,
+    fail_above: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="Exit with 1 if an image lies above: ssim, psnr, rdlv or iip."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for audit.json, audit.html and reconstructions.")] = Path("audit"),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of --model, such as data.image_size=64."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and limits passed.")] = False,
+) -> None:
+    """Attack one update: what can be rebuilt, how close it is, and in words why it works or fails.
+
+    Of a run directory (`audit RUN`), or any file (`audit --model M --update U --global G`). What is not given, the
+    attacker does not know; an attack that needs it says so before it starts. Exit code 1: a limit of --fail-above
+    was passed; 2: the input cannot be used.
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.errors import ConfigError
+    from shadow_defense.experiment.audit.given import Given, case_of_update
+    from shadow_defense.experiment.audit.of_run import case_of_run
+    from shadow_defense.experiment.audit.running import PAGE, run_audit
+    from shadow_defense.experiment.audit.scoring import parse_limit
+    from shadow_defense.progress import Progress
+
+    limits = [parse_limit(text) for text in fail_above or ()]
+    attacks = tuple(name.strip() for name in attack.split(",") if name.strip()) if attack else ()
+    of_file: dict[str, object] = {
+        "--model": model,
+        "--update": update,
+        "--global": before,
+        "--after": after,
+        "--labels": labels,
+    }
+    of_file |= {"--samples": samples, "--steps": steps, "--batch-size": batch_size, "--learning-rate": learning_rate}
+    of_file |= {"--template": template, "--generator": generator, "--truth": truth, "--gallery": gallery}
+    of_file |= {"--set": overrides}
+    case: Case
+    if run is not None:
+        _refuse(of_file, "a run directory has its own")
+        case = case_of_run(
+            run,
+            arm=arm,
+            round=round,
+            client=client,
+            attacks=attacks,
+            threat_model=threat_model,
+            iterations=iterations,
+        )
+    else:
+        _refuse({"--arm": arm, "--round": round, "--client": client}, "only a run directory has one")
+        if model is None:
+            raise ConfigError("audit needs a run directory, or --model, --update and --global: see audit --help")
+        case = case_of_update(
+            Given(
+                model=model,
+                overrides=tuple(overrides or ()),
+                update=update,
+                before=before,
+                after=after,
+                attacks=attacks or ("inverting-gradients",),
+                threat_model=threat_model,
+                iterations=iterations,
+                labels=None if labels is None else _labels(labels),
+                samples=samples,
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                template=template,
+                generator=generator,
+                truth=truth,
+                gallery=gallery,
+            )
+        )
+    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+        results = run_audit(
+            out, case, limits=limits, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
+        )
+    if not quiet:
+        _summary(results, out / PAGE)
+    for sentence in results["exceeded"]:
+        typer.echo(f"above the limit: {sentence}", err=True)
+    if results["exceeded"]:
+        raise typer.Exit(1)
+
+
+def _refuse(values: dict[str, object], reason: str) -> None:
+    from shadow_defense.errors import ConfigError
+
+    for flag, value in values.items():
+        if value is not None:
+            raise ConfigError(f"{flag} does not go with this form of audit: {reason}; leave it out")
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    from shadow_defense.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"cannot read --labels {text}: expected whole numbers, such as 0,1") from error
+
+
+def _summary(results: dict[str, Any], page: Path) -> None:
+    from rich.console import Console
+
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    for text in dict.fromkeys(results["threat_models"].values()):
+        say(f"Threat model {text}\n")
+    for attack in results["attacks"].values():
+        for sentence in attack["sentences"]:
+            say(f"  {sentence}")
+    for effect in dict.fromkeys(reason["effect"] for reason in results["diagnosis"]):
+        say(f"\n{effect.capitalize()}:")
+        for reason in results["diagnosis"]:
+            if reason["effect"] == effect:
+                say(f"  {reason['sentence']}")
+    say("")
+    for note in results["notes"]:
+        say(f"  {note}")
+    console.print(f"\nOpen {page.resolve().as_uri()}", highlight=False, soft_wrap=True)

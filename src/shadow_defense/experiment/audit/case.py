@@ -1,0 +1,105 @@
+"""What is audited: one client's update, what is known of it, and what the reconstructions are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
+from shadow_defense.config import RunConfig
+from shadow_defense.errors import ThreatModelError
+
+FLAGS: dict[Knowledge, str] = {
+    "labels": "--labels 0,1 (one for each image)",
+    "local training": "--learning-rate LR --steps K --batch-size B",
+    "template": "--template FILE or FOLDER",
+    "generator": "--generator FILE",
+}
+"""How each piece of knowledge is given; what is not here is part of the update, or of the attack's model."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images among which a reconstruction should point to the client's own: theirs, and those of others, in [0, 1]."""
+
+    own: Float[Tensor, "n c h w"]
+    others: Float[Tensor, "m c h w"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One update under audit.
+
+    Attributes:
+        name: the update in words, for headings.
+        subject: where it comes from, for the page and the JSON.
+        attacks: what is tried on it.
+        observe: what each attack's threat model leaves of what is known.
+        seed: of an attack by its name.
+        local_training: the client's, where the auditor knows it, whether or not an attacker does.
+        truths: the images the update comes from, in [0, 1], for scoring alone; no attack sees them.
+        template: the mean of public images, in [0, 1].
+        notes: what was assumed on the way here, in sentences.
+    """
+
+    name: str
+    subject: Mapping[str, Any]
+    config: RunConfig
+    attacks: Mapping[str, AttackSettings]
+    observe: Callable[[str], Observation]
+    seed: Callable[[str], int]
+    local_training: LocalTraining | None = None
+    truths: Float[Tensor, "n c h w"] | None = None
+    template: Float[Tensor, "c h w"] | None = None
+    gallery: Gallery | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def cut_to_given(
+    threat: ThreatModel, given: frozenset[Knowledge], needs: frozenset[Knowledge], attack: str
+) -> ThreatModel:
+    """The threat model with only that granted which the auditor gave: nobody can grant what is not there.
+
+    Raises:
+        ThreatModelError: naming the flags that are missing for what ``attack`` reads.
+    """
+    threat.require(needs, attack)
+    missing = sorted(needs - given)
+    if missing:
+        flags = "; ".join(FLAGS.get(item, item) for item in missing)
+        raise ThreatModelError(f"attack '{attack}' reads {', '.join(missing)}, which was not given: give {flags}")
+    return ThreatModel(threat.name, threat.position, threat.granted & given)
+
+
+def chosen_attacks(
+    config: RunConfig, names: tuple[str, ...], threat_model: str | None, iterations: int | None
+) -> dict[str, AttackSettings]:
+    """The attacks to try: an entry of the configuration's, or the registry's of that name with its defaults.
+
+    Args:
+        threat_model: in place of each attack's own.
+        iterations: in place of each attack's own, for attacks that iterate.
+
+    Raises:
+        ConfigError: for a name that neither knows, or a number of iterations out of range.
+        ThreatModelError: for an unknown threat model, or one that does not grant what an attack needs.
+    """
+    chosen = {}
+    for name in names:
+        settings = config.attacks.get(name)
+        values: dict[str, Any] = {"attack": name} if settings is None else settings.model_dump()
+        if threat_model is not None:
+            values["threat_model"] = threat_model
+        # Twice: what the attack's options are, only the attack knows.
+        built = AttackSettings(**values).build()
+        if iterations is not None and "iterations" in type(built).model_fields:  # type: ignore[attr-defined]
+            values["options"] = {**values.get("options", {}), "iterations": iterations}
+            values = AttackSettings(**values).model_dump()
+        chosen[name] = AttackSettings(**values)
+    return chosen

@@ -1,0 +1,122 @@
+"""An update of a run directory as a case: its model, generator, images and labels are at hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.errors import RunError, unknown_name
+from shadow_defense.experiment.attacking import Job, attack_seed, build_observation
+from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
+from shadow_defense.experiment.run import Run
+
+
+def case_of_run(
+    folder: Path,
+    *,
+    arm: str | None,
+    round: int | None,
+    client: str | None,
+    attacks: tuple[str, ...],
+    threat_model: str | None,
+    iterations: int | None,
+) -> Case:
+    """The case of one kept update of a finished or running run.
+
+    Args:
+        arm: None: the first.
+        round: counted from 1; None: the first that was kept.
+        client: None: the first that was kept.
+        attacks: names; none: the run's first.
+
+    Raises:
+        RunError: when there is no such run, arm, or kept update, or an attack needs a generator and there is none.
+    """
+    opened = Run.open(folder)
+    names = attacks or (next(iter(opened.config.attacks), "inverting-gradients"),)
+    chosen = chosen_attacks(opened.config, names, threat_model, iterations)
+    # The run as it would be with just these attacks: observations and seeds come from it.
+    run = Run(folder, opened.config.model_copy(update={"attacks": chosen}))
+    arm = next(iter(run.config.arms)) if arm is None else arm
+    if arm not in run.config.arms:
+        raise RunError(unknown_name("arm", arm, run.config.arms))
+    place, client = _kept(run, arm, None if round is None else round - 1, client)
+    _check_generators(run, chosen)
+    jobs = {name: Job(arm, name, place, client) for name in chosen}
+    data, training = run.dataset, run.config.training
+    attacked = run.client(client)
+    first = build_observation(run, jobs[names[0]], run.new_model(arm))
+
+    def observe(attack: str) -> Observation:
+        return build_observation(run, jobs[attack], run.new_model(arm))
+
+    steps = -(-len(attacked.train) // attacked.batch_size) * training.local_epochs
+    return Case(
+        name=f"{client} in round {place + 1} of {arm}",
+        subject={"run": str(folder), "arm": arm, "round": place + 1, "client": client},
+        config=run.config,
+        attacks=chosen,
+        observe=observe,
+        seed=lambda attack: attack_seed(run, jobs[attack]),
+        local_training=LocalTraining(
+            training.learning_rate_at(place),
+            attacked.batch_size,
+            first.update.steps or steps,
+            training.batch_norm,
+            training.momentum,
+            training.weight_decay,
+        ),
+        truths=attacked.train.unit_images(),
+        template=run.mean_image,
+        gallery=_gallery(run, client),
+        notes=(
+            f"The update is kept from the run {folder}: client '{client}' of arm '{arm}' in round {place + 1}, "
+            f"computed from {len(attacked.train)} images of {data.name}.",
+        ),
+    )
+
+
+def _kept(run: Run, arm: str, round: int | None, client: str | None) -> tuple[int, str]:
+    """Round (0-based) and client of the update that is meant; raises :class:`RunError` listing what was kept."""
+    found: list[tuple[int, str]] = []
+    for file in sorted(run.arm_folder(arm).glob("round-*/update-*.safetensors")):
+        matched = re.fullmatch(r"round-(\d+)", file.parent.name)
+        if matched:
+            found.append((int(matched[1]), file.stem.removeprefix("update-")))
+    if not found:
+        raise RunError(f"arm '{arm}' has kept no update yet: run `shadow-defense train {run.folder}` first")
+    for kept in found:
+        if round in (None, kept[0]) and client in (None, kept[1]):
+            return kept
+    rounds = ", ".join(str(number + 1) for number in sorted({number for number, _ in found}))
+    clients = ", ".join(sorted({name for _, name in found}))
+    asked = " ".join(
+        f"{flag} {value}"
+        for flag, value in (("--round", round and round + 1), ("--client", client))
+        if value is not None
+    )
+    raise RunError(f"arm '{arm}' kept no update for {asked}: kept are rounds {rounds} and clients {clients}")
+
+
+def _check_generators(run: Run, attacks: dict[str, AttackSettings]) -> None:
+    for name, settings in attacks.items():
+        if "generator" in settings.build().needs and not run.generator_path.exists():
+            raise RunError(
+                f"attack '{name}' starts from a generator and {run.folder} has none: run `shadow-defense pretrain "
+                f"{run.folder}` first"
+            )
+
+
+def _gallery(run: Run, client: str) -> Gallery | None:
+    """All clients' training and validation images, as published; None where the client is alone."""
+    own: list[Tensor] = []
+    others: list[Tensor] = []
+    for each in run.dataset.clients:
+        images = [part.unit_images() for part in (each.train, each.validation) if len(part)]
+        (own if each.name == client else others).extend(images)
+    return Gallery(torch.cat(own), torch.cat(others)) if others else None

@@ -1,0 +1,185 @@
+"""Update files: of this project, plain safetensors, torch state dicts, npz; as a difference, or as before and after."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shadow_defense.defenses.base import SharedBatchNorm
+from shadow_defense.errors import ModelError, RunError, UpdateError
+from shadow_defense.federated.batch_norm_policy import withheld_names
+from shadow_defense.federated.update import ModelUpdate, state_difference
+from shadow_defense.files import read_tensors
+from shadow_defense.models.weights import read_state
+
+COUNTER = "num_batches_tracked"
+"""Batch norm's counter of batches, which many frameworks leave out and no attack reads."""
+
+POLICIES: tuple[SharedBatchNorm, ...] = ("all", "parameters", "stats", "none")
+
+SAME_AS_STATE = 0.1
+"""Distance of an update to the global parameters, relative to them, below which it is a state and no difference."""
+
+
+def read_named_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pt, .pth or .npz file; nothing but tensors is unpickled.
+
+    Args:
+        names: of the model's tensors in order; they replace ``arr_0``, ``arr_1`` of an .npz, which is how a list of
+            arrays is saved (Flower's clients send such lists, in the order of the state dict). None: kept, in order.
+
+    Raises:
+        UpdateError: when the file is missing, damaged, of another kind, a pickle of anything else, or its arrays are
+            not as many as the model's tensors.
+    """
+    if path.suffix == ".npz":
+        return _read_arrays(path, names)
+    try:
+        return read_state(path)
+    except ModelError as error:
+        raise UpdateError(str(error).replace("weights ", "tensors ", 1)) from error
+
+
+def _read_arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, Tensor]:
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UpdateError(f"{path} holds one bare array: expected an .npz of one array a tensor")
+        with archive:
+            arrays = {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UpdateError(f"cannot read {path} as .npz of tensors ({reason}): save plain arrays of numbers") from error
+    if set(arrays) != {f"arr_{index}" for index in range(len(arrays))}:
+        return arrays
+    # Sorted by name, arr_10 would come before arr_2.
+    ordered = [arrays[f"arr_{index}"] for index in range(len(arrays))]
+    if names is None:
+        return {f"arr_{index}": array for index, array in enumerate(ordered)}
+    if len(ordered) != len(names):
+        raise UpdateError(
+            f"{path} holds {len(ordered)} unnamed arrays and the model {len(names)} tensors: give one a tensor, in the "
+            "order of the state dict, or name them"
+        )
+    return dict(zip(names, ordered, strict=True))
+
+
+def read_global_state(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The global model before the round, complete, in the model's own types.
+
+    Raises:
+        UpdateError: naming the tensor that is missing, unexpected, of another shape, or not finite.
+    """
+    own = model.state_dict()
+    given = read_named_tensors(path, tuple(own))
+    _check(given, own, f"the state {path}", absent=frozenset(name for name in own if name.endswith(COUNTER)))
+    return {name: given.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}
+
+
+def read_update(
+    path: Path, model: nn.Module, state: Mapping[str, Tensor], *, samples: int | None, steps: int | None
+) -> ModelUpdate:
+    """The update in ``path``, a difference to ``state``; numbers of samples and steps from its metadata if not given.
+
+    Raises:
+        UpdateError: for a file that holds no update of this model.
+    """
+    tensors, metadata = read_named_tensors(path, tuple(state)), _metadata(path)
+    update = _update(tensors, metadata, path, model, state, samples, steps)
+    parameters = [name for name, _ in model.named_parameters() if name in tensors]
+    length = sum(state[name].double().square().sum() for name in parameters)
+    distance = sum((update.tensors[name] - state[name]).double().square().sum() for name in parameters)
+    if 0 < distance < SAME_AS_STATE**2 * length or distance == 0 < length:
+        raise UpdateError(
+            f"{path} is nearly equal to the global model: it is a state, not a difference; give it as --after, and the "
+            "global model as --before"
+        )
+    return update
+
+
+def update_between(
+    after: Path, model: nn.Module, state: Mapping[str, Tensor], *, samples: int | None, steps: int | None
+) -> ModelUpdate:
+    """The update from ``state`` to the client's state in ``after``; errors as in :func:`read_update`."""
+    own = model.state_dict()
+    given = read_named_tensors(after, tuple(own))
+    _check(given, own, f"the state {after}", absent=_absent(given, model))
+    shared = {name: tensor for name, tensor in state.items() if name in given}
+    given = {name: given[name].to(tensor.dtype) for name, tensor in shared.items()}
+    return _update(state_difference(shared, given), {}, after, model, state, samples, steps)
+
+
+def _metadata(path: Path) -> dict[str, object]:
+    """What this project writes beside the tensors; {} for every other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        metadata = read_tensors(path)[1]
+    except RunError:
+        # Another project's own entry under the same key: its tensors have been read already.
+        return {}
+    return metadata if metadata.get("kind") == "update" else {}
+
+
+def _update(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, object],
+    path: Path,
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    samples: int | None,
+    steps: int | None,
+) -> ModelUpdate:
+    absent = _absent(tensors, model)
+    _check(tensors, state, f"the update {path}", absent)
+    known = metadata.get("samples") if samples is None else samples
+    if not isinstance(known, int):
+        raise UpdateError(f"{path} does not say how many images it comes from: give --samples")
+    taken = metadata.get("steps", 0) if steps is None else steps
+    return ModelUpdate(
+        {name: tensor.detach().to(state[name].dtype) for name, tensor in tensors.items()},
+        known,
+        taken if isinstance(taken, int) else 0,
+        0,
+        str(metadata.get("client", path.stem)),
+        tuple(sorted(absent)),
+    )
+
+
+def _absent(given: Mapping[str, Tensor], model: nn.Module) -> frozenset[str]:
+    """What of the model may be, and is, missing: batch norm that stays with the client by one of the policies."""
+    missing = frozenset(model.state_dict()) - frozenset(given)
+    for policy in POLICIES:
+        withheld = withheld_names(model, policy)
+        if withheld <= missing and all(name.endswith(COUNTER) for name in missing - withheld):
+            return missing
+    return frozenset()
+
+
+def _check(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, absent: frozenset[str] = frozenset()
+) -> None:
+    for name, tensor in expected.items():
+        if name not in given and name not in absent:
+            raise UpdateError(f"{what} lacks tensor '{name}': give one of this very model (--model)")
+        if name in given and given[name].shape != tensor.shape:
+            raise UpdateError(
+                f"{what}: tensor '{name}' has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}: give "
+                "one of this very model (--model)"
+            )
+    for name, tensor in given.items():
+        if name not in expected:
+            raise UpdateError(f"{what} has an unexpected tensor '{name}': give one of this very model (--model)")
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise UpdateError(f"{what}: tensor '{name}' is of {tensor.dtype}: expected real numbers")
+        if not torch.isfinite(tensor).all():
+            raise UpdateError(
+                f"{what}: tensor '{name}' holds NaN or infinity, so that it can be nobody's training; give the file "
+                "as the client sent it"
+            )

@@ -1,0 +1,197 @@
+"""The audit itself: every attack tried, its reconstructions scored and explained, JSON, tensors and page written."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.target import matching_target
+from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
+from shadow_defense.experiment.attacking import reconstruct
+from shadow_defense.experiment.audit.case import Case
+from shadow_defense.experiment.audit.diagnosis import Outcome, diagnose, judge
+from shadow_defense.experiment.audit.facts import Facts, facts_of
+from shadow_defense.experiment.audit.scoring import Limit, check_limits, exceeded, identify, risk_rows
+from shadow_defense.experiment.evaluating import versions
+from shadow_defense.files import write_json
+from shadow_defense.metrics.lpips import Lpips, load_lpips
+from shadow_defense.progress import Progress, Task
+from shadow_defense.report.audit_page import AuditPictures, write_audit_page
+
+JSON, PAGE = "audit.json", "audit.html"
+
+LONGEST_UNROLL = 16
+"""Local steps that are simulated to judge an attack that has no such setting of its own."""
+
+
+def run_audit(
+    folder: Path, case: Case, *, limits: Sequence[Limit] = (), command: str = "", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Audit ``case`` and write ``audit.json``, ``audit.html`` and each attack's reconstructions below ``folder``.
+
+    Returns:
+        What ``audit.json`` holds; ``exceeded`` has a sentence for each image above a limit.
+
+    Raises:
+        ConfigError: for a limit on what cannot be measured.
+        RunError: when ``folder`` is a file or a run directory.
+        ModelError, GeneratorError: when every attack is refused by the model or the generator.
+    """
+    check_limits(limits, case)
+    _check_folder(folder)
+    settings = case.config.metrics
+    lpips = load_lpips(settings.lpips, settings.lpips_weights) if settings.lpips and case.truths is not None else None
+    # All of them first: what cannot be observed is said before anything is tried.
+    observations = {name: case.observe(name) for name in case.attacks}
+    first = next(iter(observations.values()))
+    local = case.local_training
+    facts = facts_of(first, local, labels_known=all(seen.grants("labels") for seen in observations.values()))
+    attacks: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, Tensor] = {}
+    errors: list[ShadowDefenseError] = []
+    with _threads(case.config.threads):
+        for name, observation in observations.items():
+            task = (progress or Progress()).start(name, case.attacks[name].build().steps())
+            try:
+                found = _reconstruction(case, name, observation, task)
+                found.save(folder / f"reconstructions-{name}.safetensors")
+                attacks[name] = _entry(case, name, observation, found, facts, lpips)
+                pictures[name] = found.images
+            except ShadowDefenseError as error:
+                errors.append(error)
+                attacks[name] = _refused(name, error)
+            task.finish()
+    if not pictures and all(not isinstance(error, UpdateError) for error in errors):
+        raise errors[0]
+    results = _results(case, observations, facts, attacks, limits, command)
+    write_json(folder / JSON, results)
+    write_audit_page(folder / PAGE, results, AuditPictures(pictures, case.truths, case.template))
+    return results
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: choose another folder with --out")
+    if (folder / "config.yaml").exists():
+        raise RunError(f"{folder} is a run directory: choose another folder with --out")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads as a run's own attacks have, so that an audit of a run's update ends with the same numbers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _reconstruction(case: Case, name: str, observation: Observation, task: Task) -> Reconstruction:
+    return reconstruct(case.attacks[name], observation, case.seed(name), task)
+
+
+def _entry(
+    case: Case, name: str, observation: Observation, found: Reconstruction, facts: Facts, lpips: Lpips | None
+) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    precision: dict[str, float] = {}
+    if case.truths is not None:
+        rows = risk_rows(found.images, case.truths, case.template, lpips)
+        if case.gallery is not None:
+            observation.model.load_state_dict(dict(observation.global_state))
+            precision = identify(rows, found.images, case.gallery, observation.model, observation.normalisation)
+    settings = case.attacks[name].build()
+    unroll = getattr(settings, "longest_unroll", LONGEST_UNROLL)
+    blank = None if case.template is None else case.template.expand_as(found.images)
+    scored = [row for row in rows if row["ssim"] is not None]
+    best = max(scored, key=lambda row: row["ssim"], default=None)
+    outcome = Outcome(
+        attack=name,
+        distance=_distance(observation, unroll, found.images, found.labels),
+        template_distance=None if blank is None else _distance(observation, unroll, blank, found.labels),
+        sought=len(found.images),
+        image=None if best is None else best["image"] + 1,
+        ssim=None if best is None else best["ssim"],
+        psnr=None if best is None else best["psnr"],
+        template_ssim=None if best is None else best["template_ssim"],
+        # An attack that needs the buffers needs them for their statistics.
+        reads_statistics="buffers" in settings.needs,
+    )
+    return {
+        "rebuilt": outcome.rebuilt,
+        "rows": rows,
+        "k_iip": precision,
+        "labels": found.labels.tolist(),
+        "distance": outcome.distance,
+        "template_distance": outcome.template_distance,
+        "iterations": found.iterations,
+        "seconds": found.seconds,
+        "notes": list(found.notes),
+        "sentences": list(judge(outcome, facts)),
+    }
+
+
+def _refused(name: str, error: ShadowDefenseError) -> dict[str, Any]:
+    return {
+        "rebuilt": None,
+        "rows": [],
+        "k_iip": {},
+        "labels": [],
+        "distance": None,
+        "template_distance": None,
+        "iterations": 0,
+        "seconds": 0.0,
+        "notes": [],
+        "sentences": [f"{name} was refused: {' '.join(str(error).split())}."],
+    }
+
+
+def _distance(observation: Observation, longest_unroll: int, images: Tensor, labels: Tensor) -> float:
+    """1 - cosine of the update that ``images`` in [0, 1] cause and the observed one; 1 where it is not defined."""
+    target = matching_target(observation, longest_unroll)
+    distance = explained(observation, target, observation.normalisation.apply(images), labels)
+    return distance if math.isfinite(distance) else 1.0
+
+
+def _results(
+    case: Case,
+    observations: dict[str, Observation],
+    facts: Facts,
+    attacks: dict[str, dict[str, Any]],
+    limits: Sequence[Limit],
+    command: str,
+) -> dict[str, Any]:
+    return {
+        "title": f"Audit of {case.name}",
+        "created": datetime.date.today().isoformat(),
+        "command": command,
+        "seed": case.config.seed,
+        "versions": versions(),
+        "subject": dict(case.subject),
+        "model": case.config.model.model_dump(mode="json"),
+        "image_shape": list(next(iter(observations.values())).image_shape),
+        "local_training": None if case.local_training is None else asdict(case.local_training),
+        "threat_models": {name: seen.threat_model.describe() for name, seen in observations.items()},
+        "attack_settings": {
+            name: {"attack": settings.attack, **settings.build().model_dump(mode="json")}  # type: ignore[attr-defined]
+            for name, settings in case.attacks.items()
+        },
+        "facts": asdict(facts),
+        "attacks": attacks,
+        "diagnosis": [asdict(reason) for reason in diagnose(facts)],
+        "notes": list(case.notes),
+        "verdict": [attack["sentences"][0] for attack in attacks.values()],
+        "limits": [asdict(limit) for limit in limits],
+        "exceeded": exceeded(limits, attacks),
+    }

@@ -1,0 +1,140 @@
+"""The risk in numbers, image by image, and the limits that it must not pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.experiment.audit.case import Case, Gallery
+from shadow_defense.metrics.fidelity import clamp_unit, score_reconstructions
+from shadow_defense.metrics.identifiability import identifiability_precision, identified, pooled_features
+from shadow_defense.metrics.leakage import relative_data_leakage
+from shadow_defense.metrics.lpips import Lpips
+from shadow_defense.metrics.ssim import ssim
+
+NEAREST = (1, 3, 5)
+"""The k of k-IIP, as far as the gallery reaches."""
+
+LIMITED = {
+    "ssim": "of a reconstruction to its image, at most 1",
+    "psnr": "in dB",
+    "rdlv": "relative data leakage value against --template",
+    "iip": "1 where the nearest gallery image is the client's, else 0",
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A measured value above which the audit fails."""
+
+    metric: str
+    value: float
+
+
+def parse_limit(text: str) -> Limit:
+    """A limit from ``metric=value``. Raises :class:`ConfigError` for anything else and for unknown metrics.
+
+    >>> parse_limit("ssim=0.4")
+    Limit(metric='ssim', value=0.4)
+    """
+    metric, separator, number = (part.strip() for part in text.partition("="))
+    if not separator:
+        raise ConfigError(f"cannot read --fail-above {text}: expected metric=value, such as ssim=0.4")
+    if metric not in LIMITED:
+        raise ConfigError(f"--fail-above: {unknown_name('metric', metric, LIMITED)}")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"--fail-above {metric}='{number}' is no finite number: expected one, such as ssim=0.4")
+    return Limit(metric, value)
+
+
+def check_limits(limits: Sequence[Limit], case: Case) -> None:
+    """Raise :class:`ConfigError` for a limit on what cannot be measured: it would never be passed."""
+    for limit in limits:
+        if case.truths is None:
+            raise ConfigError(f"--fail-above {limit.metric} needs the client's images to measure it: give --truth")
+        if limit.metric == "rdlv" and case.template is None:
+            raise ConfigError("--fail-above rdlv compares with the mean of public images: give --template")
+        if limit.metric == "iip" and case.gallery is None:
+            raise ConfigError("--fail-above iip looks the images up among others: give --gallery")
+
+
+def risk_rows(
+    images: Float[Tensor, "n c h w"],
+    truths: Float[Tensor, "m c h w"],
+    template: Float[Tensor, "c h w"] | None,
+    lpips: Lpips | None,
+) -> list[Row]:
+    """One row a reconstruction: its ``image`` (from 0), ``psnr``, ``ssim``, ``lpips``, ``template_ssim``, ``rdlv``.
+
+    None where a value does not exist: no image left to match, no LPIPS, no template, or one whose SSIM is not above 0.
+    """
+    rows: list[Row] = []
+    for scored in score_reconstructions(images, truths, None, lpips):
+        image = scored["truth"]
+        row: Row = {"reconstruction": scored["reconstruction"], "image": image}
+        row |= {metric: scored[f"{metric}_whole"] for metric in ("psnr", "ssim", "lpips")}
+        row |= {"template_ssim": None, "rdlv": None}
+        if template is not None and image is not None:
+            blank = ssim(template.unsqueeze(0), truths[int(image)].unsqueeze(0))
+            relative = relative_data_leakage(torch.tensor([row["ssim"]]), blank).item()
+            row |= {"template_ssim": blank.item(), "rdlv": None if math.isnan(relative) else relative}
+        rows.append(row)
+    return rows
+
+
+def identify(
+    rows: Sequence[Row],
+    images: Float[Tensor, "n c h w"],
+    gallery: Gallery,
+    model: nn.Module,
+    normalisation: Normalisation,
+) -> dict[str, float]:
+    """k-IIP by k; writes ``iip`` (k = 1) and ``hits`` by k into ``rows``.
+
+    Args:
+        model: whose features compare images; in the state that was attacked.
+    """
+    everyone = torch.cat([gallery.own, gallery.others])
+    owned = torch.arange(len(everyone)) < len(gallery.own)
+    found = pooled_features(model, normalisation.apply(clamp_unit(images)))
+    known = pooled_features(model, normalisation.apply(everyone))
+    precision = {}
+    for nearest in NEAREST:
+        if nearest <= len(everyone):
+            hits = identified(found, known, owned, nearest)
+            precision[str(nearest)] = identifiability_precision(hits)
+            for row, hit in zip(rows, hits.tolist(), strict=True):
+                row.setdefault("hits", {})[str(nearest)] = hit
+                if nearest == 1:
+                    row["iip"] = float(hit)
+    return precision
+
+
+def exceeded(limits: Sequence[Limit], attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for each reconstruction that passes a limit; ``attacks`` holds each one's ``rows``.
+
+    >>> rows = [{"image": 0, "ssim": 0.5}, {"image": 1, "ssim": 0.3}, {"image": None, "ssim": None}]
+    >>> exceeded([Limit("ssim", 0.4)], {"dlg": {"rows": rows}})
+    ['image 1: ssim 0.500 by dlg is above 0.4']
+    """
+    return [
+        f"image {row['image'] + 1}: {limit.metric} {row[limit.metric]:.3f} by {name} is above {limit.value:g}"
+        for limit in limits
+        for name, attack in attacks.items()
+        for row in attack["rows"]
+        if row["image"] is not None and row.get(limit.metric) is not None and row[limit.metric] > limit.value
+    ]

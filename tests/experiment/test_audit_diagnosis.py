@@ -1,0 +1,153 @@
+"""Facts of updates against hand-made ones, and the sentences that follow from facts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings
+from shadow_defense.experiment.audit.diagnosis import Effect, Outcome, Reason, diagnose, judge
+from shadow_defense.experiment.audit.facts import Facts, facts_of, impossible_share
+from shadow_defense.seeds import named_generator
+from tests.attacks.clients import SHAPE, lenet, observation
+
+CLEAN = Facts(
+    samples=1,
+    steps=1,
+    batch_size=1,
+    image_values=256,
+    update_values=10_000,
+    tensors=8,
+    relative_norm=0.01,
+    rounding=1e-5,
+    zeros=0.0,
+    zero_tensors=0,
+    noise=1e-4,
+    noise_deviation=1e-6,
+    batch_norm=None,
+    statistics_shared=False,
+    hard=False,
+    pools=False,
+    drops=False,
+    exact=None,
+    labels_known=True,
+)
+
+
+def test_nothing_hides_a_clean_update() -> None:
+    assert {reason.effect for reason in diagnose(CLEAN)} == {"gives away"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "effect", "words"),
+    [
+        (replace(CLEAN, noise=0.9, noise_deviation=0.01), "hides", "Noise drowns the update. The rows"),
+        (replace(CLEAN, noise=0.1, noise_deviation=0.01), "hides", "about 0.01 in each value lies on it, 10% of"),
+        (replace(CLEAN, zeros=0.9), "hides", "90% of the update's values are exactly zero: it was thinned out"),
+        (replace(CLEAN, zeros=1.0, zero_tensors=8), "hides", "carries nothing"),
+        (replace(CLEAN, rounding=0.3, relative_norm=2e-7), "hides", "rounding of the difference is 30% of it"),
+        (replace(CLEAN, samples=32, batch_size=32), "hides", "mean over a batch of 32 images"),
+        (replace(CLEAN, samples=64, batch_size=2), "hides", "64 images have 16,384 values and the update 10,000"),
+        (replace(CLEAN, samples=4, batch_size=2), "gives away", "mean over 2 images only"),
+        (replace(CLEAN, samples=4, batch_size=1, steps=4), "gives away", "about one image alone"),
+        (replace(CLEAN, steps=5), "hides", "5 local steps"),
+        (replace(CLEAN, steps=None), "limits the attack", "--learning-rate, --steps and --batch-size"),
+        (replace(CLEAN, batch_norm="train"), "hides", "statistics are not in the update"),
+        (replace(CLEAN, batch_norm="train", statistics_shared=True), "gives away", "read them off the buffers"),
+        (replace(CLEAN, batch_norm="eval"), "gives away", "stands still"),
+        (replace(CLEAN, hard=True, pools=True), "hides", "cut off by ReLU and max pooling"),
+        (replace(CLEAN, drops=True), "hides", "Dropout"),
+        (replace(CLEAN, exact="first layer"), "gives away", "by one division, exactly."),
+        (replace(CLEAN, exact="chain", steps=5), "gives away", "layer by layer, for one image in one step."),
+        (replace(CLEAN, samples=2, labels_known=False), "limits the attack", "Labels are not known"),
+    ],
+)
+def test_each_fact_has_its_sentence(facts: Facts, effect: Effect, words: str) -> None:
+    found = [reason for reason in diagnose(facts) if words in reason.sentence]
+    assert [reason.effect for reason in found] == [effect]
+    assert not any(words in reason.sentence for reason in diagnose(CLEAN))
+
+
+def test_rounding_and_thinning_are_not_called_noise() -> None:
+    for facts in (replace(CLEAN, noise=0.1, rounding=0.1), replace(CLEAN, noise=0.8, zeros=0.9)):
+        assert not any("Noise" in reason.sentence for reason in diagnose(facts))
+
+
+FAILED = Outcome("dlg", distance=0.6, template_distance=0.8, sought=1, image=1, ssim=0.1, psnr=9.0, template_ssim=0.3)
+
+
+def test_failures_are_told_apart() -> None:
+    """No image found, a wrong image found, and no truth to tell."""
+    assert "nothing in the update keeps it" in judge(FAILED, CLEAN)[1]
+    assert "what hides the images (below)" in judge(FAILED, replace(CLEAN, hard=True))[1]
+    assert "many images fit" in judge(replace(FAILED, distance=0.0009), CLEAN)[1]
+    assert "the search did not get there" in judge(replace(FAILED, distance=0.0011), CLEAN)[1]
+    assert "--attack r-gap" in judge(FAILED, replace(CLEAN, exact="chain"))[-1]
+    buffers = replace(CLEAN, batch_norm="train", statistics_shared=True)
+    assert "--attack gradinversion" in judge(FAILED, buffers)[-1]
+    assert "--attack gradinversion" not in judge(replace(FAILED, reads_statistics=True), buffers)[-1]
+    unknown = judge(replace(FAILED, ssim=None), CLEAN)[0]
+    assert "cosine to the observed update 0.4000; of the mean image in every place 0.2000" in unknown
+    assert "sought 4 of 9 images" in judge(replace(FAILED, sought=4), replace(CLEAN, samples=9))[1]
+
+
+def test_a_success_is_a_success_against_the_template_or_to_the_eye() -> None:
+    assert replace(FAILED, ssim=0.51).rebuilt is True
+    assert replace(FAILED, ssim=0.6, template_ssim=0.7).rebuilt is False
+    assert replace(FAILED, ssim=0.31).rebuilt is False
+    assert "came closer than the mean image" in judge(replace(FAILED, ssim=0.31), CLEAN)[0]
+    assert "nothing that it rebuilt comes closer" in judge(replace(FAILED, ssim=0.29), CLEAN)[0]
+    assert "nothing that it rebuilt is recognisable" in judge(replace(FAILED, template_ssim=None), CLEAN)[0]
+    assert replace(FAILED, ssim=0.4, template_ssim=None).rebuilt is False
+    assert replace(FAILED, ssim=0.6, template_ssim=None).rebuilt is True
+    assert replace(FAILED, ssim=None).rebuilt is None
+    sentences = judge(replace(FAILED, ssim=0.9), CLEAN)
+    assert sentences == (
+        "dlg rebuilt image 1 (SSIM 0.90, PSNR 9.0 dB; the mean of public images has 0.30 without any update): the "
+        "update gives it away.",
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000), classes=st.integers(2, 10), noise=st.floats(0.0, 1.0))
+def test_the_impossible_share_measures_white_noise(seed: int, classes: int, noise: float) -> None:
+    draws = named_generator(seed, "share")
+    scores = torch.randn(5, classes, generator=draws)
+    true = torch.eye(classes)[torch.randint(classes, (5,), generator=draws)]
+    weight = (scores.softmax(1) - true).T @ torch.randn(5, 5000, generator=draws)
+    assert impossible_share(weight) < 1e-5
+    drawn = noise * torch.randn(weight.shape, generator=draws)
+    expected = noise * weight.numel() ** 0.5 / (weight + drawn).norm().item()
+    assert impossible_share(weight + drawn) == pytest.approx(expected, rel=0.1, abs=1e-5)
+
+
+def test_facts_of_a_trained_client() -> None:
+    """Several steps leave the rows adding up to zero; noise of a known strength on the gradient is measured."""
+    seen, _ = observation(lenet(), (1, 0, 1), batch_size=1, epochs=2)
+    facts = facts_of(seen, seen.local_training, labels_known=True)
+    assert (facts.samples, facts.steps, facts.batch_size) == (3, 6, 1)
+    assert facts.noise is not None and facts.noise < 1e-3
+    assert facts.exact == "chain" and facts.batch_norm is None and not facts.hard and facts.zeros < 0.01
+    assert facts.image_values == torch.Size(SHAPE).numel()
+    noisy, _ = observation(lenet(), (1,), learning_rate=0.1, defense=NoiseDefense(NoiseSettings(scale=0.1), seed=0))
+    disturbed = facts_of(noisy, None, labels_known=True)
+    assert disturbed.steps is None and disturbed.noise_deviation == pytest.approx(0.01, rel=0.2)
+
+
+def test_reasons_are_sentences() -> None:
+    everything = replace(CLEAN, samples=64, batch_size=32, steps=9, zeros=0.5, hard=True, drops=True)
+    for reason in diagnose(replace(everything, labels_known=False)):
+        assert isinstance(reason, Reason) and re.fullmatch(r"[A-Z0-9].*\.", reason.sentence)
+
+
+def test_a_perceptron_is_seen_to_read_the_image_itself() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.ReLU(), nn.Linear(16, 2))
+    seen, _ = observation(model, (1,))
+    facts = facts_of(seen, seen.local_training, labels_known=False)
+    assert facts.exact == "first layer" and facts.hard and not facts.labels_known
