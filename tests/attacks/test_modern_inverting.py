@@ -69,7 +69,7 @@ def test_the_last_layer_gives_its_features_away() -> None:
 
 def test_the_modern_variant_rebuilds_a_face() -> None:
     seen, _ = observation(lenet())
-    attack = InvertingGradients(variant="modern", iterations=120, total_variation=1e-3)
+    attack = InvertingGradients(variant="modern", iterations=300, total_variation=1e-3)
     found = attack.reconstruct(seen, seed=0)
     assert psnr(found.images, private()).item() > baseline() + 5
     assert found.notes == ()

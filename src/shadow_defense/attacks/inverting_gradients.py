@@ -69,7 +69,7 @@ class InvertingGradients(BaseModel):
         """Rebuild the client's images from its update.
 
         Minimises ``1 - cos(U(x), U*) + a TV(x)`` over normalised images in the box of real ones, from noise, where
-        U(x) is the simulated update. The modern variant adds ``b mean ||h(x) - dW_c / db_c||^2`` of what the last
+        U(x) is the simulated update. The modern variant adds ``b mean (h(x) - dW_c / db_c)^2`` of what the last
         layer reads, at the price of one more forward pass, and warms up over 50 iterations. Restarts are chosen by
         the matching term alone, never by looking at the truth.
         """
@@ -138,7 +138,7 @@ class InvertingGradients(BaseModel):
             if leaked is None or not self.features:
                 return smooth
             features = head_features(observation.model, state, images)
-            return smooth + self.features * (features - leaked).square().sum(1).mean()
+            return smooth + self.features * (features - leaked).square().mean()
 
         return prior
 

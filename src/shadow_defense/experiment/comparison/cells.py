@@ -68,7 +68,8 @@ class GridRun(Run):
     def start_key(self) -> str:
         """Of what every training starts from: images and model."""
         model = self.config.model
-        return key_of(self.images_key, model.model_dump(mode="json"), file_hash(model.weights))
+        start = [] if model.start is None else [file_hash(model.start)]
+        return key_of(self.images_key, model.model_dump(mode="json"), file_hash(model.weights), *start)
 
     @cached_property
     def generator_key(self) -> str:
