@@ -193,5 +193,6 @@ def test_an_attack_that_went_astray_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_steps_for_progress() -> None:
-    assert InvertingGradients(iterations=7, restarts=3).steps() == 21
+    assert InvertingGradients(iterations=7, restarts=3, restarts_at_once=1).steps() == 21
+    assert InvertingGradients(iterations=7, restarts=3, restarts_at_once=2).steps() == 14
     assert GradInversion(iterations=7).steps() == 7

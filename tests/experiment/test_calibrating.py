@@ -242,7 +242,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for key, call in calls:
             finished(key, call.function(*call.arguments))
 
-    for module in ("calibration_runs", "attacking"):
+    for module in ("calibration.runs", "attacking"):
         monkeypatch.setattr(f"shadow_defense.experiment.{module}.run_parallel", run_here)
 
 

@@ -73,7 +73,7 @@ def check_disk(folder: Path, needed: int) -> None:
 def duration_text(seconds: float) -> str:
     """As in a sentence.
 
-    >>> duration_text(40), duration_text(700), duration_text(9000)
+    >>> duration_text(40.0), duration_text(700.0), duration_text(9000.0)
     ('less than a minute', 'about 12 minutes', 'about 2.5 hours')
     """
     if seconds < 60:
