@@ -19,7 +19,7 @@ from shadow_defense.attacks.local_steps import as_single_step
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import THREAT_MODELS, Knowledge, ThreatModel, threat_model
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.errors import ConfigError, ThreatModelError
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.dcgan import DCGANGenerator
@@ -33,6 +33,10 @@ LABELS = torch.tensor([1, 0, 1, 1, 0])
 def build() -> nn.Module:
     chosen = ModelSettings(name="convnet", normalisation="batch", width=8)
     return build_model(chosen, channels=1, classes=2, image_size=(8, 8), seed=0)
+
+
+def one_image(name: str) -> ImageSet:
+    return ImageSet(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]), (name,))
 
 
 def observation(threat: ThreatModel, model: nn.Module | None = None, **changes: Any) -> Observation:
@@ -55,6 +59,8 @@ def observation(threat: ThreatModel, model: nn.Module | None = None, **changes: 
         "local_training": LOCAL,
         "template": torch.full((1, 8, 8), 0.5),
         "generator": lambda: DCGANGenerator(16, 1, 4, 4).eval(),
+        "public": one_image("public"),
+        "distribution": one_image("other"),
     }
     return observe(threat, **{**given, **changes})
 
@@ -63,7 +69,7 @@ def threats() -> list[ThreatModel]:
     items = get_args(Knowledge)
     return [
         ThreatModel("some", "somewhere", frozenset(chosen))
-        for size in range(len(items) + 1)
+        for size in (0, 1, 2, len(items) - 1, len(items))
         for chosen in combinations(items, size)
     ]
 
@@ -76,6 +82,8 @@ def test_every_grant_is_there_and_nothing_else(threat: ThreatModel) -> None:
         ("local training", "local_training"),
         ("template", "template"),
         ("generator", "generator"),
+        ("defense", "defense"),
+        ("earlier rounds", "earlier"),
     ):
         assert seen.grants(knowledge) == (knowledge in threat.granted)
         if knowledge in threat.granted:
@@ -83,6 +91,13 @@ def test_every_grant_is_there_and_nothing_else(threat: ThreatModel) -> None:
         else:
             with pytest.raises(ThreatModelError, match=f"'{knowledge}' was read but threat model 'some'"):
                 getattr(seen, attribute)
+    if "data distribution" in threat.granted:
+        assert seen.auxiliary.sample_ids == ("other",)
+    elif "public images" in threat.granted:
+        assert seen.auxiliary.sample_ids == ("public",)
+    else:
+        with pytest.raises(ThreatModelError, match="'public images' was read"):
+            _ = seen.auxiliary
     parameters = set(dict(build().named_parameters()))
     buffers = set(dict(build().named_buffers()))
     assert seen.update.tensors.keys() == (parameters | buffers if "buffers" in threat.granted else parameters)
@@ -109,8 +124,15 @@ def test_the_mode_is_the_clients_only_where_it_is_known() -> None:
 def test_named_threat_models() -> None:
     assert not threat_model("eavesdropper").granted
     assert "labels" not in threat_model("honest-but-curious server").granted
-    # The strongest that keeps to the protocol.
-    assert threat_model("informed server").granted == set(get_args(Knowledge)) - {"own model"}
+    # The strongest that keeps to the protocol and has no accomplice.
+    everything = set(get_args(Knowledge))
+    assert threat_model("adaptive server").granted == everything - {"own model", "data distribution"}
+    assert threat_model("informed server").granted == everything - {
+        "own model",
+        "data distribution",
+        "defense",
+        "earlier rounds",
+    }
     with pytest.raises(ThreatModelError, match="did you mean 'eavesdropper'"):
         threat_model("eavesdroper")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from shadow_defense.attacks.threat_model import ThreatModel
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
@@ -61,6 +62,9 @@ class Observation:
     _local_training: LocalTraining | None = None
     _template: Float[Tensor, "c h w"] | None = None
     _generator: Callable[[], Generator] | None = None
+    _auxiliary: ImageSet | None = None
+    _defense: DefenseSettings | None = None
+    _earlier: tuple[Observation, ...] | None = None
 
     @property
     def labels(self) -> Int64[Tensor, "n"]:
@@ -86,6 +90,20 @@ class Observation:
             )
         return self._granted(self._generator, "generator")()
 
+    @property
+    def auxiliary(self) -> ImageSet:
+        """Images like the client's: of its own distribution where that is granted, public ones otherwise."""
+        return self._granted(self._auxiliary, "public images")
+
+    @property
+    def defense(self) -> DefenseSettings:
+        return self._granted(self._defense, "defense")
+
+    @property
+    def earlier(self) -> tuple[Observation, ...]:
+        """The same client in the rounds before, oldest first, as many as were kept; may be none."""
+        return self._granted(self._earlier, "earlier rounds")
+
     def grants(self, knowledge: str) -> bool:
         return knowledge in self.threat_model.granted
 
@@ -109,6 +127,10 @@ def observe(
     local_training: LocalTraining,
     template: Float[Tensor, "c h w"],
     generator: Callable[[], Generator] | None = None,
+    public: ImageSet | None = None,
+    distribution: ImageSet | None = None,
+    defense: DefenseSettings | None = None,
+    earlier: Sequence[Observation] = (),
 ) -> Observation:
     """Keep of everything only what ``threat_model`` grants.
 
@@ -117,6 +139,10 @@ def observe(
 
     Args:
         generator: loads a generator, in the process that attacks: a network need not travel there.
+        public: public images like the client's.
+        distribution: images of the client's own distribution, none of them the client's.
+        defense: what the client applies; None: no defense.
+        earlier: the same client in the rounds before, oldest first, under the same threat model.
     """
     granted = threat_model.granted
     if "buffers" not in granted:
@@ -142,6 +168,9 @@ def observe(
         local_training if "local training" in granted else None,
         template if "template" in granted else None,
         generator if "generator" in granted else None,
+        distribution if "data distribution" in granted else public if "public images" in granted else None,
+        (defense or DefenseSettings()) if "defense" in granted else None,
+        tuple(earlier) if "earlier rounds" in granted else None,
     )
 
 

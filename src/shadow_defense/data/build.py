@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from shadow_defense.data.dataset import (
     ClientData,
@@ -13,6 +12,7 @@ from shadow_defense.data.dataset import (
     ImageSet,
     Normalisation,
     Parts,
+    concatenated,
     measure_normalisation,
 )
 from shadow_defense.data.duplicates import without
@@ -155,15 +155,7 @@ def _public(parts: Parts, pool: _Pool, settings: DataSettings, seed: int) -> Ima
     sets = [images for images in (other.train, other.validation, other.test, other.public) if images is not None]
     if sets[0].image_size != parts.train.image_size:
         raise DataError(f"public images are {sets[0].image_size}, the others {parts.train.image_size}: set image_size")
-    return _concatenated(sets, "public/")
-
-
-def _concatenated(sets: list[ImageSet], prefix: str) -> ImageSet:
-    return ImageSet(
-        images=torch.cat([images.images for images in sets]),
-        labels=torch.cat([images.labels for images in sets]),
-        sample_ids=tuple(prefix + name for images in sets for name in images.sample_ids),
-    )
+    return concatenated(sets, "public/")
 
 
 def _even_shares(images: ImageSet, clients: int, seed: int, purpose: str) -> list[Indices]:

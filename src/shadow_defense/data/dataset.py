@@ -77,6 +77,15 @@ class ImageSet:
         return self.images.float() / 255
 
 
+def concatenated(sets: Sequence[ImageSet], prefix: str = "") -> ImageSet:
+    """Images, labels and sample ids, with ``prefix`` before each, of all ``sets`` in a row; at least one set."""
+    return ImageSet(
+        images=torch.cat([images.images for images in sets]),
+        labels=torch.cat([images.labels for images in sets]),
+        sample_ids=tuple(prefix + name for images in sets for name in images.sample_ids),
+    )
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """Per-channel mean and standard deviation of [0, 1] images, and the way there and back.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
 from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.data.dataset import FederatedDataset, ImageSet, concatenated
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
@@ -64,6 +65,7 @@ def observation_of(
 ) -> Observation:
     """What the job's attacker sees of ``update``, which the client computed from ``global_state``."""
     data, training, client = run.dataset, run.config.training, run.client(job.client)
+    needs = run.config.attacks[job.attack].build().needs
     return observe(
         threat_model(run.config.attacks[job.attack].threat_model),
         model=model,
@@ -84,7 +86,18 @@ def observation_of(
         ),
         template=run.mean_image,
         generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,
+        public=data.public if "public images" in needs else None,
+        distribution=others_images(data, job.client) if "data distribution" in needs else None,
+        defense=run.config.arms[job.arm],
     )
+
+
+def others_images(data: FederatedDataset, client: str) -> ImageSet:
+    """The training images of every other client: what a server holds that they collude with."""
+    others = [other.train for other in data.clients if other.name != client]
+    if not others:
+        raise RunError(f"the attack learns from other clients' images and '{client}' is the only client: add clients")
+    return concatenated(others)
 
 
 def reconstruct(settings: AttackSettings, observation: Observation, seed: int, task: Task) -> Reconstruction:
