@@ -12,14 +12,14 @@ from tests.attacks.clients import SHAPE, baseline, lenet, normalisation, observa
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.imprint import ImprintedModel, brightness_cutoffs, imprinted_images
-from shadow_defense.attacks.robbing_the_fed import RobbingTheFed
+from shadow_defense.attacks.robbing_the_fed import RobbingTheFed, imprinted_images
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.errors import ModelError, ThreatModelError
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.metrics.psnr import pairwise_psnr, psnr
 from shadow_defense.models.build import build_model
+from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.shadow.guard import ShadowGuard
 from shadow_defense.shadow.settings import ShadowSettings

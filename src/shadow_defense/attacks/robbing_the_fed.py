@@ -7,15 +7,38 @@ import time
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from shadow_defense.attacks.analytic import explained
-from shadow_defense.attacks.imprint import ImprintedModel, imprinted_images
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.errors import ModelError, UpdateError
+from shadow_defense.models.imprint import ImprintedModel
 from shadow_defense.progress import Task
+
+EMPTY = 1e-5
+"""Share of the greatest bin's bias difference below which a bin holds nothing but rounding."""
+
+
+def imprinted_images(weight: Float[Tensor, "bins d"], bias: Float[Tensor, "bins"], count: int) -> Float[Tensor, "m d"]:
+    """Up to ``count`` images from the update of the imprint layer, those with the strongest signal first.
+
+    ``x = (dW_i - dW_{i+1}) / (db_i - db_{i+1})``, with zeros behind the last bin: exact where bin i holds one image,
+    the images' weighted mean where it holds several. Any common factor cancels. Empty bins are left out.
+
+    >>> weight, bias = torch.tensor([[5.0, 7.0], [2.0, 4.0], [2.0, 4.0]]), torch.tensor([4.0, 1.0, 1.0])
+    >>> imprinted_images(weight, bias, 5).tolist()
+    [[1.0, 1.0], [2.0, 4.0]]
+    """
+    above = torch.cat([weight.double(), bias.double().unsqueeze(1)], dim=1)
+    within = above - torch.cat([above[1:], torch.zeros_like(above[:1])])
+    strength = within[:, -1].abs()
+    strongest = strength.argsort(descending=True, stable=True)[:count]
+    chosen = strongest[strength[strongest] > EMPTY * strength.max()]
+    return (within[chosen, :-1] / within[chosen, -1:]).to(weight)
 
 
 class RobbingTheFed(BaseModel):
@@ -44,7 +67,7 @@ class RobbingTheFed(BaseModel):
         started = time.perf_counter()
         observation.threat_model.require(self.needs, "robbing-the-fed")
         if not isinstance(observation.model, ImprintedModel):
-            raise ModelError("the model carries no imprint: send clients an ImprintedModel of it (attacks/imprint.py)")
+            raise ModelError("the model carries no imprint: set model.imprint, such as model.imprint=128")
         target = matching_target(observation, longest_unroll=1)
         weight, bias = (observation.update.tensors[f"imprint.{part}"].detach() for part in ("weight", "bias"))
         if not bias.any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import platform
 from importlib import metadata
 from typing import Any
@@ -80,7 +81,8 @@ def _score(score: Score) -> dict[str, Any]:
         "attack": score.attack,
         "round": score.round,
         "client": score.client,
-        "matching_loss": score.matching_loss,
+        # JSON has no infinity: an attack that does not know which image is whose cannot say how well they match.
+        "matching_loss": score.matching_loss if math.isfinite(score.matching_loss or 0) else None,
         "seconds": score.seconds,
         "notes": list(score.notes),
         "rows": list(score.rows),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import statistics
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,17 @@ class Run:
             return torch.full((self.dataset.channels, *self.dataset.image_size), 0.5)
         return public.images.float().mean(0) / 255
 
+    @cached_property
+    def brightness(self) -> tuple[float, float]:
+        """Mean and standard deviation of the public images' mean normalised pixel; 0 and 1 where there are too few."""
+        public = self.dataset.public
+        if len(public) < 2:
+            return 0.0, 1.0
+        # Sums of floats differ in their last digit with the number of threads; these do not.
+        pixels = public.images.long().sum(dim=(2, 3), keepdim=True).double() / math.prod(public.image_size)
+        each = self.dataset.normalisation.apply(pixels / 255).mean(dim=(1, 2, 3)).tolist()
+        return statistics.fmean(each), statistics.stdev(each)
+
     def new_model(self, arm: str) -> nn.Module:
         """The task model as an arm starts it: the same weights for all, but where a defense changes the model."""
         data = self.dataset
@@ -98,6 +111,7 @@ class Run:
             classes=data.classes,
             image_size=data.image_size,
             seed=self.config.seed,
+            brightness=self.brightness,
         )
         return self.config.arms[arm].adapt_model(model, self.config.seed)
 

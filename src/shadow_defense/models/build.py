@@ -11,6 +11,7 @@ from torch import nn
 from shadow_defense.errors import ModelError, unknown_name
 from shadow_defense.models.convnet import build_convnet
 from shadow_defense.models.densenet import DENSENET121_NAMES, build_densenet121
+from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
 from shadow_defense.models.lenet import build_lenet
 from shadow_defense.models.resnet import RESNET18_NAMES, build_resnet18
 from shadow_defense.models.settings import ModelSettings, NormalisationKind
@@ -54,7 +55,13 @@ MODELS: dict[str, ModelKind] = {
 
 
 def build_model(
-    settings: ModelSettings, *, channels: int, classes: int, image_size: tuple[int, int], seed: int
+    settings: ModelSettings,
+    *,
+    channels: int,
+    classes: int,
+    image_size: tuple[int, int],
+    seed: int,
+    brightness: tuple[float, float] = (0.0, 1.0),
 ) -> nn.Module:
     """The task model that the settings name, on the CPU, in train mode.
 
@@ -64,6 +71,8 @@ def build_model(
         channels: of the images, 1 or more.
         classes: number of logits, 2 or more.
         image_size: (height, width) in pixels; it need not be a power of two.
+        brightness: mean and standard deviation of the mean normalised pixel of public images, for the bins of an
+            imprint.
 
     Raises:
         ModelError: for an unknown name, settings that the model cannot have, images that are too small, or
@@ -82,6 +91,8 @@ def build_model(
         load_imagenet_weights(model, kind.imagenet, settings.weights)
     if settings.start is not None:
         _load_start(model, settings)
+    if settings.imprint is not None:
+        return ImprintedModel(model, (channels, *image_size), brightness_cutoffs(*brightness, settings.imprint))
     return model
 
 

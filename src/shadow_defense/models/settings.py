@@ -43,6 +43,13 @@ class ModelSettings(BaseModel):
         "relu", description="of convnet; gelu is smooth, so gradients say more about the image: it leaks more"
     )
 
+    imprint: int | None = Field(
+        None,
+        ge=2,
+        description="what a malicious server does: a layer in front of the model that sorts images into so many bins "
+        "and gives them away (attack robbing-the-fed); twice a batch's images or more; null: an honest server",
+    )
+
     def has_small_stem(self, image_size: tuple[int, int]) -> bool:
         """Whether a model for images of (height, width) pixels gets the small stem.
 

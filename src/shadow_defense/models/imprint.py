@@ -14,9 +14,6 @@ SMALLNESS = 1e-3
 """Factor of the layer's weights and biases, undone behind it: its update is as much larger, so that the difference of
 two states in single precision loses no digits of it."""
 
-EMPTY = 1e-5
-"""Share of the greatest bin's bias difference below which a bin holds nothing but rounding."""
-
 BEYOND = 10.0
 """Standard deviations below the mean at which the first bin opens: every image is in one."""
 
@@ -65,21 +62,3 @@ class ImprintedModel(nn.Module):
         """Logits of the body, for normalised images."""
         active = self.imprint(images.flatten(1)).relu().mean(dim=1) / SMALLNESS
         return self.body(images + active.view(-1, 1, 1, 1) * self.pattern)
-
-
-def imprinted_images(weight: Float[Tensor, "bins d"], bias: Float[Tensor, "bins"], count: int) -> Float[Tensor, "m d"]:
-    """Up to ``count`` images from the update of the imprint layer, those with the strongest signal first.
-
-    ``x = (dW_i - dW_{i+1}) / (db_i - db_{i+1})``, with zeros behind the last bin: exact where bin i holds one image,
-    the images' weighted mean where it holds several. Any common factor cancels. Empty bins are left out.
-
-    >>> weight, bias = torch.tensor([[5.0, 7.0], [2.0, 4.0], [2.0, 4.0]]), torch.tensor([4.0, 1.0, 1.0])
-    >>> imprinted_images(weight, bias, 5).tolist()
-    [[1.0, 1.0], [2.0, 4.0]]
-    """
-    above = torch.cat([weight.double(), bias.double().unsqueeze(1)], dim=1)
-    within = above - torch.cat([above[1:], torch.zeros_like(above[:1])])
-    strength = within[:, -1].abs()
-    strongest = strength.argsort(descending=True, stable=True)[:count]
-    chosen = strongest[strength[strongest] > EMPTY * strength.max()]
-    return (within[chosen, :-1] / within[chosen, -1:]).to(weight)
