@@ -55,31 +55,40 @@ StageConfig = Annotated[
     str | None, typer.Option("--config", help="Preset or YAML file, to create the run directory with.")
 ]
 
+Engine = Annotated[
+    str,
+    typer.Option("--engine", help="What carries the training: in-process, or flower-simulation (extra `flower`)."),
+]
+
+IN_PROCESS = "in-process"
+
 STAGES = ("pretrain", "train", "attack", "evaluate", "report")
 
 
-def _stage(name: str, run: Run, quiet: bool) -> None:
-    from contextlib import nullcontext
-
-    from rich.console import Console
-
-    from shadow_defense.cli.progress import BarProgress
+def _stage(name: str, run: Run, quiet: bool, engine: str = IN_PROCESS) -> None:
+    from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment import stages
-    from shadow_defense.progress import Progress
+    from shadow_defense.experiment.engines import engine_named
 
-    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
-        stages.STAGES[name](run, progress)
+    chosen = {"engine": engine_named(engine)} if name == "train" else {}
+    with progress_unless(quiet) as progress:
+        stages.STAGES[name](run, progress, **chosen)
 
 
-def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool) -> Run:
+def _run_all(
+    config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, engine: str = IN_PROCESS
+) -> Run:
     from shadow_defense.config import load_config
+    from shadow_defense.experiment.engines import engine_named
     from shadow_defense.experiment.run import Run
 
+    # Before anything is computed.
+    engine_named(engine)
     run = Run.create(out, load_config(config, overrides or ()), restart=restart)
     if not quiet:
         typer.echo(f"run directory: {out}")
     for stage in STAGES:
-        _stage(stage, run, quiet)
+        _stage(stage, run, quiet, engine)
     if not quiet:
         _summary(run)
     return run
@@ -88,6 +97,7 @@ def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, r
 def _summary(run: Run) -> None:
     from rich.console import Console
 
+    from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.cli.summary import summary_tables
     from shadow_defense.files import read_json
 
@@ -95,12 +105,18 @@ def _summary(run: Run) -> None:
     results = read_json(run.results_path, f"run `shadow-defense evaluate {run.folder}` again")
     for table in summary_tables(results):
         console.print(table)
-    for sentence in results["verdict"]:
-        console.print(f"  {sentence}", highlight=False, markup=False)
-    console.print(f"\nOpen {run.report_path.resolve().as_uri()}", highlight=False, soft_wrap=True)
+    print_sentences(console, results["verdict"])
+    print_page(console, run.report_path)
 
 
-def _stage_command(name: str, folder: Path, config: str | None, overrides: list[str] | None, quiet: bool) -> None:
+def _stage_command(
+    name: str,
+    folder: Path,
+    config: str | None,
+    overrides: list[str] | None,
+    quiet: bool,
+    engine: str = IN_PROCESS,
+) -> None:
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.run import Run
@@ -108,7 +124,7 @@ def _stage_command(name: str, folder: Path, config: str | None, overrides: list[
     if config is None and overrides:
         raise ConfigError("--set changes a new run only: give --config too, or edit nothing and leave --set out")
     run = Run.open(folder) if config is None else Run.create(folder, load_config(config, overrides or ()))
-    _stage(name, run, quiet)
+    _stage(name, run, quiet, engine)
 
 
 @app.command()
@@ -128,10 +144,11 @@ def run_command(
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<preset or file name>.")] = None,
     overrides: Overrides = None,
     restart: Restart = False,
+    engine: Engine = IN_PROCESS,
     quiet: Quiet = False,
 ) -> None:
     """All stages of a run, to the report. A run that was stopped goes on where it stopped."""
-    _run_all(config, overrides, out or Path("runs") / Path(config).stem, quiet, restart)
+    _run_all(config, overrides, out or Path("runs") / Path(config).stem, quiet, restart, engine)
 
 
 @app.command()
@@ -158,25 +175,26 @@ def pretrain(
         return
     if generator is None or data is None or config is not None:
         raise ConfigError("pretrain needs a run directory, or --generator NAME and --data FOLDER: see pretrain --help")
-    from contextlib import nullcontext
-
-    from rich.console import Console
-
-    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
-    from shadow_defense.progress import Progress
 
     settings = pretrain_settings(data, generator, overrides or ())
-    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+    with progress_unless(quiet) as progress:
         written = pretrain_alone(settings, out or Path("runs") / generator, progress)
     if not quiet:
         typer.echo(f"{written}\nuse it with --set generator.path={written}; samples: {written.parent}/grid-*.png")
 
 
 @app.command()
-def train(folder: RunFolder, config: StageConfig = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
+def train(
+    folder: RunFolder,
+    config: StageConfig = None,
+    overrides: Overrides = None,
+    engine: Engine = IN_PROCESS,
+    quiet: Quiet = False,
+) -> None:
     """Train every arm federated, each with its defense."""
-    _stage_command("train", folder, config, overrides, quiet)
+    _stage_command("train", folder, config, overrides, quiet, engine)
 
 
 @app.command()

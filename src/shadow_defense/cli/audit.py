@@ -63,20 +63,16 @@ def audit(
     attacker does not know; an attack that needs it says so before it starts. Exit code 1: a limit of --fail-above
     was passed; 2: the input cannot be used.
     """
-    from contextlib import nullcontext
-
-    from rich.console import Console
-
-    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.cli.comma_lists import names, whole_numbers
+    from shadow_defense.cli.progress import progress_unless
     from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.audit.given import Given, case_of_update
     from shadow_defense.experiment.audit.of_run import case_of_run
     from shadow_defense.experiment.audit.running import PAGE, run_audit
     from shadow_defense.experiment.audit.scoring import parse_limit
-    from shadow_defense.progress import Progress
 
     limits = [parse_limit(text) for text in fail_above or ()]
-    attacks = tuple(name.strip() for name in attack.split(",") if name.strip()) if attack else ()
+    attacks = tuple(names(attack) or ())
     of_file: dict[str, object] = {
         "--model": model,
         "--update": update,
@@ -103,6 +99,7 @@ def audit(
         _refuse({"--arm": arm, "--round": round, "--client": client}, "only a run directory has one")
         if model is None:
             raise ConfigError("audit needs a run directory, or --model, --update and --global: see audit --help")
+        known = whole_numbers(labels, "--labels")
         case = case_of_update(
             Given(
                 model=model,
@@ -113,7 +110,7 @@ def audit(
                 attacks=attacks or ("inverting-gradients",),
                 threat_model=threat_model,
                 iterations=iterations,
-                labels=None if labels is None else _labels(labels),
+                labels=None if known is None else tuple(known),
                 samples=samples,
                 steps=steps,
                 batch_size=batch_size,
@@ -124,7 +121,7 @@ def audit(
                 gallery=gallery,
             )
         )
-    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+    with progress_unless(quiet) as progress:
         results = run_audit(
             out, case, limits=limits, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
         )
@@ -144,17 +141,10 @@ def _refuse(values: dict[str, object], reason: str) -> None:
             raise ConfigError(f"{flag} does not go with this form of audit: {reason}; leave it out")
 
 
-def _labels(text: str) -> tuple[int, ...]:
-    from shadow_defense.errors import ConfigError
-
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"cannot read --labels {text}: expected whole numbers, such as 0,1") from error
-
-
 def _summary(results: dict[str, Any], page: Path) -> None:
     from rich.console import Console
+
+    from shadow_defense.cli.printing import print_page
 
     console = Console()
 
@@ -174,4 +164,4 @@ def _summary(results: dict[str, Any], page: Path) -> None:
     say("")
     for note in results["notes"]:
         say(f"  {note}")
-    console.print(f"\nOpen {page.resolve().as_uri()}", highlight=False, soft_wrap=True)
+    print_page(console, page)

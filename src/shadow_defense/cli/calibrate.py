@@ -37,16 +37,13 @@ def calibrate(
     Bisection on short runs: each candidate is trained and attacked with every seed. Writes calibration.json and
     calibration.html; stopped, the same command goes on.
     """
-    from contextlib import nullcontext
-
     from rich.console import Console
 
-    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.calibration.bisection import CalibrationSettings, parse_target
     from shadow_defense.experiment.calibration.results import run_calibration
-    from shadow_defense.progress import Progress
     from shadow_defense.validation import validated
 
     loaded = load_config(config, overrides or ())
@@ -60,7 +57,7 @@ def calibrate(
         if not quiet:
             terminal.print(_line(schedule, measured, settings.target.metric), highlight=False)
 
-    with nullcontext(Progress()) if quiet else BarProgress(terminal) as progress:
+    with progress_unless(quiet, terminal) as progress:
         results = run_calibration(folder, loaded, settings, progress, told)
     if not quiet:
         _summary(results, folder / "calibration.html")
@@ -78,7 +75,8 @@ def _summary(results: dict[str, Any], page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from shadow_defense.report.page import nested_text
+    from shadow_defense.cli.printing import print_page, print_sentences
+    from shadow_defense.report.template import nested_text
 
     metric, chosen = results["target"]["metric"], results["chosen"]
     table = Table(title=f"Target: {metric} below {results['target']['value']:g}", title_justify="left")
@@ -94,8 +92,7 @@ def _summary(results: dict[str, Any], page: Path) -> None:
         table.add_row(name, *cells, str(len(entry["measurements"])), cost)
     console = Console()
     console.print(table)
-    for sentence in results["verdict"]:
-        console.print(f"  {sentence}", highlight=False, markup=False)
+    print_sentences(console, results["verdict"])
     if chosen is not None:
         console.print(f"\n{nested_text({'arms': chosen['arm']})}", highlight=False, markup=False)
-    console.print(f"\nOpen {page.resolve().as_uri()}", highlight=False, soft_wrap=True)
+    print_page(console, page)

@@ -10,21 +10,6 @@ from typing import Annotated
 import typer
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str | None, flag: str) -> list[int] | None:
-    from shadow_defense.errors import ConfigError
-
-    names = _names(text)
-    if names is None:
-        return None
-    if not names or not all(name.isdecimal() for name in names):
-        raise ConfigError(f"{flag} {text}: expected whole numbers with commas between them, such as {flag} 1,5")
-    return [int(name) for name in names]
-
-
 def compare(
     grid: Annotated[str, typer.Argument(help="A comparison that comes with the package, a YAML file, or a run.")],
     defenses: Annotated[
@@ -48,38 +33,36 @@ def compare(
 
     Goes on where it stopped; a changed setting computes anew only what depends on it.
     """
-    from contextlib import nullcontext
-
     from rich.console import Console
 
+    from shadow_defense.cli.comma_lists import names, whole_numbers
     from shadow_defense.cli.comparison_summary import comparison_tables
-    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.cli.printing import print_page, print_sentences
+    from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.comparison.reading import load_grid
     from shadow_defense.experiment.comparison.reporting import page_path, write_results
     from shadow_defense.experiment.comparison.running import Comparison
-    from shadow_defense.progress import Progress
 
     settings = load_grid(
         grid,
         overrides or (),
-        defenses=_names(defenses),
-        attacks=_names(attacks),
-        seeds=_numbers(seeds, "--seeds"),
-        rounds=_numbers(rounds, "--rounds"),
-        clients=_names(clients),
+        defenses=names(defenses),
+        attacks=names(attacks),
+        seeds=whole_numbers(seeds, "--seeds"),
+        rounds=whole_numbers(rounds, "--rounds"),
+        clients=names(clients),
         ablations=ablations,
     )
     comparison = Comparison(out or Path("comparisons") / Path(grid).stem, settings)
-    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+    with progress_unless(quiet) as progress:
         comparison.run(progress)
         results = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]), progress)
     if not quiet:
         console = Console()
         for table in comparison_tables(results):
             console.print(table)
-        for sentence in results["verdict"]:
-            console.print(f"  {sentence}", highlight=False, markup=False)
-        console.print(f"\nOpen {page_path(comparison.folder).resolve().as_uri()}", highlight=False, soft_wrap=True)
+        print_sentences(console, results["verdict"])
+        print_page(console, page_path(comparison.folder))
     for cell, error in comparison.failures.items():
         typer.echo(f"failed: {cell}: {error}", err=True)
     if comparison.failures:

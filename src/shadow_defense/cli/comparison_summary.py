@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from shadow_defense.cli.printing import interval_cell
+
 WIDTH = 100
 """Columns of the terminal that a table takes at most."""
 
@@ -35,22 +37,14 @@ def _table(entry: Mapping[str, Any], fronts: set[tuple[str, str, str]]) -> Table
     for heading in (*(heading for _, heading, _ in COLUMNS), "macro F1", "time", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in entry["rows"]:
-        cells = [_cell(row["metrics"].get(key), form) for key, _, form in COLUMNS]
+        cells = [interval_cell(row["metrics"].get(key), form) for key, _, form in COLUMNS]
         time = (row["cost"] or {}).get("time")
         table.add_row(
             # Text, not markup: names are the user's and may hold brackets.
             Text(row["defense"]),
             *cells,
-            _cell((row["utility"] or {}).get("f1_macro"), ".3f"),
+            interval_cell((row["utility"] or {}).get("f1_macro"), ".3f"),
             "-" if time is None else f"{time:.2f}x",
             "*" if (*place, row["defense"]) in fronts else "",
         )
     return table
-
-
-def _cell(value: Mapping[str, Any] | None, form: str) -> str:
-    if value is None:
-        return "-"
-    interval = value["interval"]
-    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:{form}}"
-    return f"{value['mean']:{form}}{half}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -60,3 +61,8 @@ class BarProgress(Progress):
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+
+def progress_unless(quiet: bool, console: Console | None = None) -> AbstractContextManager[Progress]:
+    """Bars on ``console``, by default standard error; for a ``quiet`` command progress that shows nothing."""
+    return nullcontext(Progress()) if quiet else BarProgress(console or Console(stderr=True))

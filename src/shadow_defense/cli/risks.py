@@ -27,22 +27,20 @@ def risks(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Measure the seven risks that the article names, each with a number, its interval and a figure."""
-    from contextlib import nullcontext
-
     from rich.console import Console
 
-    from shadow_defense.cli.progress import BarProgress
+    from shadow_defense.cli.printing import print_page
+    from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.experiment.risks.build import chosen_risks
     from shadow_defense.experiment.risks.running import PAGE, run_risks
-    from shadow_defense.progress import Progress
 
     chosen, config = chosen_risks(only), load_config(base, overrides or ())
     command = ["shadow-defense", "risks", base, "--out", str(out)]
     command += ["--seeds", str(seeds)] if seeds != 1 else []
     command += [part for override in overrides or () for part in ("--set", override)]
     console = Console()
-    with nullcontext(Progress()) if quiet else BarProgress(Console(stderr=True)) as progress:
+    with progress_unless(quiet) as progress:
         for risk, finding in run_risks(
             config, chosen, out, seeds=seeds, restart=restart, command=shlex.join(command), progress=progress
         ):
@@ -50,4 +48,4 @@ def risks(
                 heading = f"{risk.number}. {risk.name}: {finding.outcome}"
                 console.print(f"\n[bold]{heading}[/bold]\n  {finding.sentence}", highlight=False)
     if not quiet:
-        console.print(f"\nOpen {(out / PAGE).resolve().as_uri()}", highlight=False, soft_wrap=True)
+        print_page(console, out / PAGE)

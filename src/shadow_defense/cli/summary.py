@@ -7,15 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from shadow_defense.cli.printing import interval_cell
+
 COLUMNS = (("psnr_whole", "PSNR dB", ".1f"), ("ssim_whole", "SSIM", ".2f"), ("lpips_whole", "LPIPS", ".2f"))
-
-
-def _cell(value: Mapping[str, Any] | None, form: str) -> str:
-    if value is None:
-        return "-"
-    interval = value["interval"]
-    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:{form}}"
-    return f"{value['mean']:{form}}{half}"
 
 
 def summary_tables(results: Mapping[str, Any]) -> list[Table]:
@@ -29,7 +23,7 @@ def summary_tables(results: Mapping[str, Any]) -> list[Table]:
         for heading in (*(heading for _, heading, _ in COLUMNS), "macro F1"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in entry["rows"]:
-            cells = [_cell(row["metrics"].get(column), form) for column, _, form in COLUMNS]
+            cells = [interval_cell(row["metrics"].get(column), form) for column, _, form in COLUMNS]
             arm = results["arms"].get(row["arm"])
             table.add_row(row["arm"], *cells, f"{arm['test']['f1_macro']:.3f}" if arm else "-")
         tables.append(table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from shadow_defense.defenses.ats import ATS_PRESETS, ATSDefense, ATSSettings
-from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.base import Defense, Place
 from shadow_defense.defenses.censor import CENSOR_PRESETS, CensorDefense, CensorSettings
 from shadow_defense.defenses.clipping import CLIPPING_PRESETS, ClippingDefense, ClippingSettings
 from shadow_defense.defenses.concealing_samples import (
@@ -32,10 +33,11 @@ from shadow_defense.defenses.sparsification import (
     SparsificationDefense,
     SparsificationSettings,
 )
-from shadow_defense.errors import ConfigError, DefenseError
+from shadow_defense.errors import DefenseError
 from shadow_defense.shadow.guard import ShadowGuard
-from shadow_defense.shadow.settings import SHADOW_PRESETS, ShadowSettings, shadow_preset
-from shadow_defense.validation import validated
+from shadow_defense.shadow.settings import SHADOW_PRESETS, ShadowSettings
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class NoSettings(BaseModel):
@@ -44,16 +46,35 @@ class NoSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _no_settings(preset: str, **options: Any) -> NoSettings:
-    return validated(NoSettings, options, ConfigError, "none")
+def _kind(
+    name: str,
+    summary: str,
+    model: type[Settings],
+    presets: Mapping[str, Mapping[str, Any]],
+    build: Callable[[Settings, Resources], Defense],
+    *,
+    acts_on: tuple[Place, ...] = (),
+    needs_generator: bool = False,
+    adapt_model: Callable[[BaseModel, nn.Module, int], nn.Module] | None = None,
+) -> Kind:
+    """An entry whose builder is given settings of ``model``, made from one of ``presets``."""
+
+    def build_checked(settings: BaseModel, resources: Resources) -> Defense:
+        assert isinstance(settings, model)
+        return build(settings, resources)
+
+    return Kind(
+        summary,
+        tuple(presets),
+        presets_of(name, model, presets),
+        build_checked,
+        acts_on=acts_on,
+        needs_generator=needs_generator,
+        adapt_model=adapt_model,
+    )
 
 
-def _no_defense(settings: BaseModel, resources: Resources) -> Defense:
-    return Defense()
-
-
-def _shadow(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, ShadowSettings)
+def _shadow(settings: ShadowSettings, resources: Resources) -> ShadowDefense:
     if resources.generator is None:
         raise DefenseError("Shadow Defense has no generator: run the pretrain stage first or set generator.path")
     return ShadowDefense(
@@ -67,199 +88,156 @@ def _shadow(settings: BaseModel, resources: Resources) -> Defense:
     )
 
 
-def _clipping(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, ClippingSettings)
-    return ClippingDefense(settings)
-
-
-def _sparsification(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, SparsificationSettings)
-    return SparsificationDefense(settings)
-
-
-def _noise(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, NoiseSettings)
-    return NoiseDefense(settings, resources.seed_of("noise"))
-
-
-def _local_dp(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, LocalDPSettings)
-    return LocalDPDefense(settings, resources.seed_of("local-dp"))
-
-
-def _dp_sgd(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, DPSGDSettings)
-    return DPSGDDefense(settings, resources.seed_of("dp-sgd"))
-
-
-def _soteria(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, SoteriaSettings)
-    return SoteriaDefense(settings)
-
-
-def _outpost(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, OutpostSettings)
-    return OutpostDefense(settings, resources.seed_of("outpost"))
-
-
-def _censor(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, CensorSettings)
-    return CensorDefense(settings, resources.seed_of("censor"))
-
-
-def _ats(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, ATSSettings)
-    return ATSDefense(settings, resources.normalisation, resources.seed_of("ats"))
-
-
-def _mixing(settings: BaseModel, resources: Resources, *, flip_signs: bool) -> Defense:
-    assert isinstance(settings, MixingSettings)
+def _mixing(settings: MixingSettings, resources: Resources, name: str, *, flip_signs: bool) -> MixingDefense:
     return MixingDefense(
         settings,
         flip_signs=flip_signs,
         public=resources.public,
         normalisation=resources.normalisation,
         classes=resources.classes,
-        seed=resources.seed_of("instahide" if flip_signs else "mixup"),
+        seed=resources.seed_of(name),
     )
-
-
-def _precode(settings: BaseModel, resources: Resources) -> Defense:
-    return PrecodeDefense()
-
-
-def _dcs(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, ConcealingSamplesSettings)
-    return ConcealingSamplesDefense(
-        settings, resources.public, resources.normalisation, resources.classes, resources.seed_of("dcs")
-    )
-
-
-def _grad_defense(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, GradDefenseSettings)
-    return GradDefense(
-        settings, resources.public, resources.normalisation, resources.classes, resources.seed_of("grad-defense")
-    )
-
-
-def _optimal_noise(settings: BaseModel, resources: Resources) -> Defense:
-    assert isinstance(settings, OptimalNoiseSettings)
-    return OptimalNoiseDefense(settings, resources.seed_of("optimal-noise"))
 
 
 DEFENSES: dict[str, Kind] = {
-    "none": Kind("plain FedAvg, nothing protected", ("paper",), _no_settings, _no_defense),
-    "shadow": Kind(
+    "none": _kind(
+        "none",
+        "plain FedAvg, nothing protected",
+        NoSettings,
+        {"paper": {}},
+        lambda settings, resources: Defense(),
+    ),
+    "shadow": _kind(
+        "shadow",
         "noise where a shadow generator can rebuild the image (Jiang et al. 2025)",
-        tuple(SHADOW_PRESETS),
-        shadow_preset,
+        ShadowSettings,
+        SHADOW_PRESETS,
         _shadow,
         acts_on=tuple(sorted(ShadowDefense.acts_on)),
         needs_generator=True,
     ),
-    "noise": Kind(
+    "noise": _kind(
+        "noise",
         "Gaussian or Laplace noise on gradients or update; no guarantee of privacy",
-        tuple(NOISE_PRESETS),
-        presets_of("noise", NoiseSettings, NOISE_PRESETS),
-        _noise,
+        NoiseSettings,
+        NOISE_PRESETS,
+        lambda settings, resources: NoiseDefense(settings, resources.seed_of("noise")),
         acts_on=("gradients", "update"),
     ),
-    "local-dp": Kind(
+    "local-dp": _kind(
+        "local-dp",
         "update clipped, then Gaussian noise: local differential privacy, epsilon reported",
-        tuple(LOCAL_DP_PRESETS),
-        presets_of("local-dp", LocalDPSettings, LOCAL_DP_PRESETS),
-        _local_dp,
+        LocalDPSettings,
+        LOCAL_DP_PRESETS,
+        lambda settings, resources: LocalDPDefense(settings, resources.seed_of("local-dp")),
         acts_on=("update",),
     ),
-    "dp-sgd": Kind(
+    "dp-sgd": _kind(
+        "dp-sgd",
         "each sample's gradient clipped, then Gaussian noise: DP-SGD (Abadi et al. 2016), epsilon reported",
-        tuple(DP_SGD_PRESETS),
-        presets_of("dp-sgd", DPSGDSettings, DP_SGD_PRESETS),
-        _dp_sgd,
+        DPSGDSettings,
+        DP_SGD_PRESETS,
+        lambda settings, resources: DPSGDDefense(settings, resources.seed_of("dp-sgd")),
         acts_on=("gradients",),
     ),
-    "gradient-clipping": Kind(
+    "gradient-clipping": _kind(
+        "gradient-clipping",
         "gradients or update scaled down to a largest norm (GC)",
-        tuple(CLIPPING_PRESETS),
-        presets_of("gradient-clipping", ClippingSettings, CLIPPING_PRESETS),
-        _clipping,
+        ClippingSettings,
+        CLIPPING_PRESETS,
+        lambda settings, resources: ClippingDefense(settings),
         acts_on=("gradients", "update"),
     ),
-    "gradient-sparsification": Kind(
+    "gradient-sparsification": _kind(
+        "gradient-sparsification",
         "smallest entries of gradients or update sent as zero (GS)",
-        tuple(SPARSIFICATION_PRESETS),
-        presets_of("gradient-sparsification", SparsificationSettings, SPARSIFICATION_PRESETS),
-        _sparsification,
+        SparsificationSettings,
+        SPARSIFICATION_PRESETS,
+        lambda settings, resources: SparsificationDefense(settings),
         acts_on=("gradients", "update"),
     ),
-    "soteria": Kind(
+    "soteria": _kind(
+        "soteria",
         "columns of a fully connected layer that say most of the image zeroed (Sun et al. 2021)",
-        tuple(SOTERIA_PRESETS),
-        presets_of("soteria", SoteriaSettings, SOTERIA_PRESETS),
-        _soteria,
+        SoteriaSettings,
+        SOTERIA_PRESETS,
+        lambda settings, resources: SoteriaDefense(settings),
         acts_on=("gradients", "update"),
     ),
-    "outpost": Kind(
+    "outpost": _kind(
+        "outpost",
         "some steps pruned, with noise by Fisher information and the weights' variance (Wang et al. 2023)",
-        tuple(OUTPOST_PRESETS),
-        presets_of("outpost", OutpostSettings, OUTPOST_PRESETS),
-        _outpost,
+        OutpostSettings,
+        OUTPOST_PRESETS,
+        lambda settings, resources: OutpostDefense(settings, resources.seed_of("outpost")),
         acts_on=("gradients",),
     ),
-    "censor": Kind(
+    "censor": _kind(
+        "censor",
         "the best of some random directions orthogonal to the gradient (Zhang et al. 2025)",
-        tuple(CENSOR_PRESETS),
-        presets_of("censor", CensorSettings, CENSOR_PRESETS),
-        _censor,
+        CensorSettings,
+        CENSOR_PRESETS,
+        lambda settings, resources: CensorDefense(settings, resources.seed_of("censor")),
         acts_on=("gradients", "update"),
     ),
-    "ats": Kind(
+    "ats": _kind(
+        "ats",
         "images transformed at random by a searched policy (Gao et al. 2021)",
-        tuple(ATS_PRESETS),
-        presets_of("ats", ATSSettings, ATS_PRESETS),
-        _ats,
+        ATSSettings,
+        ATS_PRESETS,
+        lambda settings, resources: ATSDefense(settings, resources.normalisation, resources.seed_of("ats")),
         acts_on=("batch",),
     ),
-    "mixup": Kind(
+    "mixup": _kind(
+        "mixup",
         "weighted sums of images, with labels mixed alike (MixUp)",
-        tuple(MIXING_PRESETS),
-        presets_of("mixup", MixingSettings, MIXING_PRESETS),
-        partial(_mixing, flip_signs=False),
+        MixingSettings,
+        MIXING_PRESETS,
+        lambda settings, resources: _mixing(settings, resources, "mixup", flip_signs=False),
         acts_on=("batch",),
     ),
-    "instahide": Kind(
+    "instahide": _kind(
+        "instahide",
         "weighted sums of images with random signs, labels mixed alike (Huang et al. 2020)",
-        tuple(MIXING_PRESETS),
-        presets_of("instahide", MixingSettings, MIXING_PRESETS),
-        partial(_mixing, flip_signs=True),
+        MixingSettings,
+        MIXING_PRESETS,
+        lambda settings, resources: _mixing(settings, resources, "instahide", flip_signs=True),
         acts_on=("batch",),
     ),
-    "precode": Kind(
+    "precode": _kind(
+        "precode",
         "a variational bottleneck in the task model (Scheliga et al. 2022)",
-        tuple(PRECODE_PRESETS),
-        presets_of("precode", PrecodeSettings, PRECODE_PRESETS),
-        _precode,
+        PrecodeSettings,
+        PRECODE_PRESETS,
+        lambda settings, resources: PrecodeDefense(),
         adapt_model=adapt_precode,
     ),
-    "dcs": Kind(
+    "dcs": _kind(
+        "dcs",
         "the gradient mixed with that of public images which pull on the model alike (Wu et al. 2024)",
-        tuple(CONCEALING_SAMPLES_PRESETS),
-        presets_of("dcs", ConcealingSamplesSettings, CONCEALING_SAMPLES_PRESETS),
-        _dcs,
+        ConcealingSamplesSettings,
+        CONCEALING_SAMPLES_PRESETS,
+        lambda settings, resources: ConcealingSamplesDefense(
+            settings, resources.public, resources.normalisation, resources.classes, resources.seed_of("dcs")
+        ),
         acts_on=("gradients",),
     ),
-    "grad-defense": Kind(
+    "grad-defense": _kind(
+        "grad-defense",
         "noise on some slices of the parameters that are equally sensitive to the image (Wang et al. 2022)",
-        tuple(GRAD_DEFENSE_PRESETS),
-        presets_of("grad-defense", GradDefenseSettings, GRAD_DEFENSE_PRESETS),
-        _grad_defense,
+        GradDefenseSettings,
+        GRAD_DEFENSE_PRESETS,
+        lambda settings, resources: GradDefense(
+            settings, resources.public, resources.normalisation, resources.classes, resources.seed_of("grad-defense")
+        ),
         acts_on=("gradients", "update"),
     ),
-    "optimal-noise": Kind(
+    "optimal-noise": _kind(
+        "optimal-noise",
         "most noise, or zeros, where a gradient says much about the image for its size (arXiv 2411.03746)",
-        tuple(OPTIMAL_NOISE_PRESETS),
-        presets_of("optimal-noise", OptimalNoiseSettings, OPTIMAL_NOISE_PRESETS),
-        _optimal_noise,
+        OptimalNoiseSettings,
+        OPTIMAL_NOISE_PRESETS,
+        lambda settings, resources: OptimalNoiseDefense(settings, resources.seed_of("optimal-noise")),
         acts_on=("gradients",),
     ),
 }

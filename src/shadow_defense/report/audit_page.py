@@ -13,8 +13,8 @@ from torch import Tensor
 from shadow_defense.files import write_text
 from shadow_defense.report.exhibits import display_width
 from shadow_defense.report.formatting import METRICS, Metric, number
-from shadow_defense.report.page import nested_text
 from shadow_defense.report.pictures import image_uri
+from shadow_defense.report.template import render_template
 
 MOST_SHOWN = 32
 """Reconstructions of each attack that are drawn; all are in the tensors beside the page."""
@@ -58,11 +58,12 @@ class AuditPictures:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: its data URI, heading and what is written below it."""
+    """One picture: its data URI, heading, what is written below it, and the words that stand for it."""
 
     uri: str
     title: str
     lines: tuple[str, ...]
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -83,30 +84,22 @@ def render_audit_page(results: Mapping[str, Any], pictures: AuditPictures) -> st
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("shadow_defense.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["settings"] = nested_text
     width, pixelated = display_width(results["image_shape"][2])
     diagnosis = {
         heading: [reason["sentence"] for reason in results["diagnosis"] if reason["effect"] == effect]
         for effect, heading in GROUPS.items()
     }
-    return environment.get_template("audit.html.j2").render(
-        results=results,
-        sections=[_section(name, attack, pictures) for name, attack in results["attacks"].items()],
-        template=None if pictures.template is None else image_uri(pictures.template),
-        width=width,
-        pixelated=pixelated,
-        diagnosis={heading: sentences for heading, sentences in diagnosis.items() if sentences},
-        metrics=[RISKS[name] for name in _measured(results)],
-    )
+    context = {
+        "results": results,
+        "sections": [_section(name, attack, pictures) for name, attack in results["attacks"].items()],
+        "template": None if pictures.template is None else image_uri(pictures.template),
+        "width": width,
+        "pixelated": pixelated,
+        "diagnosis": {heading: sentences for heading, sentences in diagnosis.items() if sentences},
+        "threat_models": _threat_models(results["threat_models"]),
+        "metrics": [RISKS[name] for name in _measured(results)],
+    }
+    return render_template("audit.html.j2", context)
 
 
 def write_audit_page(path: Path, results: Mapping[str, Any], pictures: AuditPictures) -> None:
@@ -126,9 +119,12 @@ def _section(name: str, attack: Mapping[str, Any], pictures: AuditPictures) -> S
     for index, image in enumerate([] if found is None else found[:MOST_SHOWN]):
         row = attack["rows"][index] if attack["rows"] else None
         lines = () if row is None else tuple(_value(key, row) for key in measured)
-        card = [Picture(image_uri(image), f"Rebuilt {index + 1}", lines)]
+        card = [Picture(image_uri(image), f"Rebuilt {index + 1}", lines, f"Rebuilt {index + 1} by {name}")]
         if row is not None and row["image"] is not None and pictures.truths is not None:
-            card.insert(0, Picture(image_uri(pictures.truths[row["image"]]), f"Image {row['image'] + 1}", ()))
+            own = f"Image {row['image'] + 1}"
+            card.insert(
+                0, Picture(image_uri(pictures.truths[row["image"]]), own, ("the client's own",), f"{own} of the client")
+            )
         cards.append(tuple(card))
     return Section(
         name,
@@ -145,6 +141,14 @@ def _section(name: str, attack: Mapping[str, Any], pictures: AuditPictures) -> S
             for row in attack["rows"]
         ),
     )
+
+
+def _threat_models(texts: Mapping[str, str]) -> dict[str, str]:
+    """Each threat model in words under the names of all attacks that have it."""
+    return {
+        ", ".join(name for name, other in texts.items() if other == text): text
+        for text in dict.fromkeys(texts.values())
+    }
 
 
 def _heading(metric: str) -> str:

@@ -12,7 +12,7 @@ from shadow_defense.files import write_text
 from shadow_defense.report.calibration_chart import Level, Point, Series, strength_chart
 from shadow_defense.report.figures import legend_key, styles
 from shadow_defense.report.formatting import METRICS, Metric, number, signed_with_interval, with_interval
-from shadow_defense.report.page import nested_text
+from shadow_defense.report.template import nested_text, render_template
 
 Results = Mapping[str, Any]
 
@@ -45,17 +45,7 @@ class Row:
 
 def render_calibration(results: Results) -> str:
     """The whole page as one HTML document; ``results`` is what ``calibration.json`` holds. All text is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("shadow_defense.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["settings"] = nested_text
-    return environment.get_template("calibration.html.j2").render(_context(results))
+    return render_template("calibration.html.j2", _context(results))
 
 
 def write_calibration(path: Path, results: Results) -> None:

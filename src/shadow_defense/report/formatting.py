@@ -170,3 +170,15 @@ def better_when(metric: Metric) -> str:
     if metric.higher_is_closer is None:
         return ""
     return f"{'lower' if metric.higher_is_closer else 'higher'} is better protected"
+
+
+def listed(items: Sequence[object]) -> str:
+    """Items as in a sentence.
+
+    >>> listed(["a", "b", "c"]), listed([1, 5]), listed([])
+    ('a, b and c', '1 and 5', 'none')
+    """
+    texts = [str(item) for item in items]
+    if not texts:
+        return "none"
+    return " and ".join(([", ".join(texts[:-1])] if len(texts) > 1 else []) + texts[-1:])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from shadow_defense.files import write_text
 from shadow_defense.report.charts import Panel, curve_panels, score_panels
 from shadow_defense.report.content import Content
 from shadow_defense.report.exhibits import attack_card, choices, noise_cards
 from shadow_defense.report.figures import Style, legend_key, styles
-from shadow_defense.report.formatting import METRICS
+from shadow_defense.report.formatting import METRICS, listed
 from shadow_defense.report.pictures import SIGNED_TABLE, colour_bar, heat_bar
 from shadow_defense.report.tables import (
     BASELINE,
@@ -25,6 +22,7 @@ from shadow_defense.report.tables import (
     shared_batch_norm,
     utility_table,
 )
+from shadow_defense.report.template import nested_text, render_template
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,7 @@ def render_page(content: Content) -> str:
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("shadow_defense.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["settings"] = nested_text
-    return environment.get_template("page.html.j2").render(_context(content))
+    return render_template("page.html.j2", _context(content))
 
 
 def write_report(path: Path, content: Content) -> None:
@@ -126,30 +114,12 @@ inverting gradients. This page shows how close it came, and what each defense co
     )
     if not attacks:
         return f"{first} No attack was run: this page shows what each defense cost the model."
-    when = f" in round{'s' if len(attacked) > 1 else ''} {_listed(attacked)}" if attacked else ""
+    when = f" in round{'s' if len(attacked) > 1 else ''} {listed(attacked)}" if attacked else ""
     return (
         f"{first} An attacker then tried to rebuild the clients' images from nothing but the updates they sent{when}, "
-        f"by {_listed(attacks)}. This page shows how close it came, and what each defense cost the model."
+        f"by {listed(attacks)}. This page shows how close it came, and what each defense cost the model."
     )
 
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _listed(items: Sequence[Any]) -> str:
-    """Items as in a sentence: ``1, 5 and 9``."""
-    texts = [str(item) for item in items]
-    return " and ".join(([", ".join(texts[:-1])] if len(texts) > 1 else []) + texts[-1:])
-
-
-def nested_text(value: Mapping[str, Any]) -> str:
-    """Nested settings as YAML, which the command line reads back.
-
-    >>> print(nested_text({"training": {"rounds": 2, "optimiser": None}}))
-    training:
-      rounds: 2
-      optimiser: null
-    """
-    # Through JSON, so that what is shown is what results.json holds: tuples become lists.
-    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True).rstrip()

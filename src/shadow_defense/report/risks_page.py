@@ -11,7 +11,7 @@ from shadow_defense.files import write_text
 from shadow_defense.report.charts import Panel
 from shadow_defense.report.figures import BASELINE_STYLE, Curve, Dot, Style, curve_chart, dot_chart, legend_key, styles
 from shadow_defense.report.formatting import number
-from shadow_defense.report.page import nested_text
+from shadow_defense.report.template import nested_text, render_template
 
 OUTCOMES = {
     "borne out": "The 95 % interval lies on the claim's side.",
@@ -45,18 +45,10 @@ def render_risks_page(results: Mapping[str, Any]) -> str:
     ``quantity``, ``value`` {``mean``, ``interval``, ``count``}, ``values_are``, ``unit``, ``digits``, ``nothing``,
     ``outcome``, ``charts``, ``columns``, ``rows``, ``notes``). All text is escaped; nothing is loaded.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("shadow_defense.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     sections = [_section(risk) for risk in results["risks"]]
-    return environment.get_template("risks.html.j2").render(
-        results=results, sections=sections, outcomes=OUTCOMES, config=nested_text(results["config"])
+    config = nested_text(results["config"])
+    return render_template(
+        "risks.html.j2", {"results": results, "sections": sections, "outcomes": OUTCOMES, "config": config}
     )
 
 

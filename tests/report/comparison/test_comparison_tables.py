@@ -115,7 +115,7 @@ shadow-defense compare small
 
 - It leaks.
 
-Mean ± half the 95 % interval over images and seeds. In brackets the difference to fedavg, paired by image and seed, with a star where its interval leaves out zero. Lower PSNR and SSIM and higher LPIPS are better protected. Front: on the Pareto front of that attack's privacy-utility plane, by the means alone. Time and memory are multiples of those without defense. Epsilon is followed by its delta. BN: which values of batch norm are shared.
+Mean ± half the 95 % interval over images and seeds. In brackets the difference to fedavg, paired by image and seed, with a star where its interval leaves out zero. Lower PSNR and SSIM and higher LPIPS are better protected. Front: on the Pareto front of that attack's privacy-utility plane, by the means alone. Time and memory are multiples of those without defense. Epsilon is followed by its delta; it is that of the parameters sent: batch norm's statistics, where they leave (BN all or stats), are not covered. BN: which values of batch norm are shared.
 
 ## Comparison
 

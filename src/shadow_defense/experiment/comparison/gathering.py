@@ -11,21 +11,20 @@ from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, GridRun
 from shadow_defense.experiment.comparison.running import Comparison
+from shadow_defense.experiment.comparison.trainings import Trainings
 from shadow_defense.experiment.evaluating import data_hash, data_record, versions
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
-from shadow_defense.experiment.tables import as_record, summarise, table
-from shadow_defense.metrics.confidence import paired_difference
+from shadow_defense.experiment.tables import table
 from shadow_defense.report.comparison.pareto import plane_front
 
 PRIVACY = "ssim_whole"
-UTILITY = ("f1_macro", "f1_micro", "accuracy", "auroc")
-CLIENT_LOSS = "loss"
 
 
 def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], command: str) -> dict[str, Any]:
     """The content of ``comparison.json``, as :class:`ComparisonContent` says, without verdict."""
     grid = comparison.grid
     first = comparison.of(next(iter(grid.models)), grid.seeds[0])
+    trainings = Trainings(comparison)
     tables, ablations = [], []
     for model in grid.models:
         config = comparison.of(model, grid.seeds[0]).config
@@ -34,9 +33,9 @@ def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], comman
         for attack in grid.attacks:
             rounds = config.attacked_rounds(attack)
             for round in (None, *rounds) if len(rounds) > 1 else (None,):
-                tables.append(_table(comparison, model, attack, round, points, scores[model]))
+                tables.append(_table(trainings, model, attack, round, points, scores[model]))
             if parts:
-                ablations.append(_table(comparison, model, attack, None, list(parts), scores[model]))
+                ablations.append(_table(trainings, model, attack, None, list(parts), scores[model]))
     return {
         "title": grid.title,
         "created": datetime.date.today().isoformat(),
@@ -103,18 +102,18 @@ def _ablations(comparison: Comparison) -> dict[str, Any]:
 
 
 def _table(
-    comparison: Comparison, model: str, attack: str, round: int | None, arms: Sequence[str], scores: Sequence[Score]
+    trainings: Trainings, model: str, attack: str, round: int | None, arms: Sequence[str], scores: Sequence[Score]
 ) -> dict[str, Any]:
     if round is None:
-        scores = in_all_rounds(scores, attack, comparison.of(model, comparison.grid.seeds[0]).config)
+        scores = in_all_rounds(scores, attack, trainings.config(model))
     made = table(scores, [*arms, RANDOM_UPDATE], attack, round)
     rows = []
     for row in made["rows"]:
         arm = row.pop("arm")
-        columns = _training_columns(comparison, model, arm, arms[0])
+        columns = trainings.columns(model, arm, arms[0])
         if arm in (RANDOM_UPDATE, MEAN_IMAGE):
-            columns["seeds"] = _seeds_of(scores, arm, attack, round)
-        rows.append({"defense": arm, **row, **columns, **_control(comparison, model, attack, round, arm, scores)})
+            columns = {**columns, "seeds": _seeds_of(scores, arm, attack, round)}
+        rows.append({"defense": arm, **row, **columns, **_control(trainings, model, attack, round, arm, scores)})
     # The mean image before the random update, as the page has them.
     rows[-2:] = rows[:-3:-1]
     return {"model": model, "attack": attack, "round": made["round"], "rows": [row for row in rows if row["images"]]}
@@ -139,15 +138,14 @@ def _seeds_of(scores: Sequence[Score], arm: str, attack: str, round: int | None)
 
 
 def _control(
-    comparison: Comparison, model: str, attack: str, round: int | None, arm: str, scores: Sequence[Score]
+    trainings: Trainings, model: str, attack: str, round: int | None, arm: str, scores: Sequence[Score]
 ) -> dict[str, Any]:
     """For a Shadow defense whose control of equal energy is there: what its aim changes, image by image."""
-    arms = comparison.of(model, comparison.grid.seeds[0]).config.arms
-    control = control_of(arm, arms)
+    control = control_of(arm, trainings.config(model).arms)
     if control is None:
         return {}
     row = table(scores, [control, arm], attack, round)["rows"][1]
-    utility = _training_columns(comparison, model, arm, control)["utility_difference"] or {}
+    utility = trainings.columns(model, arm, control)["utility_difference"] or {}
     found = {**(row["difference"] or {}), **utility}
     return {"control_difference": found} if found else {}
 
@@ -174,64 +172,6 @@ def control_of(arm: str, arms: Mapping[str, DefenseSettings]) -> str | None:
         ),
         None,
     )
-
-
-def _training_columns(comparison: Comparison, model: str, arm: str, reference: str) -> dict[str, Any]:
-    """What the trainings of an arm say: utility over the seeds, cost, privacy budget, measurements."""
-    histories = {
-        seed: history
-        for seed in comparison.grid.seeds
-        if arm not in (RANDOM_UPDATE, MEAN_IMAGE) and (history := _history(comparison.of(model, seed), arm))
-    }
-    if not histories:
-        return {"seeds": 0, "utility": None, "utility_difference": None, "cost": None, "epsilon": None, "measured": {}}
-    others = {seed: _history(comparison.of(model, seed), reference) for seed in histories}
-    utility, difference = {}, {}
-    for name in UTILITY:
-        present, reached = _reached(histories, name), _reached(others, name)
-        if present:
-            utility[name] = summarise(list(present.values()))
-            both = [seed for seed in present if seed in reached]
-            if both and arm != reference:
-                pairs = ([values[seed] for seed in both] for values in (present, reached))
-                difference[name] = as_record(paired_difference(*pairs))
-    measured_values = _measured(list(histories.values()))
-    epsilon = measured_values.pop("epsilon_spent", None)
-    cost = comparison.measurements.cost_of(model, arm)
-    parts = comparison.of(model, comparison.grid.seeds[0]).config.arms[arm].parts()
-    delta = next((part.delta for part in parts.values() if hasattr(part, "delta")), None)
-    return {
-        "seeds": len(histories),
-        "utility": utility,
-        "utility_difference": difference or None,
-        "cost": None
-        if cost is None
-        else {"time": cost.time_ratio, "memory": cost.memory_ratio, "prepare_seconds": cost.prepare_seconds},
-        "epsilon": None if epsilon is None else {**(summarise(epsilon) or {}), "delta": delta},
-        "measured": {name: sum(values) / len(values) for name, values in measured_values.items()},
-    }
-
-
-def _history(run: GridRun, arm: str) -> list[dict[str, Any]]:
-    """What was measured in a finished training; [] for one that is not finished, or not in this model's grid."""
-    return run.history(arm) if arm in run.config.arms else []
-
-
-def _reached(histories: Mapping[int, Sequence[Mapping[str, Any]]], name: str) -> dict[int, float]:
-    """By seed, a measure of utility of the final model, where it exists."""
-    values = {seed: history[-1].get("test", {}).get(name) for seed, history in histories.items() if history}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def _measured(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
-    """The defense's own measurements in the last round: for each seed the greatest epsilon, the mean of all else."""
-    found: dict[str, list[float]] = {}
-    for history in histories:
-        clients = list(history[-1]["clients"].values())
-        for name in dict.fromkeys(name for client in clients for name in client if name != CLIENT_LOSS):
-            values = [client[name] for client in clients if client.get(name) is not None]
-            found.setdefault(name, []).append(max(values) if name.startswith("epsilon") else sum(values) / len(values))
-    return found
 
 
 def _plane(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,17 +54,6 @@ def spoken(difference: Measure, digits: int, unit: str = "") -> str:
     return text.replace(MINUS, "-") + (f" {unit}" if unit else "")
 
 
-def listed(items: list[str]) -> str:
-    """Items as in a sentence.
-
-    >>> listed(["a", "b", "c"]), listed([])
-    ('a, b and c', 'none')
-    """
-    if not items:
-        return "none"
-    return " and ".join(([", ".join(items[:-1])] if len(items) > 1 else []) + items[-1:])
-
-
 def sentences_of(opening: str, clauses: list[str]) -> list[str]:
     """A sentence a clause, or one for all where more than two would follow one another.
 

@@ -39,7 +39,8 @@ def markdown_tables(comparison: Mapping[str, Any]) -> str:
         f"{_text(_first(comparison))}, paired by image and seed, with a star where its interval leaves out zero. "
         "Lower PSNR and SSIM and higher LPIPS are better protected. Front: on the Pareto front of that attack's "
         "privacy-utility plane, by the means alone. Time and memory are multiples of those without defense. "
-        "Epsilon is followed by its delta. BN: which values of batch norm are shared."
+        "Epsilon is followed by its delta; it is that of the parameters sent: batch norm's statistics, where they "
+        "leave (BN all or stats), are not covered. BN: which values of batch norm are shared."
     )
     for heading, tables in (("Comparison", comparison["tables"]), ("Ablations", comparison["ablations"])):
         if tables:

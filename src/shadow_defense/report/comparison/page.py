@@ -20,8 +20,8 @@ from shadow_defense.report.comparison.tables import (
 )
 from shadow_defense.report.exhibits import Picture, display_width
 from shadow_defense.report.formatting import METRICS, better_when, metric_and_region, metric_named
-from shadow_defense.report.page import nested_text
 from shadow_defense.report.pictures import image_uri
+from shadow_defense.report.template import render_template
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,7 @@ def render_comparison(content: ComparisonContent) -> str:
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("shadow_defense.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["settings"] = nested_text
-    return environment.get_template("comparison/comparison.html.j2").render(_context(content))
+    return render_template("comparison/comparison.html.j2", _context(content))
 
 
 def write_comparison(path: Path, content: ComparisonContent) -> None:

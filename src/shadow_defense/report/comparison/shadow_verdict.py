@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shadow_defense.report.comparison.differences import direction, listed, sentences_of, spoken, unpaired_difference
+from shadow_defense.report.comparison.differences import direction, sentences_of, spoken, unpaired_difference
 from shadow_defense.report.comparison.pareto import goodness, pareto_front
+from shadow_defense.report.formatting import listed
 
 Row = Mapping[str, Any]
 

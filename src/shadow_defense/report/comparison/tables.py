@@ -83,7 +83,7 @@ def leakage_table(
         Column("F1, macro", "higher is more useful"),
         Column("Time", "times that without defense"),
         Column("Memory", "peak, times that without defense"),
-        Column("Epsilon", "at delta; lower is stricter"),
+        Column("Epsilon", "at delta, of the parameters sent; lower is stricter"),
         Column("Batch norm", "which of its values are shared"),
         Column("Scored", ""),
     )

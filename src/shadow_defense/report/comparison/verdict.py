@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from shadow_defense.report.comparison.content import BASELINES
-from shadow_defense.report.comparison.differences import direction, listed, sentences_of, unpaired_difference
+from shadow_defense.report.comparison.differences import direction, sentences_of, unpaired_difference
 from shadow_defense.report.comparison.pareto import goodness
 from shadow_defense.report.comparison.shadow_verdict import shadow_sentences
-from shadow_defense.report.formatting import metric_and_region, metric_named
+from shadow_defense.report.formatting import listed, metric_and_region, metric_named
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
