@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.defenses.build import DefenseSettings
@@ -195,13 +196,24 @@ def describe_schema() -> list[tuple[str, str, str, str]]:
                 walk(annotation, f"{prefix}{name}.")
                 continue
             kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-            for module in ("typing.", "pathlib.", "shadow_defense.", "defenses.build.", "attacks.build."):
+            for module in (
+                "typing.",
+                "pathlib.",
+                "shadow_defense.",
+                "defenses.build.",
+                "attacks.build.",
+                "attacks.adaptive.settings.",
+            ):
                 kind = kind.replace(module, "")
             limits = ", ".join(str(item) for item in field.metadata)
             default = json.dumps(field.default, default=lambda value: value.model_dump(mode="json"))
             rows.append((prefix + name, kind + (f" [{limits}]" if limits else ""), default, field.description or ""))
 
     walk(RunConfig, "")
-    for group, settings in (("arms.<name>.", DefenseSettings), ("attacks.<name>.", AttackSettings)):
+    for group, settings in (
+        ("arms.<name>.", DefenseSettings),
+        ("attacks.<name>.", AttackSettings),
+        ("attacks.<name>.adaptive.", AdaptiveSettings),
+    ):
         walk(settings, group)
     return rows

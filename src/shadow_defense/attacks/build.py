@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shadow_defense.attacks.adaptive.attack import AdaptiveAttack
+from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
 from shadow_defense.attacks.dlg import DLG
 from shadow_defense.attacks.fully_connected_leak import FullyConnectedLeak
 from shadow_defense.attacks.ggl import GGL
@@ -17,26 +19,13 @@ from shadow_defense.attacks.group_consistency import GroupConsistency
 from shadow_defense.attacks.idlg import IDLG
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.model_based import ModelBased
-from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.observation import Attack
 from shadow_defense.attacks.r_gap import RGAP
 from shadow_defense.attacks.robbing_the_fed import RobbingTheFed
 from shadow_defense.attacks.rog import ROG
-from shadow_defense.attacks.threat_model import Knowledge, ThreatModel, threat_model
+from shadow_defense.attacks.threat_model import ThreatModel, threat_model
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.progress import Task
 from shadow_defense.validation import validated
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """An attack with its settings: it says what it needs and turns an observation into a reconstruction."""
-
-    needs: ClassVar[frozenset[Knowledge]]
-
-    def steps(self) -> int: ...
-
-    def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction: ...
-
 
 ANY_MODEL = "any"
 
@@ -97,6 +86,11 @@ class AttackSettings(BaseModel):
 
     attack: str = Field("inverting-gradients", description="name of an attack; the valid names are the registry's")
     options: dict[str, Any] = Field({}, description="settings that differ from the attack's defaults")
+    adaptive: AdaptiveSettings | None = Field(
+        None,
+        description="fits the attack to the defense, which the threat model must grant (adaptive server); {}: with "
+        "the defaults, null: not at all",
+    )
     threat_model: str = Field("informed server", description="who attacks and what it is granted")
     rounds: tuple[int, ...] | None = Field(
         None, description="rounds attacked, counted from 1; null: the first and the last"
@@ -113,9 +107,11 @@ class AttackSettings(BaseModel):
         return self
 
     def build(self) -> Attack:
-        """The attack; an unknown name raises :class:`ConfigError` listing the valid ones."""
+        """The attack, adaptive where asked for; an unknown name raises :class:`ConfigError` listing the valid ones."""
         if self.attack not in ATTACKS:
             raise ConfigError(unknown_name("attack", self.attack, ATTACKS))
         attack = validated(ATTACKS[self.attack].attack, self.options, ConfigError, self.attack)
+        if self.adaptive is not None:
+            attack = AdaptiveAttack(name=self.attack, inner=attack, adaptive=self.adaptive)
         assert isinstance(attack, Attack)
         return attack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import squared_distance
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -72,10 +74,12 @@ class DeepLeakage(BaseModel):
         shape = (simulation.count, *observation.image_shape)
         low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
         found: list[_Start] = []
+        distance = observation.matching.fitted(squared_distance)
         with BatchStatisticsRecorder(observation.model) as recorder:
 
             def loss(images: Tensor, *logits: Tensor) -> Tensor:
-                simulated = simulate_training(
+                simulate = partial(
+                    simulate_training,
                     observation.model,
                     simulation.parameters,
                     simulation.buffers,
@@ -86,7 +90,8 @@ class DeepLeakage(BaseModel):
                     recorder,
                     simulation.sent,
                 )
-                return squared_distance(simulated.update, simulation.observed)
+                simulated = expected_training(simulate, observation.matching.draws)
+                return distance(simulated.update, simulation.observed)
 
             for restart in range(self.restarts):
                 draws = named_generator(seed, name, restart)
@@ -117,5 +122,5 @@ class DeepLeakage(BaseModel):
             len(best.history),
             time.perf_counter() - started,
             best.history,
-            simulation.notes,
+            (*simulation.notes, *observation.matching.notes),
         )

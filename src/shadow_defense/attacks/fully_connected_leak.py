@@ -6,7 +6,7 @@ import time
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -21,18 +21,26 @@ NEGLIGIBLE = 1e-6
 """Share of the greatest bias entry below which a row says nothing but rounding."""
 
 
-def leaked_input(weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"]) -> Float[Tensor, "d"]:
+def leaked_input(
+    weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"], kept: Bool[Tensor, "k d"] | None = None
+) -> Float[Tensor, "d"]:
     """``x = dW^T db / ||db||^2``: the input of a linear layer from its update, by least squares over all rows.
 
     For one sample ``dW_j = db_j x`` in every row j, exactly; any common factor (the learning rate) cancels. For
     several samples it is a weighted mean of their inputs.
+
+    Args:
+        kept: which entries of the weight a defense let pass: each input is solved for from those alone, and is 0,
+            which normalised images have for a mean, where there are none.
 
     >>> leaked_input(torch.tensor([[2.0, 4.0], [-1.0, -2.0]]), torch.tensor([2.0, -1.0])).tolist()
     [1.0, 2.0]
     """
     # In double precision and relative to the greatest entry, so that squares of small updates do not underflow.
     relative = bias.double() / bias.double().abs().max()
-    return (weight.double().T @ relative / relative.square().sum() / bias.double().abs().max()).to(weight)
+    squares = relative.square().sum() if kept is None else kept.double().T @ relative.square()
+    solved = weight.double().T @ relative / squares / bias.double().abs().max()
+    return torch.where(squares > 0, solved, 0.0).to(weight)
 
 
 def leaked_rows(weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"], count: int) -> Float[Tensor, "m d"]:
@@ -80,7 +88,10 @@ class FullyConnectedLeak(BaseModel):
             raise UpdateError(f"the bias of '{layer}' did not move: the update gives nothing to divide by")
         notes = list(target.notes)
         if target.count == 1:
-            rows = leaked_input(weight, bias).unsqueeze(0)
+            kept = observation.matching.support.get(f"{layer}.weight")
+            rows = leaked_input(weight, bias, kept).unsqueeze(0)
+            if kept is not None:
+                notes.append("solved from the entries that the defense let pass, the mean where there are none")
         else:
             rows = leaked_rows(weight, bias, target.count)
             notes.append("several images: rows are weighted means of them, pure where a unit was active for one alone")

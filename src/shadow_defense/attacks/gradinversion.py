@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -86,8 +87,8 @@ class GradInversion(BaseModel):
         start = observation.normalisation.apply(observation.template.unsqueeze(0)).repeat(len(target.labels), 1, 1, 1)
         start = start + self.start_noise * torch.randn(start.shape, generator=draws)
         bounds = observation.normalisation.bounds(start)
-        distance = matching(self.matching)
-        notes = list(target.notes)
+        distance = observation.matching.fitted(matching(self.matching))
+        notes = [*target.notes, *observation.matching.notes]
         with BatchStatisticsRecorder(observation.model) as recorder:
             simulate = partial(
                 simulate_training,
@@ -106,7 +107,7 @@ class GradInversion(BaseModel):
             momentum = buffer_momentum(observation)
 
             def losses(images: Tensor) -> Losses:
-                simulated = simulate(images=images)
+                simulated = expected_training(partial(simulate, images=images), observation.matching.draws)
                 matched = distance(simulated.update, target.observed)
                 total = self.matching_weight * matched
                 if statistics:

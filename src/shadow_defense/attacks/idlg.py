@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from shadow_defense.attacks.deep_leakage import DeepLeakage
 from shadow_defense.attacks.observation import Observation, Reconstruction
-from shadow_defense.attacks.target import LABELS_RECOVERED, client_simulation, inferred_labels
+from shadow_defense.attacks.target import client_simulation, inferred_labels, labels_note
 from shadow_defense.progress import Task
 
 
@@ -27,5 +27,5 @@ class IDLG(DeepLeakage):
         observation.threat_model.require(self.needs, "idlg")
         simulation = client_simulation(observation, self.longest_unroll)
         labels = inferred_labels(observation, simulation)
-        simulation = replace(simulation, notes=(*simulation.notes, LABELS_RECOVERED))
+        simulation = replace(simulation, notes=(*simulation.notes, labels_note(observation)))
         return self.search(observation, simulation, labels, name="idlg", seed=seed, task=task)

@@ -9,15 +9,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from shadow_defense.attacks.observation import LocalTraining
+from shadow_defense.attacks.training_step import TrainingState, TrainingStep
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
-from shadow_defense.models.functional import LossFunction, loss_gradients, nested_gradients
+from shadow_defense.models.functional import LossFunction
+
+RECOMPUTED_ABOVE = 4
+"""More steps on the graph than this are computed anew in the backward pass, which then holds the graph of one."""
 
 
 @dataclass(frozen=True)
 class SimulatedTraining:
     """The simulated update of the parameters asked for, in their order, and each step's batch-norm statistics.
 
-    All on the graph.
+    All on the graph, but for the statistics of steps that were truncated.
     """
 
     update: list[Tensor]
@@ -36,46 +40,47 @@ def simulate_training(
     sent: Sequence[str] | None = None,
     *,
     mapped: bool = False,
+    last: int | None = None,
 ) -> SimulatedTraining:
     """``theta_{t+1} = theta_t - eta v_t``, ``v_t = mu v_{t-1} + g(theta_t, batch_t) + lambda theta_t``, unrolled.
 
-    Batches are consecutive slices of ``images``, again and again until ``local.steps`` are done. Everything stays on
-    the graph: the update is differentiable with respect to ``images`` (the released code of the medical attack reads
-    it from the state dict after ``optimizer.step()``, where it has no gradient; spec/attacks.md, 5c).
+    Batches are consecutive slices of ``images``, again and again until ``local.steps`` are done. The update is
+    differentiable with respect to ``images`` (the released code of the medical attack reads it from the state dict
+    after ``optimizer.step()``, where it has no gradient; spec/attacks.md, 5c). Of more than ``RECOMPUTED_ABOVE``
+    steps only the parameters are kept: the backward pass computes every step anew, to the same gradient, in memory
+    that grows by one model a step in place of one graph. Such an update can be differentiated once.
 
     Args:
         parameters: leaves that require gradients; left alone.
         labels: classes, or a probability for each class where the attack seeks the labels too.
-        buffers: clones: train mode writes to them.
-        recorder: open, so that hooks are not registered anew in every call.
+        buffers: clones: train mode writes to them, once a step.
+        recorder: open, so that hooks are not registered anew in every call, until the gradients are taken.
         sent: names of the parameters whose update is returned, in this order; None: all of them. The client trains the
             others as well, and they move what is sent.
-        mapped: inside ``torch.func.vmap``, over several candidates for ``images``, each with buffers of its own.
+        mapped: inside ``torch.func.vmap``, over several candidates for ``images``, each with buffers of its own;
+            nothing is computed anew there.
+        last: gradients go through so many steps at the end; those before move the parameters as constants. Cheaper,
+            and biased. An image that only earlier steps see gets none: take an epoch's steps or more. None: all.
     """
-    current, velocity = dict(parameters), dict[str, Tensor]()
-    statistics = []
+    step = TrainingStep(model, buffers, loss_fn, local, recorder, mapped)
+    kept = local.steps if last is None else min(last, local.steps)
+    state = TrainingState(parameters, {}, {})
+    statistics = list[dict[str, BatchStatistics]]()
     slices = list(zip(images.split(local.batch_size), labels.split(local.batch_size), strict=True))
-    for step in range(local.steps):
-        batch_images, batch_labels = slices[step % len(slices)]
-        batch = (model, current, buffers, batch_images, batch_labels, loss_fn)
-        if mapped:
-            gradients, seen = nested_gradients(*batch, recorder)
+    for index in range(local.steps):
+        batch = slices[index % len(slices)]
+        if index < local.steps - kept:
+            state = step.off_graph(state, *batch)
+        elif kept > RECOMPUTED_ABOVE and not mapped:
+            state = step.recomputed(state, *batch)
         else:
-            gradients, seen = loss_gradients(*batch, create_graph=True), recorder.take()
-        statistics.append(seen)
-        for name, gradient in gradients.items():
-            if local.weight_decay:
-                gradient = gradient + local.weight_decay * current[name]
-            if local.momentum and step:
-                gradient = local.momentum * velocity[name] + gradient
-            velocity[name] = gradient
-        if local.steps > 1:
-            current = {name: tensor - local.learning_rate * velocity[name] for name, tensor in current.items()}
+            state = step.on_graph(state, *batch)
+        statistics.append(dict(state.statistics))
     returned = parameters if sent is None else sent
     if local.steps == 1:
         # The difference of two nearly equal tensors would lose digits.
-        return SimulatedTraining([-local.learning_rate * velocity[name] for name in returned], statistics)
-    return SimulatedTraining([current[name] - parameters[name] for name in returned], statistics)
+        return SimulatedTraining([-local.learning_rate * state.velocity[name] for name in returned], statistics)
+    return SimulatedTraining([state.parameters[name] - parameters[name] for name in returned], statistics)
 
 
 def as_single_step(local: LocalTraining) -> LocalTraining:

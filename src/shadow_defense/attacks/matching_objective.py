@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _NormBase
 
+from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.joint_search import RestartLosses
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import Matching
@@ -46,7 +48,7 @@ class MatchingObjective:
     Use it in a ``with`` block: hooks on the observed model are registered once and removed at its end.
 
     Args:
-        matching: D.
+        matching: D, which is fitted to the defense where the observation says how.
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
         longest_unroll: local steps up to which the client's training is unrolled.
         at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
@@ -69,8 +71,8 @@ class MatchingObjective:
         batch_norm: float = 0.0,
     ) -> None:
         self.target = matching_target(observation, longest_unroll)
-        self.notes = list(self.target.notes)
-        self._observation, self._matching, self._prior = observation, matching, prior
+        self.notes = [*self.target.notes, *observation.matching.notes]
+        self._observation, self._matching, self._prior = observation, observation.matching.fitted(matching), prior
         self._at_once = at_once if can_be_mapped(observation.model) else 1
         self._batch_norm = batch_norm
         self._statistics: dict[str, BatchStatistics] | None = None
@@ -113,7 +115,8 @@ class MatchingObjective:
         mapped: bool,
     ) -> tuple[Tensor, Tensor]:
         observation, target = self._observation, self.target
-        simulated = simulate_training(
+        simulate = partial(
+            simulate_training,
             observation.model,
             parameters,
             buffers,
@@ -125,6 +128,7 @@ class MatchingObjective:
             target.sent,
             mapped=mapped,
         )
+        simulated = expected_training(simulate, observation.matching.draws)
         matched = self._matching(simulated.update, target.observed)
         total = matched + self._prior(images)
         if self._batch_norm:

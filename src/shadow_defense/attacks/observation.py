@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from shadow_defense.attacks.threat_model import ThreatModel
+from shadow_defense.attacks.adaptive.matching import MatchingAdaptation
+from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
@@ -21,7 +22,8 @@ from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.functional import LossFunction
-from shadow_defense.seeds import named_generator
+from shadow_defense.progress import Task
+from shadow_defense.seeds import named_generator, seed_for
 
 T = TypeVar("T")
 
@@ -48,6 +50,8 @@ class Observation:
         model: the architecture, in the mode the client trained in; its own weights mean nothing.
         global_state: parameters before the round, and buffers (public: the server sent them).
         image_shape: (channels, height, width).
+        rounds: of the whole training (public: all take part in them); None for unknown.
+        matching: how the attack's matching term is fitted to the defense; no knowledge, but what was made of it.
     """
 
     threat_model: ThreatModel
@@ -65,6 +69,8 @@ class Observation:
     _auxiliary: ImageSet | None = None
     _defense: DefenseSettings | None = None
     _earlier: tuple[Observation, ...] | None = None
+    rounds: int | None = None
+    matching: MatchingAdaptation = field(default_factory=MatchingAdaptation)
 
     @property
     def labels(self) -> Int64[Tensor, "n"]:
@@ -131,6 +137,7 @@ def observe(
     distribution: ImageSet | None = None,
     defense: DefenseSettings | None = None,
     earlier: Sequence[Observation] = (),
+    rounds: int | None = None,
 ) -> Observation:
     """Keep of everything only what ``threat_model`` grants.
 
@@ -143,6 +150,7 @@ def observe(
         distribution: images of the client's own distribution, none of them the client's.
         defense: what the client applies; None: no defense.
         earlier: the same client in the rounds before, oldest first, under the same threat model.
+        rounds: of the whole training.
     """
     granted = threat_model.granted
     if "buffers" not in granted:
@@ -171,6 +179,7 @@ def observe(
         distribution if "data distribution" in granted else public if "public images" in granted else None,
         (defense or DefenseSettings()) if "defense" in granted else None,
         tuple(earlier) if "earlier rounds" in granted else None,
+        rounds,
     )
 
 
@@ -178,7 +187,7 @@ def randomised(observation: Observation, seed: int) -> Observation:
     """The control: noise in place of the update, of the same norm in every tensor.
 
     What an attack rebuilds from it comes from its prior and not from the client (spec/defenses.md). Counters
-    and buffers stay as they were.
+    and buffers stay as they were. Earlier rounds become noise as well, each of its own.
     """
     draws = named_generator(seed, "random update")
     parameters = {name for name, _ in observation.model.named_parameters()}
@@ -187,7 +196,10 @@ def randomised(observation: Observation, seed: int) -> Observation:
         drawn = torch.randn(tensor.shape, generator=draws).to(tensor)
         norm = torch.linalg.vector_norm
         tensors[name] = drawn * (norm(tensor) / norm(drawn)) if name in parameters else tensor
-    return replace(observation, update=replace(observation.update, tensors=tensors))
+    earlier = observation._earlier and tuple(
+        randomised(each, seed_for(seed, "earlier round", each.update.round)) for each in observation._earlier
+    )
+    return replace(observation, update=replace(observation.update, tensors=tensors), _earlier=earlier)
 
 
 @dataclass(frozen=True)
@@ -238,6 +250,18 @@ class Reconstruction:
             )
         except KeyError as error:
             raise RunError(f"{path} holds no reconstruction (no {error}); {mend}") from error
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """An attack with its settings: it says what it needs and turns an observation into a reconstruction."""
+
+    @property
+    def needs(self) -> frozenset[Knowledge]: ...
+
+    def steps(self) -> int: ...
+
+    def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction: ...
 
 
 def _finite_or_none(loss: float) -> float | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from shadow_defense.attacks.observation import LocalTraining, Observation, Recon
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, concatenated
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.run import Run, earlier_rounds
 from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.rounds import read_journal, round_folder, train_again
@@ -47,7 +47,16 @@ def jobs(run: Run) -> list[Job]:
 
 
 def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
-    """What the job's attacker sees, cut to its threat model."""
+    """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them."""
+    earlier = [
+        _observation_of_round(run, replace(job, round=round), model)
+        for round in earlier_rounds(run.config.attacks[job.attack], job.round)
+        if (round_folder(run.arm_folder(job.arm), round) / update_file(job.client)).exists()
+    ]
+    return _observation_of_round(run, job, model, earlier)
+
+
+def _observation_of_round(run: Run, job: Job, model: nn.Module, earlier: Sequence[Observation] = ()) -> Observation:
     arm = run.arm_folder(job.arm)
     if read_journal(arm)[0] <= job.round:
         raise RunError(
@@ -55,19 +64,26 @@ def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
         )
     place, mend = round_folder(arm, job.round), train_again(arm)
     global_state, _ = read_tensors(place / "global.safetensors", mend)
-    update = ModelUpdate.load(place / f"update-{job.client}.safetensors", mend)
+    update = ModelUpdate.load(place / update_file(job.client), mend)
     update.check_against(global_state, absent=withheld_names(model, run.config.arms[job.arm].share_bn))
-    return observation_of(run, job, model, global_state, update)
+    return observation_of(run, job, model, global_state, update, earlier)
 
 
 def observation_of(
-    run: Run, job: Job, model: nn.Module, global_state: Mapping[str, Tensor], update: ModelUpdate
+    run: Run,
+    job: Job,
+    model: nn.Module,
+    global_state: Mapping[str, Tensor],
+    update: ModelUpdate,
+    earlier: Sequence[Observation] = (),
 ) -> Observation:
     """What the job's attacker sees of ``update``, which the client computed from ``global_state``."""
     data, training, client = run.dataset, run.config.training, run.client(job.client)
-    needs = run.config.attacks[job.attack].build().needs
+    threat = threat_model(run.config.attacks[job.attack].threat_model)
+    # Images travel to the process that attacks: only where it looks at them.
+    looks = "public images" in run.config.attacks[job.attack].build().needs
     return observe(
-        threat_model(run.config.attacks[job.attack].threat_model),
+        threat,
         model=model,
         loss_fn=nn.CrossEntropyLoss(),
         global_state=global_state,
@@ -86,10 +102,17 @@ def observation_of(
         ),
         template=run.mean_image,
         generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,
-        public=data.public if "public images" in needs else None,
-        distribution=others_images(data, job.client) if "data distribution" in needs else None,
+        public=data.public if looks else None,
+        distribution=others_images(data, job.client) if looks and "data distribution" in threat.granted else None,
         defense=run.config.arms[job.arm],
+        earlier=earlier,
+        rounds=training.rounds,
     )
+
+
+def update_file(client: str) -> str:
+    """The name of a client's update in the folder of its round."""
+    return f"update-{client}.safetensors"
 
 
 def others_images(data: FederatedDataset, client: str) -> ImageSet:

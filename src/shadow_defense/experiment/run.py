@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import ClientData, FederatedDataset
@@ -138,12 +139,13 @@ class Run:
         return self.folder / "report.html"
 
     def kept(self) -> dict[int, frozenset[str]]:
-        """For each round (0-based) that some attack asks for, the clients that it asks for."""
+        """For each round (0-based) that some attack asks for, or uses besides, the clients that it asks for."""
         kept: dict[int, frozenset[str]] = {}
-        for attack in self.config.attacks:
+        for attack, settings in self.config.attacks.items():
             clients = frozenset(client.name for client in self.attacked_clients(attack))
-            for round in self.config.attacked_rounds(attack):
-                kept[round] = kept.get(round, frozenset()) | clients
+            for attacked in self.config.attacked_rounds(attack):
+                for round in (*earlier_rounds(settings, attacked), attacked):
+                    kept[round] = kept.get(round, frozenset()) | clients
         return kept
 
     def attacked_clients(self, attack: str) -> list[ClientData]:
@@ -164,6 +166,12 @@ class Run:
                 f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
             )
         return chosen
+
+
+def earlier_rounds(attack: AttackSettings, attacked: int) -> range:
+    """The rounds (0-based) before ``attacked`` that an adaptive attack uses, as far as there are any."""
+    used = 1 if attack.adaptive is None else attack.adaptive.rounds
+    return range(max(attacked - used + 1, 0), attacked)
 
 
 WRITTEN = frozenset(

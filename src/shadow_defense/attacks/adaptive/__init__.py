@@ -1,0 +1,1 @@
+"""Attacks that know which defense they face, and what of it they can undo."""
