@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -100,3 +101,13 @@ def observation(
 def baseline(count: int = 1) -> float:
     """PSNR in dB of the mean of public faces, averaged over the client's."""
     return psnr(public().mean(0).expand(count, -1, -1, -1), private(count)).mean().item()
+
+
+SHORT: dict[str, dict[str, Any]] = {"learning-to-invert": {"epochs": 2, "updates": 10, "hidden": 8}}
+"""Options of attacks that know no iterations."""
+
+
+def some_images(name: str, side: int) -> ImageSet:
+    """Six of two classes, without meaning."""
+    drawn = torch.randint(0, 256, (6, 1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageSet(drawn, torch.arange(6) % 2, tuple(f"{name} {index}" for index in range(6)))

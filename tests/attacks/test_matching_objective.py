@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.attacks.clients import SHAPE, SIDE, observation
+from tests.attacks.clients import SHAPE, SIDE, normalisation, observation, private
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -137,3 +137,25 @@ def test_only_what_is_differentiated_rightly_is_mapped(layer: nn.Module, mapped:
     (right,) = torch.autograd.grad(expected.sum(), candidates)
     # Should the refused ones come out right as well one day, they can be mapped.
     assert torch.allclose(ours, right, rtol=1e-6, atol=1e-12) == mapped
+
+
+def test_truncation_still_simulates_every_step() -> None:
+    """The true images explain both steps, whose last alone has a gradient; one average step does not explain them."""
+    observed = seen("convnet", "group", labels=(1, 1))
+    assert observed.local_training.steps == 2
+    images = normalisation().apply(private(2)).double()
+    # The client's own order is not known.
+    orders = torch.stack([images, images.flip(0)]).requires_grad_()
+    found, gradients = {}, {}
+    for beyond in ("truncated", "averaged"):
+        objective = MatchingObjective(
+            observed, matching=MATCHINGS["squares"], prior=lambda x: x.sum() * 0, longest_unroll=1, beyond=beyond
+        )
+        with objective:
+            total = objective(orders[:, : len(objective.target.labels)]).total
+        found[beyond] = total.min().item()
+        (gradients[beyond],) = torch.autograd.grad(total.sum(), orders)
+    assert found["truncated"] < 1e-8
+    assert found["averaged"] > 1e-2
+    assert not gradients["truncated"][:, 0].any()
+    assert gradients["truncated"][total.argmax(), 1].any()

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.attacks.clients import SHORT, some_images
 from torch import nn
 
 from shadow_defense.attacks.build import ANY_MODEL, ATTACKS, Attack, AttackSettings
@@ -19,7 +20,7 @@ from shadow_defense.attacks.local_steps import as_single_step
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import THREAT_MODELS, Knowledge, ThreatModel, threat_model
-from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import ConfigError, ThreatModelError
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.dcgan import DCGANGenerator
@@ -33,10 +34,6 @@ LABELS = torch.tensor([1, 0, 1, 1, 0])
 def build() -> nn.Module:
     chosen = ModelSettings(name="convnet", normalisation="batch", width=8)
     return build_model(chosen, channels=1, classes=2, image_size=(8, 8), seed=0)
-
-
-def one_image(name: str) -> ImageSet:
-    return ImageSet(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]), (name,))
 
 
 def observation(threat: ThreatModel, model: nn.Module | None = None, **changes: Any) -> Observation:
@@ -59,8 +56,8 @@ def observation(threat: ThreatModel, model: nn.Module | None = None, **changes: 
         "local_training": LOCAL,
         "template": torch.full((1, 8, 8), 0.5),
         "generator": lambda: DCGANGenerator(16, 1, 4, 4).eval(),
-        "public": one_image("public"),
-        "distribution": one_image("other"),
+        "public": some_images("public", 8),
+        "distribution": some_images("other", 8),
     }
     return observe(threat, **{**given, **changes})
 
@@ -92,9 +89,9 @@ def test_every_grant_is_there_and_nothing_else(threat: ThreatModel) -> None:
             with pytest.raises(ThreatModelError, match=f"'{knowledge}' was read but threat model 'some'"):
                 getattr(seen, attribute)
     if "data distribution" in threat.granted:
-        assert seen.auxiliary.sample_ids == ("other",)
+        assert seen.auxiliary.sample_ids[0] == "other 0"
     elif "public images" in threat.granted:
-        assert seen.auxiliary.sample_ids == ("public",)
+        assert seen.auxiliary.sample_ids[0] == "public 0"
     else:
         with pytest.raises(ThreatModelError, match="'public images' was read"):
             _ = seen.auxiliary
@@ -151,7 +148,7 @@ def test_requirements_are_checked_before_the_attack_starts() -> None:
 @pytest.mark.parametrize("name", sorted(name for name, kind in ATTACKS.items() if kind.model == ANY_MODEL))
 def test_every_attack_gets_by_with_what_it_needs(name: str) -> None:
     """Run under a threat model that grants exactly that; reading more raises."""
-    attack = ATTACKS[name].attack(iterations=2)
+    attack = ATTACKS[name].attack(**SHORT.get(name, {"iterations": 2}))
     assert isinstance(attack, Attack)
 
     def grant(granted: frozenset[Knowledge]) -> Observation:
@@ -183,6 +180,14 @@ def test_target_of_many_steps_is_one_average_batch() -> None:
     assert list(target.parameters) == [name for name, _ in build().named_parameters()]
     for name, observed in zip(target.parameters, target.observed, strict=True):
         assert torch.equal(observed, seen.update.tensors[name])
+
+
+def test_target_of_many_steps_that_are_all_simulated() -> None:
+    target = matching_target(observation(THREAT_MODELS["informed server"]), longest_unroll=2, beyond="truncated")
+    assert target.labels.tolist() == [0, 0, 1, 1, 1]
+    assert (target.local, target.last) == (LOCAL, 2)
+    assert "gradients through the last 2 of 3 local steps alone" in target.notes
+    assert matching_target(observation(THREAT_MODELS["informed server"]), 3, "truncated").last is None
 
 
 def test_target_of_an_eavesdropper() -> None:

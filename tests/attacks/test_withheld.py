@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.attacks.clients import SHAPE, SIDE, baseline, normalisation, private, public
+from tests.attacks.clients import SHAPE, SHORT, SIDE, baseline, normalisation, private, public, some_images
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import ANY_MODEL, ATTACKS
@@ -80,6 +80,7 @@ def observation(
         local_training=LocalTraining(RATE, count, epochs, mode),
         template=public().mean(0),
         generator=lambda: DCGANGenerator(16, 1, 4, 4).eval(),
+        public=some_images("public", SIDE),
     )
 
 
@@ -190,7 +191,7 @@ def test_statistics_that_are_not_granted_are_no_statistics_that_are_kept() -> No
 def test_every_attack_goes_without_what_stays(name: str, policy: SharedBatchNorm) -> None:
     kind = ATTACKS[name].attack
     once = {"restarts": 1} if "restarts" in kind.model_fields else {}
-    found = kind(iterations=2, **once).reconstruct(seen := observation(policy), seed=0)
+    found = kind(**SHORT.get(name, {"iterations": 2}), **once).reconstruct(seen := observation(policy), seed=0)
     assert found.images.shape == (1, *SHAPE)
     assert (PARAMETERS_WITHHELD in found.notes) == (policy != "parameters")
     # Only these read the buffers.

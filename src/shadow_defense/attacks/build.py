@@ -18,6 +18,7 @@ from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.group_consistency import GroupConsistency
 from shadow_defense.attacks.idlg import IDLG
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
+from shadow_defense.attacks.learning_to_invert import LearningToInvert
 from shadow_defense.attacks.model_based import ModelBased
 from shadow_defense.attacks.observation import Attack
 from shadow_defense.attacks.r_gap import RGAP
@@ -70,6 +71,9 @@ ATTACKS: dict[str, Kind] = {
     ),
     "ggl": Kind("a generator's latent code alone, by Adam or CMA-ES (Li et al. 2022)", GGL),
     "gifd": Kind("latent code, then the generator's features layer by layer (Fang et al. 2023)", GIFD),
+    "learning-to-invert": Kind(
+        "a network that learned to read images off simulated updates (Wu et al. 2023)", LearningToInvert
+    ),
     "rog": Kind("small images, enlarged before they are matched (Yue et al. 2023)", ROG),
     "robbing-the-fed": Kind(
         "images read off a layer that the server planted (Fowl et al. 2022)",

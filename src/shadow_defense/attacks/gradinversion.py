@@ -18,7 +18,7 @@ from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, b
 from shadow_defense.attacks.priors import average_statistics, mean_norm
 from shadow_defense.attacks.released_gradinversion import released_attack
 from shadow_defense.attacks.search import Losses, cosine_schedule, search
-from shadow_defense.attacks.target import matching_target
+from shadow_defense.attacks.target import Beyond, matching_target
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.models.batchnorm import (
     BatchStatisticsRecorder,
@@ -54,6 +54,11 @@ class GradInversion(BaseModel):
     energy_noise: float = Field(0.1, ge=0, description="noise after each step, in units of the learning rate")
     start_noise: float = Field(0.1, gt=0, description="noise on the template at the start: a constant start is stuck")
     longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    beyond: Beyond = Field(
+        "averaged",
+        description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "
+        "through the last of them alone",
+    )
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress."""
@@ -82,7 +87,7 @@ class GradInversion(BaseModel):
                 task=task,
             )
         started = time.perf_counter()
-        target = matching_target(observation, self.longest_unroll)
+        target = matching_target(observation, self.longest_unroll, self.beyond)
         draws = named_generator(seed, "gradinversion")
         start = observation.normalisation.apply(observation.template.unsqueeze(0)).repeat(len(target.labels), 1, 1, 1)
         start = start + self.start_noise * torch.randn(start.shape, generator=draws)
@@ -100,6 +105,7 @@ class GradInversion(BaseModel):
                 local=target.local,
                 recorder=recorder,
                 sent=target.sent,
+                last=target.last,
             )
             statistics = observed_statistics(observation, simulate(images=start).statistics[0])
             if not statistics:

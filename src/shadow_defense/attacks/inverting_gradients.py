@@ -25,7 +25,7 @@ from shadow_defense.attacks.objectives import cosine_distance
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.priors import anisotropic_variation
 from shadow_defense.attacks.search import cosine_schedule, step_schedule
-from shadow_defense.attacks.target import matching_target
+from shadow_defense.attacks.target import Beyond, matching_target
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator
@@ -60,6 +60,11 @@ class InvertingGradients(BaseModel):
         0.1, ge=0, description="modern: weight of the distance from the features that the last layer gives away"
     )
     longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    beyond: Beyond = Field(
+        "averaged",
+        description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "
+        "through the last of them alone",
+    )
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: restarts in one batch take one together."""
@@ -82,6 +87,7 @@ class InvertingGradients(BaseModel):
             matching=cosine_distance,
             prior=prior,
             longest_unroll=self.longest_unroll,
+            beyond=self.beyond,
             at_once=self.restarts_at_once,
         )
         labels = objective.target.labels
@@ -126,7 +132,7 @@ class InvertingGradients(BaseModel):
         return self.total_variation * anisotropic_variation(images)
 
     def _modern_prior(self, observation: Observation, notes: list[str]) -> Callable[[Tensor], Tensor]:
-        target = matching_target(observation, self.longest_unroll)
+        target = matching_target(observation, self.longest_unroll, self.beyond)
         updates = dict(zip(target.sent, target.observed, strict=True))
         leaked = leaked_features(observation.model, updates, target.labels)
         if leaked is None:

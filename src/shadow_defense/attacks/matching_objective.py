@@ -18,7 +18,7 @@ from shadow_defense.attacks.objectives import Matching
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
 from shadow_defense.attacks.priors import average_statistics
-from shadow_defense.attacks.target import matching_target
+from shadow_defense.attacks.target import Beyond, matching_target
 from shadow_defense.models.batchnorm import (
     BatchStatistics,
     BatchStatisticsRecorder,
@@ -50,7 +50,7 @@ class MatchingObjective:
     Args:
         matching: D, which is fitted to the defense where the observation says how.
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
-        longest_unroll: local steps up to which the client's training is unrolled.
+        longest_unroll, beyond: local steps up to which the client's training is unrolled, and what becomes of more.
         at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
             gives differs from what its candidates give alone by rounding. 1, and wherever the model cannot be mapped
             (:func:`can_be_mapped`): one after the other.
@@ -67,10 +67,11 @@ class MatchingObjective:
         matching: Matching,
         prior: ImagePrior,
         longest_unroll: int,
+        beyond: Beyond = "averaged",
         at_once: int = 1,
         batch_norm: float = 0.0,
     ) -> None:
-        self.target = matching_target(observation, longest_unroll)
+        self.target = matching_target(observation, longest_unroll, beyond)
         self.notes = [*self.target.notes, *observation.matching.notes]
         self._observation, self._matching, self._prior = observation, observation.matching.fitted(matching), prior
         self._at_once = at_once if can_be_mapped(observation.model) else 1
@@ -126,6 +127,7 @@ class MatchingObjective:
             target.local,
             self._recorder,
             target.sent,
+            last=target.last,
             mapped=mapped,
         )
         simulated = expected_training(simulate, observation.matching.draws)

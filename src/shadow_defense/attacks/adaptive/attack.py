@@ -57,7 +57,7 @@ class AdaptiveAttack(BaseModel):
         return self._attack.steps() * self.adaptive.rounds
 
     def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
-        """Rebuild the client's images from each round, average them, take off the expected noise, and denoise.
+        """Rebuild the client's images from each round, take off the expected noise, average, and denoise.
 
         The matching loss and its history are those of the attacked round, before anything is averaged.
 
@@ -75,11 +75,16 @@ class AdaptiveAttack(BaseModel):
                 task.advance(missing * self._attack.steps())
         found = [self._of_round(each, observation, seed, task) for each in seen]
         attacked = found[-1]
-        images = attacked.images
+        # Round by round: the mean has less noise than the defense adds in any of them.
+        cleaned = [self._without_noise(one, each, seed, notes) for one, each in zip(found, seen, strict=True)]
+        images = cleaned[-1]
         if len(found) > 1:
-            images = average_over_rounds([each.images for each in found], [each.labels for each in found])
-            notes.append(f"the mean of the reconstructions of {len(found)} rounds")
-        images = self._without_noise(images, attacked, observation, seed, notes)
+            # An attack that finds another number of images in another round cannot say which they are.
+            alike = [number for number, each in enumerate(cleaned) if each.shape == images.shape]
+            images = average_over_rounds(
+                [cleaned[number] for number in alike], [found[number].labels for number in alike]
+            )
+            notes.append(f"the mean of the reconstructions of {len(alike)} rounds")
         if chosen.denoiser != "none":
             images = denoise(images, chosen.denoiser)
             notes.append(f"denoised: {chosen.denoiser}")
@@ -112,22 +117,24 @@ class AdaptiveAttack(BaseModel):
         return found
 
     def _without_noise(
-        self,
-        images: Float[Tensor, "n c h w"],
-        attacked: Reconstruction,
-        observation: Observation,
-        seed: int,
-        notes: list[str],
+        self, found: Reconstruction, observation: Observation, seed: int, notes: list[str]
     ) -> Float[Tensor, "n c h w"]:
-        settings = observation.defense.parts().get("shadow")
+        images, settings = found.images, observation.defense.parts().get("shadow")
         if not isinstance(settings, ShadowSettings) or not self.adaptive.subtract_noise:
             return images
+        if not images.isfinite().all():
+            return images
         if not observation.grants("generator"):
-            notes.append("no generator is granted: the expected noise cannot be subtracted")
+            _note_once(notes, "no generator is granted: the expected noise cannot be subtracted")
             return images
         rounds = observation.rounds
         if rounds is None:
             rounds = observation.update.round + 1
-            notes.append(f"the number of rounds is not known: taken as {rounds}")
-        notes.append("the noise that the defense is expected to add is subtracted")
-        return subtract_expected_noise(images, attacked.labels, observation, settings, rounds=rounds, seed=seed)
+            _note_once(notes, f"the number of rounds is not known: taken as {rounds}")
+        _note_once(notes, "the noise that the defense is expected to add is subtracted")
+        return subtract_expected_noise(images, found.labels, observation, settings, rounds=rounds, seed=seed)
+
+
+def _note_once(notes: list[str], note: str) -> None:
+    if note not in notes:
+        notes.append(note)

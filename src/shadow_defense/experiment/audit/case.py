@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.build import ATTACKS, AttackSettings
 from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.config import RunConfig
@@ -96,10 +96,8 @@ def chosen_attacks(
         values: dict[str, Any] = {"attack": name} if settings is None else settings.model_dump()
         if threat_model is not None:
             values["threat_model"] = threat_model
-        # Twice: what the attack's options are, only the attack knows.
-        built = AttackSettings(**values).build()
-        if iterations is not None and "iterations" in type(built).model_fields:  # type: ignore[attr-defined]
-            values["options"] = {**values.get("options", {}), "iterations": iterations}
-            values = AttackSettings(**values).model_dump()
         chosen[name] = AttackSettings(**values)
+        if iterations is not None and "iterations" in ATTACKS[chosen[name].attack].attack.model_fields:
+            values["options"] = {**values.get("options", {}), "iterations": iterations}
+            chosen[name] = AttackSettings(**values)
     return chosen
