@@ -30,6 +30,7 @@ lint: install
 
 benchmark: install
 	$(RUN)/python benchmarks/defended_step.py
+	$(RUN)/python benchmarks/attacks.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

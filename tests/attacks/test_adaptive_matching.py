@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,9 @@ from torch.func import vmap
 
 from shadow_defense.attacks.adaptive.distances import absolute_distance, orthogonality_distance
 from shadow_defense.attacks.adaptive.fitting import adaptation_of
-from shadow_defense.attacks.adaptive.matching import MatchingAdaptation
+from shadow_defense.attacks.adaptive.matching import Mask, MatchingAdaptation
 from shadow_defense.attacks.adaptive.scene import decay_factor, scene
-from shadow_defense.attacks.adaptive.transforms import bounded, masked, shifted, weighted
+from shadow_defense.attacks.adaptive.transforms import bounded, shifted, weighted
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import MATCHINGS, Matching, cosine_distance, squared_distance
 from shadow_defense.attacks.observation import LocalTraining, Observation
@@ -66,7 +67,7 @@ def at_truth(seen: Observation, name: str, count: int = 1) -> tuple[float, float
 @pytest.mark.parametrize(
     ("defense", "options", "matching"),
     [
-        ("gradient-sparsification", {"percent": 99.0}, "cosine"),
+        ("gradient-sparsification", {"percent": 99.0}, "layers"),
         ("gradient-sparsification", {"percent": 99.0, "scope": "global"}, "squares"),
         ("soteria", {"percent": 80.0}, "squares"),
         ("gradient-clipping", {"clip": 0.01}, "squares"),
@@ -86,6 +87,17 @@ def test_the_true_image_fits_what_was_sent(defense: str, options: dict[str, Any]
     # The square root of what single precision leaves of a square.
     assert fitted < (1e-6 if matching != "layers" else 1e-3)
     assert plain > max(100 * fitted, 1e-4)
+
+
+def test_a_cosine_keeps_three_tenths_of_what_zeros_say() -> None:
+    """By hand: (3, 4) against (3, 0) is 3 (3, 1.2) against 3 (1, 0)."""
+    mask = Mask([torch.tensor([True, False])], under_cosine=0.3)
+    ours, theirs = [torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 0.0])]
+    fitted = MatchingAdaptation((mask,)).fitted(cosine_distance)
+    assert fitted(ours, theirs).item() == pytest.approx(1 - 3 / math.hypot(3, 1.2))
+    assert MatchingAdaptation((mask,)).fitted(squared_distance)(ours, theirs).item() == 0
+    plain, found = at_truth(defended("gradient-sparsification", percent=99.0)[0], "cosine")
+    assert 0.01 < found < plain
 
 
 def test_a_global_bound_is_nothing_to_a_cosine() -> None:
@@ -257,7 +269,8 @@ OTHERS = [torch.randn_like(each) for each in PARTS]
 MASKS = [each > -0.3 for each in PARTS]
 
 ADAPTED: dict[str, Matching] = {
-    "mask": MatchingAdaptation((masked(MASKS),)).fitted(cosine_distance),
+    "mask": MatchingAdaptation((Mask(MASKS),)).fitted(squared_distance),
+    "soft mask": MatchingAdaptation((Mask(MASKS, 0.3),)).fitted(cosine_distance),
     "bound": MatchingAdaptation((bounded([0.7], "global"),)).fitted(squared_distance),
     "bounds": MatchingAdaptation((bounded([0.7, 0.2], "tensor"),)).fitted(cosine_distance),
     "weights": MatchingAdaptation((weighted([0.5, 3.0]),)).fitted(squared_distance),

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from shadow_defense.attacks.adaptive.distances import absolute_distance, orthogonality_distance
-from shadow_defense.attacks.adaptive.matching import MatchingAdaptation
+from shadow_defense.attacks.adaptive.matching import Mask, MatchingAdaptation
 from shadow_defense.attacks.adaptive.scene import Scene
-from shadow_defense.attacks.adaptive.transforms import bounded, masked, weighted
+from shadow_defense.attacks.adaptive.transforms import bounded, weighted
 from shadow_defense.attacks.objectives import MATCHINGS, layer_distance, squared_distance
 from shadow_defense.defenses.censor import CensorSettings
 from shadow_defense.defenses.clipping import NORM_SLACK, ClippingSettings
@@ -30,22 +30,29 @@ Adaptation = Callable[[Any, Scene], MatchingAdaptation]
 LEAST_DEVIATION = 0.1
 """Of the largest: a tensor without noise weighs ten times as much as the noisiest, not infinitely more."""
 
+WEIGHT_OF_ZEROS = 0.3
+"""Of entries that sparsification left out, under a cosine."""
+
 SIZES_UNKNOWN = "its size is not known to this attacker, who keeps the attack's own matching term"
 
 
 def sparsification(settings: SparsificationSettings, scene: Scene) -> MatchingAdaptation:
     """Match where the observed entry is not zero (spec/defenses.md 2.3; attacks.md, section 12).
 
-    Exact at the truth. Squares gain much by it; a cosine is harder to descend on the support alone, and without it
-    reads small entries out of the zeros: it gains little or nothing where the search is short.
+    Exact at the truth for distances. A cosine keeps what the zeros tell, that these entries are small, at three tenths
+    of their weight. PSNR of four chest X-rays (PneumoniaMNIST, 32 px, ConvNet, one step, 300 iterations of Inverting
+    Gradients) at 80, 95 and 99 %: 19.6, 16.8 and 15.2 dB by the plain cosine, 20.2, 18.8 and 15.6 on the
+    support alone, 21.5, 19.9 and 17.9 so (2026-11-23).
     """
     zeros = scene.share_of_zeros()
     if not zeros:
         return _nothing("sparsified entries are no zeros any more: no support to match on")
-    notes = [f"matched on the support alone: {zeros:.1%} of the entries are zero"]
+    notes = [
+        f"{zeros:.1%} of the entries are zero: left out of distances, at {WEIGHT_OF_ZEROS} of their weight in a cosine"
+    ]
     if settings.error_feedback:
         notes.append("what error feedback brings from earlier steps is not simulated")
-    return _masked(scene, scene.moved, *notes)
+    return _masked(scene, scene.moved, *notes, under_cosine=WEIGHT_OF_ZEROS)
 
 
 def clipping(settings: ClippingSettings, scene: Scene) -> MatchingAdaptation:
@@ -189,8 +196,10 @@ def _likelihood(scene: Scene) -> MatchingAdaptation:
     )
 
 
-def _masked(scene: Scene, masks: Sequence[Tensor], *notes: str) -> MatchingAdaptation:
-    return MatchingAdaptation((masked(masks),), support=dict(zip(scene.names, masks, strict=True)), notes=notes)
+def _masked(scene: Scene, masks: Sequence[Tensor], *notes: str, under_cosine: float = 0.0) -> MatchingAdaptation:
+    return MatchingAdaptation(
+        (Mask(masks, under_cosine),), support=dict(zip(scene.names, masks, strict=True)), notes=notes
+    )
 
 
 def _nothing(note: str) -> MatchingAdaptation:

@@ -5,13 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from jaxtyping import Bool
 from torch import Tensor
 
-from shadow_defense.attacks.objectives import Matching
+from shadow_defense.attacks.objectives import Matching, cosine_distance
 
 Tensors = Sequence[Tensor]
 Transform = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 """From a simulated and an observed update to what is compared, tensor by tensor; differentiable in the first."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A transform: both updates, times zero outside the masks, of which there is one for each tensor.
+
+    Attributes:
+        under_cosine: the factor outside the masks where a cosine is matched.
+    """
+
+    masks: Sequence[Bool[Tensor, "..."]]
+    under_cosine: float = 0.0
+
+    def __call__(self, simulated: Tensors, observed: Tensors) -> tuple[Tensors, Tensors]:
+        return products(simulated, self.masks), products(observed, self.masks)
+
+    def under(self, matching: Matching) -> Transform:
+        """The transform for an attack that matches by ``matching``."""
+        if matching is not cosine_distance or not self.under_cosine:
+            return self
+        factors = [mask + self.under_cosine * ~mask for mask in self.masks]
+        return lambda simulated, observed: (products(simulated, factors), products(observed, factors))
+
+
+def products(tensors: Tensors, factors: Sequence[Tensor | float]) -> list[Tensor]:
+    """Each tensor times its factor."""
+    return [tensor * factor for tensor, factor in zip(tensors, factors, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -34,7 +62,8 @@ class MatchingAdaptation:
 
     def fitted(self, matching: Matching) -> Matching:
         """``D(T(u), T(u*))`` from a matching term D; called once before a loop, not within it."""
-        distance, transforms = self.distances.get(matching, matching), self.transforms
+        distance = self.distances.get(matching, matching)
+        transforms = [each.under(distance) if isinstance(each, Mask) else each for each in self.transforms]
         if not transforms:
             return distance
 

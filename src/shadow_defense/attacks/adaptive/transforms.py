@@ -1,4 +1,4 @@
-"""The transforms that adaptations are made of: masks, bounds, weights and shifts of both updates."""
+"""The transforms that adaptations are made of: bounds, weights and shifts of both updates."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
-from shadow_defense.attacks.adaptive.matching import Tensors, Transform
+from shadow_defense.attacks.adaptive.matching import Tensors, Transform, products
 from shadow_defense.defenses.clipping import NORM_SLACK
-
-
-def masked(masks: Sequence[Bool[Tensor, "..."]]) -> Transform:
-    """Both updates, zero outside the masks, one for each tensor."""
-
-    def transform(simulated: Tensors, observed: Tensors) -> tuple[Tensors, Tensors]:
-        return _products(simulated, masks), _products(observed, masks)
-
-    return transform
 
 
 def weighted(weights: Sequence[float]) -> Transform:
     """Both updates, each tensor times its weight: with ``1 / sigma`` noise is alike in all of them."""
 
     def transform(simulated: Tensors, observed: Tensors) -> tuple[Tensors, Tensors]:
-        return _products(simulated, weights), _products(observed, weights)
+        return products(simulated, weights), products(observed, weights)
 
     return transform
 
@@ -65,7 +55,3 @@ def bounded(bounds: Sequence[float], scope: Literal["global", "tensor"], slack: 
 def _factor(norm: Tensor, bound: float, slack: float) -> Tensor:
     # An update of nothing has no direction to be scaled in, and no slack to save it where none was asked for.
     return (bound / (norm + slack).clamp_min(1e-30)).clamp(max=1)
-
-
-def _products(tensors: Tensors, factors: Sequence[Tensor | float]) -> list[Tensor]:
-    return [tensor * factor for tensor, factor in zip(tensors, factors, strict=True)]
