@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,12 @@ def evaluation(run: Run, model: nn.Module) -> dict[str, Any]:
     return measured
 
 
-def build_defense(run: Run, arm: str, generator: Generator | None, client: str) -> Defense:
-    data = run.dataset
-    return run.config.arms[arm].build(
-        Resources(generator, data.normalisation, data.public, data.classes, client, run.config.seed)
-    )
+def build_defense(
+    run: Run, arm: str, generator: Generator | None, client: str, *, secret_seed: int | None = None
+) -> Defense:
+    """A client's fresh defense; its draws follow from the run's seed, or from one that only the client knows."""
+    data, seed = run.dataset, run.config.seed if secret_seed is None else secret_seed
+    return run.config.arms[arm].build(Resources(generator, data.normalisation, data.public, data.classes, client, seed))
 
 
 def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
@@ -137,11 +140,34 @@ def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
     ).run(progress)
 
 
-def _train_arm_in_worker(folder: Path, arm: str) -> None:
-    train_arm(Run.open(folder), arm, CountingProgress(TRAINING))
+@dataclass(frozen=True)
+class Engine:
+    """What carries a training from round to round.
+
+    Attributes:
+        train_arm: trains one arm of a run, or goes on with it; a new process can import it.
+        check: raises :class:`RunError` where the engine is not installed.
+        arms_at_once: whether arms are trained in parallel; an engine that fills the machine by itself takes one by one.
+    """
+
+    train_arm: Callable[[Run, str, Progress], None]
+    check: Callable[[], None]
+    arms_at_once: bool
 
 
-def train_stage(run: Run, progress: Progress | None = None) -> None:
+def _always_installed() -> None:
+    """The engine needs nothing but this package."""
+
+
+IN_PROCESS = Engine(train_arm, _always_installed, arms_at_once=True)
+"""All clients of an arm in turn, in one process."""
+
+
+def _train_arm_in_worker(folder: Path, arm: str, train: Callable[[Run, str, Progress], None]) -> None:
+    train(Run.open(folder), arm, CountingProgress(TRAINING))
+
+
+def train_stage(run: Run, progress: Progress | None = None, engine: Engine = IN_PROCESS) -> None:
     """Train the arms that are not finished, each in a process of its own."""
     waiting = [arm for arm in run.config.arms if rounds_done(run, arm) < run.config.training.rounds]
     if not waiting:
@@ -152,8 +178,8 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
     for arm in waiting:
         build_defense(run, arm, generator, client).check_model(run.new_model(arm))
     run_parallel(
-        ((arm, Call(_train_arm_in_worker, (run.folder, arm))) for arm in waiting),
-        workers=worker_count(run.config.workers, len(waiting)),
+        ((arm, Call(_train_arm_in_worker, (run.folder, arm, engine.train_arm))) for arm in waiting),
+        workers=worker_count(run.config.workers, len(waiting)) if engine.arms_at_once else 1,
         threads=run.config.threads,
         name=f"training {len(waiting)} arms, rounds",
         total_steps=len(waiting) * run.config.training.rounds,

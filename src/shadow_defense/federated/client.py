@@ -15,6 +15,7 @@ from shadow_defense.errors import ModelError
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.models.functional import LossFunction
+from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator, seed_for
 
 
@@ -36,6 +37,13 @@ class LocalResult:
 def batch_orders(count: int, batch_size: int, epochs: int, draws: torch.Generator) -> list[Tensor]:
     """The indices of each step's batch: every epoch in a fresh random order, cut into slices."""
     return [batch for _ in range(epochs) for batch in torch.randperm(count, generator=draws).split(batch_size)]
+
+
+def prepare_defense(
+    defense: Defense, client: ClientData, normalisation: Normalisation, progress: Progress | None = None
+) -> None:
+    """Before a client's first round: its defense sees all of its normalised training images."""
+    defense.prepare(normalisation.apply(client.train.unit_images()), client.train.sample_ids, progress)
 
 
 def train_locally(

@@ -15,7 +15,7 @@ from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
-from shadow_defense.federated.client import LocalResult, train_locally
+from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
 from shadow_defense.federated.server import apply_update, average_updates
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.files import flatten_tensors, nest_tensors, read_json, read_tensors, write_json, write_tensors
@@ -114,7 +114,7 @@ class Federation:
             "clients": {result.update.client: {"loss": result.loss, **result.measurements} for result in results},
             "seconds": time.perf_counter() - started,
         }
-        if (round + 1) % self.settings.evaluate_every == 0 or round + 1 == self.settings.rounds:
+        if self.settings.evaluates_after(round):
             self.model.load_state_dict(self.evaluable_state())
             entry.update(self.evaluate(self.model))
         return entry
@@ -131,8 +131,7 @@ class Federation:
 
     def _prepare(self, progress: Progress) -> None:
         for client in self.dataset.clients:
-            images = self.dataset.normalisation.apply(client.train.unit_images())
-            self.defenses[client.name].prepare(images, client.train.sample_ids, progress)
+            prepare_defense(self.defenses[client.name], client, self.dataset.normalisation, progress)
 
     def _keep(self, round: int, results: Sequence[LocalResult]) -> None:
         place = round_folder(self.folder, round)
@@ -143,7 +142,6 @@ class Federation:
                 write_tensors(place / f"explanation-{result.update.client}.safetensors", result.explanations)
 
     def _save(self) -> None:
-        # The journal is renamed into place last: a kill before that leaves the previous round's state in force.
         place = state_folder(self.folder, self.rounds_done)
         write_tensors(place / "global.safetensors", self.global_state)
         for client, defense in self.defenses.items():
@@ -151,10 +149,7 @@ class Federation:
         for client, tensors in self.own_state.items():
             if tensors:
                 write_tensors(place / f"own-{client}.safetensors", tensors)
-        write_json(self.folder / "history.json", {"rounds_done": self.rounds_done, "history": self.history})
-        for old in self.folder.glob("state-*"):
-            if old != place:
-                shutil.rmtree(old)
+        write_journal(self.folder, self.rounds_done, self.history)
 
     def _resume(self) -> None:
         if not (self.folder / "history.json").exists():
@@ -184,6 +179,15 @@ class Federation:
                 self.own_state[client] = tensors
 
 
+def write_journal(folder: Path, rounds_done: int, history: Sequence[Mapping[str, Any]]) -> None:
+    """Say that so many whole rounds are done, once all files of their state are written; forget earlier states."""
+    # Renamed into place last: a kill before that leaves the previous round's state in force.
+    write_json(folder / "history.json", {"rounds_done": rounds_done, "history": list(history)})
+    for old in folder.glob("state-*"):
+        if old != state_folder(folder, rounds_done):
+            shutil.rmtree(old)
+
+
 def read_journal(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     """The number of whole rounds of the training below ``folder``, and what was measured in each.
 
@@ -203,7 +207,8 @@ def read_journal(folder: Path) -> tuple[int, list[dict[str, Any]]]:
 def train_again(folder: Path) -> str:
     """How a training with a damaged file is mended: every draw is named, so that the same numbers come again."""
     return (
-        f"delete {folder / 'history.json'} and run the stage `train`: it begins at round 1, the numbers stay the same"
+        f"delete {folder / 'history.json'} and run the stage `train`, or the same `compare`, again: it begins at round "
+        "1, the numbers stay the same"
     )
 
 

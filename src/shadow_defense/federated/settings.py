@@ -31,3 +31,7 @@ class TrainingSettings(BaseModel):
         0.001
         """
         return self.learning_rate * self.decay ** sum(round >= milestone for milestone in self.milestones)
+
+    def evaluates_after(self, round: int) -> bool:
+        """Whether the global model is evaluated after round r (0-based): after every few, and after the last."""
+        return (round + 1) % self.evaluate_every == 0 or round + 1 == self.rounds

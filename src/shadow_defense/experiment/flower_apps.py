@@ -1,0 +1,169 @@
+"""A run's arm on Flower: its ClientApp, its ServerApp, and both in the simulation engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shadow_defense.data.dataset import ClientData
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
+from shadow_defense.experiment.workers import worker_count
+from shadow_defense.federated.flower.client_app import PARTITION, ClientApp, Context, Participant, build_client_app
+from shadow_defense.federated.flower.client_state import ClientStateFolder, secret_seed, state_root
+from shadow_defense.federated.flower.server_app import FlowerServer, ServerApp, build_server_app, no_measurements
+from shadow_defense.federated.flower.simulation import simulate
+from shadow_defense.federated.rounds import MOST_EXPLAINED, TRAINING, read_journal, round_folder, train_again
+from shadow_defense.generators.interface import Generator
+from shadow_defense.progress import Progress, Task
+
+STATES = "clients"
+"""The folder below an arm's in which simulated clients keep their states; real ones keep them at home."""
+
+
+@lru_cache(maxsize=2)
+def opened(folder: Path) -> tuple[Run, Generator | None]:
+    """A run with its data and generator, once for all messages that a process handles."""
+    run = Run.open(folder)
+    torch.set_num_threads(run.config.threads)
+    return run, load_run_generator(run)
+
+
+def participant(folder: Path, arm: str, context: Context, *, simulated: bool) -> Participant:
+    """The client whose node ``context`` is of.
+
+    A site whose configuration names its own images only has one client, whatever number its node has.
+
+    Args:
+        folder: of the run, on this client's machine.
+        simulated: all clients share this machine: states and pictures are written into the run's folder.
+
+    Raises:
+        RunError: where the node was not told which client it is, or where to keep its state.
+    """
+    run, generator = opened(folder)
+    partition = context.node_config.get(PARTITION)
+    clients = run.dataset.clients
+    alone = len(clients) == 1 and not simulated
+    if not isinstance(partition, int) or partition < 0 or not (alone or partition < len(clients)):
+        raise RunError(
+            f"this node does not know which client it is ({PARTITION}={partition!r}): expected 0 to {len(clients) - 1} "
+            f"in its --node-config"
+        )
+    client = clients[0 if alone else partition]
+    root, name = (run.arm_folder(arm), STATES) if simulated else (state_root(context), f"{folder.name}-{arm}")
+    return Participant(
+        model=run.new_model(arm),
+        dataset=run.dataset,
+        client=client,
+        # In a simulation the draws are the run's, so that it can be repeated.
+        defense=build_defense(
+            run, arm, generator, client.name, secret_seed=None if simulated else secret_seed(root, name)
+        ),
+        settings=run.config.training,
+        loss_fn=nn.CrossEntropyLoss(),
+        seed=run.config.seed,
+        share_bn=run.config.arms[arm].share_bn,
+        partition=partition,
+        states=ClientStateFolder(root, name, client.name),
+        explanations=_explanations(run, arm, client) if simulated else {},
+        exact=simulated,
+    )
+
+
+def _explanations(run: Run, arm: str, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
+    samples = frozenset(client.train.sample_ids[:MOST_EXPLAINED])
+    return {
+        round: (round_folder(run.arm_folder(arm), round) / f"explanation-{client.name}.safetensors", samples)
+        for round, kept in run.kept().items()
+        if client.name in kept
+    }
+
+
+def _participant(folder: Path, arm: str, simulated: bool, context: Context) -> Participant:
+    return participant(folder, arm, context, simulated=simulated)
+
+
+def client_app(folder: Path, arm: str, *, simulated: bool = False) -> ClientApp:
+    """The ClientApp of a run's arm, for an engine of any kind."""
+    return build_client_app(partial(_participant, folder, arm, simulated))
+
+
+def server_app(
+    run: Run,
+    arm: str,
+    *,
+    at_least: int = 1,
+    measured: Callable[[int], dict[str, Any]] = no_measurements,
+    task: Task | None = None,
+) -> ServerApp:
+    """The ServerApp of a run's arm, which records what the run's attacks and `shadow-defense audit` need."""
+
+    def server(context: Context) -> FlowerServer:
+        return FlowerServer(
+            model=run.new_model(arm),
+            dataset=run.dataset,
+            settings=run.config.training,
+            evaluate=lambda model: evaluation(run, model),
+            folder=run.arm_folder(arm),
+            keep=run.kept(),
+            share_bn=run.config.arms[arm].share_bn,
+            at_least=at_least,
+            measured=measured,
+            task=task or Task(),
+        )
+
+    return build_server_app(server)
+
+
+def train_arm_in_simulation(run: Run, arm: str, progress: Progress | None = None) -> None:
+    """Train one arm, or go on with it, with every client simulated on Flower's engine.
+
+    The same numbers as in one process, since simulated clients send double precision (:class:`Participant`).
+
+    Raises:
+        RunError: where a client withheld its update: with all of them on one machine nobody is to be spared.
+    """
+    folder = run.arm_folder(arm)
+    clients = [client.name for client in run.dataset.clients]
+    states = {name: ClientStateFolder(folder, STATES, name) for name in clients}
+    rounds_done = read_journal(folder)[0]
+    for state in states.values():
+        last = state.last_round()
+        if rounds_done and last is None:
+            raise RunError(f"{folder} was begun with another engine: go on with that one, or {train_again(folder)}")
+        if last is not None and last > rounds_done:
+            # The journal was deleted, so that the training begins again.
+            shutil.rmtree(state.folder)
+        state.forget_refusal()
+
+    def measured(round: int) -> dict[str, Any]:
+        own = {name: state.measurements() for name, state in states.items()}
+        counts = {client.name: len(client.train) for client in run.dataset.clients}
+        return {
+            "loss": sum(numbers["loss"] * counts[name] for name, numbers in own.items()) / sum(counts.values()),
+            "clients": own,
+        }
+
+    task = (progress or Progress()).start(TRAINING, run.config.training.rounds)
+    try:
+        simulate(
+            server_app(run, arm, at_least=len(clients), measured=measured, task=task),
+            # Processes of the engine may have another working directory.
+            client_app(run.folder.resolve(), arm, simulated=True),
+            clients=len(clients),
+            at_once=worker_count(run.config.workers, len(clients)),
+        )
+    except RunError as error:
+        refusals = [line for state in states.values() if (line := state.refusal())]
+        if refusals:
+            raise RunError(refusals[0]) from error
+        raise
+    task.finish()

@@ -1,0 +1,209 @@
+"""What a client keeps from round to round, in files on its own disk that neither crash nor replay can spoil.
+
+Flower's own ``context.state`` is lost when a SuperNode restarts, and silently when it is large (spec/flower.md 4).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from torch import Tensor
+
+from shadow_defense.errors import RunError
+from shadow_defense.files import (
+    atomic_path,
+    flatten_tensors,
+    nest_tensors,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
+from shadow_defense.seeds import seed_for
+
+STATE_FOLDER = "state-dir"
+"""The key of the node's own configuration that says where its state lies: the site's choice, never the server's."""
+
+PREPARED = -1
+"""The round of a state that has seen none yet."""
+
+KEPT = 2
+"""Files kept for each client: as the last round left it, and as it stood before, for that round asked again."""
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """A client as a round left it.
+
+    Attributes:
+        round: 0-based; :data:`PREPARED` before the first.
+        global_digest: of the global state that the round began with.
+        defense: what :meth:`Defense.state_dict` gave.
+        own: the tensors that the client does not share (``share_bn``), by state-dict name.
+    """
+
+    round: int
+    global_digest: str
+    defense: Mapping[str, Any]
+    own: Mapping[str, Tensor]
+
+    @classmethod
+    def prepared(cls, defense: Mapping[str, Any], own: Mapping[str, Tensor]) -> ClientState:
+        """A client before its first round."""
+        return cls(PREPARED, "", defense, own)
+
+
+class ClientStateFolder:
+    """The states of one client in one run, below a folder that the client's site chose.
+
+    A round's state is on disk before its update leaves, and the one before it stays. A round that is asked again with
+    the same global model (the reply was lost, the server was restarted) therefore starts from the same state and gives
+    the same update, which tells nobody anything new. Asked again with another global model it is refused: two updates
+    under the same draws would cancel a defense's noise, and only one would be counted.
+
+    Args:
+        root: the site's folder, readable for its owner only, since the states hold codes of private images.
+        run, client: a folder each below it.
+    """
+
+    def __init__(self, root: Path, run: str, client: str) -> None:
+        self.folder = root / _folder_name(run, "run") / _folder_name(client, "client")
+        self.run, self.client = run, client
+
+    def resume(self, round: int, global_digest: str) -> ClientState | None:
+        """The state to begin a round (0-based) with; None where nothing was saved yet.
+
+        Raises:
+            RunError: when the state's file is damaged, or the round is over and asked with another global model.
+        """
+        rounds = self._rounds()
+        if not rounds:
+            return None
+        last = self._read(rounds[-1])
+        if last.round < round:
+            return last
+        if last.round > round or last.global_digest != global_digest:
+            raise RunError(
+                f"client '{self.client}' has trained round {last.round + 1} of run '{self.run}' already and was asked "
+                f"for round {round + 1} with another global model: nothing is sent twice; begin a run of another name"
+            )
+        if len(rounds) == 1:
+            raise RunError(f"{self.folder} lacks the state before round {round + 1}: {self._mend()}")
+        return self._read(rounds[-2])
+
+    def last(self) -> ClientState | None:
+        """The newest state; errors as in :meth:`resume`."""
+        round = self.last_round()
+        return None if round is None else self._read(round)
+
+    def last_round(self) -> int | None:
+        """The round (0-based, or :data:`PREPARED`) of the newest state."""
+        rounds = self._rounds()
+        return rounds[-1] if rounds else None
+
+    def save(self, state: ClientState) -> None:
+        """Write a round's state whole or not at all; then forget what no replay can ask for."""
+        for folder in (self.folder.parent.parent, self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tensors = {
+            **flatten_tensors({"defense": state.defense}),
+            **{f"own::{name}": tensor for name, tensor in state.own.items()},
+        }
+        metadata = {"kind": "client state", "run": self.run, "client": self.client, "round": state.round}
+        metadata["global_digest"] = state.global_digest
+        write_tensors(self._path(state.round), tensors, metadata)
+        for round in self._rounds()[:-KEPT]:
+            self._path(round).unlink(missing_ok=True)
+
+    def note(self, measurements: Mapping[str, float]) -> None:
+        """Keep numbers about the last round, which stay here: some, such as norms before noise, are private."""
+        write_json(self.folder / "measurements.json", dict(measurements))
+
+    def measurements(self) -> dict[str, float]:
+        """The numbers of the last round."""
+        return dict(read_json(self.folder / "measurements.json", self._mend()))
+
+    def refuse(self, line: str) -> None:
+        """Note for the site why the last round's update was withheld."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_text(self.folder / "withheld.txt", line + "\n")
+
+    def refusal(self) -> str | None:
+        """The line of :meth:`refuse`, where the last round asked for was refused."""
+        path = self.folder / "withheld.txt"
+        return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+    def forget_refusal(self) -> None:
+        """An earlier refusal is history."""
+        (self.folder / "withheld.txt").unlink(missing_ok=True)
+
+    def path(self, state: ClientState) -> Path:
+        """Where a state lies, for errors."""
+        return self._path(state.round)
+
+    def _path(self, round: int) -> Path:
+        name = "prepared" if round == PREPARED else f"round-{round:06d}"
+        return self.folder / f"{name}.safetensors"
+
+    def _rounds(self) -> list[int]:
+        rounds = [
+            int(matched[1])
+            for path in self.folder.glob("round-*.safetensors")
+            if (matched := re.fullmatch(r"round-(\d+)", path.stem))
+        ]
+        return sorted([PREPARED, *rounds] if self._path(PREPARED).exists() else rounds)
+
+    def _read(self, round: int) -> ClientState:
+        path = self._path(round)
+        tensors, metadata = read_tensors(path, self._mend())
+        expected = {"kind": "client state", "run": self.run, "client": self.client, "round": round}
+        for key, value in expected.items():
+            if metadata.get(key) != value:
+                raise RunError(f"{path} is no state of client '{self.client}' ({key} is not {value}): {self._mend()}")
+        nested = nest_tensors({name: tensor for name, tensor in tensors.items() if name.startswith("defense::")})
+        own = {name.removeprefix("own::"): tensor for name, tensor in tensors.items() if name.startswith("own::")}
+        return ClientState(round, str(metadata["global_digest"]), nested.get("defense", {}), own)
+
+    def _mend(self) -> str:
+        return f"restore it from a copy, or delete {self.folder} and begin a run of another name"
+
+
+def state_root(context: Context) -> Path:
+    """The folder that the site gave its node for states. Raises :class:`RunError` where it gave none."""
+    given = context.node_config.get(STATE_FOLDER)
+    if not isinstance(given, str) or not given:
+        raise RunError(
+            f"this node has no folder for its state: start the SuperNode with --node-config '{STATE_FOLDER}=\"FOLDER\"'"
+        )
+    return Path(given).expanduser().resolve()
+
+
+def secret_seed(root: Path, run: str) -> int:
+    """A seed of a site's own for one run: who knows a seed can take the noise of a defense off again.
+
+    From a number that is drawn once from the system's randomness and kept in ``root``, for its owner only.
+    """
+    path = root / "secret-number"
+    if not path.exists():
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(f"{secrets.randbits(128):032x}\n", encoding="ascii")
+    number = path.read_text(encoding="ascii", errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{32}", number):
+        raise RunError(f"{path} is damaged: restore it from a copy, or delete it and begin a run of another name")
+    return seed_for(int(number, 16), "site", run)
+
+
+def _folder_name(name: str, what: str) -> str:
+    # The run's name may be the server's: it must not lead out of the site's folder.
+    if not name or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
+        raise RunError(f"the {what}'s name {name!r} cannot be a folder: use letters, digits, '-', '_' and '.'")
+    return name

@@ -1,0 +1,146 @@
+"""A ServerApp that does what the server does in one process: FedAvg, evaluation, a journal; resumable by rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg, Strategy
+from torch import Tensor, nn
+
+from shadow_defense.data.dataset import FederatedDataset
+from shadow_defense.defenses.base import SharedBatchNorm
+from shadow_defense.errors import RunError
+from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
+from shadow_defense.federated.flower.checked_strategy import CheckedStrategy
+from shadow_defense.federated.flower.client_app import FIRST_ROUND, SAMPLES
+from shadow_defense.federated.flower.recording_strategy import RecordingStrategy
+from shadow_defense.federated.flower.records import in_types_of, read_record, to_record
+from shadow_defense.federated.rounds import read_journal, state_folder, train_again, write_journal
+from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.progress import Task
+
+Evaluate = Callable[[nn.Module], dict[str, Any]]
+
+
+def no_measurements(round: int) -> dict[str, Any]:
+    """What the server knows of the clients' own measurements where they are on other machines: nothing."""
+    return {}
+
+
+@dataclass
+class FlowerServer:
+    """The server's side of a training on Flower.
+
+    Attributes:
+        model: as every client and the server start it.
+        dataset: its clients' names, by partition, and its public images, are all that is looked at here.
+        keep: for each round (0-based) to be attacked, the clients whose updates are recorded.
+        folder: where rounds and the journal are written, as the in-process engine does.
+        at_least: clients without whose updates a round stops the training.
+        strategy: what averages.
+        measured: after a round (0-based), what goes into the journal beside the evaluation.
+        timeout: seconds to wait for the clients of a round; None: for ever.
+    """
+
+    model: nn.Module
+    dataset: FederatedDataset
+    settings: TrainingSettings
+    evaluate: Evaluate
+    folder: Path
+    keep: Mapping[int, Collection[str]] = field(default_factory=dict)
+    share_bn: SharedBatchNorm = "all"
+    at_least: int = 1
+    strategy: Strategy | None = None
+    measured: Callable[[int], Mapping[str, Any]] = no_measurements
+    timeout: float | None = None
+    task: Task = field(default_factory=Task)
+
+    def run(self, grid: Grid) -> None:
+        """Go on from the last whole round to the end.
+
+        Raises:
+            RunError: where the journal or the state is damaged, or too few clients sent an update.
+        """
+        initial = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        names = tuple(client.name for client in self.dataset.clients)
+        rounds_done, history = read_journal(self.folder)
+        state = self._resumed(rounds_done, initial) if rounds_done else initial
+        self.task.advance(rounds_done)
+        withheld = {name: initial[name] for name in sorted(withheld_names(self.model, self.share_bn))}
+        strategy = RecordingStrategy(
+            CheckedStrategy(self.strategy or all_clients(len(names)), names=names, at_least=self.at_least),
+            self.folder,
+            names=names,
+            chosen=lambda round: self.keep.get(round, ()),
+            first_round=rounds_done,
+            withheld=withheld,
+        )
+        started = time.perf_counter()
+
+        def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            nonlocal started
+            if server_round == 0:
+                return None
+            round = rounds_done + server_round - 1
+            averaged = read_record(arrays, initial, "the averaged model", withheld)
+            now = {**initial, **in_types_of(averaged, initial)}
+            entry = {"round": round, **self.measured(round), "seconds": time.perf_counter() - started}
+            if self.settings.evaluates_after(round):
+                self.model.load_state_dict(self._evaluable(now))
+                entry.update(self.evaluate(self.model))
+            write_tensors(state_folder(self.folder, round + 1) / "global.safetensors", now)
+            history.append(entry)
+            write_journal(self.folder, round + 1, history)
+            self.task.advance(note=f"loss {entry['loss']:.3f}" if "loss" in entry else "")
+            started = time.perf_counter()
+            return None
+
+        if rounds_done < self.settings.rounds:
+            strategy.start(
+                grid,
+                to_record({name: tensor for name, tensor in state.items() if name not in withheld}),
+                num_rounds=self.settings.rounds - rounds_done,
+                # None waits for ever, which the annotation does not say.
+                timeout=self.timeout,  # type: ignore[arg-type, unused-ignore]
+                train_config=ConfigRecord({FIRST_ROUND: rounds_done}),
+                evaluate_fn=after_round,
+            )
+
+    def _evaluable(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return evaluable_state(self.model, state, self.share_bn, self.settings.batch_norm, self.dataset)
+
+    def _resumed(self, rounds_done: int, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        path, mend = state_folder(self.folder, rounds_done) / "global.safetensors", train_again(self.folder)
+        state, _ = read_tensors(path, mend)
+        if {name: tensor.shape for name, tensor in state.items()} != {n: t.shape for n, t in initial.items()}:
+            raise RunError(f"{path} is of another model; {mend}")
+        return state
+
+
+def all_clients(count: int) -> Strategy:
+    """FedAvg (McMahan et al. 2017) over all of ``count`` clients in every round, without evaluation by the clients."""
+    return FedAvg(
+        fraction_train=1.0,
+        fraction_evaluate=0.0,
+        min_train_nodes=count,
+        min_available_nodes=count,
+        weighted_by_key=SAMPLES,
+    )
+
+
+def build_server_app(server: Callable[[Context], FlowerServer]) -> ServerApp:
+    """The ServerApp that trains as ``server`` says."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        server(context).run(grid)
+
+    return app

@@ -1,0 +1,250 @@
+"""A run's arm on Flower: from the configuration to the audit, in a process and in the simulation engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from flwr.app import ArrayRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+from tests.federated.flower.in_process_grid import InProcessGrid, start
+
+from shadow_defense.config import config_from
+from shadow_defense.errors import ConfigError, RunError
+from shadow_defense.experiment import flower_apps
+from shadow_defense.experiment.audit.of_run import case_of_run
+from shadow_defense.experiment.engines import ENGINES, engine_named
+from shadow_defense.experiment.flower_apps import client_app, server_app, train_arm_in_simulation
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.training import train_arm
+from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.files import read_json, read_tensors
+
+TINY = """
+data: {source: faces, image_size: 16, split: {kind: sizes, sizes: [1, 3]}}
+model: {name: convnet, width: 8, activation: gelu}
+training: {rounds: 2, learning_rate: 0.05}
+arms: {dp: {defense: local-dp}}
+attacks: {ig: {attack: inverting-gradients, options: {iterations: 8}, longest_client: 1}}
+metrics: {lpips: null}
+workers: 2
+"""
+
+
+def run(folder: Path, text: str = TINY) -> Run:
+    return Run.create(folder, config_from(yaml.safe_load(text)))
+
+
+def final(made: Run, arm: str = "dp") -> dict[str, torch.Tensor]:
+    return read_tensors(made.arm_folder(arm) / "state-0002" / "global.safetensors")[0]
+
+
+def without_seconds(made: Run) -> list[dict[str, object]]:
+    history = read_json(made.arm_folder("dp") / "history.json")["history"]
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+
+
+def test_a_site_keeps_its_state_and_its_draws_to_itself(tmp_path: Path) -> None:
+    """As in a deployment: the run's folder is the server's, each site has a copy of the configuration and a folder."""
+    server, site = run(tmp_path / "server"), run(tmp_path / "site")
+    grid = InProcessGrid(client_app(site.folder, "dp"), 2, {"state-dir": str(tmp_path / "home")})
+    start(server_app(server, "dp"), grid)
+    assert {array.dtype for array in grid.replies[0].content["arrays"].values()} == {"float32"}
+    assert sorted(path.name for path in site.folder.iterdir()) == ["config.yaml"]
+    for name in ("client-1", "client-2"):
+        assert ClientStateFolder(tmp_path / "home", "site-dp", name).last() is not None
+    # The noise is not that of the run's seed, which the server knows.
+    alone = run(tmp_path / "alone")
+    train_arm(alone, "dp")
+    assert any(not torch.allclose(tensor, final(alone)[name], atol=1e-3) for name, tensor in final(server).items())
+    assert [entry["round"] for entry in without_seconds(server)] == [0, 1]
+
+
+def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
+    made = run(tmp_path / "run", TINY.replace("local-dp", "none"))
+    start(server_app(made, "dp"), InProcessGrid(client_app(made.folder, "dp", simulated=True), 2))
+    case = case_of_run(made.folder, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=3)
+    assert case.name == "client-1 in round 1 of dp"
+    observation = case.observe("ig" if "ig" in case.attacks else next(iter(case.attacks)))
+    alone = run(tmp_path / "alone", TINY.replace("local-dp", "none"))
+    train_arm(alone, "dp")
+    expected, _ = read_tensors(alone.arm_folder("dp") / "round-0000" / "update-client-1.safetensors")
+    for name, tensor in expected.items():
+        assert torch.equal(observation.update.tensors[name], tensor)
+
+
+def test_a_node_that_does_not_know_who_it_is_sends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = run(tmp_path / "run")
+    grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2, {"partition-id": 7})
+    with pytest.raises(RunError, match="0 usable updates"):
+        start(server_app(made, "dp"), grid)
+    assert "partition-id=7): expected 0 to 1" in caplog.text
+
+
+def test_a_site_with_its_own_images_only_is_the_client_of_its_node(tmp_path: Path) -> None:
+    site = run(tmp_path / "site", TINY.replace("[1, 3]", "[4]"))
+    server = run(tmp_path / "server")
+    grid = InProcessGrid(client_app(site.folder, "dp"), 2, {"state-dir": str(tmp_path / "home"), "partition-id": 1})
+    start(server_app(server, "dp", at_least=2), grid)
+    assert {reply.content["metrics"]["partition-id"] for reply in grid.replies} == {1}
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulation as it is called, with its clients in this process."""
+
+    def simulate(server: ServerApp, client: ClientApp, *, clients: int, at_once: int) -> None:
+        start(server, InProcessGrid(client, clients))
+
+    monkeypatch.setattr(flower_apps, "simulate", simulate)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_simulated_training_is_journalled_as_in_one_process_and_can_be_begun_again(tmp_path: Path) -> None:
+    alone, simulated = run(tmp_path / "alone"), run(tmp_path / "simulated")
+    train_arm(alone, "dp")
+    train_arm_in_simulation(simulated, "dp")
+    assert without_seconds(simulated) == without_seconds(alone)
+    assert "epsilon_spent" in str(without_seconds(simulated))
+    # As the line about a damaged file says: the journal deleted, all is computed again.
+    (simulated.arm_folder("dp") / "history.json").unlink()
+    train_arm_in_simulation(simulated, "dp")
+    assert without_seconds(simulated) == without_seconds(alone)
+    for name, tensor in final(alone).items():
+        assert torch.equal(tensor, final(simulated)[name])
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_where_a_simulated_client_withholds_its_update_the_line_says_which_and_why(tmp_path: Path) -> None:
+    simulated = run(tmp_path / "run")
+    states = ClientStateFolder(simulated.arm_folder("dp"), "clients", "client-2")
+    states.folder.mkdir(parents=True)
+    (states.folder / "round-000000.safetensors").write_bytes(b"half")
+    with pytest.raises(RunError, match=r"client 'client-2': update withheld: RunError: .*round-000000") as raised:
+        train_arm_in_simulation(simulated, "dp")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_arm_begun_in_one_process_is_not_gone_on_with(tmp_path: Path) -> None:
+    made = run(tmp_path / "run")
+    train_arm(made, "dp")
+    with pytest.raises(RunError, match="was begun with another engine"):
+        train_arm_in_simulation(made, "dp")
+
+
+def test_a_client_measures_the_global_model_on_its_own_images(tmp_path: Path) -> None:
+    made = run(tmp_path / "run")
+    grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2)
+    model = made.new_model("dp")
+    strategy = FedAvg(fraction_train=0.0, min_evaluate_nodes=2)
+    strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=1)
+    model.eval()
+    for reply in grid.replies:
+        if reply.has_error():
+            continue
+        client = made.dataset.clients[reply.metadata.src_node_id - 100]
+        with torch.no_grad():
+            logits = model(made.dataset.normalisation.apply(client.validation.unit_images()))
+        right = (logits.argmax(1) == client.validation.labels).float().mean()
+        loss = torch.nn.functional.cross_entropy(logits, client.validation.labels)
+        measured = reply.content["metrics"]
+        assert measured["num-examples"] == len(client.validation)
+        assert measured["accuracy"] == pytest.approx(float(right))
+        assert measured["loss"] == pytest.approx(float(loss), rel=1e-5)
+    with_images = [client for client in made.dataset.clients if len(client.validation)]
+    assert with_images and len([reply for reply in grid.replies if reply.has_content()]) == len(with_images)
+
+
+def test_engines_by_name() -> None:
+    assert set(ENGINES) == {"in-process", "flower-simulation"}
+    with pytest.raises(ConfigError, match="did you mean 'flower-simulation'"):
+        engine_named("flower-simulatio")
+
+
+def test_without_flower_one_line_names_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['flwr'] = None\n"
+        "from shadow_defense.errors import RunError\n"
+        "from shadow_defense.experiment.engines import engine_named\n"
+        "engine_named('in-process')\n"
+        "try: engine_named('flower-simulation')\n"
+        "except RunError as error: print('LINE', error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.startswith("LINE Flower is not installed") and "shadow-defense[flower]" in result.stdout
+    assert len(result.stdout.splitlines()) == 1
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    alone, simulated = run(tmp_path / "alone"), run(tmp_path / "simulated")
+    train_arm(alone, "dp")
+    temporary = Path(tempfile.mkdtemp(prefix="t-"))
+    command = [sys.executable, "-m", "shadow_defense.cli", "train", str(simulated.folder), "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "HOME": str(tmp_path)}
+    listened = set[str]()
+    try:
+        with subprocess.Popen(
+            [*command, "--engine", "flower-simulation"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process:
+            while process.poll() is None:
+                listened |= listening(processes_of(temporary))
+                time.sleep(0.5)
+            output, errors = process.communicate()
+        # Nothing of the engine's own on the screen.
+        assert (process.returncode, output, errors) == (0, "", "")
+        assert not list(temporary.glob("flower-*")) and not (tmp_path / ".flwr").exists()
+        assert listened and listened <= LOOPBACK
+        assert processes_of(temporary) == []
+    finally:
+        shutil.rmtree(temporary)
+    for name, tensor in final(alone).items():
+        assert torch.equal(tensor, final(simulated)[name])
+    assert without_seconds(alone) == without_seconds(simulated)
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, the same within IPv6, and ::1, as the kernel writes them."""
+
+
+def processes_of(folder: Path) -> list[Path]:
+    """The running processes that were told of a folder: the engine's own."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (place / "cmdline").read_bytes():
+                found.append(place)
+    return found
+
+
+def listening(processes: list[Path]) -> set[str]:
+    """The addresses at which processes wait for connections."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                addresses[f"socket:[{fields[9]}]"] = fields[1].split(":")[0]
+    found = set[str]()
+    for place in processes:
+        with contextlib.suppress(OSError):
+            for descriptor in (place / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(addresses.get(str(descriptor.readlink()), ""))
+    return found - {""}
