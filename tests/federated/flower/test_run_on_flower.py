@@ -18,6 +18,7 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore import telemetry
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 
 from shadow_defense.config import config_from
@@ -29,6 +30,7 @@ from shadow_defense.experiment.flower_apps import client_app, server_app, train_
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.training import train_arm
 from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.flower.environment import SILENT, be_silent
 from shadow_defense.files import read_json, read_tensors
 
 TINY = """
@@ -186,6 +188,15 @@ def test_without_flower_one_line_names_the_extra(tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
+def test_flower_is_silent_but_where_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert telemetry.FLWR_TELEMETRY_ENABLED == "0"
+    for name in SILENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "0")
+    be_silent()
+    assert {name: os.environ[name] for name in SILENT} == {**SILENT, "FLWR_DISABLE_UPDATE_CHECK": "0"}
+
+
 @pytest.mark.engine
 @pytest.mark.slow
 def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -203,9 +214,12 @@ def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(
             text=True,
             env=environment,
         ) as process:
-            while process.poll() is None:
-                listened |= listening(processes_of(temporary))
-                time.sleep(0.5)
+            try:
+                while process.poll() is None:
+                    listened |= listening(processes_of(temporary))
+                    time.sleep(0.5)
+            finally:
+                process.terminate()
             output, errors = process.communicate()
         # Nothing of the engine's own on the screen.
         assert (process.returncode, output, errors) == (0, "", "")
