@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,36 @@ def test_a_failure_ends_the_other_processes(function: Any, error: type[Exception
         run({"long": Call(time.sleep, (LONG,)), "wrong": Call(function, ())}, workers=2)
     assert time.monotonic() - started < LONG / 2
     assert multiprocessing.active_children() == []
+
+
+def note_process(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(LONG)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    calls = {name: Call(note_process, (folder,)) for name in ("one", "two")}
+    parent = multiprocessing.get_context("spawn").Process(target=run, args=(calls, 2))
+    parent.start()
+    workers: list[int] = []
+    deadline = time.monotonic() + LONG
+    while len(workers) < 2 and time.monotonic() < deadline:
+        workers = [int(path.name) for path in tmp_path.iterdir()]
+        time.sleep(0.1)
+    assert len(workers) == 2
+    assert parent.pid is not None
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    deadline = time.monotonic() + LONG / 2
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))

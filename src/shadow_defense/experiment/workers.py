@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +39,16 @@ def _start_worker(steps_done: Any, threads: int) -> None:
     global _steps_done
     _steps_done = steps_done
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nothing: its workers would compute on, for hours and for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        # Without clean-up: files are whole or absent, and the queues lead nowhere.
+        os._exit(1)
 
 
 class CountingTask(Task):
