@@ -14,13 +14,23 @@ from torch import nn
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, settings_of_site
 from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
 from shadow_defense.experiment.workers import worker_count
-from shadow_defense.federated.flower.client_app import PARTITION, ClientApp, Context, Participant, build_client_app
+from shadow_defense.federated.flower.client_app import (
+    PARTITION,
+    BeforeUpload,
+    ClientApp,
+    Context,
+    Participant,
+    build_client_app,
+    unchecked,
+)
 from shadow_defense.federated.flower.client_state import ClientStateFolder, secret_seed, state_root
 from shadow_defense.federated.flower.server_app import FlowerServer, ServerApp, build_server_app, no_measurements
 from shadow_defense.federated.flower.simulation import simulate
 from shadow_defense.federated.rounds import MOST_EXPLAINED, TRAINING, read_journal, round_folder, train_again
+from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress, Task
 
@@ -39,7 +49,8 @@ def opened(folder: Path) -> tuple[Run, Generator | None]:
 def participant(folder: Path, arm: str, context: Context, *, simulated: bool) -> Participant:
     """The client whose node ``context`` is of.
 
-    A site whose configuration names its own images only has one client, whatever number its node has.
+    A site whose configuration names its own images only has one client, whatever number its node has. Where the node's
+    own configuration says ``self-audit``, no update leaves that does not withstand it.
 
     Args:
         folder: of the run, on this client's machine.
@@ -47,6 +58,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
 
     Raises:
         RunError: where the node was not told which client it is, or where to keep its state.
+        ConfigError: for a self-audit that cannot be read: then nothing leaves.
     """
     run, generator = opened(folder)
     partition = context.node_config.get(PARTITION)
@@ -59,14 +71,13 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         )
     client = clients[0 if alone else partition]
     root, name = (run.arm_folder(arm), STATES) if simulated else (state_root(context), f"{folder.name}-{arm}")
+    # In a simulation the draws are the run's, so that it can be repeated.
+    secret = None if simulated else secret_seed(root, name)
     return Participant(
         model=run.new_model(arm),
         dataset=run.dataset,
         client=client,
-        # In a simulation the draws are the run's, so that it can be repeated.
-        defense=build_defense(
-            run, arm, generator, client.name, secret_seed=None if simulated else secret_seed(root, name)
-        ),
+        defense=build_defense(run, arm, generator, client.name, secret_seed=secret),
         settings=run.config.training,
         loss_fn=nn.CrossEntropyLoss(),
         seed=run.config.seed,
@@ -75,6 +86,26 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         states=ClientStateFolder(root, name, client.name),
         explanations=_explanations(run, arm, client) if simulated else {},
         exact=simulated,
+        before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret),
+    )
+
+
+def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: int) -> BeforeUpload:
+    if SELF_AUDIT not in context.node_config:
+        return unchecked
+    return SelfAudit(
+        settings_of_site(context.node_config[SELF_AUDIT]),
+        model=partial(run.new_model, arm),
+        client=client,
+        training=run.config.training,
+        normalisation=run.dataset.normalisation,
+        classes=run.dataset.classes,
+        template=run.mean_image,
+        seed=seed,
+        loss_fn=nn.CrossEntropyLoss(),
+        defense=run.config.arms[arm],
+        public=run.dataset.public,
+        generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,
     )
 
 
@@ -101,10 +132,17 @@ def server_app(
     arm: str,
     *,
     at_least: int = 1,
+    timeout: float | None = None,
     measured: Callable[[int], dict[str, Any]] = no_measurements,
     task: Task | None = None,
 ) -> ServerApp:
-    """The ServerApp of a run's arm, which records what the run's attacks and `shadow-defense audit` need."""
+    """The ServerApp of a run's arm, which records what the run's attacks and `shadow-defense audit` need.
+
+    Args:
+        at_least: clients without whose updates a round stops the training.
+        timeout: seconds to wait for the clients of a round; None: for ever. Give one in a deployment: of a SuperNode
+            that is killed and comes back SuperLink still expects the answer to what it had been asked.
+    """
 
     def server(context: Context) -> FlowerServer:
         return FlowerServer(
@@ -116,6 +154,7 @@ def server_app(
             keep=run.kept(),
             share_bn=run.config.arms[arm].share_bn,
             at_least=at_least,
+            timeout=timeout,
             measured=measured,
             task=task or Task(),
         )

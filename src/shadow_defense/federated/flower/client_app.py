@@ -20,6 +20,7 @@ from shadow_defense.federated.flower.client_state import ClientState, ClientStat
 from shadow_defense.federated.flower.records import ARRAYS, digest, in_types_of, read_record, to_record
 from shadow_defense.federated.flower.refusal import explain_locally, refusal
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
 from shadow_defense.models.functional import LossFunction, training_mode
 
@@ -32,6 +33,17 @@ EVALUATED_AT_ONCE = 256
 
 FIRST_ROUND = "first-round"
 """The key of a message's configuration with the number of rounds before this Flower run, which counts from 1 again."""
+
+BeforeUpload = Callable[[ModelUpdate, Mapping[str, Tensor]], Mapping[str, float]]
+"""Looks at an update, and the whole global state that it is added to, before it leaves the client.
+
+Raises to withhold it, and returns numbers for the client's own notes.
+"""
+
+
+def unchecked(update: ModelUpdate, global_state: Mapping[str, Tensor]) -> Mapping[str, float]:
+    """Nobody looks: every update may leave."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Participant:
             client's disk to write them to, and of which samples. They never leave.
         exact: send double precision, in which a model plus a small update loses nothing: the rounds are then the same
             as in one process, at twice the size. In single precision they differ by rounding, which training amplifies.
+        before_upload: sees every update after the defense, and withholds it by raising; the site's own audit.
     """
 
     model: nn.Module
@@ -61,6 +74,7 @@ class Participant:
     states: ClientStateFolder
     explanations: Mapping[int, tuple[Path, frozenset[str]]] = field(default_factory=dict)
     exact: bool = False
+    before_upload: BeforeUpload = unchecked
 
 
 def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp:
@@ -106,7 +120,7 @@ def train_round(taking_part: Participant, content: RecordDict) -> RecordDict:
 
     Raises:
         ShadowDefenseError: for a message that does not fit, a damaged state, or a round that is over.
-        Whatever the defense raises.
+        Whatever the defense or the look before the upload raises.
     """
     model, states = taking_part.model, taking_part.states
     round = round_of(content, taking_part.settings.rounds)
@@ -147,7 +161,9 @@ def train_round(taking_part: Participant, content: RecordDict) -> RecordDict:
         write_tensors(file, result.explanations)
     # On disk before anything leaves: what the defense has spent is counted even if the reply is lost.
     states.save(ClientState(round, asked, taking_part.defense.state_dict(), result.kept))
-    states.note({"loss": result.loss, **result.measurements})
+    # After that, so that a defense which builds up from round to round gets on even where its first updates stay.
+    seen = taking_part.before_upload(result.update, global_state)
+    states.note({"loss": result.loss, **result.measurements, **seen})
     return _reply(received, result, taking_part)
 
 
