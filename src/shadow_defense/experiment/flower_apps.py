@@ -14,7 +14,7 @@ from torch import nn
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, settings_of_site
+from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
 from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
 from shadow_defense.experiment.workers import worker_count
 from shadow_defense.federated.flower.client_app import (
@@ -91,7 +91,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
 
 
 def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: int) -> BeforeUpload:
-    if SELF_AUDIT not in context.node_config:
+    if not is_asked_for(context.node_config):
         return unchecked
     return SelfAudit(
         settings_of_site(context.node_config[SELF_AUDIT]),

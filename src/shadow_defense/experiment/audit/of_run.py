@@ -37,6 +37,7 @@ def case_of_run(
     Raises:
         RunError: when there is no such run, arm, or kept update, or an attack needs a generator and there is none.
     """
+    _check_configured(folder)
     opened = Run.open(folder)
     names = attacks or (next(iter(opened.config.attacks), "inverting-gradients"),)
     chosen = chosen_attacks(opened.config, names, threat_model, iterations)
@@ -79,6 +80,17 @@ def case_of_run(
             f"computed from {len(attacked.train)} images of {data.name}.",
         ),
     )
+
+
+def _check_configured(folder: Path) -> None:
+    """Raises :class:`RunError` for updates without a configuration, as an auditor of a training of others records."""
+    recorded = sorted(folder.glob("round-*/update-*.safetensors"))
+    if recorded and not (folder / "config.yaml").exists():
+        update = recorded[0]
+        raise RunError(
+            f"{folder} holds recorded updates and no config.yaml that says of which model: audit one of them with "
+            f"--model FILE.yaml --global {update.parent / 'global.safetensors'} --update {update}"
+        )
 
 
 def _kept(run: Run, arm: str, round: int | None, client: str | None) -> tuple[int, str]:

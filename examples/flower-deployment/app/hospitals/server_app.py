@@ -1,0 +1,17 @@
+"""The server: averages, evaluates, and records the updates that the run's attacks ask for."""
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from shadow_defense.experiment.flower_apps import server_app
+from shadow_defense.experiment.run import Run
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    run = Run.open(Path(str(context.run_config["run-dir"])))
+    server_app(run, "shadow", timeout=float(context.run_config["round-timeout"]))(grid, context)

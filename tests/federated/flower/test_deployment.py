@@ -1,0 +1,222 @@
+"""SuperLink and SuperNodes as deployed, on the loopback interface: a run with its audit, and what may go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from tests.federated.flower.test_run_on_flower import LOOPBACK, listening
+
+from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder
+from shadow_defense.federated.flower.environment import SILENT
+from shadow_defense.federated.rounds import round_folder, state_folder
+from shadow_defense.federated.update import ModelUpdate
+from shadow_defense.files import read_json, read_tensors
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+FAULTS = Path(__file__).parent / "faults"
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def told_of(folder: Path) -> list[Path]:
+    """The running processes whose Flower home lies in a folder: all of a deployment, whoever started them."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"FLWR_HOME={folder}".encode() in (place / "environ").read_bytes():
+                found.append(place)
+    return found
+
+
+def talking(processes: list[Path]) -> set[str]:
+    """The other ends of the processes' connections, as the kernel writes addresses."""
+    ends = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] != "0A":
+                ends[f"socket:[{fields[9]}]"] = fields[2].split(":")[0]
+    found = set[str]()
+    for place in processes:
+        with contextlib.suppress(OSError):
+            for descriptor in (place / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(ends.get(str(descriptor.readlink()), ""))
+    return found - {""}
+
+
+def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:
+    until = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < until, f"after {seconds:.0f} s: {what}"
+        time.sleep(0.3)
+
+
+def half_written(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.partial*"))
+
+
+@contextlib.contextmanager
+def example_running(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """The example's script; what it does not stop itself is a failure of the test that uses this."""
+    command = [sys.executable, str(EXAMPLES / "flower-deployment" / "deploy.py"), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(out.parent)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def test_the_example_runs_audits_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    listened, talked, silent = set[str](), set[str](), True
+    with example_running(out) as process:
+        while process.poll() is None:
+            running = told_of(out)
+            listened |= listening(running)
+            talked |= talking(running)
+            for place in running:
+                with contextlib.suppress(OSError):
+                    given = (place / "environ").read_bytes().split(b"\0")
+                    silent = silent and all(f"{name}={value}".encode() in given for name, value in SILENT.items())
+            time.sleep(1)
+        output, errors = process.communicate()
+    assert process.returncode == 0, f"{output}\n{errors}"
+    assert told_of(out) == []
+    assert listened and listened <= LOOPBACK
+    assert talked and talked <= LOOPBACK
+    assert silent
+    assert not (tmp_path / ".flwr").exists()
+    # What the server recorded, and what the audit made of it.
+    server = out / "server" / "hospitals"
+    assert read_json(server / "arms" / "shadow" / "history.json")["rounds_done"] == 2
+    update = ModelUpdate.load(round_folder(server / "arms" / "shadow", 0) / "update-client-1.safetensors")
+    assert (update.samples, update.steps) == (1, 1)
+    assert "client-1 in round 1 of shadow" in (out / "audit" / "audit.html").read_text(encoding="utf-8")
+    assert read_json(out / "audit" / "audit.json")["attacks"]
+    # Every hospital keeps its own state, at home, and the server has none of it.
+    for number in (1, 2, 3):
+        home = out / f"hospital-{number}" / "state" / "hospitals-shadow"
+        assert [folder.name for folder in home.iterdir()] == [f"client-{number}"]
+        last = ClientStateFolder(home.parent, "hospitals-shadow", f"client-{number}").last()
+        assert last is not None and last.round == 1
+        key = out / "flower" / f"keys-{number - 1}" / "node.key"
+        assert key.stat().st_mode & 0o077 == 0
+    assert not list(server.rglob("*secret*")) and not half_written(out)
+
+
+def test_the_example_stops_what_it_started_when_it_is_interrupted(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with example_running(out) as process:
+        log = out / "flower" / "logs" / "node-0.log"
+        wait_until(lambda: log.exists() or process.poll() is not None, 180, "no SuperNode was started")
+        assert len(told_of(out)) >= 2
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and "interrupted: all processes are stopped" in errors, f"{output}\n{errors}"
+    wait_until(lambda: told_of(out) == [], 20, "processes are left")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The example's SuperLink and three SuperNodes, for an app of the test's own."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "flower-deployment"))
+    nodes = [f'partition-id={number} state-dir="{tmp_path / f"hospital-{number + 1}"}"' for number in range(3)]
+    with importlib.import_module("processes").Deployment(tmp_path / "flower", nodes) as running:
+        yield running
+    wait_until(lambda: told_of(tmp_path) == [], 20, "processes are left")
+
+
+def last_state(folder: Path, run: str, number: int) -> ClientState:
+    found = ClientStateFolder(folder / f"hospital-{number}", run, f"hospital-{number}").last()
+    assert found is not None
+    return found
+
+
+def recorded(server: Path, round: int) -> list[str]:
+    return sorted(path.stem.removeprefix("update-") for path in round_folder(server, round).glob("update-*"))
+
+
+def check_withheld_updates(deployment: Any, folder: Path) -> None:
+    """A hospital that raises, then diverges, then is well again; and another one whose state file is damaged."""
+    server = folder / "server-a"
+    faults = "hospital-2/0/raise hospital-2/1/nan hospital-3/1/damaged"
+    log = deployment.run(FAULTS, run="a", server=str(server), rounds=3, faults=faults)
+    assert read_json(server / "history.json")["rounds_done"] == 3, log
+    everyone = ["hospital-1", "hospital-2", "hospital-3"]
+    assert [recorded(server, round) for round in range(3)] == [everyone[::2], everyone[:1], everyone[:2]]
+    for tensor in read_tensors(state_folder(server, 3) / "global.safetensors")[0].values():
+        assert torch.isfinite(tensor).all()
+    # The hospitals' logs say why, the server's only what kind of error it was.
+    heard = [(deployment.folder / "logs" / f"{name}.log").read_text() for name in ("superlink", "node-1", "node-2")]
+    assert "update withheld: ValueError; see the client's log" in log
+    assert "Miller" not in heard[0] + log and "image 17 of patient Miller" in heard[1]
+    assert "update withheld: UpdateError" in heard[1]
+    assert "round-000000.safetensors" in heard[2] and "restore it from a copy" in heard[2]
+    # The states: nobody else's is touched, and what failed counts for nothing.
+    assert (last_state(folder, "a", 1).round, int(last_state(folder, "a", 1).defense["releases"])) == (2, 3)
+    assert (last_state(folder, "a", 2).round, int(last_state(folder, "a", 2).defense["releases"])) == (2, 1)
+    third = ClientStateFolder(folder / "hospital-3", "a", "hospital-3")
+    assert third.last_round() == 0 and "RunError" in (third.refusal() or "")
+    assert ClientStateFolder(folder / "hospital-2", "a", "hospital-2").refusal() is None
+
+
+def check_killed_supernode(deployment: Any, folder: Path) -> None:
+    """SIGKILL in mid-round: that round goes on without the hospital, and the next one with it."""
+    server, said = folder / "server-b", list[str]()
+    states = ClientStateFolder(folder / "hospital-2", "b", "hospital-2")
+    settings = {"run": "b", "server": str(server), "rounds": 2, "faults": "hospital-2/0/hang"}
+    run = Thread(target=lambda: said.append(deployment.run(FAULTS, **settings)), daemon=True)
+    run.start()
+    wait_until((states.folder / "hangs").exists, 180, "hospital-2 was not asked")
+    node = deployment.nodes[1]
+    os.kill(node.pid, signal.SIGKILL)
+    node.wait()
+    # SuperLink misses it after 60 seconds; what it left behind ends by itself.
+    wait_until((server / "history.json").exists, 180, "the round did not go on")
+    assert states.last_round() == -1 and not half_written(folder)
+    deployment.start_node(1)
+    run.join(240)
+    assert not run.is_alive()
+    assert read_json(server / "history.json")["rounds_done"] == 2, said
+    assert recorded(server, 0) == ["hospital-1", "hospital-3"]
+    assert recorded(server, 1) == ["hospital-1", "hospital-2", "hospital-3"]
+    assert [int(last_state(folder, "b", number).defense["releases"]) for number in (1, 2, 3)] == [2, 1, 2]
+
+
+def check_strangers(deployment: Any) -> None:
+    """Nobody gets in without TLS, nor with a key that was not registered."""
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://{deployment.address}/health", timeout=5)
+    stranger = len(deployment.nodes)
+    (deployment.folder / f"keys-{stranger}").mkdir()
+    importlib.import_module("certificates").write_node_keys(deployment.folder / f"keys-{stranger}")
+    deployment.node_configs += ("partition-id=0",)
+    deployment.start_node(stranger)
+    assert deployment.nodes[stranger].wait(120) != 0
+    log = (deployment.folder / "logs" / f"node-{stranger}.log").read_text()
+    assert "Failed to initialize the connection" in log and "SuperNode ID" not in log
+
+
+def test_a_run_survives_refusals_damage_and_a_killed_supernode(deployment: Any, tmp_path: Path) -> None:
+    """In one deployment, since starting one takes longer than a round."""
+    check_withheld_updates(deployment, tmp_path)
+    check_killed_supernode(deployment, tmp_path)
+    check_strangers(deployment)
+    assert not half_written(tmp_path)
