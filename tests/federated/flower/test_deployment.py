@@ -128,7 +128,7 @@ def test_the_example_stops_what_it_started_when_it_is_interrupted(tmp_path: Path
         wait_until(lambda: log.exists() or process.poll() is not None, 180, "no SuperNode was started")
         assert len(told_of(out)) >= 2
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
     assert process.returncode != 0 and "interrupted: all processes are stopped" in errors, f"{output}\n{errors}"
     wait_until(lambda: told_of(out) == [], 20, "processes are left")
 

@@ -183,7 +183,7 @@ def test_without_flower_one_line_names_the_extra(tmp_path: Path) -> None:
         "try: engine_named('flower-simulation')\n"
         "except RunError as error: print('LINE', error)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert result.stdout.startswith("LINE Flower is not installed") and "shadow-defense[flower]" in result.stdout
     assert len(result.stdout.splitlines()) == 1
 
