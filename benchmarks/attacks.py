@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
+from peak_memory import peak_megabytes
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import Attack, AttackSettings
@@ -116,14 +114,6 @@ def iterations_per_second(name: str, seen: Observation, iterations: int, repetit
         chosen.reconstruct(seen, seed=0)
         done.append(chosen.steps() / (time.process_time() - started))
     return statistics.median(done[1:])
-
-
-def peak_megabytes() -> float:
-    """Of this process's own memory: Linux counts what the parent had before the program was replaced in ru_maxrss."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peak_memory(model_name: str, batch_size: int, mode: str) -> float:

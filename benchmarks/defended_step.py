@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from peak_memory import peak_megabytes
 from torch import Tensor, nn
 
 from shadow_defense.attacks.gradinversion import GradInversion
@@ -121,14 +119,6 @@ def peak_memory(model_name: str, batch_size: int, mode: str, generator_name: str
     """MB, of a fresh process."""
     command = [sys.executable, __file__, "--one", model_name, str(batch_size), mode, "--generator", generator_name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def peak_megabytes() -> float:
-    """Of this process's own memory: Linux counts what the parent had before the program was replaced in ru_maxrss."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run_one(model_name: str, batch_size: int, mode: str, generator_name: str) -> None:
