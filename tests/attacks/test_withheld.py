@@ -17,12 +17,13 @@ from shadow_defense.attacks.idlg import IDLG
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import MATCHINGS
 from shadow_defense.attacks.observation import LocalTraining, Observation, observe, randomised
-from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, observed_statistics
+from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, observed_statistics, proxy_statistics
 from shadow_defense.attacks.target import PARAMETERS_WITHHELD, matching_target
-from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.attacks.threat_model import ThreatModel, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
 from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings, cosine
+from shadow_defense.errors import ConfigError, ThreatModelError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.settings import TrainingSettings
@@ -200,6 +201,40 @@ def test_every_attack_goes_without_what_stays(name: str, policy: SharedBatchNorm
     control = randomised(seen, seed=0)
     assert control.update.tensors.keys() == seen.update.tensors.keys()
     assert control.update.withheld == seen.update.withheld
+
+
+def test_statistics_of_public_images_are_those_of_a_pass_in_train_mode() -> None:
+    """As the model's own running statistics take them in."""
+    seen = observation("none")
+    found = proxy_statistics(seen)
+    model = build()
+    model.load_state_dict(dict(seen.global_state))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()(normalisation().apply(some_images("public", SIDE).unit_images()))
+    sizes = {name: statistics.size for name, statistics in found.items()}
+    expected = recover_batch_statistics(model, before, model.state_dict(), sizes, 1)
+    assert found.keys() == expected.keys()
+    assert found
+    for name, statistics in found.items():
+        torch.testing.assert_close(statistics.mean, expected[name].mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(statistics.variance, expected[name].variance, atol=1e-4, rtol=1e-3)
+
+
+def test_public_statistics_stand_in_for_those_that_stay() -> None:
+    threat = ThreatModel("some", "somewhere", frozenset({"local training", "template", "public images"}))
+    attack = GradInversion(iterations=2, statistics="proxy")
+    seen = replace(observation("none"), threat_model=threat)
+    found = attack.reconstruct(seen, seed=0)
+    assert NOTHING_IN_THE_BUFFERS not in found.notes
+    assert any("public images stand in" in note for note in found.notes)
+    other = GradInversion(iterations=2, statistics="none").reconstruct(seen, seed=0)
+    # At the same start, the distance from those statistics is added.
+    assert found.history[0] > other.history[0]
+    assert attack.needs == threat.granted
+    with pytest.raises(ThreatModelError, match="public images"):
+        threat_model("honest-but-curious server").require(attack.needs, "gradinversion")
+    with pytest.raises(ConfigError, match="released matches the statistics in the buffers"):
+        GradInversion(mode="released", statistics="proxy")
 
 
 def test_a_tensor_that_is_missing_for_no_reason_is_not_passed_over() -> None:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
-from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
+from shadow_defense.attacks.observed_statistics import (
+    NOTHING_IN_THE_BUFFERS,
+    buffer_momentum,
+    observed_statistics,
+    proxy_statistics,
+)
 from shadow_defense.attacks.priors import average_statistics, mean_norm
 from shadow_defense.attacks.released_gradinversion import released_attack
 from shadow_defense.attacks.search import Losses, cosine_schedule, search
 from shadow_defense.attacks.target import Beyond, matching_target
 from shadow_defense.attacks.threat_model import Knowledge
+from shadow_defense.errors import ConfigError
 from shadow_defense.models.batchnorm import (
+    BatchStatistics,
     BatchStatisticsRecorder,
     step_weights,
 )
@@ -38,8 +45,6 @@ class GradInversion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({"local training", "buffers", "template"})
-
     mode: Literal["differentiable", "released"] = Field(
         "differentiable",
         description="released: what the authors' code does, defects included, to reproduce published numbers",
@@ -49,6 +54,11 @@ class GradInversion(BaseModel):
     matching: str = Field("cosine", description="matching term: cosine, or layers (the published form, made relative)")
     matching_weight: float = Field(1.0, ge=0, description="weight of the matching term")
     batch_norm: float = Field(0.01, ge=0, description="weight of the batch-norm statistics; published: 0.1")
+    statistics: Literal["recovered", "proxy", "none"] = Field(
+        "recovered",
+        description="which batch-norm statistics are matched. recovered: the client's own, from its buffers; proxy: "
+        "those of public images, for a client that keeps its own; none: no others than the simulated",
+    )
     total_variation: float = Field(1e-4, ge=0, description="weight of the smoothness prior")
     norm: float = Field(1e-5, ge=0, description="weight of the images' norm")
     energy_noise: float = Field(0.1, ge=0, description="noise after each step, in units of the learning rate")
@@ -59,6 +69,23 @@ class GradInversion(BaseModel):
         description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "
         "through the last of them alone",
     )
+
+    @model_validator(mode="after")
+    def _released_reads_buffers(self) -> GradInversion:
+        if self.mode == "released" and self.statistics != "recovered":
+            raise ConfigError("mode released matches the statistics in the buffers: leave statistics at recovered")
+        return self
+
+    @property
+    def needs(self) -> frozenset[Knowledge]:
+        """Local training and the template, and where the batch-norm statistics come from."""
+        sources: dict[str, frozenset[Knowledge]] = {
+            "recovered": frozenset({"buffers"}),
+            "proxy": frozenset({"public images"}),
+            "none": frozenset(),
+        }
+        common: frozenset[Knowledge] = frozenset({"local training", "template"})
+        return common | sources[self.statistics]
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress."""
@@ -107,9 +134,14 @@ class GradInversion(BaseModel):
                 sent=target.sent,
                 last=target.last,
             )
-            statistics = observed_statistics(observation, simulate(images=start).statistics[0])
-            if not statistics:
-                notes.append(NOTHING_IN_THE_BUFFERS)
+            statistics: dict[str, BatchStatistics] = {}
+            if self.statistics == "recovered":
+                statistics = observed_statistics(observation, simulate(images=start).statistics[0])
+                if not statistics:
+                    notes.append(NOTHING_IN_THE_BUFFERS)
+            elif self.statistics == "proxy":
+                statistics = proxy_statistics(observation)
+                notes.append("batch-norm statistics of public images stand in for the client's")
             momentum = buffer_momentum(observation)
 
             def losses(images: Tensor) -> Losses:
