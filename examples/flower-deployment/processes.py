@@ -96,6 +96,9 @@ class Deployment:
 
     def start_node(self, number: int) -> None:
         """Start a SuperNode; one that was killed can come back once SuperLink has missed it, after 60 seconds."""
+        if number in self.nodes:
+            # What an earlier process left behind: a client that trains on does not hear at once that it is alone.
+            stop_all([self.nodes.pop(number)])
         self.nodes[number] = self._launch(
             f"node-{number}",
             *("flower-supernode", "--superlink", self.address, "--host", LOOPBACK, "--port", str(free_port())),
