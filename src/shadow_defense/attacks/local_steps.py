@@ -63,6 +63,11 @@ def simulate_training(
             and biased. An image that only earlier steps see gets none: take an epoch's steps or more. None: all.
     """
     step = TrainingStep(model, buffers, loss_fn, local, recorder, mapped)
+    returned = parameters if sent is None else sent
+    if local.steps == 1:
+        # Not as the difference of two nearly equal tensors, which would lose digits.
+        update, seen = step.first_update(parameters, images[: local.batch_size], labels[: local.batch_size])
+        return SimulatedTraining([update[name] for name in returned], [seen])
     kept = local.steps if last is None else min(last, local.steps)
     state = TrainingState(parameters, {}, {})
     statistics = list[dict[str, BatchStatistics]]()
@@ -76,10 +81,6 @@ def simulate_training(
         else:
             state = step.on_graph(state, *batch)
         statistics.append(dict(state.statistics))
-    returned = parameters if sent is None else sent
-    if local.steps == 1:
-        # The difference of two nearly equal tensors would lose digits.
-        return SimulatedTraining([-local.learning_rate * state.velocity[name] for name in returned], statistics)
     return SimulatedTraining([state.parameters[name] - parameters[name] for name in returned], statistics)
 
 

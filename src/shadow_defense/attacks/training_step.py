@@ -50,11 +50,7 @@ class TrainingStep:
 
         Unless mapped, the parameters have to require gradients.
         """
-        batch = (self.model, state.parameters, self.buffers, images, labels, self.loss_fn)
-        if self.mapped:
-            gradients, statistics = nested_gradients(*batch, self.recorder)
-        else:
-            gradients, statistics = loss_gradients(*batch, create_graph=create_graph), self.recorder.take()
+        gradients, statistics = self._gradients(state.parameters, images, labels, self.loss_fn, create_graph)
         velocity = dict[str, Tensor]()
         for name, moving in gradients.items():
             if self.local.weight_decay:
@@ -65,6 +61,37 @@ class TrainingStep:
         rate = self.local.learning_rate
         parameters = {name: tensor - rate * velocity[name] for name, tensor in state.parameters.items()}
         return TrainingState(parameters, velocity, statistics)
+
+    def first_update(
+        self, parameters: Mapping[str, Tensor], images: Tensor, labels: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, BatchStatistics]]:
+        """``-eta (g(theta, batch) + lambda theta)``, all that one step alone sends, and its batch-norm statistics.
+
+        ``-eta`` goes into the loss, so that no pass over the parameters is spent on it, in either direction.
+        """
+        rate = self.local.learning_rate
+
+        def scaled_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            return -rate * self.loss_fn(outputs, labels)
+
+        update, statistics = self._gradients(parameters, images, labels, scaled_loss, create_graph=True)
+        decay = rate * self.local.weight_decay
+        if decay:
+            update = {name: tensor - decay * parameters[name] for name, tensor in update.items()}
+        return update, statistics
+
+    def _gradients(
+        self,
+        parameters: Mapping[str, Tensor],
+        images: Tensor,
+        labels: Tensor,
+        loss_fn: LossFunction,
+        create_graph: bool,
+    ) -> tuple[dict[str, Tensor], dict[str, BatchStatistics]]:
+        batch = (self.model, parameters, self.buffers, images, labels, loss_fn)
+        if self.mapped:
+            return nested_gradients(*batch, self.recorder)
+        return loss_gradients(*batch, create_graph=create_graph), self.recorder.take()
 
     def off_graph(self, state: TrainingState, images: Tensor, labels: Tensor) -> TrainingState:
         """The next state as constants, among them parameters that a graph can begin with."""
