@@ -1,0 +1,220 @@
+"""The filter: the same update as with the defense itself, nothing else passes, and nothing leaves when it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+pytest.importorskip("nvflare", reason="needs the extra nvflare")
+
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.fl_constant import FilterKey, ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.utils.task_utils import apply_filters
+from nvflare.fuel.utils.class_utils import instantiate_class
+from nvflare.job_config.api import FedJob
+from nvflare.job_config.defs import FilterType
+from nvflare.job_config.script_runner import ScriptRunner
+from tests.federated.nvflare.results import Model, as_numpy, context, result
+
+from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.defenses.base import RoundContext
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.kind import Resources
+from shadow_defense.errors import DefenseError, RunError, UpdateError
+from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
+from shadow_defense.federated.nvflare.update_defense_filter import UpdateDefenseFilter
+
+ROUNDS = 3
+PLACED = {"place": "update"}
+
+
+@pytest.fixture(autouse=True)
+def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(STATE_FOLDER, str(tmp_path / "states"))
+    return tmp_path / "states"
+
+
+def made(defense: str, seed: int | None = 5, **changes: Any) -> UpdateDefenseFilter:
+    return UpdateDefenseFilter(defense, Model(), **{"run": "training", "rounds": ROUNDS, "seed": seed, **changes})
+
+
+def difference(seed: int = 0) -> dict[str, Tensor]:
+    draws = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.tensor(7)
+        if name.endswith("num_batches_tracked")
+        else 0.1 * torch.randn(tensor.shape, generator=draws)
+        for name, tensor in Model().state_dict().items()
+    }
+
+
+def sent(protecting: UpdateDefenseFilter, given: Shareable, site: str = "site-1") -> dict[str, Any]:
+    return dict(from_shareable(protecting.process(given, context(site))).data)
+
+
+@pytest.mark.parametrize("exchange", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("defense", "options"),
+    [
+        ("gradient-clipping", PLACED),
+        ("gradient-sparsification", PLACED),
+        ("local-dp", {}),
+        ("noise", PLACED),
+        ("clip+dp", {"clip": PLACED}),
+    ],
+)
+def test_as_the_defense_itself(defense: str, options: dict[str, Any], exchange: str) -> None:
+    model, given = Model(), difference()
+    nothing = ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+    alone = DefenseSettings(defense=defense, options=options).build(
+        Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, "site-1-filter", 5)
+    )
+    where = RoundContext(model, model.state_dict(), F.cross_entropy, 0, ROUNDS, 1.0)
+    alone.begin_round(where)
+    expected = alone.protect_update(given, where)
+    numpy = exchange == "numpy"
+    found = sent(made(defense, options=options), result(as_numpy(given) if numpy else given))
+    assert found.keys() == given.keys()
+    parameters = dict(model.named_parameters())
+    for name, value in found.items():
+        assert isinstance(value, np.ndarray if numpy else Tensor)
+        tensor = torch.from_numpy(value) if numpy else value
+        assert tensor.dtype == model.state_dict()[name].dtype
+        assert torch.equal(tensor, expected[name])
+        assert (name in parameters) or torch.equal(tensor, given[name]), "buffers leave as they are"
+    assert any(not torch.equal(torch.as_tensor(found[name]), given[name]) for name in parameters)
+
+
+def test_sparsified_to_the_share_that_was_asked_for() -> None:
+    options = {**PLACED, "percent": 75.0}
+    given = as_numpy(difference())
+    found = sent(made("gradient-sparsification", options=options), result(given))
+    for name, _ in Model().named_parameters():
+        kept = np.abs(given[name]) >= np.percentile(np.abs(given[name]).astype(np.float64), 75)
+        assert np.array_equal(found[name], given[name] * kept), name
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        result(as_numpy(difference()), kind=DataKind.WEIGHTS),
+        result({"accuracy": 0.5}, kind=DataKind.METRICS),
+        result({"inner": DXO(DataKind.WEIGHT_DIFF, data=as_numpy(difference()))}, kind=DataKind.COLLECTION),
+        Shareable({"weights": as_numpy(difference())}),
+    ],
+    ids=["whole weights", "metrics", "collection", "no DXO"],
+)
+def test_nothing_but_a_difference_leaves(refused: Shareable) -> None:
+    with pytest.raises(UpdateError, match=r"the result (holds|is no DXO)") as caught:
+        made("local-dp").process(refused, context())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_training_leaves_nothing_but_its_code() -> None:
+    given = result(as_numpy(difference()))
+    given.set_return_code(ReturnCode.EXECUTION_EXCEPTION)
+    assert made("local-dp").process(given, context()) == make_reply(ReturnCode.EXECUTION_EXCEPTION)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda params: params | {"body.classifier.bias": np.full(2, np.nan, dtype=np.float32)},
+        lambda params: params | {"body.classifier.bias": np.zeros(3, dtype=np.float32)},
+        lambda params: params | {"patient Miller": np.zeros(3, dtype=np.float32)},
+        lambda params: params | {"body.classifier.bias": [0.0, 0.0]},
+    ],
+    ids=["not finite", "shape", "name", "type"],
+)
+def test_whatever_goes_wrong_the_cause_stays_at_the_site(spoil: Any, states: Path) -> None:
+    with pytest.raises(DefenseError, match=r"^update withheld: UpdateError; see withheld\.txt") as caught:
+        made("local-dp").process(result(spoil(as_numpy(difference()))), context())
+    assert caught.value.__suppress_context__, "else NVFlare's log of the traceback has the cause"
+    folder = ClientStateFolder(states, "training", "site-1-filter")
+    assert folder.refusal() is not None
+    last = folder.last()
+    assert last is None or (last.round == -1 and int(last.defense["releases"]) == 0)
+    # The next good update leaves.
+    assert sent(made("local-dp"), result(as_numpy(difference())))
+    assert folder.refusal() is None
+
+
+def test_the_budget_is_counted_over_rounds_and_a_round_asked_again_costs_nothing(states: Path) -> None:
+    sent(made("local-dp"), result(as_numpy(difference(0)), round=0))
+    first = sent(made("local-dp"), result(as_numpy(difference(1)), round=1))
+    # A restarted site: nothing is in memory.
+    again = sent(made("local-dp"), result(as_numpy(difference(1)), round=1))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    last = ClientStateFolder(states, "training", "site-1-filter").last()
+    assert last is not None and last.round == 1 and int(last.defense["releases"]) == 2
+    with pytest.raises(DefenseError, match="update withheld: RunError"):
+        made("local-dp").process(result(as_numpy(difference(2)), round=1), context())
+
+
+@pytest.mark.parametrize("round", [None, -1, ROUNDS])
+def test_a_round_that_is_not_planned_is_refused(round: int | None) -> None:
+    with pytest.raises(DefenseError, match="update withheld"):
+        made("local-dp").process(result(as_numpy(difference()), round=round), context())
+
+
+def test_without_a_folder_from_the_site_nothing_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STATE_FOLDER)
+    with pytest.raises(RunError, match=f"environment variable {STATE_FOLDER}=FOLDER"):
+        made("local-dp").process(result(as_numpy(difference())), context())
+
+
+def test_without_a_seed_each_site_draws_its_own(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for place in ("a", "b"):
+        monkeypatch.setenv(STATE_FOLDER, str(states / place))
+        drawn.append(sent(made("noise", seed=None, options=PLACED), result(as_numpy(difference()))))
+    assert not np.array_equal(drawn[0]["body.classifier.weight"], drawn[1]["body.classifier.weight"])
+
+
+def test_batch_norm_that_stays_is_left_out() -> None:
+    found = sent(made("none", share_bn="none"), result(as_numpy(difference())))
+    assert all("norm" not in name for name in found) and "body.classifier.weight" in found
+
+
+@pytest.mark.parametrize(
+    ("defense", "options"), [("shadow", {}), ("soteria", {}), ("noise", {"place": "gradients"}), ("dp-sgd", {})]
+)
+def test_a_defense_that_needs_more_than_the_update_is_refused(defense: str, options: dict[str, Any]) -> None:
+    with pytest.raises(DefenseError, match="cannot be a filter, which sees nothing but the update"):
+        made(defense, options=options)
+
+
+def test_nvflare_writes_it_into_a_job_and_reads_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("pass\n")
+    job = FedJob("job")
+    job.set_app_packages(["shadow_defense", "tests"])
+    job.to(ScriptRunner("train.py"), "site-1")
+    protecting = made("gradient-sparsification", options={**PLACED, "percent": 75.0}, share_bn="stats")
+    job.to(protecting, "site-1", filter_type=FilterType.TASK_RESULT, tasks=["train"])
+    job.export_job(str(tmp_path / "jobs"))
+    config = json.loads(next(tmp_path.rglob("config_fed_client.json")).read_text())
+    (chain,) = config["task_result_filters"]
+    (described,) = chain["filters"]
+    assert chain["tasks"] == ["train"] and described["args"]["model"]["path"].endswith("results.Model")
+    described["args"]["model"] = Model()
+    rebuilt = instantiate_class(described["path"], described["args"])
+    assert rebuilt.settings == protecting.settings and rebuilt.seed == 5
+
+
+def test_nvflare_asks_it_for_the_task_and_direction_of_the_job() -> None:
+    chains = {f"train{FilterKey.DELIMITER}{FilterKey.OUT}": [made("local-dp")]}
+    whole = result(as_numpy(difference()), kind=DataKind.WEIGHTS)
+    asked = ("task_result_filters", whole, context(), chains)
+    with pytest.raises(UpdateError, match=r"nothing leaves$"):
+        apply_filters(*asked, "train", FilterKey.OUT)
+    assert apply_filters(*asked, "validate", FilterKey.OUT) is whole
