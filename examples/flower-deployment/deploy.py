@@ -1,4 +1,7 @@
-"""Three hospitals with Shadow Defense on Flower, as deployed, on this machine: TLS, node authentication, an audit.
+"""Three hospitals on Flower, as deployed, on this machine: TLS, node authentication, and audits of what the server saw.
+
+Undefended first, then with Shadow Defense: the audits say what one image gives away, what hides eight, what the defense
+does.
 
 Run it with: .venv/bin/python examples/flower-deployment/deploy.py
 Everything listens on 127.0.0.1 only, and is stopped at the end, on Ctrl-C and on failure.
@@ -23,7 +26,13 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.training import pretrain_stage, rounds_done
 
 HERE = Path(__file__).resolve().parent
-RUN, ARM = "hospitals", "shadow"
+RUN = "hospitals"
+AUDITS = {
+    "one-image-undefended": ("none", "client-1"),
+    "eight-images-undefended": ("none", "client-3"),
+    "one-image-defended": ("shadow", "client-1"),
+}
+"""The updates of the first round that are audited at the end: the folder below ``audit``, the arm and the client."""
 
 
 def prepare(folder: Path) -> tuple[Run, list[str]]:
@@ -41,7 +50,9 @@ def prepare(folder: Path) -> tuple[Run, list[str]]:
         site = Run.create(hospital / RUN, config)
         site.generator_path.parent.mkdir(exist_ok=True)
         shutil.copyfile(server.generator_path, site.generator_path)
-        nodes.append(f'partition-id={number} run-dir="{site.folder}" state-dir="{hospital / "state"}"')
+        # A hospital of its own would name the defended arm only: this one shows what happens without.
+        arms = " ".join(config.arms)
+        nodes.append(f'partition-id={number} arms="{arms}" run-dir="{site.folder}" state-dir="{hospital / "state"}"')
     return server, nodes
 
 
@@ -60,13 +71,20 @@ def main() -> int:
     started = time.perf_counter()
     with Deployment(folder / "flower", nodes) as deployment:
         print(f"SuperLink on {deployment.address} and {len(nodes)} SuperNodes: {time.perf_counter() - started:.0f} s")
-        log = deployment.run(HERE / "app", run_dir=str(server.folder))
-    print(f"{rounds_done(server, ARM)} rounds: {time.perf_counter() - started:.0f} s; all processes stopped")
-    if rounds_done(server, ARM) < server.config.training.rounds:
-        print(f"{log}\nthe training stopped: the reason is above, and in {folder / 'flower' / 'logs'}", file=sys.stderr)
-        return 1
-    audit = ["audit", str(server.folder), "--arm", ARM, "--out", str(folder / "audit")]
-    return subprocess.run([sys.executable, "-m", "shadow_defense.cli", *audit]).returncode
+        for arm in server.config.arms:
+            log = deployment.run(HERE / "app", run_dir=str(server.folder), arm=arm)
+            print(f"{rounds_done(server, arm)} rounds of arm {arm}: {time.perf_counter() - started:.0f} s")
+            if rounds_done(server, arm) < server.config.training.rounds:
+                where = folder / "flower" / "logs"
+                print(f"{log}\nthe training stopped: the reason is above, and in {where}", file=sys.stderr)
+                return 1
+    print("all processes stopped")
+    for name, (arm, client) in AUDITS.items():
+        audit = ["audit", str(server.folder), "--arm", arm, "--client", client, "--out", str(folder / "audit" / name)]
+        failed = subprocess.run([sys.executable, "-m", "shadow_defense.cli", *audit]).returncode
+        if failed:
+            return failed
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shadow_defense.attacks.local_steps import SimulatedTraining, simulate_training
 from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.target import Target, matching_target
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr
+from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 
@@ -96,6 +99,23 @@ def observation(
         template=public().mean(0),
     )
     return seen, dict(result.explanations)
+
+
+def simulated(seen: Observation, images: Tensor) -> tuple[Target, SimulatedTraining]:
+    """What a client of these normalised images would have sent, as every attack simulates it."""
+    target = matching_target(seen, longest_unroll=16)
+    with BatchStatisticsRecorder(seen.model) as recorder:
+        return target, simulate_training(
+            seen.model,
+            target.parameters,
+            target.buffers,
+            images,
+            target.labels,
+            seen.loss_fn,
+            target.local,
+            recorder,
+            target.sent,
+        )
 
 
 def baseline(count: int = 1) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attacks.clients import SHAPE, SIDE, normalisation, observation, private
+from tests.attacks.clients import SHAPE, SIDE, normalisation, observation, private, simulated
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -17,13 +17,10 @@ from shadow_defense.attacks.adaptive.fitting import adaptation_of
 from shadow_defense.attacks.adaptive.matching import Mask, MatchingAdaptation
 from shadow_defense.attacks.adaptive.scene import decay_factor, scene
 from shadow_defense.attacks.adaptive.transforms import bounded, shifted, weighted
-from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import MATCHINGS, Matching, cosine_distance, squared_distance
 from shadow_defense.attacks.observation import LocalTraining, Observation
-from shadow_defense.attacks.target import Target, matching_target
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.defenses.build import DefenseSettings, Resources
-from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 
@@ -39,28 +36,11 @@ def defended(name: str, *, labels: tuple[int, ...] = (1,), **options: Any) -> tu
     return replace(seen, _defense=settings), model
 
 
-def simulated(seen: Observation, images: Tensor) -> tuple[list[Tensor], Target]:
-    target = matching_target(seen, 16)
-    with BatchStatisticsRecorder(seen.model) as recorder:
-        found = simulate_training(
-            seen.model,
-            target.parameters,
-            target.buffers,
-            images,
-            target.labels,
-            seen.loss_fn,
-            target.local,
-            recorder,
-            target.sent,
-        )
-    return found.update, target
-
-
 def at_truth(seen: Observation, name: str, count: int = 1) -> tuple[float, float]:
     """The matching loss of the client's own images, as the attack has it and fitted to the defense."""
-    update, target = simulated(seen, normalisation().apply(private(count)))
+    target, found = simulated(seen, normalisation().apply(private(count)))
     fitted = adaptation_of(seen, 1).fitted(MATCHINGS[name])
-    return MATCHINGS[name](update, target.observed).item(), fitted(update, target.observed).item()
+    return MATCHINGS[name](found.update, target.observed).item(), fitted(found.update, target.observed).item()
 
 
 @pytest.mark.parametrize("place", ["gradients", "update"])
@@ -110,10 +90,10 @@ def test_a_global_bound_is_nothing_to_a_cosine() -> None:
 def test_a_clip_that_was_not_active_leaves_the_norm_to_be_matched() -> None:
     """The known bound, not the observed norm: a longer candidate is not scaled to fit."""
     seen, _ = defended("gradient-clipping", clip=1000.0)
-    update, target = simulated(seen, normalisation().apply(private()))
+    target, found = simulated(seen, normalisation().apply(private()))
     fitted = adaptation_of(seen, 1).fitted(squared_distance)
-    assert fitted(update, target.observed).item() == pytest.approx(0, abs=1e-6)
-    assert fitted([2 * each for each in update], target.observed).item() == pytest.approx(1, rel=1e-3)
+    assert fitted(found.update, target.observed).item() == pytest.approx(0, abs=1e-6)
+    assert fitted([2 * each for each in found.update], target.observed).item() == pytest.approx(1, rel=1e-3)
 
 
 def test_soteria_leaves_out_the_pruned_columns_and_nothing_else() -> None:
@@ -132,8 +112,8 @@ def test_censored_tensors_are_orthogonal_to_the_truth_and_as_long(place: str) ->
     plain, fitted = at_truth(seen, "cosine")
     assert plain > 0.9
     assert fitted < 1e-5
-    update, target = simulated(seen, torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0)))
-    assert orthogonality_distance(update, target.observed).item() > 0.01
+    target, found = simulated(seen, torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0)))
+    assert orthogonality_distance(found.update, target.observed).item() > 0.01
 
 
 def test_censor_by_hand() -> None:

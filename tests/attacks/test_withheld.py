@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.attacks.clients import SHAPE, SHORT, SIDE, baseline, normalisation, private, public, some_images
+from tests.attacks.clients import (
+    SHAPE,
+    SHORT,
+    SIDE,
+    baseline,
+    normalisation,
+    private,
+    public,
+    simulated,
+    some_images,
+)
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import ANY_MODEL, ATTACKS
@@ -83,22 +93,6 @@ def observation(
         generator=lambda: DCGANGenerator(16, 1, 4, 4).eval(),
         public=some_images("public", SIDE),
     )
-
-
-def simulated(seen: Observation, images: Tensor) -> Any:
-    target = matching_target(seen, longest_unroll=16)
-    with BatchStatisticsRecorder(seen.model) as recorder:
-        return target, simulate_training(
-            seen.model,
-            target.parameters,
-            target.buffers,
-            images,
-            target.labels,
-            seen.loss_fn,
-            target.local,
-            recorder,
-            target.sent,
-        )
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

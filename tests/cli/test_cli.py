@@ -6,9 +6,13 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from shadow_defense.cli.app import app
 
 COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
 
@@ -134,3 +138,13 @@ def test_quiet_prints_nothing_and_a_pipe_gets_no_bars(tmp_path: Path) -> None:
     refused = run("report", "made", folder=tmp_path)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_brackets_in_what_a_risk_found_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rich would swallow the first and stop at the second."""
+    found = SimpleNamespace(outcome="[bold] or not", sentence="SSIM of shadow[strong] and [/bold]")
+    risk = SimpleNamespace(number=1, name="arms")
+    monkeypatch.setattr("shadow_defense.experiment.risks.running.run_risks", lambda *_, **__: [(risk, found)])
+    result = CliRunner().invoke(app, ["risks", "--out", str(tmp_path)])
+    assert result.exception is None, result.exception
+    assert "1. arms: [bold] or not\n  SSIM of shadow[strong] and [/bold]\n" in result.output

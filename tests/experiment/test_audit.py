@@ -4,121 +4,36 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from shadow_defense.cli.app import app
 from shadow_defense.config import config_from
-from shadow_defense.data.dataset import ClientData, ImageSet
-from shadow_defense.defenses.base import Defense
-from shadow_defense.errors import ShadowDefenseError, ThreatModelError, UpdateError
+from shadow_defense.errors import ThreatModelError, UpdateError
 from shadow_defense.experiment.attacking import Job, attack_seed, build_observation, reconstruct
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
-from shadow_defense.federated.client import train_locally
-from shadow_defense.federated.settings import TrainingSettings
-from shadow_defense.federated.update import ModelUpdate
-from shadow_defense.files import read_json
 from shadow_defense.progress import Progress, Task
 from shadow_defense.seeds import named_generator
-from tests.attacks.clients import lenet, normalisation, private, public
-
-
-def write_images(folder: Path, images: Tensor) -> Path:
-    folder.mkdir()
-    for index, image in enumerate((images * 255).round().byte()):
-        Image.fromarray(image[0].numpy()).save(folder / f"{index:03}.png")
-    return folder
-
-
-def update_of(images: Tensor, labels: list[int], **local: Any) -> tuple[dict[str, Tensor], ModelUpdate]:
-    """The state before, and the update, of a LeNet's local training on ``images``."""
-    model = lenet()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    data = ImageSet((images * 255).round().byte(), torch.tensor(labels), tuple(map(str, range(len(images)))))
-    result = train_locally(
-        model,
-        state,
-        ClientData("site-1", data, data, data, local.get("batch_size", len(images))),
-        Defense(),
-        settings=TrainingSettings(learning_rate=0.1, local_epochs=local.get("epochs", 1)),
-        round=0,
-        normalisation=normalisation(),
-        loss_fn=F.cross_entropy,
-        seed=0,
-    )
-    return state, result.update
+from tests.attacks.clients import private, public
+from tests.experiment.audit_command import DIFFERENCE, LOCAL, MODEL, QUICK, Audit, update_of, write_files, write_images
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A client of one image: every form of its update, the images around it, and the model in YAML."""
-    folder = tmp_path_factory.mktemp("audit")
-    state, update = update_of(private(), [1])
-    save_file(state, folder / "global.safetensors")
-    save_file(dict(update.tensors), folder / "difference.safetensors")
-    update.save(folder / "ours.safetensors")
-    after = {name: tensor + update.tensors[name] for name, tensor in state.items()}
-    torch.save(after, folder / "after.pt")
-    # The difference of the rounded states is the update that this client's server computes.
-    torch.save({name: after[name] - tensor for name, tensor in state.items()}, folder / "difference.pt")
-    np.savez(folder / "after.npz", *(tensor.numpy() for tensor in after.values()))
-    write_images(folder / "truth", private())
-    write_images(folder / "public", public())
-    norm = normalisation()
-    data = {"image_size": 16, "mean": list(norm.mean), "std": list(norm.std)}
-    written = {"model": {"name": "lenet", "normalisation": "none"}, "data": data, "metrics": {"lpips": None}}
-    (folder / "model.yaml").write_text(yaml.safe_dump(written))
-    return folder
-
-
-class Audit:
-    """The command, run in a folder of its own."""
-
-    def __init__(self, files: Path, out: Path) -> None:
-        self.files, self.out = files, out
-
-    def invoke(self, *arguments: str) -> Any:
-        arguments = tuple(re.sub(r"@(\S*)", lambda found: str(self.files / found[1]), each) for each in arguments)
-        return CliRunner().invoke(app, ["audit", *arguments, "--out", str(self.out)])
-
-    def __call__(self, *arguments: str, exit_code: int = 0) -> dict[str, Any]:
-        result = self.invoke(*arguments)
-        assert result.exit_code == exit_code, (result.output, result.exception)
-        return {**read_json(self.out / "audit.json"), "output": result.output}
-
-    def refused(self, *arguments: str) -> ShadowDefenseError:
-        result = self.invoke(*arguments)
-        assert isinstance(result.exception, ShadowDefenseError), (result.output, result.exception)
-        assert "\n" not in str(result.exception)
-        assert not (self.out / "audit.json").exists()
-        return result.exception
-
-    def images(self, attack: str) -> Tensor:
-        return load_file(self.out / f"reconstructions-{attack}.safetensors")["images"]
+    return write_files(tmp_path_factory.mktemp("audit"))
 
 
 @pytest.fixture
 def audit(files: Path, tmp_path: Path) -> Audit:
     return Audit(files, tmp_path / "out")
-
-
-MODEL = ("--model", "@model.yaml", "--global", "@global.safetensors")
-DIFFERENCE = (*MODEL, "--update", "@difference.safetensors", "--samples", "1")
-LOCAL = ("--learning-rate", "0.1", "--steps", "1", "--batch-size", "1")
-QUICK = ("--attack", "inverting-gradients", "--iterations", "2")
 
 
 def test_an_undefended_image_is_rebuilt_scored_and_passes_the_limit(audit: Audit) -> None:
@@ -306,6 +221,12 @@ def test_updates_that_fit_nothing_are_refused(
         ((*DIFFERENCE, "--gallery", "@public"), "give --truth too"),
         ((*DIFFERENCE, "--gallery", "@truth", "--truth", "@truth"), "nothing but the images of --truth"),
         ((*DIFFERENCE, "--truth", "@nowhere"), "no images at"),
+        (("nowhere", "--public", "faces"), "--public does not go with this form"),
+        ((*DIFFERENCE, "--public", "@nowhere"), "no labelled images at"),
+        ((*DIFFERENCE, "--public", "@public"), "has 0 class folders: expected two at least"),
+        ((*DIFFERENCE, "--public", "@three"), "three has 3 classes (a, b, c) and the model 2"),
+        ((*DIFFERENCE, "--public", "@labelled", "--set", "data.classes=[a,c]"), "unknown class 'b'"),
+        ((*DIFFERENCE, "--public", "@own", "--truth", "@truth"), "--public holds nothing but the images of --truth"),
         ((*DIFFERENCE, "--fail-above", "ssim"), "expected metric=value"),
         ((*DIFFERENCE, "--fail-above", "sim=1"), "did you mean 'ssim'"),
         ((*DIFFERENCE, "--fail-above", "ssim=nan"), "no finite number"),
@@ -329,6 +250,7 @@ def test_bad_input_is_one_line(audit: Audit, arguments: tuple[str, ...], wanted:
         ("dlg", (), "give --learning-rate LR --steps K --batch-size B"),
         ("gradinversion", LOCAL, "reads template, which was not given: give --template"),
         ("model-based", LOCAL, "give --generator FILE"),
+        ("learning-to-invert", LOCAL, "reads public images, which was not given: give --public FOLDER"),
         ("dlg", ("--threat-model", "eavesdropper", *LOCAL), "threat model 'eavesdropper' does not grant"),
         ("inverting-gradients,gradinversion", LOCAL, "attack 'gradinversion' reads template"),
     ],
@@ -359,6 +281,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_runs_update_is_audited_as_its_attack_stage_would(audit: Audit, trained: Run) -> None:
     results = audit(str(trained.folder), "--arm", "noise", "--round", "2", "--client", "client-2")
+    assert "computed from 1 image of faces." in results["notes"][0]
     job = Job("noise", "ig", 1, "client-2")
     seen = build_observation(trained, job, trained.new_model("noise"))
     wanted = reconstruct(trained.config.attacks["ig"], seen, attack_seed(trained, job), Task())

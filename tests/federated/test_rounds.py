@@ -9,63 +9,27 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from tests.federated.three_sites import NORMALISATION, SIZES, build, dataset, evaluate, shadow
+from torch import Tensor
 
-from shadow_defense.data.dataset import ClientData, FederatedDataset, ImageSet, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.local_dp import LocalDPDefense, LocalDPSettings
-from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.rounds import Federation, round_folder
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
-from shadow_defense.generators.dcgan import DCGANGenerator
-from shadow_defense.models.build import build_model
-from shadow_defense.models.settings import ModelSettings
-from shadow_defense.shadow.guard import ShadowGuard
-from shadow_defense.shadow.settings import ShadowSettings
 
-NORMALISATION = Normalisation((0.5,), (0.25,))
-SIZES = {"site-1": 4, "site-2": 3, "site-3": 1}
 ROUNDS = 4
-
-
-def images(count: int, prefix: str, seed: int) -> ImageSet:
-    drawn = torch.randint(0, 256, (count, 1, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSet(drawn, torch.arange(count) % 2, tuple(f"{prefix}/{index}" for index in range(count)))
-
-
-def dataset() -> FederatedDataset:
-    clients = tuple(
-        ClientData(name, images(count, name, seed), images(1, f"{name}/v", seed), images(1, f"{name}/t", seed), 2)
-        for seed, (name, count) in enumerate(SIZES.items())
-    )
-    return FederatedDataset("tiny", clients, images(2, "public", 9), images(2, "test", 8), ("a", "b"), NORMALISATION)
-
-
-def build() -> nn.Module:
-    chosen = ModelSettings(name="convnet", normalisation="batch", width=8, activation="gelu")
-    return build_model(chosen, channels=1, classes=2, image_size=(16, 16), seed=0)
 
 
 class KilledError(Exception):
     """Stands for a kill."""
 
 
-def shadow() -> dict[str, Defense]:
-    generator = DCGANGenerator(image_size=16, channels=1, z_dim=4, width=4)
-    # Initialised from the global state: every federation of a test gets the same.
-    draws = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=draws))
-    settings = ShadowSettings(latent_iterations=3, attack_iterations=1, shadow_rounds=3, placement="shuffled")
-    return {
-        name: ShadowDefense(ShadowGuard(generator, settings, mean=(0.5,), std=(0.25,), seed=seed))
-        for seed, name in enumerate(SIZES)
-    }
+def shadows() -> dict[str, Defense]:
+    return {name: shadow(name) for name in SIZES}
 
 
 def plain() -> dict[str, Defense]:
@@ -75,9 +39,6 @@ def plain() -> dict[str, Defense]:
 def federation(
     folder: Path, defenses: Mapping[str, Defense] | None = None, *, stop_before: int | None = None, **changes: Any
 ) -> Federation:
-    def evaluate(model: nn.Module) -> dict[str, Any]:
-        return {"sum": float(sum(parameter.detach().double().sum() for parameter in model.parameters()))}
-
     settings = TrainingSettings(**{"rounds": ROUNDS, "learning_rate": 0.1, "milestones": (2,), **changes})
     made = Federation(
         build(),
@@ -112,7 +73,7 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
 
 
 @pytest.mark.parametrize("stop_before", [0, 1, 3])
-@pytest.mark.parametrize("defenses", [plain, shadow])
+@pytest.mark.parametrize("defenses", [plain, shadows])
 def test_stopped_and_resumed_equals_unbroken(tmp_path: Path, defenses: Any, stop_before: int) -> None:
     straight = federation(tmp_path / "straight", defenses())
     straight.run()
@@ -193,7 +154,7 @@ def test_a_round_is_the_weighted_average_of_its_clients(tmp_path: Path) -> None:
 
 
 def test_history_weighs_losses_by_samples(tmp_path: Path) -> None:
-    made = federation(tmp_path, shadow(), rounds=3, evaluate_every=2)
+    made = federation(tmp_path, shadows(), rounds=3, evaluate_every=2)
     made.run()
     assert read_json(tmp_path / "history.json") == {"rounds_done": 3, "history": made.history}
     assert ["sum" in entry for entry in made.history] == [False, True, True]
@@ -204,7 +165,7 @@ def test_history_weighs_losses_by_samples(tmp_path: Path) -> None:
 
 
 def test_only_the_clients_asked_for_are_kept(tmp_path: Path) -> None:
-    federation(tmp_path, shadow()).run()
+    federation(tmp_path, shadows()).run()
     kept = {place: sorted(each.stem for each in (tmp_path / place).iterdir()) for place in ("round-0000", "round-0003")}
     pictures, updates = ([f"{kind}-site-{index}" for index in (1, 2, 3)] for kind in ("explanation", "update"))
     assert kept["round-0000"] == [*pictures, "global", *updates]

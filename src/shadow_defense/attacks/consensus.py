@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -36,6 +35,8 @@ def matched_order(
     >>> matched_order(images, images[[1, 0, 2]], torch.tensor([0, 0, 1])).tolist()
     [1, 0, 2]
     """
+    from scipy.optimize import linear_sum_assignment
+
     order = torch.arange(len(images))
     for label in labels.unique().tolist():
         (places,) = (labels == label).nonzero(as_tuple=True)

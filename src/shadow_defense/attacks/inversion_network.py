@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from shadow_defense.progress import Task
@@ -46,6 +45,8 @@ def matched_error(
     """
     if len(labels.unique()) == len(labels):
         return (predicted - images).square().mean()
+    from scipy.optimize import linear_sum_assignment
+
     with torch.no_grad():
         cost = torch.cdist(predicted, images).square()
         cost = cost.masked_fill(labels.unsqueeze(1) != labels, math.inf)

@@ -57,7 +57,10 @@ StageConfig = Annotated[
 
 Engine = Annotated[
     str,
-    typer.Option("--engine", help="What carries the training: in-process, or flower-simulation (extra `flower`)."),
+    typer.Option(
+        "--engine",
+        help="What carries the training: in-process, flower-simulation, or flower-secure-aggregation (extra `flower`).",
+    ),
 ]
 
 IN_PROCESS = "in-process"

@@ -42,6 +42,10 @@ def audit(
     template: Annotated[
         Path | None, typer.Option(help="Public images of the same kind: an image, a folder or an .npz.")
     ] = None,
+    public: Annotated[
+        str | None,
+        typer.Option(help="Public images with labels: a folder with a sub-folder a class, an .npz or a manifest .csv."),
+    ] = None,
     generator: Annotated[Path | None, typer.Option(help="Generator of such images, as `pretrain` writes it.")] = None,
     truth: Annotated[str | None, typer.Option(help="The client's own images, for scoring alone.")] = None,
     gallery: Annotated[str | None, typer.Option(help="Images of others, among which to find the client's.")] = None,
@@ -81,8 +85,8 @@ def audit(
         "--labels": labels,
     }
     of_file |= {"--samples": samples, "--steps": steps, "--batch-size": batch_size, "--learning-rate": learning_rate}
-    of_file |= {"--template": template, "--generator": generator, "--truth": truth, "--gallery": gallery}
-    of_file |= {"--set": overrides}
+    of_file |= {"--template": template, "--public": public, "--generator": generator, "--truth": truth}
+    of_file |= {"--gallery": gallery, "--set": overrides}
     case: Case
     if run is not None:
         _refuse(of_file, "a run directory has its own")
@@ -116,6 +120,7 @@ def audit(
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 template=template,
+                public=public,
                 generator=generator,
                 truth=truth,
                 gallery=gallery,

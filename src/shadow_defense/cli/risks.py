@@ -29,7 +29,7 @@ def risks(
     """Measure the seven risks that the article names, each with a number, its interval and a figure."""
     from rich.console import Console
 
-    from shadow_defense.cli.printing import print_page
+    from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.experiment.risks.build import chosen_risks
@@ -46,6 +46,7 @@ def risks(
         ):
             if not quiet:
                 heading = f"{risk.number}. {risk.name}: {finding.outcome}"
-                console.print(f"\n[bold]{heading}[/bold]\n  {finding.sentence}", highlight=False)
+                console.print(f"\n{heading}", style="bold", highlight=False, markup=False)
+                print_sentences(console, [finding.sentence])
     if not quiet:
         print_page(console, out / PAGE)

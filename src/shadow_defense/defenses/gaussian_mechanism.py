@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
-
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
     """The least delta at ``epsilon``: Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu).
@@ -21,6 +18,9 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
         mu: sensitivity over standard deviation, greater than 0.
         epsilon: 0 or more.
     """
+    # Here and below, since most defenses need none of it and every client's process reads this file.
+    from scipy.special import log_ndtr, ndtr
+
     kept = ndtr(mu / 2 - epsilon / mu)
     # In logarithms, since e^epsilon overflows where the product is small.
     return float(kept - math.exp(min(epsilon + log_ndtr(-mu / 2 - epsilon / mu), 0.0)))
@@ -32,6 +32,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     >>> round(gaussian_epsilon(1 / 3.730632, 1e-5), 6)
     1.0
     """
+    from scipy.optimize import brentq
+
     if mu == 0 or gaussian_delta(mu, 0.0) <= delta:
         return 0.0
     # What concentrated privacy proves (Bun and Steinke 2016, lemma 3.5) is never less.
@@ -45,6 +47,8 @@ def analytic_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
     >>> round(analytic_sigma(1.0, 1.0, 1e-5), 6)
     3.730632
     """
+    from scipy.optimize import brentq
+
     most = 1.0
     while gaussian_delta(most, epsilon) < delta:
         most *= 2

@@ -17,8 +17,8 @@ from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run, earlier_rounds
 from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
 from shadow_defense.federated.batch_norm_policy import withheld_names
-from shadow_defense.federated.rounds import read_journal, round_folder, train_again
-from shadow_defense.federated.update import ModelUpdate
+from shadow_defense.federated.rounds import read_journal, round_folder, train_again, update_path
+from shadow_defense.federated.update import ALL_CLIENTS, ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress, Task
@@ -41,8 +41,7 @@ def jobs(run: Run) -> list[Job]:
         Job(arm, attack, round, client.name)
         for attack in run.config.attacks
         for arm in run.config.arms
-        for round in run.config.attacked_rounds(attack)
-        for client in run.attacked_clients(attack)
+        for round, client in run.attacked_updates(attack)
     ]
 
 
@@ -51,7 +50,7 @@ def build_observation(run: Run, job: Job, model: nn.Module) -> Observation:
     earlier = [
         _observation_of_round(run, replace(job, round=round), model)
         for round in earlier_rounds(run.config.attacks[job.attack], job.round)
-        if (round_folder(run.arm_folder(job.arm), round) / update_file(job.client)).exists()
+        if update_path(run.arm_folder(job.arm), round, job.client).exists()
     ]
     return _observation_of_round(run, job, model, earlier)
 
@@ -62,9 +61,9 @@ def _observation_of_round(run: Run, job: Job, model: nn.Module, earlier: Sequenc
         raise RunError(
             f"arm '{job.arm}' is not at round {job.round + 1} yet: run `shadow-defense train {run.folder}` first"
         )
-    place, mend = round_folder(arm, job.round), train_again(arm)
-    global_state, _ = read_tensors(place / "global.safetensors", mend)
-    update = ModelUpdate.load(place / update_file(job.client), mend)
+    mend = train_again(arm)
+    global_state, _ = read_tensors(round_folder(arm, job.round) / "global.safetensors", mend)
+    update = ModelUpdate.load(update_path(arm, job.round, job.client), mend)
     update.check_against(global_state, absent=withheld_names(model, run.config.arms[job.arm].share_bn))
     return observation_of(run, job, model, global_state, update, earlier)
 
@@ -110,16 +109,11 @@ def observation_of(
     )
 
 
-def update_file(client: str) -> str:
-    """The name of a client's update in the folder of its round."""
-    return f"update-{client}.safetensors"
-
-
 def others_images(data: FederatedDataset, client: str) -> ImageSet:
     """The training images of every other client: what a server holds that they collude with."""
-    others = [other.train for other in data.clients if other.name != client]
+    others = [other.train for other in data.clients if client not in (other.name, ALL_CLIENTS)]
     if not others:
-        raise RunError(f"the attack learns from other clients' images and '{client}' is the only client: add clients")
+        raise RunError(f"the attack learns from other clients' images and '{client}' leaves none: add clients")
     return concatenated(others)
 
 

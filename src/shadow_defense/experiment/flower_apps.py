@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,13 @@ from shadow_defense.federated.flower.client_app import (
     unchecked,
 )
 from shadow_defense.federated.flower.client_state import ClientStateFolder, secret_seed, state_root
-from shadow_defense.federated.flower.server_app import FlowerServer, ServerApp, build_server_app, no_measurements
+from shadow_defense.federated.flower.server_app import (
+    ROUND_TIMEOUT,
+    FlowerServer,
+    ServerApp,
+    build_server_app,
+    no_measurements,
+)
 from shadow_defense.federated.flower.simulation import simulate
 from shadow_defense.federated.rounds import MOST_EXPLAINED, TRAINING, read_journal, round_folder, train_again
 from shadow_defense.generators.build import load_generator
@@ -44,6 +50,12 @@ def opened(folder: Path) -> tuple[Run, Generator | None]:
     run = Run.open(folder)
     torch.set_num_threads(run.config.threads)
     return run, load_run_generator(run)
+
+
+@lru_cache(maxsize=2)
+def _kept(folder: Path) -> dict[int, frozenset[str]]:
+    """Looks at every client, which one of a thousand should not for every message."""
+    return opened(folder)[0].kept()
 
 
 def participant(folder: Path, arm: str, context: Context, *, simulated: bool) -> Participant:
@@ -84,7 +96,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         share_bn=run.config.arms[arm].share_bn,
         partition=partition,
         states=ClientStateFolder(root, name, client.name),
-        explanations=_explanations(run, arm, client) if simulated else {},
+        explanations=_explanations(run, arm, client, _kept(folder)) if simulated else {},
         exact=simulated,
         before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret),
     )
@@ -109,12 +121,14 @@ def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: 
     )
 
 
-def _explanations(run: Run, arm: str, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
+def _explanations(
+    run: Run, arm: str, client: ClientData, kept: Mapping[int, frozenset[str]]
+) -> dict[int, tuple[Path, frozenset[str]]]:
     samples = frozenset(client.train.sample_ids[:MOST_EXPLAINED])
     return {
         round: (round_folder(run.arm_folder(arm), round) / f"explanation-{client.name}.safetensors", samples)
-        for round, kept in run.kept().items()
-        if client.name in kept
+        for round, names in kept.items()
+        if client.name in names
     }
 
 
@@ -122,9 +136,17 @@ def _participant(folder: Path, arm: str, simulated: bool, context: Context) -> P
     return participant(folder, arm, context, simulated=simulated)
 
 
-def client_app(folder: Path, arm: str, *, simulated: bool = False) -> ClientApp:
-    """The ClientApp of a run's arm, for an engine of any kind."""
-    return build_client_app(partial(_participant, folder, arm, simulated))
+def client_app(folder: Path, arm: str, *, simulated: bool = False, secure: bool = False) -> ClientApp:
+    """The ClientApp of a run's arm, for an engine of any kind.
+
+    Args:
+        secure: updates leave through SecAgg+ only; the server's side must be ``secure`` too.
+    """
+    build = build_client_app
+    if secure:
+        # Here, as below: a deployment starts a process for every message, and most need none of the protocol.
+        from shadow_defense.federated.flower.secure_aggregation.client_app import build_secure_client_app as build
+    return build(partial(_participant, folder, arm, simulated))
 
 
 def server_app(
@@ -132,20 +154,26 @@ def server_app(
     arm: str,
     *,
     at_least: int = 1,
-    timeout: float | None = None,
+    timeout: float | None = ROUND_TIMEOUT,
     measured: Callable[[int], dict[str, Any]] = no_measurements,
     task: Task | None = None,
+    secure: bool = False,
 ) -> ServerApp:
     """The ServerApp of a run's arm, which records what the run's attacks and `shadow-defense audit` need.
 
     Args:
         at_least: clients without whose updates a round stops the training.
-        timeout: seconds to wait for the clients of a round; None: for ever. Give one in a deployment: of a SuperNode
-            that is killed and comes back SuperLink still expects the answer to what it had been asked.
+        timeout: seconds to wait for the clients of a round (:class:`FlowerServer`): longer than the slowest takes.
+        secure: the server gets averages only, by SecAgg+; the clients' side must be ``secure`` too.
     """
+    kind: Callable[..., FlowerServer] = FlowerServer
+    if secure:
+        from shadow_defense.federated.flower.secure_aggregation.server_app import SecureServer
+
+        kind = partial(SecureServer, most_images=max(len(client.train) for client in run.dataset.clients))
 
     def server(context: Context) -> FlowerServer:
-        return FlowerServer(
+        return kind(
             model=run.new_model(arm),
             dataset=run.dataset,
             settings=run.config.training,
@@ -155,6 +183,7 @@ def server_app(
             share_bn=run.config.arms[arm].share_bn,
             at_least=at_least,
             timeout=timeout,
+            seed=run.config.seed,
             measured=measured,
             task=task or Task(),
         )
@@ -162,43 +191,56 @@ def server_app(
     return build_server_app(server)
 
 
-def train_arm_in_simulation(run: Run, arm: str, progress: Progress | None = None) -> None:
+def train_arm_in_simulation(run: Run, arm: str, progress: Progress | None = None, *, secure: bool = False) -> None:
     """Train one arm, or go on with it, with every client simulated on Flower's engine.
 
     The same numbers as in one process, since simulated clients send double precision (:class:`Participant`).
+
+    Args:
+        secure: by SecAgg+, where the average is the same up to its fixed point.
 
     Raises:
         RunError: where a client withheld its update: with all of them on one machine nobody is to be spared.
     """
     folder = run.arm_folder(arm)
-    clients = [client.name for client in run.dataset.clients]
-    states = {name: ClientStateFolder(folder, STATES, name) for name in clients}
+    images = {client.name: len(client.train) for client in run.dataset.clients}
+    states = {name: ClientStateFolder(folder, STATES, name) for name in images}
     rounds_done = read_journal(folder)[0]
+    if rounds_done and any(states[name].last_round() is None for name in run.taking_part(rounds_done - 1)):
+        raise RunError(f"{folder} was begun with another engine: go on with that one, or {train_again(folder)}")
     for state in states.values():
         last = state.last_round()
-        if rounds_done and last is None:
-            raise RunError(f"{folder} was begun with another engine: go on with that one, or {train_again(folder)}")
         if last is not None and last > rounds_done:
             # The journal was deleted, so that the training begins again.
             shutil.rmtree(state.folder)
         state.forget_refusal()
 
     def measured(round: int) -> dict[str, Any]:
-        own = {name: state.measurements() for name, state in states.items()}
-        counts = {client.name: len(client.train) for client in run.dataset.clients}
+        drawn = run.taking_part(round)
+        own = {name: states[name].measurements() for name in images if name in drawn}
+        total = sum(images[name] for name in own)
         return {
-            "loss": sum(numbers["loss"] * counts[name] for name, numbers in own.items()) / sum(counts.values()),
+            "loss": sum(numbers["loss"] * images[name] for name, numbers in own.items()) / total,
             "clients": own,
         }
 
     task = (progress or Progress()).start(TRAINING, run.config.training.rounds)
     try:
         simulate(
-            server_app(run, arm, at_least=len(clients), measured=measured, task=task),
+            # On this machine no answer gets lost: a client's process that dies is an error at once.
+            server_app(
+                run,
+                arm,
+                at_least=run.config.training.clients_per_round or len(images),
+                timeout=None,
+                measured=measured,
+                task=task,
+                secure=secure,
+            ),
             # Processes of the engine may have another working directory.
-            client_app(run.folder.resolve(), arm, simulated=True),
-            clients=len(clients),
-            at_once=worker_count(run.config.workers, len(clients)),
+            client_app(run.folder.resolve(), arm, simulated=True, secure=secure),
+            clients=len(images),
+            at_once=worker_count(run.config.workers, len(images)),
         )
     except RunError as error:
         refusals = [line for state in states.values() if (line := state.refusal())]

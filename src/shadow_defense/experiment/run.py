@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import yaml
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
-from shadow_defense.data.dataset import ClientData, FederatedDataset
+from shadow_defense.data.dataset import ClientData, FederatedDataset, concatenated
 from shadow_defense.errors import ConfigError, RunError, ShadowDefenseError
+from shadow_defense.federated.rounds import kept_updates
+from shadow_defense.federated.sampling import taking_part
+from shadow_defense.federated.update import ALL_CLIENTS
 from shadow_defense.files import write_text
 from shadow_defense.models.build import build_model
 
@@ -94,12 +99,16 @@ class Run:
 
     @cached_property
     def brightness(self) -> tuple[float, float]:
-        """Mean and standard deviation of the public images' mean normalised pixel; 0 and 1 where there are too few."""
+        """Mean and standard deviation of the public images' mean normalised pixel; 0 and 1 where none is needed.
+
+        An imprint needs them; of fewer than two images there is no deviation.
+        """
         public = self.dataset.public
-        if len(public) < 2:
+        if self.config.model.imprint is None or len(public) < 2:
             return 0.0, 1.0
         # Sums of floats differ in their last digit with the number of threads; these do not.
-        pixels = public.images.long().sum(dim=(2, 3), keepdim=True).double() / math.prod(public.image_size)
+        sums = public.images.sum(dim=(2, 3), keepdim=True, dtype=torch.int64)
+        pixels = sums.double() / math.prod(public.image_size)
         each = self.dataset.normalisation.apply(pixels / 255).mean(dim=(1, 2, 3)).tolist()
         return statistics.fmean(each), statistics.stdev(each)
 
@@ -116,7 +125,32 @@ class Run:
         )
         return self.config.arms[arm].adapt_model(model, self.config.seed)
 
+    @property
+    def shows_averages(self) -> bool:
+        """Whether the server saw averages and no single update (secure aggregation): they are attacked then."""
+        return any(
+            sender == ALL_CLIENTS for arm in self.config.arms for _, sender in kept_updates(self.arm_folder(arm))
+        )
+
+    @cached_property
+    def all_clients(self) -> ClientData:
+        """All clients as one, with batches of all their batches together: an average is nearly this one's update."""
+        clients = self.dataset.clients
+        train = concatenated([client.train for client in clients])
+        masks = [client.train.masks for client in clients if client.train.masks is not None]
+        if len(masks) == len(clients):
+            train = replace(train, masks=torch.cat(masks))
+        return ClientData(
+            ALL_CLIENTS,
+            train,
+            concatenated([client.validation for client in clients]),
+            concatenated([client.test for client in clients]),
+            sum(min(client.batch_size, len(client.train)) for client in clients),
+        )
+
     def client(self, name: str) -> ClientData:
+        if name == ALL_CLIENTS:
+            return self.all_clients
         return next(client for client in self.dataset.clients if client.name == name)
 
     @property
@@ -149,12 +183,18 @@ class Run:
         return kept
 
     def attacked_clients(self, attack: str) -> list[ClientData]:
-        """The clients that an attack is tried on. Raises :class:`RunError` for a client that does not exist."""
+        """The clients that an attack is tried on, or all as one where the server saw averages.
+
+        Raises :class:`RunError` for a client that does not exist.
+        """
         settings = self.config.attacks[attack]
         names = [client.name for client in self.dataset.clients]
         for name in settings.clients or ():
             if name not in names:
                 raise RunError(f"attacks.{attack}.clients names '{name}': the clients are {', '.join(names)}")
+        if self.shows_averages:
+            self.check_attack_on_averages(attack)
+            return [self.all_clients]
         chosen = [
             client
             for client in self.dataset.clients
@@ -166,6 +206,47 @@ class Run:
                 f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
             )
         return chosen
+
+    def attacked_updates(self, attack: str) -> list[tuple[int, ClientData]]:
+        """The rounds (0-based) and clients whose updates an attack is tried on: of clients that take part in the round.
+
+        Raises :class:`RunError` where there are none, and as :meth:`attacked_clients`.
+        """
+        clients = self.attacked_clients(attack)
+        rounds = {round: self.taking_part(round) for round in self.config.attacked_rounds(attack)}
+        updates = [
+            (round, client)
+            for round, names in rounds.items()
+            for client in clients
+            if client.name in names or self.shows_averages
+        ]
+        if not updates:
+            raise RunError(
+                f"attack '{attack}' has no update to attack: none of its clients is drawn for round "
+                f"{', '.join(str(round + 1) for round in rounds)}; name others in attacks.{attack}.rounds or clients"
+            )
+        return updates
+
+    def taking_part(self, round: int) -> frozenset[str]:
+        """The names of the clients of a round (0-based). Raises :class:`ConfigError` where there are too few."""
+        clients = self.dataset.clients
+        drawn = taking_part(len(clients), self.config.training.clients_per_round, seed=self.config.seed, round=round)
+        return frozenset(clients[number].name for number in drawn)
+
+    def check_attack_on_averages(self, attack: str) -> None:
+        """Raise :class:`RunError` where an attack cannot be tried on the average of all clients."""
+        settings, images = self.config.attacks[attack], sum(len(client.train) for client in self.dataset.clients)
+        if settings.longest_client is not None and settings.longest_client < images:
+            raise RunError(
+                f"attack '{attack}' is for at most {settings.longest_client} images and secure aggregation shows the "
+                f"server averages over {images} only: begin a run with attacks.{attack}.longest_client={images}"
+            )
+        learns = "public images" in settings.build().needs
+        if learns and "data distribution" in threat_model(settings.threat_model).granted:
+            raise RunError(
+                f"attack '{attack}' learns from other clients' images and an average is of all clients: begin a run "
+                "with another threat_model, or with another engine"
+            )
 
 
 def earlier_rounds(attack: AttackSettings, attacked: int) -> range:

@@ -40,7 +40,8 @@ def check_run(run: Run) -> None:
     for name, arm in run.config.arms.items():
         if lacks_statistics(run.new_model(name), arm.share_bn, run.config.training.batch_norm):
             check_public_images(run.dataset.public.images, arm.share_bn)
-    run.kept()
+    for attack in run.config.attacks:
+        run.attacked_updates(attack)
     _check_latent_spaces(run)
     metrics = run.config.metrics
     if metrics.lpips:
@@ -50,7 +51,7 @@ def check_run(run: Run) -> None:
 def _check_latent_spaces(run: Run) -> None:
     settings = run.config.generator
     spaces = (
-        architecture(settings.name).generator.latent_spaces
+        architecture(settings.name).generator().latent_spaces
         if settings.path is None
         else load_generator(settings.path).latent_spaces
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from shadow_defense.data.dataset import ClientData, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
@@ -80,9 +81,8 @@ def train_locally(
         model, global_state, loss_fn, round, settings.rounds, settings.learning_rate_at(round), explain
     )
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    optimiser = torch.optim.SGD(
-        list(trained.values()), lr=context.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    # For each parameter, once it has one. torch.optim.SGD itself imports torch's compiler, longer than a small round.
+    velocities: list[Tensor | None] = [None] * len(trained)
     orders = batch_orders(
         len(client.train), client.batch_size, settings.local_epochs, named_generator(seed, "order", client.name, round)
     )
@@ -102,11 +102,19 @@ def train_locally(
                 loss = loss_fn(model(batch.images), batch.labels)
             gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
             protected = defense.protect_gradients(dict(zip(trained, gradients, strict=True)), batch, context)
-            for name, parameter in trained.items():
-                parameter.grad = protected[name]
-            optimiser.step()
+            with torch.no_grad():
+                sgd(
+                    list(trained.values()),
+                    [protected[name] for name in trained],
+                    velocities,
+                    lr=context.learning_rate,
+                    momentum=settings.momentum,
+                    weight_decay=settings.weight_decay,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                )
             losses.append(loss.item())
-    optimiser.zero_grad(set_to_none=True)
     after = model.state_dict()
     shared = {name: tensor for name, tensor in global_state.items() if name not in kept}
     # The defense sees what is sent and nothing else: its norms and its noise are of that.

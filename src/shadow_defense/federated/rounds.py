@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,14 +12,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shadow_defense.data.dataset import FederatedDataset
+from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
+from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.server import apply_update, average_updates
 from shadow_defense.federated.settings import TrainingSettings
-from shadow_defense.files import flatten_tensors, nest_tensors, read_json, read_tensors, write_json, write_tensors
+from shadow_defense.files import (
+    flatten_tensors,
+    link_file,
+    nest_tensors,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.progress import Progress
 
@@ -62,6 +72,8 @@ class Federation:
         own = {name: self.global_state[name] for name in sorted(withheld_names(self.model, self.share_bn))}
         self.own_state: dict[str, dict[str, Tensor]] = {client.name: dict(own) for client in self.dataset.clients}
         """For each client by name the tensors that it does not share, as its last round left them."""
+        self._begun = set[str]()
+        """The clients that have a state: those that took part in a round."""
         self._evaluable: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
 
     def run(self, progress: Progress | None = None) -> None:
@@ -70,11 +82,10 @@ class Federation:
             defense.check_model(self.model)
         self._resume()
         progress = progress or Progress()
-        if self.rounds_done == 0:
-            self._prepare(progress)
         task = progress.start(TRAINING, self.settings.rounds)
         task.advance(self.rounds_done)
         while self.rounds_done < self.settings.rounds:
+            self._prepare(progress)
             entry = self.run_round(self.rounds_done)
             self.history.append(entry)
             self.rounds_done += 1
@@ -84,7 +95,7 @@ class Federation:
         task.finish()
 
     def run_round(self, round: int) -> dict[str, Any]:
-        """Train every client from the same global model, average, evaluate; returns the round's measurements."""
+        """Train the round's clients from the same global model, average, evaluate; returns the round's measurements."""
         started = time.perf_counter()
         kept = self.keep.get(round, ())
         results: list[LocalResult] = [
@@ -101,12 +112,12 @@ class Federation:
                 explain=frozenset(client.train.sample_ids[:MOST_EXPLAINED] if client.name in kept else ()),
                 kept=self.own_state[client.name],
             )
-            for client in self.dataset.clients
+            for client in self.taking_part(round)
         ]
         if kept:
             self._keep(round, [result for result in results if result.update.client in kept])
         self.global_state = apply_update(self.global_state, average_updates([result.update for result in results]))
-        self.own_state = {result.update.client: dict(result.kept) for result in results}
+        self.own_state.update({result.update.client: dict(result.kept) for result in results})
         samples = sum(result.update.samples for result in results)
         entry: dict[str, Any] = {
             "round": round,
@@ -119,6 +130,12 @@ class Federation:
             entry.update(self.evaluate(self.model))
         return entry
 
+    def taking_part(self, round: int) -> list[ClientData]:
+        """The clients of a round (0-based): all, or those drawn for it (``clients_per_round``)."""
+        clients = self.dataset.clients
+        drawn = taking_part(len(clients), self.settings.clients_per_round, seed=self.seed, round=round)
+        return [clients[number] for number in drawn]
+
     def evaluable_state(self) -> Mapping[str, Tensor]:
         """The global state as it can be run in eval mode, computed once a round.
 
@@ -130,25 +147,34 @@ class Federation:
         return self._evaluable[1]
 
     def _prepare(self, progress: Progress) -> None:
-        for client in self.dataset.clients:
-            prepare_defense(self.defenses[client.name], client, self.dataset.normalisation, progress)
+        # Not all at the start: a client that never takes part costs nothing.
+        for client in self.taking_part(self.rounds_done):
+            if client.name not in self._begun:
+                prepare_defense(self.defenses[client.name], client, self.dataset.normalisation, progress)
+                self._begun.add(client.name)
 
     def _keep(self, round: int, results: Sequence[LocalResult]) -> None:
         place = round_folder(self.folder, round)
         write_tensors(place / "global.safetensors", self.global_state)
         for result in results:
-            result.update.save(place / f"update-{result.update.client}.safetensors")
+            result.update.save(update_path(self.folder, round, result.update.client))
             if result.explanations:
                 write_tensors(place / f"explanation-{result.update.client}.safetensors", result.explanations)
 
     def _save(self) -> None:
         place = state_folder(self.folder, self.rounds_done)
         write_tensors(place / "global.safetensors", self.global_state)
-        for client, defense in self.defenses.items():
-            write_tensors(place / f"defense-{client}.safetensors", flatten_tensors(defense.state_dict()))
-        for client, tensors in self.own_state.items():
-            if tensors:
-                write_tensors(place / f"own-{client}.safetensors", tensors)
+        trained = {client.name for client in self.taking_part(self.rounds_done - 1)}
+        for client in sorted(trained):
+            write_tensors(place / f"defense-{client}.safetensors", flatten_tensors(self.defenses[client].state_dict()))
+            if self.own_state[client]:
+                write_tensors(place / f"own-{client}.safetensors", self.own_state[client])
+        before = state_folder(self.folder, self.rounds_done - 1)
+        for client in sorted(self._begun - trained):
+            # As they are: the state of a client that rested is neither read nor copied.
+            for name in (f"defense-{client}.safetensors", f"own-{client}.safetensors"):
+                if (before / name).exists():
+                    link_file(before / name, place / name)
         write_journal(self.folder, self.rounds_done, self.history)
 
     def _resume(self) -> None:
@@ -161,7 +187,10 @@ class Federation:
             self.model.load_state_dict(self.global_state)
         except RuntimeError as error:
             raise RunError(f"{place / 'global.safetensors'} is of another model; {mend}") from error
+        self._begun = {client.name for round in range(self.rounds_done) for client in self.taking_part(round)}
         for client, defense in self.defenses.items():
+            if client not in self._begun:
+                continue
             path = place / f"defense-{client}.safetensors"
             tensors, _ = read_tensors(path, mend)
             try:
@@ -171,7 +200,7 @@ class Federation:
             except KeyError as error:
                 raise RunError(f"{path} is of another defense: it lacks {error}; {mend}") from error
         for client, own in self.own_state.items():
-            if own:
+            if own and client in self._begun:
                 path = place / f"own-{client}.safetensors"
                 tensors, _ = read_tensors(path, mend)
                 if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in own.items()}:
@@ -224,3 +253,21 @@ def round_folder(folder: Path, round: int) -> Path:
     'arm/round-0007'
     """
     return folder / f"round-{round:04d}"
+
+
+def update_path(folder: Path, round: int, client: str) -> Path:
+    """Where a client's update of a kept round (0-based) lies below a training's folder.
+
+    >>> update_path(Path("arm"), 7, "client-1").as_posix()
+    'arm/round-0007/update-client-1.safetensors'
+    """
+    return round_folder(folder, round) / f"update-{client}.safetensors"
+
+
+def kept_updates(folder: Path) -> list[tuple[int, str]]:
+    """Round (0-based) and client of every update below a training's folder, as :func:`update_path` takes them."""
+    found = []
+    for path in sorted(folder.glob("round-*/update-*.safetensors")):
+        if matched := re.fullmatch(r"round-(\d+)", path.parent.name):
+            found.append((int(matched[1]), path.stem.removeprefix("update-")))
+    return found

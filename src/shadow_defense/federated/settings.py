@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 
 class TrainingSettings(BaseModel):
@@ -11,6 +14,11 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rounds: int = Field(10, ge=1, description="R, communication rounds")
+    clients_per_round: int | None = Field(
+        None,
+        ge=1,
+        description="clients drawn for each round, without replacement and anew every time, the others rest; null: all",
+    )
     local_epochs: int = Field(1, ge=1, description="passes over a client's images in each round")
     learning_rate: float = Field(1e-2, gt=0, description="of the clients' SGD")
     momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD, within a round")
@@ -23,6 +31,14 @@ class TrainingSettings(BaseModel):
         description="mode that clients train in: train (batch statistics, as usual) or eval (frozen statistics)",
     )
     evaluate_every: int = Field(1, ge=1, description="rounds between evaluations on validation and test images")
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without ``clients_per_round`` where all take part: trainings from before it existed stay what they are."""
+        written = write(self)
+        if self.clients_per_round is None:
+            del written["clients_per_round"]
+        return written
 
     def learning_rate_at(self, round: int) -> float:
         """The learning rate in round r (0-based): multiplied by ``decay`` at each milestone passed.

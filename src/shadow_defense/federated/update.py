@@ -12,6 +12,9 @@ from torch import Tensor
 from shadow_defense.errors import RunError, UpdateError
 from shadow_defense.files import read_tensors, write_tensors
 
+ALL_CLIENTS = "all-clients"
+"""Whose update an average is called, where the server sees no single one (secure aggregation)."""
+
 
 @dataclass(frozen=True)
 class ModelUpdate:

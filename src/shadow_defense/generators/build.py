@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from shadow_defense.generators.dcgan import SIZES, DCGANDiscriminator, DCGANGene
 from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.recipe import DCGAN_RECIPE, Recipe, stylegan3_recipe
 from shadow_defense.generators.settings import GeneratorSettings
-from shadow_defense.generators.stylegan3.discriminator import StyleGAN3Discriminator
-from shadow_defense.generators.stylegan3.generator import SIZES as STYLEGAN3_SIZES
-from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator, training_magnitude_decay
+from shadow_defense.generators.stylegan3.schedule import SIZES as STYLEGAN3_SIZES
 from shadow_defense.seeds import seed_for
+
+# StyleGAN3 is imported where one is built: with what it needs that takes longer than all the rest of a client.
+if TYPE_CHECKING:
+    from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,22 @@ class Architecture:
     Attributes:
         summary: one line for lists.
         sizes: the sides in pixels in which it comes.
-        generator: the class; ``arguments`` are those of its constructor, and attributes of the network.
+        generator: gives the class; ``arguments`` are those of its constructor, and attributes of the network.
         chosen: constructor arguments from the settings, beside image_size and channels.
         discriminator: an untrained one that fits a generator.
     """
 
     summary: str
     sizes: tuple[int, ...]
-    generator: type[Generator]
+    generator: Callable[[], type[Generator]]
     arguments: tuple[str, ...]
     chosen: Callable[[GeneratorSettings], dict[str, Any]]
     discriminator: Callable[[Any], nn.Module]
     recipe: Recipe
+
+
+def _dcgan() -> type[Generator]:
+    return DCGANGenerator
 
 
 def _dcgan_arguments(settings: GeneratorSettings) -> dict[str, Any]:
@@ -52,12 +58,20 @@ def _dcgan_discriminator(generator: DCGANGenerator) -> nn.Module:
     return DCGANDiscriminator(generator.image_size, generator.channels, generator.width)
 
 
+def _stylegan3_generator() -> type[Generator]:
+    from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
+
+    return StyleGAN3Generator
+
+
 def _stylegan3_arguments(settings: GeneratorSettings, *, base: int, most: int, rotation: bool) -> dict[str, Any]:
     if settings.width is not None:
         raise GeneratorError(
             f"generator.width={settings.width} was given for '{settings.name}', whose width is part of its name: "
             f"leave it out, or choose among {', '.join(name for name in GENERATORS if name.startswith('stylegan3'))}"
         )
+    from shadow_defense.generators.stylegan3.generator import training_magnitude_decay
+
     factor = ROTATION_WIDENS if rotation else 1
     return {
         "z_dim": settings.z_dim or 512,
@@ -70,6 +84,8 @@ def _stylegan3_arguments(settings: GeneratorSettings, *, base: int, most: int, r
 
 
 def _stylegan3_discriminator(generator: StyleGAN3Generator) -> nn.Module:
+    from shadow_defense.generators.stylegan3.discriminator import StyleGAN3Discriminator
+
     factor = ROTATION_WIDENS if generator.kernel == 1 else 1
     return StyleGAN3Discriminator(
         img_resolution=generator.image_size,
@@ -92,7 +108,7 @@ def _stylegan3(summary: str, base: int, most: int, *, rotation: bool) -> Archite
     return Architecture(
         summary,
         STYLEGAN3_SIZES,
-        StyleGAN3Generator,
+        _stylegan3_generator,
         STYLEGAN3_ARGUMENTS,
         partial(_stylegan3_arguments, base=base, most=most, rotation=rotation),
         _stylegan3_discriminator,
@@ -104,7 +120,7 @@ GENERATORS: dict[str, Architecture] = {
     "dcgan": Architecture(
         "the article's small shadow: transposed convolutions",
         SIZES,
-        DCGANGenerator,
+        _dcgan,
         ("image_size", "channels", "z_dim", "width"),
         _dcgan_arguments,
         _dcgan_discriminator,
@@ -158,7 +174,7 @@ def build_networks(
         # Not torch.manual_seed: it would also seed the accelerators, whose state is the caller's.
         torch.default_generator.manual_seed(seed_for(seed, "generator"))
         if settings.begin_from is None:
-            generator = kind.generator(image_size=image_size, channels=channels, **kind.chosen(settings))
+            generator = kind.generator()(image_size=image_size, channels=channels, **kind.chosen(settings))
         else:
             generator = _begun(settings, settings.begin_from, image_size, channels)
         discriminator = kind.discriminator(generator)
@@ -183,6 +199,8 @@ def _begun(settings: GeneratorSettings, path: Path, image_size: int, channels: i
         )
     if settings.z_dim is not None or settings.width is not None:
         raise GeneratorError("generator.z_dim and width are the file's where begin_from is given: leave them out")
+    from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator, training_magnitude_decay
+
     if isinstance(generator, StyleGAN3Generator):
         generator.set_magnitude_decay(training_magnitude_decay(settings.batch_size))
     return generator
@@ -234,7 +252,7 @@ def read_generator(path: Path) -> tuple[str, Generator]:
     try:
         # The constructors draw weights, which the file's replace: the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
-            generator = architecture(name).generator(**metadata["arguments"])
+            generator = architecture(name).generator()(**metadata["arguments"])
         generator.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

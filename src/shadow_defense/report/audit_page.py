@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shadow_defense.files import write_text
 from shadow_defense.report.exhibits import display_width
-from shadow_defense.report.formatting import METRICS, Metric, number
+from shadow_defense.report.formatting import METRICS, RELATIVE_LEAKAGE, Metric, number
 from shadow_defense.report.pictures import image_uri
 from shadow_defense.report.template import render_template
 
@@ -21,14 +21,7 @@ MOST_SHOWN = 32
 
 RISKS: dict[str, Metric] = {
     **METRICS,
-    "rdlv": Metric(
-        "RDLV",
-        "",
-        3,
-        True,
-        "Relative data leakage value: by how large a share the reconstruction's SSIM exceeds that of the mean of "
-        "public images, which an attacker has without any update. 0: nothing learnt; 1: twice as similar.",
-    ),
+    "rdlv": RELATIVE_LEAKAGE,
     "iip": Metric(
         "IIP",
         "",

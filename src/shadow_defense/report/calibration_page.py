@@ -11,7 +11,14 @@ from typing import Any
 from shadow_defense.files import write_text
 from shadow_defense.report.calibration_chart import Level, Point, Series, strength_chart
 from shadow_defense.report.figures import legend_key, styles
-from shadow_defense.report.formatting import METRICS, Metric, number, signed_with_interval, with_interval
+from shadow_defense.report.formatting import (
+    METRICS,
+    RELATIVE_LEAKAGE,
+    Metric,
+    number,
+    signed_with_interval,
+    with_interval,
+)
 from shadow_defense.report.template import nested_text, render_template
 
 Results = Mapping[str, Any]
@@ -19,14 +26,7 @@ Results = Mapping[str, Any]
 LEAKAGE: dict[str, Metric] = {
     "ssim": METRICS["ssim"],
     "psnr": METRICS["psnr"],
-    "rdlv": Metric(
-        "RDLV",
-        "",
-        3,
-        True,
-        "Relative data leakage value: by how large a share the reconstruction's SSIM exceeds that of the mean of the "
-        "public images, which an attacker has without any update. 0: nothing learnt; 1: twice as similar.",
-    ),
+    "rdlv": RELATIVE_LEAKAGE,
 }
 
 

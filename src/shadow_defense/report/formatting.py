@@ -55,6 +55,15 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
+RELATIVE_LEAKAGE = Metric(
+    "RDLV",
+    "",
+    3,
+    True,
+    "Relative data leakage value: by how large a share the reconstruction's SSIM exceeds that of the mean of public "
+    "images, which an attacker has without any update. 0: nothing learnt; 1: twice as similar.",
+)
+
 REGIONS: dict[str, str] = {
     "whole": "Whole image",
     "inside": "Inside the foreground",

@@ -21,7 +21,11 @@ def be_somebody() -> None:
 
 
 class InProcessGrid(Grid):
-    """Nodes 100, 101, ... of one ClientApp, each with its own context; every message that passes is kept."""
+    """Nodes 100, 101, ... of one ClientApp, each with its own context; every message that passes is kept.
+
+    Attributes:
+        timeouts: how long each sender would have waited.
+    """
 
     def __init__(self, app: ClientApp, nodes: int, node_config: Mapping[str, Any] | None = None) -> None:
         be_somebody()
@@ -38,6 +42,7 @@ class InProcessGrid(Grid):
         }
         self.sent: list[Message] = []
         self.replies: list[Message] = []
+        self.timeouts: list[float | None] = []
         self._numbers = itertools.count(1)
 
     def set_run(self, *arguments: Any, **named: Any) -> None: ...
@@ -69,6 +74,7 @@ class InProcessGrid(Grid):
         raise NotImplementedError
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        self.timeouts.append(timeout)
         replies = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(next(self._numbers))

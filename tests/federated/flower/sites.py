@@ -1,4 +1,4 @@
-"""Three sites with a few images and a small model, for trainings that take milliseconds."""
+"""The three sites on Flower, and in the engine that it is compared with."""
 
 from __future__ import annotations
 
@@ -6,62 +6,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from flwr.app import Context
 from tests.federated.flower.in_process_grid import InProcessGrid, start
-from torch import Tensor, nn
+from tests.federated.three_sites import NORMALISATION, SIZES, build, dataset, evaluate, images
+from torch import Tensor
 
-from shadow_defense.data.dataset import ClientData, FederatedDataset, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
-from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.federated.flower.client_app import Participant, build_client_app
 from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.server_app import FlowerServer, build_server_app
 from shadow_defense.federated.rounds import Federation
 from shadow_defense.federated.settings import TrainingSettings
-from shadow_defense.generators.dcgan import DCGANGenerator
-from shadow_defense.models.build import build_model
-from shadow_defense.models.settings import ModelSettings
-from shadow_defense.shadow.guard import ShadowGuard
-from shadow_defense.shadow.settings import ShadowSettings
 
-NORMALISATION = Normalisation((0.5,), (0.25,))
-SIZES = {"site-1": 4, "site-2": 3, "site-3": 1}
 SETTINGS = TrainingSettings(rounds=3, learning_rate=0.1, milestones=(2,))
 
 MakeDefense = Callable[[str], Defense]
-
-
-def images(count: int, prefix: str, seed: int) -> ImageSet:
-    drawn = torch.randint(0, 256, (count, 1, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return ImageSet(drawn, torch.arange(count) % 2, tuple(f"{prefix}/{index}" for index in range(count)))
-
-
-def dataset() -> FederatedDataset:
-    clients = tuple(
-        ClientData(name, images(count, name, seed), images(1, f"{name}/v", seed), images(1, f"{name}/t", seed), 2)
-        for seed, (name, count) in enumerate(SIZES.items())
-    )
-    return FederatedDataset("tiny", clients, images(6, "public", 9), images(2, "test", 8), ("a", "b"), NORMALISATION)
-
-
-def build() -> nn.Module:
-    chosen = ModelSettings(name="convnet", normalisation="batch", width=8, activation="gelu")
-    return build_model(chosen, channels=1, classes=2, image_size=(16, 16), seed=0)
-
-
-def shadow(site: str) -> Defense:
-    generator = DCGANGenerator(image_size=16, channels=1, z_dim=4, width=4)
-    draws = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=draws))
-    settings = ShadowSettings(latent_iterations=3, attack_iterations=1, shadow_rounds=3, placement="shuffled")
-    guard = ShadowGuard(generator, settings, mean=(0.5,), std=(0.25,), seed=list(SIZES).index(site))
-    return ShadowDefense(guard)
 
 
 def named(name: str, **options: Any) -> MakeDefense:
@@ -72,10 +34,6 @@ def named(name: str, **options: Any) -> MakeDefense:
         return settings.build(Resources(None, NORMALISATION, images(6, "public", 9), 2, site, 0))
 
     return make
-
-
-def evaluate(model: nn.Module) -> dict[str, Any]:
-    return {"sum": float(sum(parameter.detach().double().sum() for parameter in model.parameters()))}
 
 
 def in_one_process(folder: Path, defense: MakeDefense, share_bn: SharedBatchNorm = "all") -> dict[str, Tensor]:

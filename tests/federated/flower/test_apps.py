@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord
 from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid
+from tests.federated.three_sites import shadow
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, Defense, RoundContext, SharedBatchNorm
@@ -27,7 +28,7 @@ from shadow_defense.files import read_json, read_tensors
 PLAIN = sites.named("none")
 DEFENSES = {
     "none": PLAIN,
-    "shadow": sites.shadow,
+    "shadow": shadow,
     "local-dp": sites.named("local-dp"),
     "clip+noise": sites.named("clip+noise", clip={"place": "update"}),
 }

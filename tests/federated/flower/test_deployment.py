@@ -21,7 +21,7 @@ from tests.federated.flower.test_run_on_flower import LOOPBACK, listening
 
 from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT
-from shadow_defense.federated.rounds import round_folder, state_folder
+from shadow_defense.federated.rounds import round_folder, state_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
 
@@ -105,20 +105,35 @@ def test_the_example_runs_audits_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert not (tmp_path / ".flwr").exists()
     # What the server recorded, and what the audit made of it.
     server = out / "server" / "hospitals"
-    assert read_json(server / "arms" / "shadow" / "history.json")["rounds_done"] == 2
-    update = ModelUpdate.load(round_folder(server / "arms" / "shadow", 0) / "update-client-1.safetensors")
-    assert (update.samples, update.steps) == (1, 1)
-    assert "client-1 in round 1 of shadow" in (out / "audit" / "audit.html").read_text(encoding="utf-8")
-    assert read_json(out / "audit" / "audit.json")["attacks"]
+    for arm in ("none", "shadow"):
+        assert read_json(server / "arms" / arm / "history.json")["rounds_done"] == 2
+        update = ModelUpdate.load(update_path(server / "arms" / arm, 0, "client-1"))
+        assert (update.samples, update.steps) == (1, 1)
+    assert rebuilt(out, "one-image-undefended") == (True, "client-1 in round 1 of none", [])
+    found, of, hides = rebuilt(out, "eight-images-undefended")
+    assert not found and of == "client-3 in round 1 of none"
+    assert any("mean over a batch of 8 images" in sentence for sentence in hides)
+    assert rebuilt(out, "one-image-defended")[:2] == (False, "client-1 in round 1 of shadow")
     # Every hospital keeps its own state, at home, and the server has none of it.
     for number in (1, 2, 3):
-        home = out / f"hospital-{number}" / "state" / "hospitals-shadow"
-        assert [folder.name for folder in home.iterdir()] == [f"client-{number}"]
-        last = ClientStateFolder(home.parent, "hospitals-shadow", f"client-{number}").last()
-        assert last is not None and last.round == 1
+        home = out / f"hospital-{number}" / "state"
+        for run in ("hospitals-none", "hospitals-shadow"):
+            assert [folder.name for folder in (home / run).iterdir()] == [f"client-{number}"]
+            last = ClientStateFolder(home, run, f"client-{number}").last()
+            assert last is not None and last.round == 1
         key = out / "flower" / f"keys-{number - 1}" / "node.key"
         assert key.stat().st_mode & 0o077 == 0
     assert not list(server.rglob("*secret*")) and not half_written(out)
+
+
+def rebuilt(out: Path, audit: str) -> tuple[bool, str, list[str]]:
+    """Whether an image came out, of which update, and what the audit says hides it."""
+    found = read_json(out / "audit" / audit / "audit.json")
+    page = (out / "audit" / audit / "audit.html").read_text(encoding="utf-8")
+    of = found["title"].removeprefix("Audit of ")
+    assert of in page
+    hides = [reason["sentence"] for reason in found["diagnosis"] if reason["effect"] == "hides"]
+    return found["attacks"]["inverting-gradients"]["rebuilt"], of, hides
 
 
 def test_the_example_stops_what_it_started_when_it_is_interrupted(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.federated.flower.in_process_grid import InProcessGrid, start
 from shadow_defense.config import config_from
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment import flower_apps
+from shadow_defense.experiment.attacking import build_observation, jobs
 from shadow_defense.experiment.audit.of_run import case_of_run
 from shadow_defense.experiment.engines import ENGINES, engine_named
 from shadow_defense.experiment.flower_apps import client_app, server_app, train_arm_in_simulation
@@ -31,6 +32,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.training import train_arm
 from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT, be_silent
+from shadow_defense.federated.flower.server_app import ROUND_TIMEOUT
 from shadow_defense.files import read_json, read_tensors
 
 TINY = """
@@ -86,6 +88,16 @@ def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
         assert torch.equal(observation.update.tensors[name], tensor)
 
 
+def test_a_server_waits_for_a_time_that_ends_if_not_told_otherwise(tmp_path: Path) -> None:
+    made = run(tmp_path / "run")
+    grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2)
+    start(server_app(made, "dp"), grid)
+    assert set(grid.timeouts) == {ROUND_TIMEOUT}
+    for timeout in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"timeout is {timeout}: expected seconds"):
+            start(server_app(made, "dp", timeout=timeout), grid)
+
+
 def test_a_node_that_does_not_know_who_it_is_sends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = run(tmp_path / "run")
     grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2, {"partition-id": 7})
@@ -107,9 +119,14 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation as it is called, with its clients in this process."""
 
     def simulate(server: ServerApp, client: ClientApp, *, clients: int, at_once: int) -> None:
-        start(server, InProcessGrid(client, clients))
+        grid = InProcessGrid(client, clients)
+        start(server, grid)
+        # All clients are on this machine: none can come back without its answer.
+        assert set(grid.timeouts) == {None}
 
     monkeypatch.setattr(flower_apps, "simulate", simulate)
+    # As the clients do: sums over more threads round differently.
+    torch.set_num_threads(1)
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -125,6 +142,26 @@ def test_a_simulated_training_is_journalled_as_in_one_process_and_can_be_begun_a
     assert without_seconds(simulated) == without_seconds(alone)
     for name, tensor in final(alone).items():
         assert torch.equal(tensor, final(simulated)[name])
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_of_clients_that_are_drawn_both_engines_train_and_attacks_see_the_same(tmp_path: Path) -> None:
+    text = TINY.replace("[1, 3]", "[1, 3, 2]").replace("rounds: 2,", "rounds: 2, clients_per_round: 2,")
+    alone, simulated = run(tmp_path / "alone", text), run(tmp_path / "simulated", text)
+    train_arm(alone, "dp")
+    train_arm_in_simulation(simulated, "dp")
+    assert without_seconds(simulated) == without_seconds(alone)
+    assert [sorted(entry["clients"]) for entry in read_json(alone.arm_folder("dp") / "history.json")["history"]] == [
+        ["client-1", "client-3"],
+        ["client-2", "client-3"],
+    ]
+    # The attack is on client 1 in both rounds, which rests in the second.
+    for made in (alone, simulated):
+        (job,) = jobs(made)
+        assert (job.round, job.client) == (0, "client-1")
+        assert build_observation(made, job, made.new_model("dp")).update.samples == 1
+    with pytest.raises(RunError, match=r"none of its clients is drawn for round 2; name others"):
+        jobs(run(tmp_path / "none", text.replace("longest_client: 1", "longest_client: 1, rounds: [2]")))
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -169,7 +206,7 @@ def test_a_client_measures_the_global_model_on_its_own_images(tmp_path: Path) ->
 
 
 def test_engines_by_name() -> None:
-    assert set(ENGINES) == {"in-process", "flower-simulation"}
+    assert set(ENGINES) == {"in-process", "flower-simulation", "flower-secure-aggregation"}
     with pytest.raises(ConfigError, match="did you mean 'flower-simulation'"):
         engine_named("flower-simulatio")
 

@@ -104,6 +104,16 @@ def test_shadow_loses() -> None:
     assert said[-1].endswith(": control and noise.")
 
 
+def test_what_holds_for_every_attack_is_said_once() -> None:
+    arms = {"shadow": (25.0, 0.95, 0.7), "noise": (20.0, 0.7, 0.8)}
+    (said,) = [text for text in verdict(crafted(arms, attacks=("a", "b", "c"))) if "dominate" in text]
+    assert said == (
+        "convnet: under a, other defenses dominate (by the means; in brackets those clearly ahead in privacy or F1) "
+        "shadow by 2 (fedavg and noise); under b, other defenses dominate shadow by 2 (fedavg and noise); under c, "
+        "other defenses dominate shadow by 2 (fedavg and noise)."
+    )
+
+
 def test_control_equal() -> None:
     text = " ".join(verdict(crafted({"shadow": (15.0, 0.4, 0.78), "control": (15.05, 0.405, 0.781)})))
     assert "let clearly less or more through in none of 1 pair" in text

@@ -14,4 +14,5 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     run = Run.open(Path(str(context.run_config["run-dir"])))
-    server_app(run, "shadow", timeout=float(context.run_config["round-timeout"]))(grid, context)
+    arm, timeout = str(context.run_config["arm"]), float(context.run_config["round-timeout"])
+    server_app(run, arm, timeout=timeout)(grid, context)

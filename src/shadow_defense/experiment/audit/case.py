@@ -19,6 +19,7 @@ FLAGS: dict[Knowledge, str] = {
     "labels": "--labels 0,1 (one for each image)",
     "local training": "--learning-rate LR --steps K --batch-size B",
     "template": "--template FILE or FOLDER",
+    "public images": "--public FOLDER (with a sub-folder a class), .npz or .csv",
     "generator": "--generator FILE",
 }
 """How each piece of knowledge is given; what is not here is part of the update, or of the attack's model."""

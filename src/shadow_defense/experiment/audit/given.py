@@ -19,6 +19,7 @@ from shadow_defense.data.images import IMAGE_SUFFIXES, decode_file
 from shadow_defense.data.public import read_public_images
 from shadow_defense.errors import ConfigError, UpdateError
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks, cut_to_given
+from shadow_defense.experiment.audit.public_images import read_labelled_images, without_own
 from shadow_defense.experiment.audit.reading import read_global_state, read_named_tensors, read_update, update_between
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import load_generator
@@ -34,6 +35,7 @@ class Given:
         model: preset or YAML file whose ``model`` and ``data`` say what was trained.
         before: the global model before the round.
         after: the client's model after it, in place of ``update``.
+        public: images with labels; their mean is the template where none is given.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Given:
     batch_size: int | None = None
     learning_rate: float | None = None
     template: Path | None = None
+    public: str | None = None
     generator: Path | None = None
     truth: str | None = None
     gallery: str | None = None
@@ -76,7 +79,9 @@ def case_of_update(given: Given) -> Case:
     model.load_state_dict(state)
     update = _update(given, model, state)
     local = _local_training(given, config, update)
-    template = None if given.template is None else _images(str(given.template), side, channels)
+    truths = None if given.truth is None else _images(given.truth, side, channels)
+    public = _public(given, config, side, channels, classes, truths)
+    template = _template(given, public, side, channels)
     normalisation = _normalisation(config, template, channels)
     known = _known(given, local)
     labels = torch.tensor(given.labels or (), dtype=torch.int64)
@@ -104,9 +109,9 @@ def case_of_update(given: Given) -> Case:
             local_training=local or LocalTraining(1.0, update.samples, 1, config.training.batch_norm),
             template=blank if mean_image is None else mean_image,
             generator=None if given.generator is None else partial(load_generator, given.generator),
+            public=public,
         )
 
-    truths = None if given.truth is None else _images(given.truth, side, channels)
     gallery = None if given.gallery is None else _gallery(_images(given.gallery, side, channels), truths)
     file = given.update or given.after
     return Case(
@@ -183,8 +188,10 @@ def _known(given: Given, local: LocalTraining | None) -> frozenset[Knowledge]:
         known.add("labels")
     if local is not None:
         known.add("local training")
-    if given.template is not None:
+    if given.template is not None or given.public is not None:
         known.add("template")
+    if given.public is not None:
+        known.add("public images")
     if given.generator is not None:
         known.add("generator")
     return frozenset(known)
@@ -196,6 +203,23 @@ def _images(where: str, side: int, channels: int) -> UInt8[Tensor, "n c h w"]:
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return decode_file(path, side, channels)
     return read_public_images(where, image_size=side, channels=channels, limit=None, seed=0)
+
+
+def _public(
+    given: Given, config: RunConfig, side: int, channels: int, classes: int, truths: UInt8[Tensor, "n c h w"] | None
+) -> ImageSet | None:
+    if given.public is None:
+        return None
+    images = read_labelled_images(
+        given.public, image_size=side, channels=channels, classes=classes, class_names=config.data.classes
+    )
+    return images if truths is None else without_own(images, truths)
+
+
+def _template(given: Given, public: ImageSet | None, side: int, channels: int) -> UInt8[Tensor, "n c h w"] | None:
+    if given.template is not None:
+        return _images(str(given.template), side, channels)
+    return None if public is None else public.images
 
 
 def _normalisation(config: RunConfig, template: UInt8[Tensor, "n c h w"] | None, channels: int) -> Normalisation:
@@ -210,7 +234,7 @@ def _normalisation(config: RunConfig, template: UInt8[Tensor, "n c h w"] | None,
     if template is None or len(template) < 2:
         raise ConfigError(
             "how images are normalised is not known: give --set data.mean=[0.5] --set data.std=[0.25], one number a "
-            "channel, or the public images that it was measured on as --template FOLDER"
+            "channel, or the public images that it was measured on as --template or --public FOLDER"
         )
     names = tuple(map(str, range(len(template))))
     return measure_normalisation(ImageSet(template, torch.zeros(len(template), dtype=torch.int64), names))
@@ -255,5 +279,6 @@ def _notes(
         means, deviations = (
             ", ".join(f"{value:.3f}" for value in values) for values in (normalisation.mean, normalisation.std)
         )
-        notes.append(f"The normalisation was measured on --template: mean {means}, standard deviation {deviations}.")
+        source = "--public" if given.template is None else "--template"
+        notes.append(f"The normalisation was measured on {source}: mean {means}, standard deviation {deviations}.")
     return tuple(notes)

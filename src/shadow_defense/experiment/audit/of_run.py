@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from shadow_defense.errors import RunError, unknown_name
 from shadow_defense.experiment.attacking import Job, attack_seed, build_observation
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
 from shadow_defense.experiment.run import Run
+from shadow_defense.federated.rounds import kept_updates, update_path
 
 
 def case_of_run(
@@ -56,7 +56,8 @@ def case_of_run(
     def observe(attack: str) -> Observation:
         return build_observation(run, jobs[attack], run.new_model(arm))
 
-    steps = -(-len(attacked.train) // attacked.batch_size) * training.local_epochs
+    count = len(attacked.train)
+    steps = -(-count // attacked.batch_size) * training.local_epochs
     return Case(
         name=f"{client} in round {place + 1} of {arm}",
         subject={"run": str(folder), "arm": arm, "round": place + 1, "client": client},
@@ -77,16 +78,16 @@ def case_of_run(
         gallery=_gallery(run, client),
         notes=(
             f"The update is kept from the run {folder}: client '{client}' of arm '{arm}' in round {place + 1}, "
-            f"computed from {len(attacked.train)} images of {data.name}.",
+            f"computed from {count} image{'s' if count > 1 else ''} of {data.name}.",
         ),
     )
 
 
 def _check_configured(folder: Path) -> None:
     """Raises :class:`RunError` for updates without a configuration, as an auditor of a training of others records."""
-    recorded = sorted(folder.glob("round-*/update-*.safetensors"))
+    recorded = kept_updates(folder)
     if recorded and not (folder / "config.yaml").exists():
-        update = recorded[0]
+        update = update_path(folder, *recorded[0])
         raise RunError(
             f"{folder} holds recorded updates and no config.yaml that says of which model: audit one of them with "
             f"--model FILE.yaml --global {update.parent / 'global.safetensors'} --update {update}"
@@ -95,11 +96,7 @@ def _check_configured(folder: Path) -> None:
 
 def _kept(run: Run, arm: str, round: int | None, client: str | None) -> tuple[int, str]:
     """Round (0-based) and client of the update that is meant; raises :class:`RunError` listing what was kept."""
-    found: list[tuple[int, str]] = []
-    for file in sorted(run.arm_folder(arm).glob("round-*/update-*.safetensors")):
-        matched = re.fullmatch(r"round-(\d+)", file.parent.name)
-        if matched:
-            found.append((int(matched[1]), file.stem.removeprefix("update-")))
+    found = kept_updates(run.arm_folder(arm))
     if not found:
         raise RunError(f"arm '{arm}' has kept no update yet: run `shadow-defense train {run.folder}` first")
     for kept in found:
@@ -125,10 +122,10 @@ def _check_generators(run: Run, attacks: dict[str, AttackSettings]) -> None:
 
 
 def _gallery(run: Run, client: str) -> Gallery | None:
-    """All clients' training and validation images, as published; None where the client is alone."""
+    """All clients' training and validation images, as published; None where the client is alone, or is all as one."""
     own: list[Tensor] = []
     others: list[Tensor] = []
     for each in run.dataset.clients:
         images = [part.unit_images() for part in (each.train, each.validation) if len(part)]
         (own if each.name == client else others).extend(images)
-    return Gallery(torch.cat(own), torch.cat(others)) if others else None
+    return Gallery(torch.cat(own), torch.cat(others)) if own and others else None

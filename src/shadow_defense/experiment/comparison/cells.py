@@ -51,6 +51,11 @@ class GridRun(Run):
         super().__init__(folder, with_absolute_paths(config))
         self.reference = next(iter(config.arms))
 
+    @property
+    def shows_averages(self) -> bool:
+        """Never: a comparison trains in one process, and where its updates lie depends on which are attacked."""
+        return False
+
     @cached_property
     def images_key(self) -> str:
         """Of the images, labels and clients, and of this software's version."""

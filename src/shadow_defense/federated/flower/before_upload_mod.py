@@ -9,7 +9,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from shadow_defense.federated.flower.client_app import PARTITION, BeforeUpload, arrays_of, round_of
 from shadow_defense.federated.flower.client_state import STATE_FOLDER, ClientStateFolder, state_root
-from shadow_defense.federated.flower.refusal import explain_locally, refusal
+from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.replies import update_of
 
 
@@ -40,8 +40,7 @@ class BeforeUploadMod:
             reply = self._checked(message, context, call_next)
         except Exception as error:
             # As in the client's own training: whatever it is, nothing leaves.
-            explain_locally(error, states)
-            return refusal(message, error)
+            return refuse(message, error, states)
         if states is not None and not reply.has_error():
             states.forget_refusal()
         return reply

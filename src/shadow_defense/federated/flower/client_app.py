@@ -18,7 +18,7 @@ from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
 from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.records import ARRAYS, digest, in_types_of, read_record, to_record
-from shadow_defense.federated.flower.refusal import explain_locally, refusal
+from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
@@ -96,8 +96,7 @@ def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp
             reply = Message(train_round(taking_part, message.content), reply_to=message)
         except Exception as error:
             # Not ours to know what a defense may raise: whatever it is, nothing leaves.
-            explain_locally(error, states)
-            return refusal(message, error)
+            return refuse(message, error, states)
         states.forget_refusal()
         return reply
 
@@ -106,8 +105,16 @@ def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp
         try:
             return Message(evaluate_round(participant(context), message.content), reply_to=message)
         except Exception as error:
-            explain_locally(error, None)
-            return refusal(message, error)
+            return refuse(message, error, None)
+
+    @app.query()
+    def which(message: Message, context: Context) -> Message:
+        """Which of the clients this is: for a server that draws some of them for each round."""
+        try:
+            told = MetricRecord({PARTITION: int(str(context.node_config[PARTITION]))})
+        except (KeyError, ValueError) as error:
+            return refuse(message, error, None)
+        return Message(RecordDict({METRICS: told}), reply_to=message)
 
     return app
 

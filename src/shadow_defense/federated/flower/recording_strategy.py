@@ -16,7 +16,7 @@ from shadow_defense.errors import UpdateError
 from shadow_defense.federated.flower.records import in_types_of
 from shadow_defense.federated.flower.replies import sender_of, update_of
 from shadow_defense.federated.flower.strategy_wrapper import StrategyWrapper
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.files import write_tensors
 
 log = logging.getLogger("shadow_defense.federated.flower")
@@ -85,14 +85,13 @@ class RecordingStrategy(StrategyWrapper):
         return self.inner.aggregate_train(server_round, replies)
 
     def _record(self, round: int, replies: Sequence[Message], chosen: Collection[str] | None) -> None:
-        place = round_folder(self.folder, round)
-        write_tensors(place / "global.safetensors", {**self.withheld, **self._sent})
+        write_tensors(round_folder(self.folder, round) / "global.safetensors", {**self.withheld, **self._sent})
         for reply in replies:
             sender = sender_of(reply, self.names)
             if chosen is not None and sender not in chosen:
                 continue
             try:
                 update = replace(update_of(reply, self._sent, round, self.names), withheld=tuple(sorted(self.withheld)))
-                update.save(place / f"update-{sender}.safetensors")
+                update.save(update_path(self.folder, round, sender))
             except UpdateError as error:
                 log.warning("round %d: not recorded: %s", round + 1, error)

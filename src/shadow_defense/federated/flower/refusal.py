@@ -16,18 +16,19 @@ WITHHELD = 1001
 log = logging.getLogger("shadow_defense.federated.flower")
 
 
-def refusal(message: Message, error: Exception) -> Message:
-    """The reply in place of an update: which kind of error it was, without its text.
+def refuse(message: Message, error: Exception, states: ClientStateFolder | None) -> Message:
+    """The reply in place of an update: which kind of error it was. Its text stays with the client.
 
     Flower itself would send the text to the server; that of an error may name files, samples or values.
     """
+    _explain_locally(error, states)
     return Message(Error(WITHHELD, f"update withheld: {type(error).__name__}; see the client's log"), reply_to=message)
 
 
-def explain_locally(error: Exception, states: ClientStateFolder | None) -> None:
-    """Say in the client's own log, and beside its state, why nothing was sent; of a user's mistake no traceback."""
+def _explain_locally(error: Exception, states: ClientStateFolder | None) -> None:
     who = "client" if states is None else f"client '{states.client}'"
     line = f"{who}: update withheld: {type(error).__name__}: {' '.join(str(error).split())}"
+    # Of a user's mistake no traceback.
     log.error(line, exc_info=None if isinstance(error, ShadowDefenseError) else error)
     if states is not None:
         # A full disk may be what went wrong; its error's text must not reach the server either.

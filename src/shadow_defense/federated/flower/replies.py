@@ -15,10 +15,15 @@ from shadow_defense.federated.update import ModelUpdate
 
 def sender_of(reply: Message, names: Sequence[str] = ()) -> str:
     """The client's name: by the partition that it says it is, else by its node, whose number no restart keeps."""
-    partition = _number(reply, PARTITION)
+    partition = partition_of(reply)
     if partition is None:
         return f"node-{reply.metadata.src_node_id}"
     return names[partition] if 0 <= partition < len(names) else f"partition-{partition}"
+
+
+def partition_of(reply: Message) -> int | None:
+    """Which of the clients a node says it is; None where it does not."""
+    return _number(reply, PARTITION)
 
 
 def update_of(reply: Message, global_state: Mapping[str, Tensor], round: int, names: Sequence[str] = ()) -> ModelUpdate:

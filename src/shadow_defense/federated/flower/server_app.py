@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -10,23 +11,30 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.defenses.base import SharedBatchNorm
-from shadow_defense.errors import RunError
+from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
+from shadow_defense.federated.flower.averaging import UpdateAveraging
 from shadow_defense.federated.flower.checked_strategy import CheckedStrategy
-from shadow_defense.federated.flower.client_app import FIRST_ROUND, SAMPLES
+from shadow_defense.federated.flower.client_app import FIRST_ROUND
 from shadow_defense.federated.flower.recording_strategy import RecordingStrategy
 from shadow_defense.federated.flower.records import in_types_of, read_record, to_record
+from shadow_defense.federated.flower.sampling_strategy import SamplingStrategy
 from shadow_defense.federated.rounds import read_journal, state_folder, train_again, write_journal
+from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.progress import Task
 
 Evaluate = Callable[[nn.Module], dict[str, Any]]
+
+
+ROUND_TIMEOUT = 3600.0
+"""Seconds that a server waits for the clients of a round, if not told otherwise: Flower's own patience."""
 
 
 def no_measurements(round: int) -> dict[str, Any]:
@@ -44,9 +52,12 @@ class FlowerServer:
         keep: for each round (0-based) to be attacked, the clients whose updates are recorded.
         folder: where rounds and the journal are written, as the in-process engine does.
         at_least: clients without whose updates a round stops the training.
-        strategy: what averages.
+        strategy: what averages; with ``clients_per_round`` it is shown the nodes of a round's clients only.
+        seed: of the draw of a round's clients.
         measured: after a round (0-based), what goes into the journal beside the evaluation.
-        timeout: seconds to wait for the clients of a round; None: for ever.
+        timeout: seconds to wait for the clients of a round, which goes on without the others then; None: for ever, for
+            simulations only: of a SuperNode that is killed and comes back SuperLink still expects the answer to
+            what it had been asked, and that never comes.
     """
 
     model: nn.Module
@@ -58,9 +69,14 @@ class FlowerServer:
     share_bn: SharedBatchNorm = "all"
     at_least: int = 1
     strategy: Strategy | None = None
+    seed: int = 0
     measured: Callable[[int], Mapping[str, Any]] = no_measurements
-    timeout: float | None = None
+    timeout: float | None = ROUND_TIMEOUT
     task: Task = field(default_factory=Task)
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ConfigError(f"the server's timeout is {self.timeout}: expected seconds, or None to wait for ever")
 
     def run(self, grid: Grid) -> None:
         """Go on from the last whole round to the end.
@@ -69,19 +85,11 @@ class FlowerServer:
             RunError: where the journal or the state is damaged, or too few clients sent an update.
         """
         initial = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        names = tuple(client.name for client in self.dataset.clients)
         rounds_done, history = read_journal(self.folder)
         state = self._resumed(rounds_done, initial) if rounds_done else initial
         self.task.advance(rounds_done)
         withheld = {name: initial[name] for name in sorted(withheld_names(self.model, self.share_bn))}
-        strategy = RecordingStrategy(
-            CheckedStrategy(self.strategy or all_clients(len(names)), names=names, at_least=self.at_least),
-            self.folder,
-            names=names,
-            chosen=lambda round: self.keep.get(round, ()),
-            first_round=rounds_done,
-            withheld=withheld,
-        )
+        strategy = self.build_strategy(rounds_done, withheld)
         started = time.perf_counter()
 
         def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -113,6 +121,32 @@ class FlowerServer:
                 evaluate_fn=after_round,
             )
 
+    def build_strategy(self, rounds_done: int, withheld: Mapping[str, Tensor]) -> Strategy:
+        """What asks the clients and averages, and records what the server sees.
+
+        Args:
+            rounds_done: before this Flower run, which counts from 1 again.
+            withheld: the global model's own values of what stays with the clients.
+        """
+        names = tuple(client.name for client in self.dataset.clients)
+        per_round = self.settings.clients_per_round
+        strategy = self.strategy or UpdateAveraging(len(names) if per_round is None else per_round)
+        if per_round is not None:
+            strategy = SamplingStrategy(
+                strategy,
+                chosen=lambda round: taking_part(len(names), per_round, seed=self.seed, round=round),
+                first_round=rounds_done,
+                timeout=self.timeout,
+            )
+        return RecordingStrategy(
+            CheckedStrategy(strategy, names=names, at_least=self.at_least),
+            self.folder,
+            names=names,
+            chosen=lambda round: self.keep.get(round, ()),
+            first_round=rounds_done,
+            withheld=withheld,
+        )
+
     def _evaluable(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return evaluable_state(self.model, state, self.share_bn, self.settings.batch_norm, self.dataset)
 
@@ -122,17 +156,6 @@ class FlowerServer:
         if {name: tensor.shape for name, tensor in state.items()} != {n: t.shape for n, t in initial.items()}:
             raise RunError(f"{path} is of another model; {mend}")
         return state
-
-
-def all_clients(count: int) -> Strategy:
-    """FedAvg (McMahan et al. 2017) over all of ``count`` clients in every round, without evaluation by the clients."""
-    return FedAvg(
-        fraction_train=1.0,
-        fraction_evaluate=0.0,
-        min_train_nodes=count,
-        min_available_nodes=count,
-        weighted_by_key=SAMPLES,
-    )
 
 
 def build_server_app(server: Callable[[Context], FlowerServer]) -> ServerApp:

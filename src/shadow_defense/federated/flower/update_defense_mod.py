@@ -19,7 +19,7 @@ from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.flower.client_app import PARTITION, SAMPLES, arrays_of, restore_defense, round_of
 from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder, secret_seed, state_root
 from shadow_defense.federated.flower.records import ARRAYS, change, digest, in_types_of, read_record, to_record
-from shadow_defense.federated.flower.refusal import explain_locally, refusal
+from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.update import ModelUpdate
 
 SENT_ONLY = frozenset({"gradient-clipping", "gradient-sparsification", "local-dp", "noise"})
@@ -74,8 +74,7 @@ class UpdateDefenseMod:
             states = ClientStateFolder(state_root(context), self.run, client)
             reply = self._protected(message, context, call_next, states)
         except Exception as error:
-            explain_locally(error, states)
-            return refusal(message, error)
+            return refuse(message, error, states)
         states.forget_refusal()
         return reply
 

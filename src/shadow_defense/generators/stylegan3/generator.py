@@ -12,10 +12,8 @@ from shadow_defense.errors import GeneratorError
 from shadow_defense.generators.interface import Generator, LatentSpace
 from shadow_defense.generators.stylegan3.filtered_activation import CLAMP
 from shadow_defense.generators.stylegan3.mapping import MappingNetwork, truncate
-from shadow_defense.generators.stylegan3.schedule import plan_layers
+from shadow_defense.generators.stylegan3.schedule import SIZES, plan_layers
 from shadow_defense.generators.stylegan3.synthesis import SynthesisNetwork
-
-SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
 OFFICIAL_NAMES = {
     "img_resolution": "image_size",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SIZES = (16, 32, 64, 128, 256, 512, 1024)
+"""The sides of images in pixels."""
 FIRST_CUTOFF = 2.0
 FIRST_STOPBAND = 2.0**2.1
 LAST_STOPBAND = 2.0**0.3

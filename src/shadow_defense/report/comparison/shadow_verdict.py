@@ -186,7 +186,7 @@ def _worth_sentences(shadows: Sequence[str], defenses: Mapping[str, Any], table:
 
 
 def _domination_sentences(shadows: Sequence[str], planes: Sequence[Mapping[str, Any]]) -> list[str]:
-    clauses = []
+    clauses, explained = list[str](), False
     for plane in planes:
         points = {point["defense"]: point for point in plane["points"]}
         own = [name for name in shadows if name in points]
@@ -200,10 +200,10 @@ def _domination_sentences(shadows: Sequence[str], planes: Sequence[Mapping[str, 
                 free.append(name)
         if dominated:
             others = f"; {listed(free)} by no other" if free else ""
-            clauses.append(
-                f"under {plane['attack']}, other defenses dominate (by the means; in brackets those clearly ahead in "
-                f"privacy or F1) {', '.join(dominated)}{others}"
-            )
+            # Once: what holds for every attack is not said again.
+            how = "" if explained else "(by the means; in brackets those clearly ahead in privacy or F1) "
+            explained = True
+            clauses.append(f"under {plane['attack']}, other defenses dominate {how}{', '.join(dominated)}{others}")
         elif own:
             clauses.append(f"under {plane['attack']}, no other defense dominates {listed(free)}")
     return sentences_of("", clauses)

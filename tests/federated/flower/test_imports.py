@@ -1,0 +1,29 @@
+"""What a process of a deployment imports: Flower starts one for every message, so that it is paid for every time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+HEAVY = (
+    "matplotlib", "monai", "numba", "pandas", "ray", "scipy.optimize", "scipy.signal", "scipy.stats", "skimage",
+    "sklearn", "sympy", "torch._dynamo", "torchmetrics",
+)  # fmt: skip
+
+
+def test_the_apps_and_a_round_import_nothing_that_only_other_stages_need(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        f"def heavy(): return sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "import shadow_defense.experiment.flower_apps\n"
+        "print('IMPORTED', heavy())\n"
+        "from pathlib import Path\n"
+        "from tests.federated.flower import sites\n"
+        f"sites.on_flower(Path({str(tmp_path)!r}), sites.named('noise'))\n"
+        "print('TRAINED', heavy())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert "IMPORTED []\nTRAINED []\n" in done.stdout, done.stdout + done.stderr
