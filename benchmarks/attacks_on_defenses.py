@@ -65,19 +65,19 @@ class Column:
 ATTACKS = {
     "inverting-gradients": Column("inverting-gradients", LENET, {"iterations": 200}),
     "inverting-gradients, modern": Column("inverting-gradients", LENET, {"variant": "modern", "iterations": 200}),
-    "gradinversion": Column("gradinversion", BATCH, {"iterations": 150}),
+    "gradinversion": Column("gradinversion", BATCH, {"iterations": 500}),
     # On the ConvNet with batch norm it needs thousands of iterations: its seeds start from noise, not from a template.
     "gradinversion-group": Column("gradinversion-group", LENET, {"iterations": 150, "seeds": 2}),
     "dlg": Column("dlg", LENET, {"iterations": 20, "restarts": 2}),
     "idlg": Column("idlg", LENET, {"iterations": 20, "restarts": 2}),
     "fully-connected-leak": Column("fully-connected-leak", PERCEPTRON),
     "r-gap": Column("r-gap", LENET),
-    "gias": Column("gias", GROUP, {"iterations": 80, "weight_iterations": 100, "restarts": 1}),
+    "gias": Column("gias", GROUP, {"iterations": 400, "weight_iterations": 200, "restarts": 1}),
     "model-based": Column(
-        "model-based", BATCH, {"iterations": 100, "learning_rate": 0.1, "weight_learning_rate": 1e-3}
+        "model-based", BATCH, {"iterations": 400, "learning_rate": 0.1, "weight_learning_rate": 1e-3}
     ),
-    "ggl": Column("ggl", GROUP, {"iterations": 80, "restarts": 2}),
-    "gifd": Column("gifd", GROUP, {"iterations": 30, "restarts": 2, "stages": 2}),
+    "ggl": Column("ggl", GROUP, {"iterations": 400, "restarts": 2}),
+    "gifd": Column("gifd", GROUP, {"iterations": 100, "restarts": 2, "stages": 2}),
     "learning-to-invert": Column("learning-to-invert", LENET, {"updates": 200, "hidden": 500}),
     "rog": Column("rog", LENET),
     "robbing-the-fed": Column("robbing-the-fed", IMPRINT, threat="malicious server"),

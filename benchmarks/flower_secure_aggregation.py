@@ -26,8 +26,8 @@ from torch import nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import ClientApp, Context, Participant, build_client_app
-from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.secure_aggregation.client_app import build_secure_client_app
 from shadow_defense.federated.flower.secure_aggregation.server_app import SecureServer
 from shadow_defense.federated.flower.server_app import FlowerServer

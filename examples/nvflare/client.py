@@ -11,10 +11,10 @@ from faces import FacesModel, images_of
 from torch import Tensor, nn
 
 from shadow_defense import ShadowGuard
-from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder, secret_seed
-from shadow_defense.federated.flower.records import change, digest, in_types_of
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder, secret_seed
 from shadow_defense.federated.nvflare.exchange import SAMPLES
 from shadow_defense.federated.nvflare.site_state import state_root
+from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.generators.build import load_generator
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.settings import shadow_preset

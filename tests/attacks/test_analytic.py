@@ -21,6 +21,7 @@ from shadow_defense.errors import ModelError, UpdateError
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.models.variational_bottleneck import insert_bottleneck
 
 EXACT = 1e-4
 
@@ -185,7 +186,15 @@ def test_r_gap_refuses_what_is_no_chain() -> None:
         ModelSettings(name="convnet", normalisation="none", width=8), channels=1, classes=2, image_size=(16, 16), seed=0
     )
     headless = nn.Sequential(nn.Flatten(), nn.Linear(256, 2, bias=False))
-    for model, reason in ((convnet, "holds ReLU"), (Skipping(), "holds a branch"), (headless, "last bias")):
+    # Half as much leaves its first layer as goes on to the next: the code is drawn in between.
+    precode = insert_bottleneck(lenet(), width=4, weight=0.1, seed=0)
+    refused = (
+        (convnet, "holds ReLU"),
+        (Skipping(), "holds a branch"),
+        (precode, "holds a branch"),
+        (headless, "last bias"),
+    )
+    for model, reason in refused:
         seen, _ = observation(model)
         with pytest.raises(ModelError, match=reason):
             RGAP().reconstruct(seen, seed=0)

@@ -21,6 +21,7 @@ from shadow_defense.models.batchnorm import BatchStatisticsRecorder, recover_bat
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import split_state
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.models.variational_bottleneck import insert_bottleneck
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
 
@@ -122,6 +123,30 @@ def test_batches_are_consecutive_slices_again_and_again() -> None:
         optimiser.step()
     expected = {name: tensor - before[name] for name, tensor in model.state_dict().items()}
     ours, _, _ = simulated(before, data, LocalTraining(0.1, 2, 3), "group")
+    assert relative_error(ours, expected) < 1e-4
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_penalty_that_is_part_of_a_layer_is_simulated_as_the_client_adds_it(steps: int) -> None:
+    """PRECODE's divergence joins the gradient, however large the loss is: written out with plain SGD."""
+    model = insert_bottleneck(build("group"), width=4, weight=1.0, seed=0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1])
+    torch.manual_seed(1)
+    with BatchStatisticsRecorder(model) as recorder:
+        found = simulate_training(
+            model, *split_state(model, before), images, labels, F.cross_entropy, LocalTraining(0.1, 2, steps), recorder
+        )
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(1)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    parameters = dict(model.named_parameters())
+    expected = {name: (tensor - before[name]).detach() for name, tensor in parameters.items()}
+    ours = {name: tensor.detach() for name, tensor in zip(parameters, found.update, strict=True)}
     assert relative_error(ours, expected) < 1e-4
 
 

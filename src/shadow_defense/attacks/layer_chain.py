@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ def layer_chain(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Lin
     with torch.no_grad():
         values = probe
         for link in links:
+            if values[0].numel() != math.prod(link.input_shape):
+                raise _no_chain("a branch between its layers")
             values = link.layer(values.reshape(len(values), *link.input_shape))
             values = values if link.activation is None else link.activation(values)
     if values.shape != logits.shape or not torch.allclose(values, logits, rtol=1e-4, atol=1e-5):

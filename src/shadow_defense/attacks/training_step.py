@@ -50,7 +50,7 @@ class TrainingStep:
 
         Unless mapped, the parameters have to require gradients.
         """
-        gradients, statistics = self._gradients(state.parameters, images, labels, self.loss_fn, create_graph)
+        gradients, statistics = self._gradients(state.parameters, images, labels, create_graph)
         velocity = dict[str, Tensor]()
         for name, moving in gradients.items():
             if self.local.weight_decay:
@@ -67,28 +67,23 @@ class TrainingStep:
     ) -> tuple[dict[str, Tensor], dict[str, BatchStatistics]]:
         """``-eta (g(theta, batch) + lambda theta)``, all that one step alone sends, and its batch-norm statistics.
 
-        ``-eta`` goes into the loss, so that no pass over the parameters is spent on it, in either direction.
+        Without the parameters after it, which nobody reads. The loss is not scaled in their place: what a layer adds to
+        its gradient (PRECODE) does not scale with it.
         """
-        rate = self.local.learning_rate
-
-        def scaled_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-            return -rate * self.loss_fn(outputs, labels)
-
-        update, statistics = self._gradients(parameters, images, labels, scaled_loss, create_graph=True)
-        decay = rate * self.local.weight_decay
+        gradients, statistics = self._gradients(parameters, images, labels, create_graph=True)
+        rate, decay = self.local.learning_rate, self.local.weight_decay
         if decay:
-            update = {name: tensor - decay * parameters[name] for name, tensor in update.items()}
-        return update, statistics
+            gradients = {name: tensor + decay * parameters[name] for name, tensor in gradients.items()}
+        return {name: -rate * tensor for name, tensor in gradients.items()}, statistics
 
     def _gradients(
         self,
         parameters: Mapping[str, Tensor],
         images: Tensor,
         labels: Tensor,
-        loss_fn: LossFunction,
         create_graph: bool,
     ) -> tuple[dict[str, Tensor], dict[str, BatchStatistics]]:
-        batch = (self.model, parameters, self.buffers, images, labels, loss_fn)
+        batch = (self.model, parameters, self.buffers, images, labels, self.loss_fn)
         if self.mapped:
             return nested_gradients(*batch, self.recorder)
         return loss_gradients(*batch, create_graph=create_graph), self.recorder.take()

@@ -17,6 +17,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
 from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
 from shadow_defense.experiment.workers import worker_count
+from shadow_defense.federated.client_state import ClientStateFolder, secret_seed
 from shadow_defense.federated.flower.client_app import (
     PARTITION,
     BeforeUpload,
@@ -26,7 +27,6 @@ from shadow_defense.federated.flower.client_app import (
     build_client_app,
     unchecked,
 )
-from shadow_defense.federated.flower.client_state import ClientStateFolder, secret_seed, state_root
 from shadow_defense.federated.flower.server_app import (
     ROUND_TIMEOUT,
     FlowerServer,
@@ -35,6 +35,7 @@ from shadow_defense.federated.flower.server_app import (
     no_measurements,
 )
 from shadow_defense.federated.flower.simulation import simulate
+from shadow_defense.federated.flower.site_state import state_root
 from shadow_defense.federated.rounds import MOST_EXPLAINED, TRAINING, read_journal, round_folder, train_again
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator

@@ -212,13 +212,10 @@ class Run:
 
         Raises :class:`RunError` where there are none, and as :meth:`attacked_clients`.
         """
-        clients = self.attacked_clients(attack)
+        clients, averages = self.attacked_clients(attack), self.shows_averages
         rounds = {round: self.taking_part(round) for round in self.config.attacked_rounds(attack)}
         updates = [
-            (round, client)
-            for round, names in rounds.items()
-            for client in clients
-            if client.name in names or self.shows_averages
+            (round, client) for round, names in rounds.items() for client in clients if averages or client.name in names
         ]
         if not updates:
             raise RunError(

@@ -15,8 +15,8 @@ from torch import Tensor
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import Participant, build_client_app
-from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.server_app import FlowerServer, build_server_app
 from shadow_defense.federated.rounds import Federation
 from shadow_defense.federated.settings import TrainingSettings

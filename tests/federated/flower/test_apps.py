@@ -18,8 +18,8 @@ from torch import Tensor
 from shadow_defense.defenses.base import Batch, Defense, RoundContext, SharedBatchNorm
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.batch_norm_policy import withheld_names
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import build_client_app
-from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.refusal import WITHHELD
 from shadow_defense.federated.rounds import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate

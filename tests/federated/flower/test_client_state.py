@@ -10,8 +10,9 @@ import torch
 from flwr.app import Context, RecordDict
 
 from shadow_defense.errors import RunError
-from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder, secret_seed, state_root
-from shadow_defense.federated.flower.records import digest
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder, secret_seed
+from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.states import digest
 from shadow_defense.files import flatten_tensors, nest_tensors
 
 

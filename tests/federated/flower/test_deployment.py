@@ -19,7 +19,7 @@ import pytest
 import torch
 from tests.federated.flower.test_run_on_flower import LOOPBACK, listening
 
-from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT
 from shadow_defense.federated.rounds import round_folder, state_folder, update_path
 from shadow_defense.federated.update import ModelUpdate

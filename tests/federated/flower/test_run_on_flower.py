@@ -30,7 +30,7 @@ from shadow_defense.experiment.engines import ENGINES, engine_named
 from shadow_defense.experiment.flower_apps import client_app, server_app, train_arm_in_simulation
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.training import train_arm
-from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT, be_silent
 from shadow_defense.federated.flower.server_app import ROUND_TIMEOUT
 from shadow_defense.files import read_json, read_tensors

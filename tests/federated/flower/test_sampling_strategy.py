@@ -14,9 +14,9 @@ from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.three_sites import shadow
 
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower import sampling_strategy
 from shadow_defense.federated.flower.client_app import build_client_app
-from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.server_app import build_server_app
 from shadow_defense.federated.rounds import Federation, state_folder
 from shadow_defense.federated.sampling import taking_part

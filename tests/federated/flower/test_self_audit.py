@@ -28,8 +28,8 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.flower_apps import client_app, server_app
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.self_audit import SelfAudit, SelfAuditSettings, is_asked_for, settings_of_site
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.before_upload_mod import BeforeUploadMod
-from shadow_defense.federated.flower.client_state import ClientStateFolder
 from shadow_defense.federated.flower.refusal import WITHHELD
 from shadow_defense.federated.flower.update_defense_mod import UpdateDefenseMod
 from shadow_defense.federated.settings import TrainingSettings

@@ -23,7 +23,7 @@ from shadow_defense.defenses.kind import Resources
 from shadow_defense.errors import DefenseError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
-from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.refusal import WITHHELD
 from shadow_defense.federated.flower.update_defense_mod import UpdateDefenseMod
 

@@ -29,7 +29,7 @@ from shadow_defense.defenses.base import RoundContext
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
 from shadow_defense.errors import DefenseError, RunError, UpdateError
-from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
 from shadow_defense.federated.nvflare.update_defense_filter import UpdateDefenseFilter
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import PARTITION, BeforeUpload, arrays_of, round_of
-from shadow_defense.federated.flower.client_state import STATE_FOLDER, ClientStateFolder, state_root
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.replies import update_of
+from shadow_defense.federated.flower.site_state import STATE_FOLDER, state_root
 
 
 class BeforeUploadMod:

@@ -12,10 +12,11 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from shadow_defense.errors import RunError, UpdateError
-from shadow_defense.federated.flower.records import change, read_record, to_record
+from shadow_defense.federated.flower.records import read_record, to_record
 from shadow_defense.federated.flower.replies import sender_of, update_of
 from shadow_defense.federated.flower.strategy_wrapper import StrategyWrapper
 from shadow_defense.federated.server import apply_update
+from shadow_defense.federated.states import change
 
 log = logging.getLogger("shadow_defense.federated.flower")
 

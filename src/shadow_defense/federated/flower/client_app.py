@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
-from shadow_defense.errors import DataError, RunError, ShadowDefenseError, UpdateError
+from shadow_defense.errors import DataError, RunError, UpdateError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
-from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder
-from shadow_defense.federated.flower.records import ARRAYS, digest, in_types_of, read_record, to_record
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense
+from shadow_defense.federated.flower.records import ARRAYS, read_record, to_record
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.states import digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
 from shadow_defense.models.functional import LossFunction, training_mode
@@ -228,16 +229,6 @@ def arrays_of(content: RecordDict) -> ArrayRecord:
     if ARRAYS not in content.array_records:
         raise UpdateError(f"the message has no tensors under '{ARRAYS}': leave arrayrecord_key at its default")
     return content.array_records[ARRAYS]
-
-
-def restore_defense(defense: Defense, state: ClientState, path: Path) -> None:
-    """Give a fresh defense its state back. Raises :class:`RunError`, naming ``path``, where it is another's."""
-    try:
-        defense.load_state_dict(state.defense)
-    except ShadowDefenseError as error:
-        raise RunError(f"{path} does not fit this run: {error}") from error
-    except KeyError as error:
-        raise RunError(f"{path} is of another defense: it lacks {error}") from error
 
 
 def _check_own(own: Mapping[str, Tensor], initial: Mapping[str, Tensor], withheld: frozenset[str], path: Path) -> None:

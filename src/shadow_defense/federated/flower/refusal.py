@@ -8,7 +8,7 @@ from contextlib import suppress
 from flwr.app import Error, Message
 
 from shadow_defense.errors import ShadowDefenseError
-from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.client_state import ClientStateFolder
 
 WITHHELD = 1001
 """The code of a reply that says that the client sends nothing in this round; Flower's own codes are below 1000."""

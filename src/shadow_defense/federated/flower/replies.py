@@ -9,7 +9,8 @@ from torch import Tensor
 
 from shadow_defense.errors import UpdateError
 from shadow_defense.federated.flower.client_app import PARTITION, SAMPLES, STEPS
-from shadow_defense.federated.flower.records import change, read_record
+from shadow_defense.federated.flower.records import read_record
+from shadow_defense.federated.states import change
 from shadow_defense.federated.update import ModelUpdate
 
 

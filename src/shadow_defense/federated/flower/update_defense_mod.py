@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import nn
 from torch.nn import functional as F
 
-from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense, RoundContext
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.defenses.kind import Resources
-from shadow_defense.errors import DefenseError, UpdateError
+from shadow_defense.errors import UpdateError
 from shadow_defense.federated.batch_norm_policy import withheld_names
-from shadow_defense.federated.flower.client_app import PARTITION, SAMPLES, arrays_of, restore_defense, round_of
-from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder, secret_seed, state_root
-from shadow_defense.federated.flower.records import ARRAYS, change, digest, in_types_of, read_record, to_record
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense, secret_seed
+from shadow_defense.federated.flower.client_app import PARTITION, SAMPLES, arrays_of, round_of
+from shadow_defense.federated.flower.records import ARRAYS, read_record, to_record
 from shadow_defense.federated.flower.refusal import refuse
+from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
+from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
-
-SENT_ONLY = frozenset({"gradient-clipping", "gradient-sparsification", "local-dp", "noise"})
-"""The defenses that need nothing but the update: all others read images, and belong into the training loop."""
 
 
 class UpdateDefenseMod:
@@ -57,12 +54,7 @@ class UpdateDefenseMod:
         rounds: int,
         seed: int | None = None,
     ) -> None:
-        others = settings.parts().keys() - SENT_ONLY - {"none"}
-        if others or any(place != "update" for place in settings.acts_on()):
-            raise DefenseError(
-                f"the defense '{settings.defense}' cannot be a mod, which sees nothing but the update: take "
-                f"{', '.join(sorted(SENT_ONLY))} with the option place=update, or defend in the training loop"
-            )
+        check_sent_only(settings, "mod")
         self.settings, self.model, self.run, self.rounds, self.seed = settings, model, run, rounds, seed
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -116,8 +108,7 @@ class UpdateDefenseMod:
 
     def _defense(self, context: Context, client: str) -> Defense:
         seed = secret_seed(state_root(context), self.run) if self.seed is None else self.seed
-        nothing = ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
-        return self.settings.build(Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, client, seed))
+        return build_sent_only(self.settings, client, seed)
 
 
 def _samples(reply: Message) -> int:

@@ -15,7 +15,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from shadow_defense.errors import ShadowDefenseError, UpdateError
 from shadow_defense.federated.nvflare.exchange import SAMPLES, to_tensors
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.files import read_tensors, write_tensors
 
@@ -55,7 +55,7 @@ class RecordingFilter(Filter):
         return shareable
 
     def _record_global(self, shareable: Shareable) -> None:
-        path = self._place(shareable) / "global.safetensors"
+        path = round_folder(Path(self.folder), _round(shareable)) / "global.safetensors"
         # Every client of a round is sent the same.
         if not path.exists():
             write_tensors(path, to_tensors(from_shareable(shareable).data, "the global model"))
@@ -66,23 +66,20 @@ class RecordingFilter(Filter):
             raise UpdateError(f"{client} answered {code}")
         if not re.fullmatch(r"[\w.-]+", client):
             raise UpdateError(f"the client's name {client!r} cannot be a file")
-        dxo, place = from_shareable(shareable), self._place(shareable)
+        dxo, folder, round = from_shareable(shareable), Path(self.folder), _round(shareable)
         tensors = to_tensors(dxo.data, f"the update of {client}")
         if dxo.data_kind == DataKind.WEIGHTS:
-            before, _ = read_tensors(place / "global.safetensors")
+            before, _ = read_tensors(round_folder(folder, round) / "global.safetensors")
             tensors = state_difference({name: each for name, each in before.items() if name in tensors}, tensors)
         elif dxo.data_kind != DataKind.WEIGHT_DIFF:
             raise UpdateError(f"{client} sent {dxo.data_kind}, which is no update")
-        path = place / f"update-{client}.safetensors"
+        path = update_path(folder, round, client)
         samples = _whole(dxo, SAMPLES)
         if samples is None:
             write_tensors(path, tensors)
         else:
             steps = _whole(dxo, FLMetaKey.NUM_STEPS_CURRENT_ROUND) or 0
-            ModelUpdate(tensors, samples, steps, _round(shareable), client).save(path)
-
-    def _place(self, shareable: Shareable) -> Path:
-        return round_folder(Path(self.folder), _round(shareable))
+            ModelUpdate(tensors, samples, steps, round, client).save(path)
 
 
 def _round(shareable: Shareable) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import torch
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.dxo_filter import DXOFilter
 from nvflare.apis.fl_constant import ReturnCode
@@ -16,18 +15,15 @@ from nvflare.app_common.app_constant import AppConstants
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense, RoundContext, SharedBatchNorm
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.defenses.kind import Resources
 from shadow_defense.errors import DefenseError, ShadowDefenseError, UpdateError
 from shadow_defense.federated.batch_norm_policy import withheld_names
-from shadow_defense.federated.flower.client_app import restore_defense
-from shadow_defense.federated.flower.client_state import ClientState, ClientStateFolder, secret_seed
-from shadow_defense.federated.flower.records import digest, in_types_of
-from shadow_defense.federated.flower.update_defense_mod import SENT_ONLY
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense, secret_seed
 from shadow_defense.federated.nvflare.exchange import from_tensors, to_tensors
 from shadow_defense.federated.nvflare.site_state import state_root
+from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
+from shadow_defense.federated.states import digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 
 
@@ -75,12 +71,7 @@ class UpdateDefenseFilter(DXOFilter):
         self.defense, self.model, self.run, self.rounds = defense, model, run, rounds
         self.preset, self.options, self.share_bn, self.seed = preset, dict(options or {}), share_bn, seed
         self.settings = DefenseSettings(defense=defense, preset=preset, options=self.options, share_bn=share_bn)
-        others = self.settings.parts().keys() - SENT_ONLY - {"none"}
-        if others or any(place != "update" for place in self.settings.acts_on()):
-            raise DefenseError(
-                f"the defense '{defense}' cannot be a filter, which sees nothing but the update: take "
-                f"{', '.join(sorted(SENT_ONLY))} with the option place=update, or defend in the training script"
-            )
+        check_sent_only(self.settings, "filter")
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The result with its difference protected; of a failed training the code alone.
@@ -143,8 +134,7 @@ class UpdateDefenseFilter(DXOFilter):
 
     def _build(self, client: str) -> Defense:
         seed = secret_seed(state_root(), self.run) if self.seed is None else self.seed
-        nothing = ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
-        return self.settings.build(Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, client, seed))
+        return build_sent_only(self.settings, client, seed)
 
 
 def _round_of(shareable: Shareable, rounds: int) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from shadow_defense.defenses.base import Defense, RoundContext
 from shadow_defense.errors import DefenseError, RunError, ShadowDefenseError
-from shadow_defense.federated.flower.client_state import ClientStateFolder
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.refusal import WITHHELD
 from shadow_defense.federated.flower.secure_aggregation.client_app import build_secure_client_app
 from shadow_defense.federated.flower.server_app import build_server_app

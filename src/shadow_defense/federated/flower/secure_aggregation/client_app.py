@@ -14,6 +14,7 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
 from shadow_defense.errors import UpdateError
+from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import (
     METRICS,
     SAMPLES,
@@ -23,11 +24,11 @@ from shadow_defense.federated.flower.client_app import (
     round_of,
     train_round,
 )
-from shadow_defense.federated.flower.client_state import ClientStateFolder
-from shadow_defense.federated.flower.records import ARRAYS, change, in_types_of, read_record
+from shadow_defense.federated.flower.records import ARRAYS, read_record
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import LEVELS, FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS, use_own_masks
+from shadow_defense.federated.states import change, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, write_json
 

@@ -1,7 +1,4 @@
-"""What a client keeps from round to round, in files on its own disk that neither crash nor replay can spoil.
-
-Flower's own ``context.state`` is lost when a SuperNode restarts, and silently when it is large (spec/flower.md 4).
-"""
+"""What a client keeps from round to round, in files on its own disk that neither crash nor replay can spoil."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
 from torch import Tensor
 
-from shadow_defense.errors import RunError
+from shadow_defense.defenses.base import Defense
+from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.files import (
     atomic_path,
     flatten_tensors,
@@ -27,9 +24,6 @@ from shadow_defense.files import (
     write_text,
 )
 from shadow_defense.seeds import seed_for
-
-STATE_FOLDER = "state-dir"
-"""The key of the node's own configuration that says where its state lies: the site's choice, never the server's."""
 
 PREPARED = -1
 """The round of a state that has seen none yet."""
@@ -175,14 +169,14 @@ class ClientStateFolder:
         return f"restore it from a copy, or delete {self.folder} and begin a run of another name"
 
 
-def state_root(context: Context) -> Path:
-    """The folder that the site gave its node for states. Raises :class:`RunError` where it gave none."""
-    given = context.node_config.get(STATE_FOLDER)
-    if not isinstance(given, str) or not given:
-        raise RunError(
-            f"this node has no folder for its state: start the SuperNode with --node-config '{STATE_FOLDER}=\"FOLDER\"'"
-        )
-    return Path(given).expanduser().resolve()
+def restore_defense(defense: Defense, state: ClientState, path: Path) -> None:
+    """Give a fresh defense its state back. Raises :class:`RunError`, naming ``path``, where it is another's."""
+    try:
+        defense.load_state_dict(state.defense)
+    except ShadowDefenseError as error:
+        raise RunError(f"{path} does not fit this run: {error}") from error
+    except KeyError as error:
+        raise RunError(f"{path} is of another defense: it lacks {error}") from error
 
 
 def secret_seed(root: Path, run: str) -> int:

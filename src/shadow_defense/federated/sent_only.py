@@ -1,0 +1,30 @@
+"""Defenses that need nothing but the update, for places that see nothing else: a Flower mod, an NVFlare filter."""
+
+from __future__ import annotations
+
+import torch
+
+from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.kind import Resources
+from shadow_defense.errors import DefenseError
+
+SENT_ONLY = frozenset({"gradient-clipping", "gradient-sparsification", "local-dp", "noise"})
+"""The defenses that need nothing but the update: all others read images, and belong into the training loop."""
+
+
+def check_sent_only(settings: DefenseSettings, place: str) -> None:
+    """Raise :class:`DefenseError` for a defense that acts anywhere else or needs images; ``place`` is for the words."""
+    others = settings.parts().keys() - SENT_ONLY - {"none"}
+    if others or any(acting != "update" for acting in settings.acts_on()):
+        raise DefenseError(
+            f"the defense '{settings.defense}' cannot be a {place}, which sees nothing but the update: take "
+            f"{', '.join(sorted(SENT_ONLY))} with the option place=update, or defend in the training loop"
+        )
+
+
+def build_sent_only(settings: DefenseSettings, client: str, seed: int) -> Defense:
+    """A fresh defense for one client, which is given no images and no generator."""
+    nothing = ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+    return settings.build(Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, client, seed))
