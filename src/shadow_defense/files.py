@@ -48,6 +48,8 @@ def write_text(path: Path, text: str) -> None:
 def link_file(source: Path, path: Path) -> None:
     """Give a file a second name, or copy it where there is no such thing; files here are replaced, never changed."""
     with atomic_path(path) as temporary:
+        # Left by a process of the same number that was killed, it may already be the source by another name.
+        temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)
         except OSError:

@@ -13,7 +13,9 @@ import yaml
 
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.dataset import ImageSet
+from shadow_defense.errors import DataError
 from shadow_defense.experiment.attacking import reconstruct
+from shadow_defense.experiment.audit.public_images import read_labelled_images
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
 from tests.attacks.clients import SHORT, lenet, observation, private
@@ -53,6 +55,13 @@ def write_manifest(path: Path, images: Path) -> Path:
     lines = [f"{file},{file.parent.name}" for file in sorted(images.rglob("*.png"))]
     path.write_text("\n".join(["path,label", *lines]))
     return path
+
+
+def test_a_source_whose_classes_come_in_another_order_is_refused() -> None:
+    names = read_labelled_images("faces", image_size=16, channels=1, classes=2).labels.unique().tolist()
+    assert names == [0, 1]
+    with pytest.raises(DataError, match="in label order and the model's face, other"):
+        read_labelled_images("faces", image_size=16, channels=1, classes=2, class_names=("face", "other"))
 
 
 @pytest.mark.parametrize("form", ["folder", "npz", "manifest"])

@@ -41,8 +41,8 @@ class _ProductAndNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_product: Tensor, by_norm: Tensor) -> tuple[Tensor, None]:
         a, b, norm = ctx.saved_tensors
-        # Of zeros the norm's gradient is taken to be zero, as torch does.
-        return torch.addcmul(b * by_product, a, torch.where(norm > 0, by_norm / norm, 0)), None
+        # Of zeros the norm's gradient is zero, as torch has it: a is.
+        return torch.addcmul(b * by_product, a, by_norm / torch.where(norm > 0, norm, 1)), None
 
 
 def _norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:

@@ -85,9 +85,10 @@ def _run_all(
     from shadow_defense.experiment.engines import engine_named
     from shadow_defense.experiment.run import Run
 
-    # Before anything is computed.
-    engine_named(engine)
-    run = Run.create(out, load_config(config, overrides or ()), restart=restart)
+    chosen = load_config(config, overrides or ())
+    # Before anything is computed or written.
+    engine_named(engine).check_run(Run(out, chosen))
+    run = Run.create(out, chosen, restart=restart)
     if not quiet:
         typer.echo(f"run directory: {out}")
     for stage in STAGES:

@@ -21,19 +21,23 @@ def _train_in_flower_simulation(run: Run, arm: str, progress: Progress) -> None:
     train_arm_in_simulation(run, arm, progress)
 
 
+def _check_averages(run: Run) -> None:
+    for attack in run.config.attacks:
+        run.check_attack_on_averages(attack)
+
+
 def _train_with_secure_aggregation(run: Run, arm: str, progress: Progress) -> None:
     from shadow_defense.experiment.flower_apps import train_arm_in_simulation
 
-    # Before hours of training, whose averages no attack could be tried on.
-    for attack in run.config.attacks:
-        run.check_attack_on_averages(attack)
     train_arm_in_simulation(run, arm, progress, secure=True)
 
 
 ENGINES: dict[str, Engine] = {
     "in-process": IN_PROCESS,
     "flower-simulation": Engine(_train_in_flower_simulation, _check_flower_simulation, arms_at_once=False),
-    "flower-secure-aggregation": Engine(_train_with_secure_aggregation, _check_flower_simulation, arms_at_once=False),
+    "flower-secure-aggregation": Engine(
+        _train_with_secure_aggregation, _check_flower_simulation, arms_at_once=False, check_run=_check_averages
+    ),
 }
 
 

@@ -159,6 +159,7 @@ def server_app(
     measured: Callable[[int], dict[str, Any]] = no_measurements,
     task: Task | None = None,
     secure: bool = False,
+    most_images: int | None = None,
 ) -> ServerApp:
     """The ServerApp of a run's arm, which records what the run's attacks and `shadow-defense audit` need.
 
@@ -166,12 +167,15 @@ def server_app(
         at_least: clients without whose updates a round stops the training.
         timeout: seconds to wait for the clients of a round (:class:`FlowerServer`): longer than the slowest takes.
         secure: the server gets averages only, by SecAgg+; the clients' side must be ``secure`` too.
+        most_images: the most that any client has, for ``secure``; None: as in the run's own data, which real hospitals'
+            may exceed: those are refused.
     """
     kind: Callable[..., FlowerServer] = FlowerServer
     if secure:
         from shadow_defense.federated.flower.secure_aggregation.server_app import SecureServer
 
-        kind = partial(SecureServer, most_images=max(len(client.train) for client in run.dataset.clients))
+        largest = max(len(client.train) for client in run.dataset.clients)
+        kind = partial(SecureServer, most_images=most_images or largest)
 
     def server(context: Context) -> FlowerServer:
         return kind(

@@ -176,7 +176,7 @@ class Run:
         """For each round (0-based) that some attack asks for, or uses besides, the clients that it asks for."""
         kept: dict[int, frozenset[str]] = {}
         for attack, settings in self.config.attacks.items():
-            clients = frozenset(client.name for client in self.attacked_clients(attack))
+            clients = frozenset(client.name for client in self._chosen_clients(attack))
             for attacked in self.config.attacked_rounds(attack):
                 for round in (*earlier_rounds(settings, attacked), attacked):
                     kept[round] = kept.get(round, frozenset()) | clients
@@ -187,14 +187,17 @@ class Run:
 
         Raises :class:`RunError` for a client that does not exist.
         """
+        if self.shows_averages:
+            self.check_attack_on_averages(attack)
+            return [self.all_clients]
+        return self._chosen_clients(attack)
+
+    def _chosen_clients(self, attack: str) -> list[ClientData]:
         settings = self.config.attacks[attack]
         names = [client.name for client in self.dataset.clients]
         for name in settings.clients or ():
             if name not in names:
                 raise RunError(f"attacks.{attack}.clients names '{name}': the clients are {', '.join(names)}")
-        if self.shows_averages:
-            self.check_attack_on_averages(attack)
-            return [self.all_clients]
         chosen = [
             client
             for client in self.dataset.clients

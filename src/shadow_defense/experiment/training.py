@@ -141,6 +141,10 @@ def train_arm(run: Run, arm: str, progress: Progress | None = None) -> None:
     ).run(progress)
 
 
+def _any_run(run: Run) -> None:
+    """The engine carries every run."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """What carries a training from round to round.
@@ -148,12 +152,14 @@ class Engine:
     Attributes:
         train_arm: trains one arm of a run, or goes on with it; a new process can import it.
         check: raises :class:`RunError` where the engine is not installed.
+        check_run: raises :class:`RunError` for a run that the engine cannot carry, before anything is computed.
         arms_at_once: whether arms are trained in parallel; an engine that fills the machine by itself takes one by one.
     """
 
     train_arm: Callable[[Run, str, Progress], None]
     check: Callable[[], None]
     arms_at_once: bool
+    check_run: Callable[[Run], None] = _any_run
 
 
 def _always_installed() -> None:

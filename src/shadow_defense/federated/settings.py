@@ -37,7 +37,7 @@ class TrainingSettings(BaseModel):
         """Without ``clients_per_round`` where all take part: trainings from before it existed stay what they are."""
         written = write(self)
         if self.clients_per_round is None:
-            del written["clients_per_round"]
+            written.pop("clients_per_round", None)
         return written
 
     def learning_rate_at(self, round: int) -> float:

@@ -14,6 +14,7 @@ from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.three_sites import shadow
 
+from shadow_defense.errors import RunError
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower import sampling_strategy
 from shadow_defense.federated.flower.client_app import build_client_app
@@ -110,5 +111,20 @@ def test_nodes_that_come_late_are_waited_for_and_one_that_says_nothing_is_nobody
         grid.contexts[node].node_config["partition-id"] = partition
     made = sites.server(tmp_path, settings=SETTINGS)
     start(build_server_app(lambda context: made), grid)
-    assert sorted(of_type(grid.sent, "query")) == [0, 1, 2, 3]
+    asked = of_type(grid.sent, "query")
+    # Of the first an answer may have been lost: it is asked again, as often as others are waited for.
+    assert [asked.count(node) for node in (1, 2, 3)] == [1, 1, 1] and asked.count(0) > 1
     assert trained(grid, (-1, 2, 0, 1)) == DRAWN
+
+
+def test_a_client_that_does_not_come_ends_the_training_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_strategy.time, "sleep", lambda seconds: None)
+    app = build_client_app(sites.participants(tmp_path / "clients", sites.named("none"), settings=SETTINGS))
+    grid = LateGrid(app, 2)
+    monkeypatch.setattr(LateGrid, "looks", -10_000_000)
+    made = sites.server(tmp_path, settings=SETTINGS, timeout=0.2)
+    with pytest.raises(RunError, match=r"no node said within 0 s that it is client \d.*start it") as raised:
+        start(build_server_app(lambda context: made), grid)
+    assert "\n" not in str(raised.value) and not of_type(grid.sent, "train")

@@ -52,6 +52,13 @@ def test_what_the_server_sees_as_files_of_an_audit(tmp_path: Path) -> None:
         assert torch.equal(update.tensors[name], tensor) and torch.equal(tensors[name], tensor)
 
 
+def test_another_job_is_not_recorded_beside_the_model_of_an_earlier_one(tmp_path: Path) -> None:
+    passed(tmp_path, result(as_numpy(GLOBAL), kind=DataKind.WEIGHTS))
+    passed(tmp_path, result(as_numpy(DIFFERENCE), kind=DataKind.WEIGHTS))
+    recorded, _ = read_tensors(tmp_path / "round-0000" / "global.safetensors")
+    assert all(torch.equal(recorded[name], tensor) for name, tensor in DIFFERENCE.items())
+
+
 def test_of_whole_weights_the_difference(tmp_path: Path) -> None:
     passed(tmp_path, result(as_numpy(GLOBAL), kind=DataKind.WEIGHTS))
     after = {name: GLOBAL[name] + each for name, each in DIFFERENCE.items()}
@@ -70,6 +77,7 @@ def test_of_whole_weights_the_difference(tmp_path: Path) -> None:
         (result(as_numpy(DIFFERENCE), round=None), "site-1", "does not say its round"),
         (result({"a": np.full(2, np.nan)}, num_samples=1), "site-1", "NaN or infinity"),
         (Shareable(), "site-1", "not a valid DXO"),
+        (result({"a": np.zeros(3)}, kind=DataKind.WEIGHTS), "site-1", "not recorded"),
     ],
 )
 def test_what_is_no_update_is_named_and_passes(

@@ -18,6 +18,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FilterKey, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.utils.task_utils import apply_filters
+from nvflare.app_common.app_constant import AppConstants
 from nvflare.fuel.utils.class_utils import instantiate_class
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
@@ -117,6 +118,14 @@ def test_nothing_but_a_difference_leaves(refused: Shareable) -> None:
     with pytest.raises(UpdateError, match=r"the result (holds|is no DXO)") as caught:
         made("local-dp").process(refused, context())
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_script_puts_beside_the_difference_stays() -> None:
+    given = result(as_numpy(difference()))
+    given["weights as they are"] = as_numpy(difference())
+    left = made("local-dp").process(given, context())
+    assert left.keys() == result(as_numpy(difference())).keys()
+    assert left.get_header(AppConstants.CURRENT_ROUND) == given.get_header(AppConstants.CURRENT_ROUND)
 
 
 def test_a_failed_training_leaves_nothing_but_its_code() -> None:

@@ -50,7 +50,13 @@ def read_labelled_images(
 
 def _read(where: str, path: Path, image_size: int, channels: int, class_names: tuple[str, ...] | None) -> Parts:
     if where in SOURCES and not path.exists():
-        return read_source(DataSettings(source=where, image_size=image_size, channels=channels), 0)
+        parts = read_source(DataSettings(source=where, image_size=image_size, channels=channels), 0)
+        if class_names is not None and parts.class_names != class_names:
+            raise DataError(
+                f"the classes of source '{where}' are {', '.join(parts.class_names)} in label order and the model's "
+                f"{', '.join(class_names)}: give a folder with a sub-folder a class"
+            )
+        return parts
     if path.is_dir():
         files, names = list_class_folders(path, (*IMAGE_SUFFIXES, DICOM_SUFFIX), class_names)
         return read_image_files(files, names, image_size=image_size, channels=channels, limit=None, seed=0)

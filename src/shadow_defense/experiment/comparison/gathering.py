@@ -55,7 +55,7 @@ def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], comman
                 "settings": settings.build().model_dump(mode="json"),  # type: ignore[attr-defined]
                 "threat_model": threat_model(settings.threat_model).describe(),
                 "rounds": [round + 1 for round in first.config.attacked_rounds(name)],
-                "clients": [client.name for client in first.attacked_clients(name)],
+                "clients": list(dict.fromkeys(client.name for _, client in first.attacked_updates(name))),
             }
             for name, settings in grid.attacks.items()
         },

@@ -19,7 +19,7 @@ def pictures(comparison: Comparison, scores: Mapping[str, Sequence[Score]]) -> t
     for model in comparison.grid.models:
         run = comparison.of(model, seed)
         for attack in comparison.grid.attacks:
-            round, client = run.config.attacked_rounds(attack)[0], run.attacked_clients(attack)[0]
+            round, client = run.attacked_updates(attack)[0]
             place = (attack, round, seeded(seed, client.name))
             scored = {score.arm: score for score in scores[model] if (score.attack, score.round, score.client) == place}
             rebuilt = {}

@@ -66,6 +66,8 @@ def vulnerability_maps(run: Run) -> dict[Image, Float[Tensor, "h w"]]:
     """Shadow's maps (N3) of the first round, by image: high where the shadow generator comes close."""
     found = {}
     for client in run.attacked_clients(ATTACK):
+        if client.name not in run.taking_part(0):
+            continue
         path = round_folder(run.arm_folder(SHADOW), 0) / f"explanation-{client.name}.safetensors"
         tensors, _ = read_tensors(path, train_again(run.arm_folder(SHADOW)))
         for sample, noise_map in unpack_samples(nest_tensors(tensors)["noise_map"]).items():

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from shadow_defense.errors import RunError
 from shadow_defense.federated.flower.replies import partition_of
 from shadow_defense.federated.flower.strategy_wrapper import StrategyWrapper
 
@@ -26,7 +27,10 @@ class SamplingStrategy(StrategyWrapper):
     Args:
         chosen: the clients of a round (0-based), by partition.
         first_round: rounds before this Flower run, where it goes on with an earlier one.
-        timeout: seconds to wait for the nodes' answers; None: for ever.
+        timeout: seconds to wait for the nodes of a round, and for each answer; None: for ever.
+
+    Raises:
+        RunError: in a round of which a client's node does not come in that time.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class SamplingStrategy(StrategyWrapper):
     ) -> None:
         super().__init__(inner)
         self.chosen, self.first_round, self.timeout = chosen, first_round, timeout
-        self._partitions: dict[int, int | None] = {}
+        self._partitions: dict[int, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -49,13 +53,19 @@ class SamplingStrategy(StrategyWrapper):
 
     def _nodes_of(self, wanted: Collection[int], grid: Grid) -> list[int]:
         """A node of each wanted client, once all of them are there, as Flower's strategies wait for nodes."""
+        began = time.monotonic()
         while True:
             present = list(grid.get_node_ids())
             self._ask([node for node in present if node not in self._partitions], grid)
-            found = {self._partitions[node]: node for node in present}
+            found = {self._partitions[node]: node for node in present if node in self._partitions}
             missing = [partition for partition in wanted if partition not in found]
             if not missing:
                 return [found[partition] for partition in wanted]
+            if self.timeout is not None and time.monotonic() - began > self.timeout:
+                raise RunError(
+                    f"no node said within {self.timeout:.0f} s that it is client {', '.join(map(str, missing))} "
+                    "(partition-id): start it and give the same command again"
+                )
             log.info("waiting for the nodes of clients %s", missing)
             time.sleep(1)
 
@@ -64,10 +74,10 @@ class SamplingStrategy(StrategyWrapper):
             return
         questions = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
         for reply in grid.send_and_receive(questions, timeout=self.timeout):
-            self._partitions[reply.metadata.src_node_id] = partition_of(reply)
-        for node in nodes:
-            # One that did not answer is not asked again: it comes back under another number.
-            self._partitions.setdefault(node, None)
+            # One that failed to answer is asked again.
+            partition = None if reply.has_error() else partition_of(reply)
+            if partition is not None:
+                self._partitions[reply.metadata.src_node_id] = partition
 
 
 class _PartOfGrid(Grid):

@@ -13,7 +13,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
-from shadow_defense.errors import ShadowDefenseError, UpdateError
+from shadow_defense.errors import UpdateError
 from shadow_defense.federated.nvflare.exchange import SAMPLES, to_tensors
 from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate, state_difference
@@ -41,6 +41,7 @@ class RecordingFilter(Filter):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.folder = folder
+        self._recorded = set[int]()
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """``shareable`` itself, untouched."""
@@ -50,15 +51,18 @@ class RecordingFilter(Filter):
                 self._record_global(shareable)
             else:
                 self._record_update(shareable, str(fl_ctx.get_peer_context().get_identity_name()))
-        except (ShadowDefenseError, ValueError) as error:
-            log.warning("not recorded: %s", error)
+        except Exception as error:
+            # Whatever a client sent: the training goes on as without a record.
+            log.warning("not recorded: %s: %s", type(error).__name__, error)
         return shareable
 
     def _record_global(self, shareable: Shareable) -> None:
-        path = round_folder(Path(self.folder), _round(shareable)) / "global.safetensors"
-        # Every client of a round is sent the same.
-        if not path.exists():
-            write_tensors(path, to_tensors(from_shareable(shareable).data, "the global model"))
+        round = _round(shareable)
+        # Every client of a round is sent the same; what lies there from an earlier job is another model.
+        if round not in self._recorded:
+            tensors = to_tensors(from_shareable(shareable).data, "the global model")
+            write_tensors(round_folder(Path(self.folder), round) / "global.safetensors", tensors)
+            self._recorded.add(round)
 
     def _record_update(self, shareable: Shareable, client: str) -> None:
         code = shareable.get_return_code()

@@ -10,7 +10,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.dxo_filter import DXOFilter
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,7 +74,7 @@ class UpdateDefenseFilter(DXOFilter):
         check_sent_only(self.settings, "filter")
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The result with its difference protected; of a failed training the code alone.
+        """The result with its difference protected, and the meta data as given; of a failed training the code alone.
 
         Raises:
             ShadowDefenseError: whatever goes wrong, of one line without the cause's own words.
@@ -92,7 +92,11 @@ class UpdateDefenseFilter(DXOFilter):
                 f"the result holds {kind}, not {DataKind.WEIGHT_DIFF}: set params_transfer_type to DIFF in the job, or "
                 "send FLModel(params_type=DIFF); nothing leaves"
             )
-        return super().process(shareable, fl_ctx)
+        protected = super().process(shareable, fl_ctx)
+        # Whatever a script put beside the difference stays; of NVFlare itself are the headers alone.
+        leaving = from_shareable(protected).to_shareable()
+        leaving[ReservedHeaderKey.HEADERS] = protected[ReservedHeaderKey.HEADERS]
+        return leaving
 
     def process_dxo(self, dxo: DXO, shareable: Shareable, fl_ctx: FLContext) -> DXO:
         """The same DXO with the protected difference."""

@@ -120,7 +120,17 @@ def test_a_server_that_asks_in_the_clear_gets_nothing(tmp_path: Path, caplog: py
     assert not list((tmp_path / "clients").rglob("*.safetensors"))
 
 
-def asked_again(grid: SecureGrid, stage: str, **changes: Any) -> Message:
+def test_a_message_that_flower_would_not_mask_is_answered_by_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Flower hands ``train.default`` to the same function as ``train``, past its own mod's look at the type."""
+    grid = by_secure_aggregation(tmp_path, PLAIN)
+    reply = asked_again(grid, "collect_masked_vectors", kind="train.default")
+    assert reply.has_error() and reply.error.code == WITHHELD and not reply.has_content()
+    assert "'train.default'" in caplog.text
+
+
+def asked_again(grid: SecureGrid, stage: str, kind: str = "train", **changes: Any) -> Message:
     """The reply of a client that has answered all stages before, to a changed message of the last round."""
     node = 100
     for earlier in STAGES[: STAGES.index(stage)]:
@@ -128,6 +138,7 @@ def asked_again(grid: SecureGrid, stage: str, **changes: Any) -> Message:
             grid.answer(sent)
     sent = [sent for sent, _ in grid.of_stage(stage) if sent.metadata.dst_node_id == node][-1]
     message = copy.deepcopy(sent)
+    message.metadata.message_type = kind
     for key, value in changes.items():
         message.content[RECORD_KEY_CONFIGS][key] = value
     return grid.answer(message)
@@ -159,6 +170,8 @@ def test_a_weaker_protocol_is_refused(
     [
         ({"active_nids": [100, 101, 102], "dead_nids": [102]}, "that it answered and that it did not"),
         ({"active_nids": [100, 101], "dead_nids": [102]}, "over 3 clients already and is asked for again over 2"),
+        # As many as before, of whom another one may have been gone then: three such sums give every update.
+        ({"active_nids": [100, 101, 102], "dead_nids": [103]}, "asked for again over 3, with 1 gone"),
     ],
 )
 def test_no_client_helps_to_unmask_another_one(

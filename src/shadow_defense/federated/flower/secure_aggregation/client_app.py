@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.client.mod import secaggplus_mod
 from flwr.clientapp import ClientApp
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
@@ -128,6 +128,12 @@ def check_setup(asked: ConfigRecord) -> None:
 
 
 def _asked(message: Message) -> tuple[str, ConfigRecord]:
+    # Flower routes names such as train.default here too, and its mod masks what answers to this one alone.
+    if message.metadata.message_type != MessageType.TRAIN:
+        raise UpdateError(
+            f"the server asks by a message '{message.metadata.message_type}' and masks are put on for "
+            f"'{MessageType.TRAIN}' alone: run the server's side of this package"
+        )
     records = message.content.config_records
     stage = records[RECORD_KEY_CONFIGS].get(Key.STAGE) if RECORD_KEY_CONFIGS in records else None
     if not isinstance(stage, str) or stage not in Stage.all():
@@ -142,7 +148,8 @@ def _check_unmasking(asked: ConfigRecord, states: ClientStateFolder) -> None:
     """Refuse to help to unmask what shows one client.
 
     A client that is said to be there and gone at once would lose both of its secrets. And a round that is asked again
-    (a server was restarted) gives the same updates: two sums over different clients would differ by single ones.
+    (a server was restarted) gives the same updates: sums over different clients would differ by single ones, so that a
+    sum is repeated over everybody or not at all.
     """
     there, gone = (_nodes(asked, key) for key in (Key.ACTIVE_NODE_ID_LIST, Key.DEAD_NODE_ID_LIST))
     if there & gone:
@@ -151,10 +158,11 @@ def _check_unmasking(asked: ConfigRecord, states: ClientStateFolder) -> None:
     now = {"round": round, "clients": len(there)}
     if path.exists():
         before = read_json(path, f"delete {states.folder} and begin a run of another name")
-        if before["round"] == round and before != now:
+        if before["round"] == round and (before != now or gone):
             raise UpdateError(
                 f"this round was summed over {before['clients']} clients already and is asked for again over "
-                f"{len(there)}: the difference would show single updates; begin a run of another name"
+                f"{len(there)}, with {len(gone)} gone: the difference could show single updates; begin a run of "
+                "another name"
             )
     write_json(path, now)
 

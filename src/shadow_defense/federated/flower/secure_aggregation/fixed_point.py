@@ -73,8 +73,12 @@ class FixedPoint:
         """What a client adds to the sum.
 
         Raises:
-            UpdateError: naming the tensor that would not fit; clipping it, as Flower does, would be wrong in silence.
+            UpdateError: naming what would not fit; clipping it, as Flower does, would be wrong in silence.
         """
+        if update.steps > COUNTS * self.limit:
+            raise UpdateError(
+                f"{update.client} took {update.steps} steps: a secure sum holds at most {COUNTS * self.limit:.0f}"
+            )
         if update.samples > self.most_images:
             raise UpdateError(
                 f"{update.client} has {update.samples} images and the server expects at most {self.most_images}: "
@@ -115,7 +119,7 @@ class FixedPoint:
 
 
 def power_of_two_from(count: int) -> int:
-    """The smallest power of two that is at least ``count``.
+    """The smallest power of two that is at least ``count``, which is positive.
 
     >>> [power_of_two_from(count) for count in (1, 3, 4, 5)]
     [1, 4, 4, 8]
