@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
-from shadow_defense.data.dataset import ClientData, FederatedDataset, concatenated
+from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.errors import ConfigError, RunError, ShadowDefenseError
+from shadow_defense.experiment.averaged_clients import as_one_client
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.update import ALL_CLIENTS
@@ -135,18 +135,7 @@ class Run:
     @cached_property
     def all_clients(self) -> ClientData:
         """All clients as one, with batches of all their batches together: an average is nearly this one's update."""
-        clients = self.dataset.clients
-        train = concatenated([client.train for client in clients])
-        masks = [client.train.masks for client in clients if client.train.masks is not None]
-        if len(masks) == len(clients):
-            train = replace(train, masks=torch.cat(masks))
-        return ClientData(
-            ALL_CLIENTS,
-            train,
-            concatenated([client.validation for client in clients]),
-            concatenated([client.test for client in clients]),
-            sum(min(client.batch_size, len(client.train)) for client in clients),
-        )
+        return as_one_client(self.dataset.clients)
 
     def client(self, name: str) -> ClientData:
         if name == ALL_CLIENTS:

@@ -181,6 +181,7 @@ def train_stage(run: Run, progress: Progress | None = None, engine: Engine = IN_
         return
     # Here, so that what is wrong is said once and at once, not by every process.
     check_run(run)
+    engine.check_run(run)
     generator, client = load_run_generator(run), run.dataset.clients[0].name
     for arm in waiting:
         build_defense(run, arm, generator, client).check_model(run.new_model(arm))

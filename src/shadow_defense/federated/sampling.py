@@ -23,7 +23,7 @@ def taking_part(clients: int, per_round: int | None, *, seed: int, round: int) -
         ConfigError: where more are asked for than there are.
 
     >>> [taking_part(5, 2, seed=0, round=round) for round in range(3)]
-    [(1, 4), (3, 4), (1, 4)]
+    [(0, 2), (1, 4), (3, 4)]
     """
     if per_round is None:
         return tuple(range(clients))

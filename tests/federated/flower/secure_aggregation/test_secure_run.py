@@ -26,7 +26,6 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.training import train_arm
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import FixedPoint
 from shadow_defense.files import read_json, read_tensors
-from shadow_defense.progress import Progress
 
 TINY = """
 data: {source: faces, image_size: 16, split: {kind: sizes, sizes: [1, 3]}}
@@ -90,7 +89,7 @@ def test_what_is_attacked_is_the_average(tmp_path: Path) -> None:
 def test_an_attack_that_an_average_is_too_large_for_is_named_before_the_training(tmp_path: Path) -> None:
     made = run(tmp_path / "run", TINY.replace("{iterations: 8}", "{iterations: 8}, longest_client: 1"))
     with pytest.raises(RunError, match=r"over 4 only: begin a run with attacks\.ig\.longest_client=4") as raised:
-        engine_named("flower-secure-aggregation").train_arm(made, "plain", Progress())
+        engine_named("flower-secure-aggregation").check_run(made)
     assert "\n" not in str(raised.value)
     assert not made.arm_folder("plain").exists()
 

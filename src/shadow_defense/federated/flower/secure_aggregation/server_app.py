@@ -182,7 +182,8 @@ class _Exchanges(SecAggPlusWorkflow):
 
     def reasons(self) -> str:
         """Why clients failed; Flower notes some errors twice."""
-        return "; ".join(sorted({str(getattr(failure.args[0], "reason", failure)) for failure in self.state.failures}))
+        found = {str(getattr(failure.args[0], "reason", failure)) for failure in self.state.failures}
+        return "; ".join(sorted(" ".join(each.split()) for each in found))
 
     def setup_stage(self, grid: Grid, context: LegacyContext, state: WorkflowState) -> bool:
         self.state = state
