@@ -108,7 +108,7 @@ class Clock(Progress):
         self.rounds.append((time.perf_counter(), self.watch.seconds()))
 
 
-def measure(engine: str, clients: int, per_round: int, defense: str, rounds: int) -> dict[str, float]:
+def measure(clients: int, per_round: int, defense: str, rounds: int) -> dict[str, float]:
     """One training; called in a process of its own."""
     public = 16
     settings = {
@@ -135,7 +135,7 @@ def measure(engine: str, clients: int, per_round: int, defense: str, rounds: int
         watch = Watch()
         clock = Clock(watch)
         clock.note()
-        engine_named(engine).train_arm(run, "arm", clock)
+        engine_named("flower-simulation").train_arm(run, "arm", clock)
         watch.stop()
         steps = [
             (after[0] - before[0], after[1] - before[1])
@@ -159,19 +159,18 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--per-round", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--defense", nargs="+", choices=DEFENSES, default=list(DEFENSES))
-    parser.add_argument("--engine", default="flower-simulation")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--one", action="store_true", help="print the numbers of the first of each as JSON")
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.engine, given.clients[0], given.per_round[0], given.defense[0], given.rounds)))
+        print(json.dumps(measure(given.clients[0], given.per_round[0], given.defense[0], given.rounds)))
         return
     print(f"{'defense':8}{'clients':>8}{'a round':>8}{'s':>8}{'CPU s':>8}{'a client':>10}{'first s':>9}", end="")
     print(f"{'driver MB':>11}{'actor MB':>10}{'PSS MB':>8}{'KB/client':>11}")
     for defense in given.defense:
         for clients in given.clients:
             for per_round in (number for number in given.per_round if number <= clients):
-                command = [sys.executable, __file__, "--one", "--engine", given.engine, "--rounds", str(given.rounds)]
+                command = [sys.executable, __file__, "--one", "--rounds", str(given.rounds)]
                 command += ["--clients", str(clients), "--per-round", str(per_round), "--defense", defense]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 found = json.loads(done.stdout.splitlines()[-1])

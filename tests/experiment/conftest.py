@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.experiment.audit_command import Audit, write_files
+
 TINY: dict[str, Any] = {
     "title": "tiny",
     "data": {"source": "faces", "image_size": 16, "split": {"kind": "sizes", "sizes": [1, 1, 6]}},
@@ -46,3 +48,14 @@ def numbers(results: dict[str, Any]) -> dict[str, Any]:
         for entry in arm["history"]:
             entry.pop("seconds", None)
     return kept
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has who audits one update from its files."""
+    return write_files(tmp_path_factory.mktemp("audit"))
+
+
+@pytest.fixture
+def audit(files: Path, tmp_path: Path) -> Audit:
+    return Audit(files, tmp_path / "out")

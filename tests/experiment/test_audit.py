@@ -23,17 +23,7 @@ from shadow_defense.experiment.stages import STAGES
 from shadow_defense.progress import Progress, Task
 from shadow_defense.seeds import named_generator
 from tests.attacks.clients import private, public
-from tests.experiment.audit_command import DIFFERENCE, LOCAL, MODEL, QUICK, Audit, update_of, write_files, write_images
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_files(tmp_path_factory.mktemp("audit"))
-
-
-@pytest.fixture
-def audit(files: Path, tmp_path: Path) -> Audit:
-    return Audit(files, tmp_path / "out")
+from tests.experiment.audit_command import DIFFERENCE, LOCAL, MODEL, QUICK, Audit, update_of, write_images
 
 
 def test_an_undefended_image_is_rebuilt_scored_and_passes_the_limit(audit: Audit) -> None:

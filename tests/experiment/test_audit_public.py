@@ -19,18 +19,7 @@ from shadow_defense.experiment.audit.public_images import read_labelled_images
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
 from tests.attacks.clients import SHORT, lenet, observation, private
-from tests.experiment.audit_command import DIFFERENCE, LABELLED, LOCAL, QUICK, Audit, write_classes, write_files
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_files(tmp_path_factory.mktemp("audit"))
-
-
-@pytest.fixture
-def audit(files: Path, tmp_path: Path) -> Audit:
-    return Audit(files, tmp_path / "out")
-
+from tests.experiment.audit_command import DIFFERENCE, LABELLED, LOCAL, QUICK, Audit, write_classes
 
 LEARNING: dict[str, Any] = {"attack": "learning-to-invert", "options": SHORT["learning-to-invert"]}
 

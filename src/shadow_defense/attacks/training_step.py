@@ -50,14 +50,9 @@ class TrainingStep:
 
         Unless mapped, the parameters have to require gradients.
         """
-        gradients, statistics = self._gradients(state.parameters, images, labels, create_graph)
-        velocity = dict[str, Tensor]()
-        for name, moving in gradients.items():
-            if self.local.weight_decay:
-                moving = moving + self.local.weight_decay * state.parameters[name]
-            if self.local.momentum and state.velocity:
-                moving = self.local.momentum * state.velocity[name] + moving
-            velocity[name] = moving
+        velocity, statistics = self._decayed_gradients(state.parameters, images, labels, create_graph)
+        if self.local.momentum and state.velocity:
+            velocity = {name: self.local.momentum * state.velocity[name] + moving for name, moving in velocity.items()}
         rate = self.local.learning_rate
         parameters = {name: tensor - rate * velocity[name] for name, tensor in state.parameters.items()}
         return TrainingState(parameters, velocity, statistics)
@@ -70,23 +65,22 @@ class TrainingStep:
         Without the parameters after it, which nobody reads. The loss is not scaled in their place: what a layer adds to
         its gradient (PRECODE) does not scale with it.
         """
-        gradients, statistics = self._gradients(parameters, images, labels, create_graph=True)
-        rate, decay = self.local.learning_rate, self.local.weight_decay
-        if decay:
-            gradients = {name: tensor + decay * parameters[name] for name, tensor in gradients.items()}
-        return {name: -rate * tensor for name, tensor in gradients.items()}, statistics
+        gradients, statistics = self._decayed_gradients(parameters, images, labels, create_graph=True)
+        return {name: -self.local.learning_rate * tensor for name, tensor in gradients.items()}, statistics
 
-    def _gradients(
-        self,
-        parameters: Mapping[str, Tensor],
-        images: Tensor,
-        labels: Tensor,
-        create_graph: bool,
+    def _decayed_gradients(
+        self, parameters: Mapping[str, Tensor], images: Tensor, labels: Tensor, create_graph: bool
     ) -> tuple[dict[str, Tensor], dict[str, BatchStatistics]]:
+        """``g(theta, batch) + lambda theta`` by name, and the batch-norm statistics."""
         batch = (self.model, parameters, self.buffers, images, labels, self.loss_fn)
         if self.mapped:
-            return nested_gradients(*batch, self.recorder)
-        return loss_gradients(*batch, create_graph=create_graph), self.recorder.take()
+            gradients, statistics = nested_gradients(*batch, self.recorder)
+        else:
+            gradients, statistics = loss_gradients(*batch, create_graph=create_graph), self.recorder.take()
+        if self.local.weight_decay:
+            decay = self.local.weight_decay
+            gradients = {name: tensor + decay * parameters[name] for name, tensor in gradients.items()}
+        return gradients, statistics
 
     def off_graph(self, state: TrainingState, images: Tensor, labels: Tensor) -> TrainingState:
         """The next state as constants, among them parameters that a graph can begin with."""

@@ -85,10 +85,9 @@ def _run_all(
     from shadow_defense.experiment.engines import engine_named
     from shadow_defense.experiment.run import Run
 
-    chosen = load_config(config, overrides or ())
-    # Before anything is computed or written.
-    engine_named(engine).check_run(Run(out, chosen))
-    run = Run.create(out, chosen, restart=restart)
+    # Both before anything is computed or written.
+    chosen = engine_named(engine)
+    run = Run.create(out, load_config(config, overrides or ()), restart=restart, check=chosen.check_run)
     if not quiet:
         typer.echo(f"run directory: {out}")
     for stage in STAGES:

@@ -18,6 +18,7 @@ from shadow_defense.experiment.run import Run, earlier_rounds
 from shadow_defense.experiment.workers import Call, CountingTask, run_parallel, worker_count
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.rounds import read_journal, round_folder, train_again, update_path
+from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ALL_CLIENTS, ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.generators.build import load_generator
@@ -37,11 +38,12 @@ class Job:
 
 def jobs(run: Run) -> list[Job]:
     """Every attack that the configuration asks for."""
+    updates = {attack: run.attacked_updates(attack) for attack in run.config.attacks}
     return [
         Job(arm, attack, round, client.name)
-        for attack in run.config.attacks
+        for attack in updates
         for arm in run.config.arms
-        for round, client in run.attacked_updates(attack)
+        for round, client in updates[attack]
     ]
 
 
@@ -91,14 +93,7 @@ def observation_of(
         classes=data.classes,
         normalisation=data.normalisation,
         labels=client.train.labels,
-        local_training=LocalTraining(
-            training.learning_rate_at(job.round),
-            client.batch_size,
-            update.steps,
-            training.batch_norm,
-            training.momentum,
-            training.weight_decay,
-        ),
+        local_training=local_training(training, job.round, client.batch_size, update.steps),
         template=run.mean_image,
         generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,
         public=data.public if looks else None,
@@ -106,6 +101,18 @@ def observation_of(
         defense=run.config.arms[job.arm],
         earlier=earlier,
         rounds=training.rounds,
+    )
+
+
+def local_training(training: TrainingSettings, round: int, batch_size: int, steps: int) -> LocalTraining:
+    """What an attacker who knows it is told of a client's training in a round (0-based)."""
+    return LocalTraining(
+        training.learning_rate_at(round),
+        batch_size,
+        steps,
+        training.batch_norm,
+        training.momentum,
+        training.weight_decay,
     )
 
 

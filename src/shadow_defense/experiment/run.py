@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,22 @@ class Run:
         self.folder, self.config = folder, config
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig, *, restart: bool = False) -> Run:
+    def create(
+        cls, folder: Path, config: RunConfig, *, restart: bool = False, check: Callable[[Run], None] | None = None
+    ) -> Run:
         """Make the folder, or go on in one that holds the same configuration.
 
         Args:
             restart: delete what a run directory holds and begin anew.
+            check: raises for a run that cannot be carried out, before anything is written or deleted.
 
         Raises:
             RunError: when the folder holds another configuration, or files that no run wrote.
         """
         config = with_absolute_paths(config)
+        made = cls(folder, config)
+        if check is not None:
+            check(made)
         written = folder / "config.yaml"
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file: choose another folder with --out")
@@ -62,11 +69,11 @@ class Run:
                     f"{folder} holds a run with another {key}: choose another folder with --out, or give --restart to "
                     "delete that run"
                 )
-            return cls(folder, config)
+            return made
         if folder.exists() and any(folder.iterdir()):
             raise RunError(f"{folder} exists and holds files that no run wrote: choose another folder with --out")
         write_text(written, yaml.safe_dump(config.as_dict(), sort_keys=False))
-        return cls(folder, config)
+        return made
 
     @classmethod
     def open(cls, folder: Path) -> Run:

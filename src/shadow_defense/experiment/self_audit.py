@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import Knowledge, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError, ShadowDefenseError
-from shadow_defense.experiment.attacking import reconstruct
+from shadow_defense.experiment.attacking import local_training, reconstruct
 from shadow_defense.experiment.audit.scoring import Row, risk_rows
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
@@ -224,7 +224,9 @@ class SelfAudit:
 
     def _observation(self, update: ModelUpdate, global_state: Mapping[str, Tensor]) -> Observation:
         training, images = self.training, self.client.train
-        steps = -(-len(images) // self.client.batch_size) * training.local_epochs
+        batch_size = self.client.batch_size
+        # A training that is not ours may not say them.
+        steps = update.steps or training.steps(len(images), batch_size)
         return observe(
             threat_model(self.settings.attack.threat_model),
             model=self.model(),
@@ -235,15 +237,7 @@ class SelfAudit:
             classes=self.classes,
             normalisation=self.normalisation,
             labels=images.labels,
-            local_training=LocalTraining(
-                training.learning_rate_at(update.round),
-                self.client.batch_size,
-                # A training that is not ours may not say them.
-                update.steps or steps,
-                training.batch_norm,
-                training.momentum,
-                training.weight_decay,
-            ),
+            local_training=local_training(training, update.round, batch_size, steps),
             template=self.template,
             generator=self.generator,
             public=self.public,

@@ -40,6 +40,14 @@ class TrainingSettings(BaseModel):
             written.pop("clients_per_round", None)
         return written
 
+    def steps(self, images: int, batch_size: int) -> int:
+        """A client's steps in a round: all epochs' batches, the last of each as small as it comes out.
+
+        >>> TrainingSettings(local_epochs=2).steps(images=5, batch_size=2)
+        6
+        """
+        return -(-images // batch_size) * self.local_epochs
+
     def learning_rate_at(self, round: int) -> float:
         """The learning rate in round r (0-based): multiplied by ``decay`` at each milestone passed.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.federated.flower.test_run_on_flower import LOOPBACK, listening
+from tests.federated.processes import LOOPBACK, listening, talking, told
 
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT
@@ -33,29 +33,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 def told_of(folder: Path) -> list[Path]:
     """The running processes whose Flower home lies in a folder: all of a deployment, whoever started them."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"FLWR_HOME={folder}".encode() in (place / "environ").read_bytes():
-                found.append(place)
-    return found
-
-
-def talking(processes: list[Path]) -> set[str]:
-    """The other ends of the processes' connections, as the kernel writes addresses."""
-    ends = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] != "0A":
-                ends[f"socket:[{fields[9]}]"] = fields[2].split(":")[0]
-    found = set[str]()
-    for place in processes:
-        with contextlib.suppress(OSError):
-            for descriptor in (place / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    found.add(ends.get(str(descriptor.readlink()), ""))
-    return found - {""}
+    return told(f"FLWR_HOME={folder}")
 
 
 def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.federated.flower.test_deployment import told_of, wait_until
-from tests.federated.flower.test_run_on_flower import LOOPBACK, listening
+from tests.federated.processes import LOOPBACK, listening
 
 from shadow_defense.experiment.audit.of_run import case_of_run
 from shadow_defense.federated.flower.environment import SILENT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import telemetry
 from tests.federated.flower.in_process_grid import InProcessGrid, start
+from tests.federated.processes import LOOPBACK, listening, told
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import ConfigError, RunError
@@ -253,7 +253,7 @@ def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(
         ) as process:
             try:
                 while process.poll() is None:
-                    listened |= listening(processes_of(temporary))
+                    listened |= listening(told(str(temporary), "cmdline"))
                     time.sleep(0.5)
             finally:
                 process.terminate()
@@ -262,40 +262,9 @@ def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(
         assert (process.returncode, output, errors) == (0, "", "")
         assert not list(temporary.glob("flower-*")) and not (tmp_path / ".flwr").exists()
         assert listened and listened <= LOOPBACK
-        assert processes_of(temporary) == []
+        assert told(str(temporary), "cmdline") == []
     finally:
         shutil.rmtree(temporary)
     for name, tensor in final(alone).items():
         assert torch.equal(tensor, final(simulated)[name])
     assert without_seconds(alone) == without_seconds(simulated)
-
-
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-"""127.0.0.1, the same within IPv6, and ::1, as the kernel writes them."""
-
-
-def processes_of(folder: Path) -> list[Path]:
-    """The running processes that were told of a folder: the engine's own."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(folder).encode() in (place / "cmdline").read_bytes():
-                found.append(place)
-    return found
-
-
-def listening(processes: list[Path]) -> set[str]:
-    """The addresses at which processes wait for connections."""
-    addresses = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                addresses[f"socket:[{fields[9]}]"] = fields[1].split(":")[0]
-    found = set[str]()
-    for place in processes:
-        with contextlib.suppress(OSError):
-            for descriptor in (place / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    found.add(addresses.get(str(descriptor.readlink()), ""))
-    return found - {""}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.federated.processes import LOOPBACK, listening, told
 from torch import Tensor
 
 pytest.importorskip("nvflare", reason="needs the extra nvflare")
@@ -32,8 +33,6 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "nvflare"
 SITES = {"site-1": 1, "site-2": 2, "site-3": 2}
 """The sites of the example, with their steps in a round."""
 
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-"""127.0.0.1, the same within IPv6, and ::1, as the kernel writes them."""
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -65,32 +64,10 @@ class Machine:
 
     def processes(self) -> list[Path]:
         """All that the run started, whoever's child it is by now."""
-        found = []
-        for place in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if f"TMPDIR={self.temporary}".encode() in (place / "environ").read_bytes():
-                    found.append(place)
-        return found
+        return told(f"TMPDIR={self.temporary}")
 
     def seen(self, round: int) -> Path:
         return round_folder(self.run / "seen", round)
-
-
-def listening(processes: list[Path]) -> set[str]:
-    """The addresses at which processes wait for connections."""
-    addresses = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                addresses[f"socket:[{fields[9]}]"] = fields[1].split(":")[0]
-    found = set[str]()
-    for place in processes:
-        with contextlib.suppress(OSError):
-            for descriptor in (place / "fd").iterdir():
-                with contextlib.suppress(OSError):
-                    found.add(addresses.get(str(descriptor.readlink()), ""))
-    return found - {""}
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def case_of_run(
         return build_observation(run, jobs[attack], run.new_model(arm))
 
     count = len(attacked.train)
-    steps = -(-count // attacked.batch_size) * training.local_epochs
+    steps = training.steps(count, attacked.batch_size)
     return Case(
         name=f"{client} in round {place + 1} of {arm}",
         subject={"run": str(folder), "arm": arm, "round": place + 1, "client": client},

@@ -90,16 +90,12 @@ def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        states: ClientStateFolder | None = None
-        try:
-            taking_part = participant(context)
-            states = taking_part.states
+        def answer(taking_part: Participant) -> Message:
             reply = Message(train_round(taking_part, message.content), reply_to=message)
-        except Exception as error:
-            # Not ours to know what a defense may raise: whatever it is, nothing leaves.
-            return refuse(message, error, states)
-        states.forget_refusal()
-        return reply
+            taking_part.states.forget_refusal()
+            return reply
+
+        return answer_or_refuse(message, context, participant, answer)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -118,6 +114,23 @@ def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp
         return Message(RecordDict({METRICS: told}), reply_to=message)
 
     return app
+
+
+def answer_or_refuse(
+    message: Message,
+    context: Context,
+    participant: Callable[[Context], Participant],
+    answer: Callable[[Participant], Message],
+) -> Message:
+    """What ``answer`` replies for the client whose node ``context`` is of, or, whatever it raises, a refusal."""
+    states: ClientStateFolder | None = None
+    try:
+        taking_part = participant(context)
+        states = taking_part.states
+        return answer(taking_part)
+    except Exception as error:
+        # Not ours to know what a defense may raise: whatever it is, nothing leaves.
+        return refuse(message, error, states)
 
 
 def train_round(taking_part: Participant, content: RecordDict) -> RecordDict:

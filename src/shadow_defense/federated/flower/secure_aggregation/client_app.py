@@ -20,12 +20,12 @@ from shadow_defense.federated.flower.client_app import (
     SAMPLES,
     STEPS,
     Participant,
+    answer_or_refuse,
     arrays_of,
     round_of,
     train_round,
 )
 from shadow_defense.federated.flower.records import ARRAYS, read_record
-from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import LEVELS, FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS, use_own_masks
 from shadow_defense.federated.states import change, in_types_of
@@ -49,18 +49,14 @@ def build_secure_client_app(participant: Callable[[Context], Participant]) -> Cl
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        states: ClientStateFolder | None = None
-        try:
-            taking_part = participant(context)
-            states = taking_part.states
+        def answer(taking_part: Participant) -> Message:
             stage, asked = _asked(message)
             reply = _answer(stage, asked, taking_part, message, context)
-        except Exception as error:
-            # As in the clear: whatever it is, nothing leaves.
-            return refuse(message, error, states)
-        if stage == Stage.COLLECT_MASKED_VECTORS:
-            states.forget_refusal()
-        return reply
+            if stage == Stage.COLLECT_MASKED_VECTORS:
+                taking_part.states.forget_refusal()
+            return reply
+
+        return answer_or_refuse(message, context, participant, answer)
 
     return app
 
