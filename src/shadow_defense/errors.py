@@ -5,9 +5,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Long enough for the names of a whole registry, short enough for a terminal.
+MESSAGE_LIMIT = 600
+
+
+def shown(text: object, limit: int = 120) -> str:
+    r"""``text`` as it may stand in a message: control and direction characters escaped, cut at ``limit`` characters.
+
+    What comes out of a file (a name, a label, a library's own message) could else move the cursor of a terminal, or
+    fill it.
+
+    >>> shown("a\x1b[2Jb"), shown("x" * 9, 5)
+    ('a\\x1b[2Jb', 'xxxx…')
+    """
+    # One character more than fits is enough to see that it is cut; each may become ten.
+    start = str(text)[: limit + 1]
+    safe = "".join(character if character.isprintable() else repr(character)[1:-1] for character in start)
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
 
 class ShadowDefenseError(Exception):
-    """Base of every error that a user can mend; the command line prints its one line and exits with 2."""
+    """Base of every error that a user can mend; the command line prints its one line and exits with 2.
+
+    Whatever its message was made of, it is one line without control characters (:func:`shown`).
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message, MESSAGE_LIMIT))
 
 
 class DataError(ShadowDefenseError):
