@@ -27,7 +27,7 @@ from shadow_defense.experiment.risks.running import run_risks
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.files import read_tensors
-from shadow_defense.metrics.confidence import MeanInterval
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
 from shadow_defense.report.risks_page import render_risks_page
 
@@ -36,8 +36,8 @@ def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Ima
     return {(seed, client, f"image-{index}"): number for index, number in enumerate(numbers)}
 
 
-def interval(mean: float, low: float, high: float) -> MeanInterval:
-    return MeanInterval(mean, (low, high), 8)
+def interval(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(mean, (low, high), 8)
 
 
 def checked(finding: Finding) -> Finding:
@@ -60,7 +60,7 @@ def test_risk_1_by_hand() -> None:
         ssim[f"uniform-{strength}"] = values(0.6 + more, 0.5 + more)
     for scale in perturbation.GRADIENT_SCALES:
         ssim[f"gradients-{scale}"] = values(0.4, 0.3)
-    worth = {name: MeanInterval(0.8, None, 1) for name in ssim if name != MEAN_IMAGE}
+    worth = {name: Estimate(0.8, None, 1) for name in ssim if name != MEAN_IMAGE}
     change = {name: interval(-0.05, -0.06, -0.04) for name in worth if name != "fedavg"}
     scores = {"ssim": ssim, "psnr": ssim}
     found = checked(perturbation.finding(scores, worth, change))

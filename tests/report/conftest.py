@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shadow_defense.metrics.confidence import MeanInterval, mean_interval, paired_difference
+from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.content import ArmPictures, Content, Exhibit
@@ -59,7 +59,7 @@ def _exhibit(index: int, original: Tensor, client: str, attack: str, round: int)
     return Exhibit(f"train/{index}", client, attack, round, CLASSES[index % 2], original, arms)
 
 
-def _json(measured: MeanInterval) -> dict[str, Any]:
+def _json(measured: Estimate) -> dict[str, Any]:
     return {"mean": measured.mean, "interval": None if measured.interval is None else list(measured.interval)}
 
 

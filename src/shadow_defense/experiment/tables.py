@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
-from shadow_defense.metrics.confidence import MeanInterval, mean_interval, paired_difference
+from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
 from shadow_defense.metrics.fidelity import METRICS
 from shadow_defense.metrics.foreground import REGIONS
 
@@ -44,7 +44,7 @@ def summarise(values: Sequence[float]) -> dict[str, Any] | None:
     return as_record(mean_interval(values)) if values else None
 
 
-def as_record(measured: MeanInterval) -> dict[str, Any]:
+def as_record(measured: Estimate) -> dict[str, Any]:
     """A mean with its interval as plain values."""
     return {"mean": measured.mean, "interval": None if measured.interval is None else list(measured.interval)}
 

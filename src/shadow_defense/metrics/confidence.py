@@ -12,15 +12,28 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class MeanInterval:
+class Estimate:
     """A mean over ``count`` values with its 95 % interval (low, high), or None where one value gives none."""
 
     mean: float
     interval: tuple[float, float] | None
     count: int
 
+    def clear(self, nothing: float = 0.0) -> bool | None:
+        """Whether the interval leaves out ``nothing``, the only test of significance here; None without an interval.
 
-def mean_interval(values: Sequence[float]) -> MeanInterval:
+        >>> Estimate(1.0, (0.5, 1.5), 8).clear(), Estimate(1.0, (-0.5, 2.5), 8).clear(), Estimate(1.0, None, 1).clear()
+        (True, False, None)
+        """
+        return None if self.interval is None else not self.interval[0] <= nothing <= self.interval[1]
+
+    def as_record(self) -> dict[str, float | int | None]:
+        """Plain values for JSON: mean, low, high, count."""
+        low, high = self.interval or (None, None)
+        return {"mean": self.mean, "low": low, "high": high, "count": self.count}
+
+
+def mean_interval(values: Sequence[float]) -> Estimate:
     """Mean with its two-sided 95 % Student-t interval, ``mean ± t(0.975, n - 1) s / sqrt(n)``.
 
     ``s`` is the sample standard deviation (divisor n - 1). The values are taken as independent draws: images of
@@ -42,13 +55,13 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
         raise DataError("a value to average is NaN or infinite: leave out what was not measured")
     mean = math.fsum(values) / count
     if count == 1:
-        return MeanInterval(mean, None, count)
+        return Estimate(mean, None, count)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
     half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * deviation / math.sqrt(count)
-    return MeanInterval(mean, (mean - half, mean + half), count)
+    return Estimate(mean, (mean - half, mean + half), count)
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float]) -> MeanInterval:
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Mean of ``first - second`` over pairs, with its 95 % interval.
 
     For two measurements of the same images or seeds: what varies from image to image cancels, so that the
@@ -58,7 +71,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> MeanIn
         DataError: when the lists differ in length, are empty, or hold a value that is not finite.
 
     >>> paired_difference([3.0, 5.0], [1.0, 3.0])
-    MeanInterval(mean=2.0, interval=(2.0, 2.0), count=2)
+    Estimate(mean=2.0, interval=(2.0, 2.0), count=2)
     """
     if len(first) != len(second):
         raise DataError(f"{len(first)} values against {len(second)}: give the same images or seeds in both lists")

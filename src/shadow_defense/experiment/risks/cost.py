@@ -29,7 +29,7 @@ from shadow_defense.federated.secure_sum import (
     to_fixed_point,
 )
 from shadow_defense.files import read_json, write_json
-from shadow_defense.metrics.confidence import MeanInterval
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
 from shadow_defense.report.formatting import MISSING, number, with_interval
 
@@ -232,7 +232,7 @@ def finding(
     )
 
 
-def _times_text(value: MeanInterval) -> str:
+def _times_text(value: Estimate) -> str:
     return with_interval(value.mean, value.interval, 2)
 
 

@@ -10,14 +10,14 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from shadow_defense.errors import DataError
-from shadow_defense.metrics.confidence import LEVEL, MeanInterval, mean_interval
+from shadow_defense.metrics.confidence import LEVEL, Estimate, mean_interval
 from shadow_defense.seeds import named_generator
 
 DRAWS = 2000
 """Resamples of the bootstrap."""
 
 
-def welch_difference(first: Sequence[float], second: Sequence[float]) -> MeanInterval:
+def welch_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Mean of ``first`` minus mean of ``second``, two groups of different images, with Welch's 95 % interval.
 
     ``d ± t(0.975, v) sqrt(s1^2/n1 + s2^2/n2)`` with Welch and Satterthwaite's v; without an interval where a group
@@ -35,16 +35,16 @@ def welch_difference(first: Sequence[float], second: Sequence[float]) -> MeanInt
     means = [mean_interval(group).mean for group in (first, second)]
     difference, counts = means[0] - means[1], (len(first), len(second))
     if min(counts) < 2:
-        return MeanInterval(difference, None, sum(counts))
+        return Estimate(difference, None, sum(counts))
     shares = [
         math.fsum((value - mean) ** 2 for value in group) / (len(group) - 1) / len(group)
         for group, mean in zip((first, second), means, strict=True)
     ]
     if sum(shares) == 0:
-        return MeanInterval(difference, (difference, difference), sum(counts))
+        return Estimate(difference, (difference, difference), sum(counts))
     spread = sum(share**2 / (count - 1) for share, count in zip(shares, counts, strict=True))
     half = float(stdtrit(sum(shares) ** 2 / spread, (1 + LEVEL) / 2)) * math.sqrt(sum(shares))
-    return MeanInterval(difference, (difference - half, difference + half), sum(counts))
+    return Estimate(difference, (difference - half, difference + half), sum(counts))
 
 
 def slope(places: Sequence[int], values: Sequence[float]) -> float:
@@ -58,7 +58,7 @@ def slope(places: Sequence[int], values: Sequence[float]) -> float:
     return above / math.fsum((place - middle) ** 2 for place in places)
 
 
-def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> MeanInterval:
+def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
     """The geometric mean of paired ratios, with the 95 % interval of the mean logarithm; all values above 0.
 
     >>> mean_ratio([2.0, 8.0], [1.0, 1.0]).mean
@@ -67,7 +67,7 @@ def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Me
     pairs = zip(numerators, denominators, strict=True)
     found = mean_interval([math.log(above / below) for above, below in pairs])
     ends = None if found.interval is None else (math.exp(found.interval[0]), math.exp(found.interval[1]))
-    return MeanInterval(math.exp(found.mean), ends, found.count)
+    return Estimate(math.exp(found.mean), ends, found.count)
 
 
 def macro_f1(
@@ -88,7 +88,7 @@ def macro_f1(
 
 def f1_difference(
     predicted: Int64[Tensor, "n"], reference: Int64[Tensor, "n"], labels: Int64[Tensor, "n"], classes: int, seed: int
-) -> MeanInterval:
+) -> Estimate:
     """Macro F1 of one model minus another's on the same images, with a 95 % bootstrap interval over images.
 
     Percentiles of 2000 resamples, both models on the same one. It says how sure the images make us, not how the
@@ -109,4 +109,4 @@ def f1_difference(
         return macro_f1(predicted, labels, weights, classes) - macro_f1(reference, labels, weights, classes)
 
     ends = difference(counts).quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64))
-    return MeanInterval(float(difference(once)), (float(ends[0]), float(ends[1])), len(labels))
+    return Estimate(float(difference(once)), (float(ends[0]), float(ends[1])), len(labels))

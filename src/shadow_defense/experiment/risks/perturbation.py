@@ -19,7 +19,7 @@ from shadow_defense.experiment.risks.readings import (
 )
 from shadow_defense.experiment.risks.risk import DotChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.scoring import MEAN_IMAGE
-from shadow_defense.metrics.confidence import MeanInterval
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.formatting import MISSING, signed, signed_with_interval, with_interval
 
 STRENGTHS = (0.19, 0.5, 1.0)
@@ -63,8 +63,8 @@ def measure(seeds: Sequence[Runs]) -> Finding:
 
 def finding(
     scores: Mapping[str, Mapping[str, Values]],
-    worth: Mapping[str, MeanInterval],
-    cost: Mapping[str, MeanInterval],
+    worth: Mapping[str, Estimate],
+    cost: Mapping[str, Estimate],
     *,
     several_seeds: bool = False,
 ) -> Finding:
@@ -104,7 +104,7 @@ def finding(
     )
 
 
-def uniform_minus_targeted(scores: Mapping[str, Values]) -> MeanInterval:
+def uniform_minus_targeted(scores: Mapping[str, Values]) -> Estimate:
     """A score that uniform noise leaves minus what targeted noise leaves, averaged over strengths, then images."""
     return mean_of(
         mean_over([differences(scores[f"uniform-{each}"], scores[f"targeted-{each}"]) for each in STRENGTHS])
@@ -116,7 +116,7 @@ def _points(changes: Sequence[float]) -> str:
 
 
 def _row(
-    name: str, scores: Mapping[str, Mapping[str, Values]], worth: MeanInterval, cost: MeanInterval | None
+    name: str, scores: Mapping[str, Mapping[str, Values]], worth: Estimate, cost: Estimate | None
 ) -> tuple[str, ...]:
     cells = [name]
     for column, digits in (("ssim", 3), ("psnr", 2)):
@@ -131,7 +131,7 @@ def _row(
     return (*cells, signed_with_interval(100 * cost.mean, ends, 1))
 
 
-def _hidden_sentence(scores: Mapping[str, Mapping[str, Values]], cost: Mapping[str, MeanInterval]) -> str:
+def _hidden_sentence(scores: Mapping[str, Mapping[str, Values]], cost: Mapping[str, Estimate]) -> str:
     """Which settings bring the attack down to the mean image in SSIM and in PSNR, and what they cost."""
 
     def hidden(name: str) -> bool:

@@ -19,7 +19,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.experiment.training import evaluation
 from shadow_defense.federated.rounds import Federation, read_journal, state_folder
-from shadow_defense.metrics.confidence import MeanInterval
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
 from shadow_defense.report.formatting import signed_with_interval, with_interval
 
@@ -109,7 +109,7 @@ def measure(seeds: Sequence[Runs]) -> Finding:
 def finding(scores: Mapping[str, Mapping[str, Mapping[int, Values]]], blank: float, start_f1: float) -> Finding:
     """From PSNR and SSIM by start, round (counted from 1) and image; the mean image's PSNR; F1 of the start."""
     rounds = list(scores["psnr"][FRESH])
-    gains: dict[str, dict[int, MeanInterval]] = {
+    gains: dict[str, dict[int, Estimate]] = {
         column: {round: mean_of(differences(starts[PRETRAINED][round], starts[FRESH][round])) for round in rounds}
         for column, starts in scores.items()
     }

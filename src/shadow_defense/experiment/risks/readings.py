@@ -14,7 +14,7 @@ from shadow_defense.experiment.training import predict
 from shadow_defense.federated.batch_norm_policy import evaluable_state
 from shadow_defense.federated.rounds import state_folder, train_again
 from shadow_defense.files import read_json, read_tensors
-from shadow_defense.metrics.confidence import MeanInterval, mean_interval, paired_difference
+from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
 
 Image = tuple[int, str, str]
 """What measurements are paired by: seed, client and sample id."""
@@ -44,7 +44,7 @@ def image_values(
     return {image: sum(values) / len(values) for image, values in found.items()}
 
 
-def mean_of(values: Values) -> MeanInterval:
+def mean_of(values: Values) -> Estimate:
     """The mean over images."""
     return mean_interval(list(values.values()))
 
@@ -60,13 +60,13 @@ def mean_over(tables: Sequence[Values]) -> dict[Image, float]:
     return {image: sum(table[image] for table in tables) / len(tables) for image in common}
 
 
-def final_f1(runs: Sequence[Run], arm: str) -> MeanInterval:
+def final_f1(runs: Sequence[Run], arm: str) -> Estimate:
     """Macro F1 of an arm's final model on the test images, averaged over seeds."""
     results = [read_json(run.results_path, "delete it and give the same command again") for run in runs]
     return mean_interval([result["arms"][arm]["test"]["f1_macro"] for result in results])
 
 
-def f1_change(runs: Sequence[Run], arm: str, reference: str) -> MeanInterval:
+def f1_change(runs: Sequence[Run], arm: str, reference: str) -> Estimate:
     """Macro F1 of one arm minus another's: over seeds where there are several, else over the test images."""
     if len(runs) > 1:
         values = [[final_f1([run], name).mean for run in runs] for name in (arm, reference)]

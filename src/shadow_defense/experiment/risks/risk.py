@@ -10,7 +10,7 @@ from typing import Any, Literal
 from shadow_defense.config import RunConfig
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
-from shadow_defense.metrics.confidence import MeanInterval
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
 
 Outcome = Literal["borne out", "not clear", "contradicted"]
@@ -21,7 +21,7 @@ class DotChart:
     """A row for each label: a mean with its interval; the baseline, if any, as a line."""
 
     title: str
-    dots: Mapping[str, MeanInterval]
+    dots: Mapping[str, Estimate]
     baseline: tuple[str, float] | None = None
     kind: str = "dots"
 
@@ -51,7 +51,7 @@ class Finding:
 
     sentence: str
     quantity: str
-    value: MeanInterval
+    value: Estimate
     values_are: str
     charts: tuple[DotChart | CurveChart, ...]
     columns: tuple[str, ...]
