@@ -16,8 +16,9 @@ from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.errors import ConfigError, shown, unknown_name
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.files import LONGEST_NAME, path_name
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.validation import validated
@@ -71,12 +72,11 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         for name in (*self.arms, *self.attacks):
-            if (
-                not name
-                or set(name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-                or name[0] == "."
-            ):
-                raise ConfigError(f"the name '{name}' cannot be a folder: use letters, digits, '-', '_' and '.'")
+            if not name or path_name(name) != name:
+                raise ConfigError(
+                    f"the name '{shown(name)}' cannot be a folder: use at most {LONGEST_NAME} letters, digits, '-', "
+                    "'_' and '.'"
+                )
         if not self.arms:
             raise ConfigError("arms is empty: name at least one, such as `fedavg: {defense: none}`")
         for name, attack in self.attacks.items():

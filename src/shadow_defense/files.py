@@ -1,31 +1,99 @@
-"""Files that are whole or absent: written under a temporary name and renamed; safetensors and JSON only."""
+"""Files that are whole or absent, and their owner's alone: written under a temporary name and renamed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from torch import Tensor
 
-from shadow_defense.errors import RunError
+from shadow_defense.errors import RunError, shown
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+"""Modes of everything written: updates, states and pages hold patients."""
+
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.partial(\..*)?")
+"""Names of files half written; the middle part cannot be guessed, so that nobody can lay a link in its way."""
+
+LONGEST_NAME = 120
+"""Characters of a name made by :func:`path_name`; with what is put around it, a file system's 255 bytes suffice."""
+
+JSON_BYTES = 100 * 2**20
+"""Of the largest JSON file read; the scores of a thousand clients have a tenth of it."""
+
+TENSOR_FILE_BYTES = 4 * 2**30
+"""Of the largest file of tensors read; they are mapped, not copied."""
+
+TENSOR_HEADER_BYTES = 10 * 2**20
+"""Of the largest safetensors header read: of a hundred thousand tensors."""
+
+PLAIN_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
+"""Element types, as safetensors names them, that every operation of torch knows."""
+
+
+def path_name(text: str) -> str:
+    """A file or folder's name for ``text`` out of data or a configuration: different for different texts, no path.
+
+    Letters, digits, ``-``, ``_`` and ``.`` (but the first) stay; other bytes become ``%XX``. What is longer than
+    :data:`LONGEST_NAME` is cut and ends in its SHA-256.
+
+    >>> path_name("client-1"), path_name("../x"), path_name("St. Mary's")
+    ('client-1', '%2E.%2Fx', 'St.%20Mary%27s')
+    """
+    safe = re.sub(
+        r"[^A-Za-z0-9._-]",
+        lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass")),
+        text,
+    )
+    safe = f"%2E{safe[1:]}" if safe.startswith(".") else safe or "%"
+    if len(safe) <= LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{safe[: LONGEST_NAME - len(digest) - 1]}~{digest}"
+
+
+def text_of_path_name(name: str) -> str | None:
+    """The text that :func:`path_name` made a name of; None where it was cut.
+
+    >>> text_of_path_name("St.%20Mary%27s")
+    "St. Mary's"
+    """
+    if "~" in name:
+        return None
+    return "" if name == "%" else unquote_to_bytes(name).decode("utf-8", "surrogatepass")
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and those above it, for their owner alone; what is there stays as it is. Raises ``OSError``."""
+    if folder.is_dir():
+        return
+    make_private_folder(folder.parent)
+    # Made by another process meanwhile, it is there all the same.
+    folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it over ``path`` when the block ends without an error.
+    """Yield an empty private file beside ``path``; rename it over ``path`` when the block ends without an error.
 
     Raises :class:`RunError` naming ``path`` when the disk is full or the folder cannot be written.
     """
     # The suffix stays last: writers such as Pillow read the format from it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:LONGEST_NAME]}.{secrets.token_hex(8)}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, PRIVATE_FILE))
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -39,6 +107,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written anywhere below ``folder``, which no other process writes into."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if TEMPORARY.fullmatch(name):
+                Path(place, name).unlink(missing_ok=True)
+
+
+def check_regular(path: Path, most_bytes: int) -> None:
+    """Raise ``OSError`` or ``ValueError`` unless ``path`` is a file (no pipe, no device) of at most so many bytes."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > most_bytes:
+        raise ValueError(f"it has {found.st_size} bytes and at most {most_bytes} are read")
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """A file's text in UTF-8. Raises ``OSError`` or ``ValueError``, as for what is not UTF-8."""
+    check_regular(path, most_bytes)
+    return path.read_text(encoding="utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with atomic_path(path) as temporary:
@@ -48,12 +139,12 @@ def write_text(path: Path, text: str) -> None:
 def link_file(source: Path, path: Path) -> None:
     """Give a file a second name, or copy it where there is no such thing; files here are replaced, never changed."""
     with atomic_path(path) as temporary:
-        # Left by a process of the same number that was killed, it may already be the source by another name.
-        temporary.unlink(missing_ok=True)
+        temporary.unlink()
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+            temporary.chmod(PRIVATE_FILE)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -61,12 +152,35 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ``ValueError`` where it is none, holds NaN, or is nested without end."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path, mend: str = "delete it to have it computed again") -> Any:
     """Read a JSON file. Raises :class:`RunError` naming the file, and ``mend``, when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return parse_json(read_text(path, JSON_BYTES))
+    except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}; {mend}") from error
+
+
+def read_record(path: Path, mend: str, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that must hold an object with at least ``keys``; errors as in :func:`read_json`."""
+    record = read_json(path, mend)
+    if not isinstance(record, dict):
+        raise RunError(f"{path} holds a {type(record).__name__}: expected an object of {', '.join(keys)}; {mend}")
+    for key in keys:
+        if key not in record:
+            raise RunError(f"{path} has no '{key}': expected an object of {', '.join(keys)}; {mend}")
+    return record
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -83,6 +197,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise OSError(str(error)) from error
 
 
+def check_tensor_file(path: Path) -> None:
+    """Raise ``OSError`` or ``ValueError`` where a safetensors file's header is not to be given to the library."""
+    check_regular(path, TENSOR_FILE_BYTES)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > TENSOR_HEADER_BYTES:
+            raise ValueError(f"its header is said to have {length} bytes and at most {TENSOR_HEADER_BYTES} are read")
+        header = parse_json(file.read(length).decode("utf-8"))
+    for name, entry in header.items() if isinstance(header, dict) else ():
+        kind = entry.get("dtype") if isinstance(entry, dict) else None
+        if name != "__metadata__" and kind not in PLAIN_TYPES:
+            raise ValueError(f"its tensor '{shown(name)}' is of type {shown(kind)}: save plain numbers")
+
+
 def read_tensors(
     path: Path, mend: str = "give a file that this project wrote"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,15 +218,16 @@ def read_tensors(
 
     Raises :class:`RunError` naming the file, and ``mend``, when it is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
+        check_tensor_file(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            metadata = parse_json((file.metadata() or {}).get("json", "{}"))
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is no JSON object")
-    except (OSError, SafetensorError, json.JSONDecodeError, ValueError) as error:
+    except Exception as error:  # the library's own errors have no common base
         raise RunError(f"cannot read {path} as safetensors: {error}; {mend}") from error
     return tensors, metadata
 

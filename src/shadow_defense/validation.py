@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from shadow_defense.errors import ShadowDefenseError
+from shadow_defense.errors import ShadowDefenseError, shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -39,9 +39,11 @@ def _explain(failure: ValidationError, model: type[BaseModel], where: str) -> st
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f" did you mean '{nearest[0]}'?" if nearest else ""
         expected = f"known here are: {', '.join(sorted(known))}" if known else "nothing can be set here; leave it out"
-        line = f"unknown key '{key}':{hint} {expected}"
+        line = f"unknown key '{shown(key)}':{hint} {expected}"
+    elif first["type"] == "missing":
+        line = f"{key} is missing: give it"
     else:
-        line = f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        line = f"{shown(key)} = {shown(repr(first['input']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
     return line + (f" (and {len(others)} more)" if others else "")
 
 

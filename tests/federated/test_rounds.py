@@ -16,7 +16,7 @@ from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.local_dp import LocalDPDefense, LocalDPSettings
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.client import train_locally
-from shadow_defense.federated.rounds import Federation, round_folder
+from shadow_defense.federated.rounds import Federation, kept_updates, round_folder, update_path
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
@@ -204,3 +204,13 @@ def test_a_state_of_another_defense_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"defense-site-1\.safetensors is of another defense: it lacks") as raised:
         federation(tmp_path, defenses).run()
     assert "\n" not in str(raised.value)
+
+
+def test_a_clients_name_leads_nowhere(tmp_path: Path) -> None:
+    for name in ("x/../../../escaped", "..", "St. Mary's", "y" * 5000):
+        path = update_path(tmp_path / "arm", 0, name)
+        assert path.parent == tmp_path / "arm" / "round-0000"
+        ModelUpdate({"w": torch.ones(1)}, 1, 1, 0, name).save(path)
+        assert (0, name) in kept_updates(tmp_path / "arm")
+    assert [path.name for path in tmp_path.iterdir()] == ["arm"]
+    assert len(kept_updates(tmp_path / "arm")) == 4

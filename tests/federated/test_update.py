@@ -143,7 +143,7 @@ def test_files_that_are_no_updates(tmp_path: Path) -> None:
     write_tensors(path, {"w": torch.zeros(1)}, {"kind": "generator"})
     refused("holds no model update")
     write_tensors(path, {"w": torch.zeros(1)}, {"kind": "update", "samples": 1})
-    refused("no 'steps' in its metadata")
+    refused("metadata.steps is missing")
     metadata = {"kind": "update", "samples": 1, "steps": 1, "round": 0, "client": "c"}
     write_tensors(path, {"w": torch.tensor([float("nan")])}, metadata)
     refused("NaN")

@@ -11,7 +11,7 @@ from shadow_defense.experiment.attacking import Job
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import MEAN_IMAGE, load_reconstruction
 from shadow_defense.experiment.tables import COLUMNS
-from shadow_defense.federated.rounds import round_folder, train_again
+from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.report.content import ArmPictures, Exhibit
 from shadow_defense.shadow.sample_store import unpack_samples
@@ -70,7 +70,7 @@ def _exhibit(
 
 
 def _explanation(run: Run, arm: str, round: int, client: str, sample_id: str) -> dict[str, Tensor]:
-    path = round_folder(run.arm_folder(arm), round) / f"explanation-{client}.safetensors"
+    path = round_folder(run.arm_folder(arm), round) / explanation_name(client)
     if not path.exists():
         return {}
     tensors, _ = read_tensors(path, train_again(run.arm_folder(arm)))

@@ -36,7 +36,14 @@ from shadow_defense.federated.flower.server_app import (
 )
 from shadow_defense.federated.flower.simulation import simulate
 from shadow_defense.federated.flower.site_state import state_root
-from shadow_defense.federated.rounds import MOST_EXPLAINED, TRAINING, read_journal, round_folder, train_again
+from shadow_defense.federated.rounds import (
+    MOST_EXPLAINED,
+    TRAINING,
+    explanation_name,
+    read_journal,
+    round_folder,
+    train_again,
+)
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress, Task
@@ -127,7 +134,7 @@ def _explanations(
 ) -> dict[int, tuple[Path, frozenset[str]]]:
     samples = frozenset(client.train.sample_ids[:MOST_EXPLAINED])
     return {
-        round: (round_folder(run.arm_folder(arm), round) / f"explanation-{client.name}.safetensors", samples)
+        round: (round_folder(run.arm_folder(arm), round) / explanation_name(client.name), samples)
         for round, names in kept.items()
         if client.name in names
     }

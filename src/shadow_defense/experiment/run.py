@@ -24,7 +24,7 @@ from shadow_defense.experiment.averaged_clients import as_one_client
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.update import ALL_CLIENTS
-from shadow_defense.files import write_text
+from shadow_defense.files import path_name, write_text
 from shadow_defense.models.build import build_model
 
 
@@ -158,7 +158,7 @@ class Run:
 
     def reconstruction_path(self, arm: str, attack: str, round: int, client: str) -> Path:
         """``round`` is 0-based."""
-        return self.folder / "attacks" / arm / attack / f"round-{round:04d}-{client}.safetensors"
+        return self.folder / "attacks" / arm / attack / f"round-{round:04d}-{path_name(client)}.safetensors"
 
     @property
     def results_path(self) -> Path:

@@ -20,12 +20,15 @@ from shadow_defense.federated.client import LocalResult, prepare_defense, train_
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.server import apply_update, average_updates
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import (
     flatten_tensors,
     link_file,
     nest_tensors,
-    read_json,
+    path_name,
+    read_record,
     read_tensors,
+    text_of_path_name,
     write_json,
     write_tensors,
 )
@@ -159,20 +162,20 @@ class Federation:
         for result in results:
             result.update.save(update_path(self.folder, round, result.update.client))
             if result.explanations:
-                write_tensors(place / f"explanation-{result.update.client}.safetensors", result.explanations)
+                write_tensors(place / explanation_name(result.update.client), result.explanations)
 
     def _save(self) -> None:
         place = state_folder(self.folder, self.rounds_done)
         write_tensors(place / "global.safetensors", self.global_state)
         trained = {client.name for client in self.taking_part(self.rounds_done - 1)}
         for client in sorted(trained):
-            write_tensors(place / f"defense-{client}.safetensors", flatten_tensors(self.defenses[client].state_dict()))
+            write_tensors(place / _state_name("defense", client), flatten_tensors(self.defenses[client].state_dict()))
             if self.own_state[client]:
-                write_tensors(place / f"own-{client}.safetensors", self.own_state[client])
+                write_tensors(place / _state_name("own", client), self.own_state[client])
         before = state_folder(self.folder, self.rounds_done - 1)
         for client in sorted(self._begun - trained):
             # As they are: the state of a client that rested is neither read nor copied.
-            for name in (f"defense-{client}.safetensors", f"own-{client}.safetensors"):
+            for name in (_state_name("defense", client), _state_name("own", client)):
                 if (before / name).exists():
                     link_file(before / name, place / name)
         write_journal(self.folder, self.rounds_done, self.history)
@@ -191,7 +194,7 @@ class Federation:
         for client, defense in self.defenses.items():
             if client not in self._begun:
                 continue
-            path = place / f"defense-{client}.safetensors"
+            path = place / _state_name("defense", client)
             tensors, _ = read_tensors(path, mend)
             try:
                 defense.load_state_dict(nest_tensors(tensors))
@@ -201,7 +204,7 @@ class Federation:
                 raise RunError(f"{path} is of another defense: it lacks {error}; {mend}") from error
         for client, own in self.own_state.items():
             if own and client in self._begun:
-                path = place / f"own-{client}.safetensors"
+                path = place / _state_name("own", client)
                 tensors, _ = read_tensors(path, mend)
                 if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in own.items()}:
                     raise RunError(f"{path} is of another model or another share_bn; {mend}")
@@ -225,11 +228,10 @@ def read_journal(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     path = folder / "history.json"
     if not path.exists():
         return 0, []
-    record = read_json(path, train_again(folder))
-    try:
-        rounds_done, history = int(record["rounds_done"]), list(record["history"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is no journal of a training; {train_again(folder)}") from error
+    record = read_record(path, train_again(folder), "rounds_done", "history")
+    rounds_done, history = record["rounds_done"], record["history"]
+    if not isinstance(history, list) or rounds_done != len(history) or not all(isinstance(e, dict) for e in history):
+        raise RunError(f"{path} is no journal of a training; {train_again(folder)}")
     return rounds_done, history
 
 
@@ -261,7 +263,16 @@ def update_path(folder: Path, round: int, client: str) -> Path:
     >>> update_path(Path("arm"), 7, "client-1").as_posix()
     'arm/round-0007/update-client-1.safetensors'
     """
-    return round_folder(folder, round) / f"update-{client}.safetensors"
+    return round_folder(folder, round) / f"update-{path_name(client)}.safetensors"
+
+
+def explanation_name(client: str) -> str:
+    """The file in a kept round's folder with what explains a client's noise."""
+    return f"explanation-{path_name(client)}.safetensors"
+
+
+def _state_name(what: str, client: str) -> str:
+    return f"{what}-{path_name(client)}.safetensors"
 
 
 def kept_updates(folder: Path) -> list[tuple[int, str]]:
@@ -269,5 +280,6 @@ def kept_updates(folder: Path) -> list[tuple[int, str]]:
     found = []
     for path in sorted(folder.glob("round-*/update-*.safetensors")):
         if matched := re.fullmatch(r"round-(\d+)", path.parent.name):
-            found.append((int(matched[1]), path.stem.removeprefix("update-")))
+            client = text_of_path_name(path.stem.removeprefix("update-"))
+            found.append((int(matched[1]), ModelUpdate.load(path).client if client is None else client))
     return found

@@ -7,13 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.errors import RunError, UpdateError
 from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.validation import validated
 
 ALL_CLIENTS = "all-clients"
 """Whose update an average is called, where the server sees no single one (secure aggregation)."""
+
+
+class _Metadata(BaseModel):
+    """What a file says of an update beside its tensors."""
+
+    model_config = ConfigDict(strict=True)
+
+    samples: int = Field(ge=1)
+    steps: int = Field(ge=0)
+    round: int = Field(ge=0)
+    client: str
+    # Updates were written without the list before there was a choice of what to share.
+    withheld: tuple[str, ...] = Field((), strict=False)
 
 
 @dataclass(frozen=True)
@@ -86,12 +101,8 @@ class ModelUpdate:
             raise UpdateError(str(error)) from error
         if metadata.get("kind") != "update":
             raise UpdateError(f"{path} holds no model update; {mend}")
-        try:
-            # Updates were written without the list before there was a choice of what to share.
-            withheld = tuple(metadata.get("withheld", ()))
-            return cls(tensors, metadata["samples"], metadata["steps"], metadata["round"], metadata["client"], withheld)
-        except KeyError as error:
-            raise UpdateError(f"{path} has no {error} in its metadata; {mend}") from error
+        told = validated(_Metadata, metadata, UpdateError, f"{path}: metadata")
+        return cls(tensors, told.samples, told.steps, told.round, told.client, told.withheld)
 
 
 def state_difference(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

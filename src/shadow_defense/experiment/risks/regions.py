@@ -17,7 +17,7 @@ from shadow_defense.experiment.risks.risk import DotChart, Finding, Risk, Runs, 
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import load_reconstruction
 from shadow_defense.experiment.stages import STAGES
-from shadow_defense.federated.rounds import round_folder, train_again
+from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_json, read_tensors
 from shadow_defense.metrics.psnr import squared_error_map
 from shadow_defense.progress import Progress
@@ -68,7 +68,7 @@ def vulnerability_maps(run: Run) -> dict[Image, Float[Tensor, "h w"]]:
     for client in run.attacked_clients(ATTACK):
         if client.name not in run.taking_part(0):
             continue
-        path = round_folder(run.arm_folder(SHADOW), 0) / f"explanation-{client.name}.safetensors"
+        path = round_folder(run.arm_folder(SHADOW), 0) / explanation_name(client.name)
         tensors, _ = read_tensors(path, train_again(run.arm_folder(SHADOW)))
         for sample, noise_map in unpack_samples(nest_tensors(tensors)["noise_map"]).items():
             found[(run.config.seed, client.name, sample)] = noise_map[0]
