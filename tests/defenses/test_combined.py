@@ -16,9 +16,10 @@ from shadow_defense.defenses.ats import ATSDefense, ATSSettings
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.build import DEFENSES, DefenseSettings, Resources, kind_of
 from shadow_defense.defenses.clipping import ClippingDefense, ClippingSettings
-from shadow_defense.defenses.combined import ALIASES, CombinedDefense, CombinedSettings, check_combination
+from shadow_defense.defenses.combined import CombinedDefense, CombinedSettings, check_combination
 from shadow_defense.defenses.local_dp import LocalDPDefense, LocalDPSettings
 from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings
+from shadow_defense.defenses.registry import by_alias
 from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.defenses.sparsification import SparsificationDefense, SparsificationSettings
 from shadow_defense.errors import ConfigError, DefenseError, ModelError
@@ -295,16 +296,16 @@ def test_what_keeps_all_guarantees_passes(name: str) -> None:
 
 def test_a_defense_that_nobody_knows_is_taken_to_read_the_images() -> None:
     with pytest.raises(DefenseError, match="mine reads the private images"):
-        check_combination({"local-dp": ("update",), "mine": ("update",)})
-    check_combination({"mine": ("update",), "local-dp": ("update",)})
+        check_combination({"local-dp": ("update",), "mine": ("update",)}, {})
+    check_combination({"mine": ("update",), "local-dp": ("update",)}, {})
     with pytest.raises(DefenseError, match="mine lets images"):
-        check_combination({"mine": ("batch",), "dp-sgd": ("gradients",)})
+        check_combination({"mine": ("batch",), "dp-sgd": ("gradients",)}, {})
 
 
 def test_short_names_alone_and_in_combinations() -> None:
     assert kind_of("clip") is DEFENSES["gradient-clipping"]
     assert DefenseSettings(defense="dp").settings() == DefenseSettings(defense="local-dp").settings()
-    assert set(ALIASES.values()) <= set(DEFENSES) and not set(ALIASES) & set(DEFENSES)
+    assert not set(by_alias()) & set(DEFENSES)
     assert DefenseSettings(defense="sparse").acts_on() == DefenseSettings(defense="gradient-sparsification").acts_on()
     made = build("ats + sparse")
     assert isinstance(made, CombinedDefense) and list(made.parts) == ["ats", "gradient-sparsification"]

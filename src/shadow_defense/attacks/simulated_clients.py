@@ -19,13 +19,11 @@ from shadow_defense.attacks.target import Target
 from shadow_defense.data.dataset import ClientData, ImageSet
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.seeds import named_generator
-
-SEARCHING = frozenset({"dcs", "shadow"})
-"""Defenses that search for hundreds of iterations in every batch: too slow to be simulated thousands of times."""
 
 # Bounds the simulated updates that are held at once to some 64 MiB.
 _ENTRIES_AT_ONCE = 1 << 24
@@ -84,7 +82,7 @@ def simulated_defense(observation: Observation) -> tuple[DefenseSettings | None,
     chosen = observation.defense
     if not chosen.acts_on():
         return None, ()
-    searching = SEARCHING.intersection(chosen.parts())
+    searching = [part for part in chosen.parts() if DEFENSES[part].searches]
     if searching:
         return None, (f"learned from undefended updates: {min(searching)} searches in every batch",)
     return chosen, (f"learned from updates under {chosen.defense}",)

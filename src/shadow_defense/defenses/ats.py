@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.protected_pictures import ProtectedPictures
 from shadow_defense.defenses.transformations import HIGHEST_LEVEL, OperationName, Policy, apply_policy
 from shadow_defense.seeds import named_generator
@@ -86,3 +87,15 @@ class ATSDefense(Defense):
     def explanations(self) -> dict[str, Tensor]:
         """The transformed images that the report asked for."""
         return self._pictures.explanations()
+
+
+ATS = DefenseKind(
+    "ats",
+    "images transformed at random by a searched policy (Gao et al. 2021)",
+    ATSSettings,
+    lambda settings, resources: ATSDefense(settings, resources.normalisation, resources.seed_of("ats")),
+    ATS_PRESETS,
+    acts_on=("batch",),
+    image_by_image=True,
+    nothing_to_fit="images are transformed before training: what is rebuilt is the transformed image",
+)

@@ -3,82 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from shadow_defense.defenses.base import Defense, Place, SharedBatchNorm
-from shadow_defense.defenses.combined import (
-    ALIASES,
-    CombinedDefense,
-    CombinedSettings,
-    check_combination,
-    computes_anew,
-    part_names,
-)
-from shadow_defense.defenses.kind import Kind, Resources
-from shadow_defense.defenses.registry import DEFENSES
+from shadow_defense.defenses.combined import CombinedDefense, CombinedSettings, check_combination, part_names
+from shadow_defense.defenses.kind import DefenseKind, Resources
+from shadow_defense.defenses.registry import DEFENSES, by_alias
 from shadow_defense.errors import ConfigError, DefenseError, unknown_name
 
 
-def kind_of(name: str) -> Kind:
-    """The registry's entry of a defense, or one made of several where ``name`` has plus signs: ``shadow+clip+dp``.
+@dataclass(frozen=True)
+class Combination(DefenseKind[CombinedSettings]):
+    """Several entries of the registry as one; options are nested by part.
 
-    Options of a combination are nested by part; a preset counts for every part that has it, the others get ``paper``.
-
-    Raises:
-        DefenseError: for an unknown name, listing the valid ones, or a part named twice.
+    A preset counts for every part that has it, the others get ``paper``.
     """
-    names = part_names(name)
-    for part in names:
-        if part not in DEFENSES:
-            raise DefenseError(unknown_name("defense", part, (*DEFENSES, *ALIASES)))
-    return _combination({part: DEFENSES[part] for part in names}) if len(names) > 1 else DEFENSES[names[0]]
 
+    parts: Mapping[str, DefenseKind] = field(default_factory=dict)
 
-def _combination(kinds: Mapping[str, Kind]) -> Kind:
-    def settings(preset: str, **options: Any) -> CombinedSettings:
+    def settings(self, preset: str = "paper", **options: Any) -> CombinedSettings:
         own: dict[str, Any] = {}
         for given, values in options.items():
-            part = ALIASES.get(given, given)
+            part = by_alias().get(given, given)
             if part in own:
                 raise ConfigError(f"options name '{part}' twice, once as '{given}': nest all of its settings under one")
             own[part] = values
         for part, values in own.items():
-            if part not in kinds:
-                raise ConfigError(unknown_name("part of the combination", part, kinds))
+            if part not in self.parts:
+                raise ConfigError(unknown_name("part of the combination", part, self.parts))
             if not isinstance(values, Mapping):
                 raise ConfigError(f"options.{part} = {values!r}: expected this part's own settings, by name")
         chosen = {
             part: kind.settings(preset if preset in kind.presets else "paper", **own.get(part, {}))
-            for part, kind in kinds.items()
+            for part, kind in self.parts.items()
         }
-        check_combination(
-            {part: kind.places(chosen[part]) for part, kind in kinds.items()},
-            [part for part in kinds if computes_anew(part, chosen[part])],
-        )
+        check_combination({part: kind.places(chosen[part]) for part, kind in self.parts.items()}, chosen)
         return CombinedSettings(parts=chosen)
 
-    def build(settings: BaseModel, resources: Resources) -> Defense:
-        assert isinstance(settings, CombinedSettings)
-        return CombinedDefense({part: kind.build(settings.parts[part], resources) for part, kind in kinds.items()})
 
-    def adapt(settings: BaseModel, model: nn.Module, seed: int) -> nn.Module:
-        assert isinstance(settings, CombinedSettings)
-        for part, kind in kinds.items():
+def combination(parts: Mapping[str, DefenseKind]) -> Combination:
+    """The entry of several defenses that act one after another, by their names."""
+
+    def build(settings: CombinedSettings, resources: Resources) -> Defense:
+        return CombinedDefense({part: kind.build(settings.parts[part], resources) for part, kind in parts.items()})
+
+    def adapt(settings: CombinedSettings, model: nn.Module, seed: int) -> nn.Module:
+        for part, kind in parts.items():
             model = model if kind.adapt_model is None else kind.adapt_model(settings.parts[part], model, seed)
         return model
 
-    return Kind(
-        "; then ".join(kind.summary for kind in kinds.values()),
-        tuple(dict.fromkeys(preset for kind in kinds.values() for preset in kind.presets)),
-        settings,
+    return Combination(
+        "+".join(parts),
+        "; then ".join(kind.summary for kind in parts.values()),
+        CombinedSettings,
         build,
-        acts_on=tuple(place for place in get_args(Place) if any(place in kind.acts_on for kind in kinds.values())),
-        needs_generator=any(kind.needs_generator for kind in kinds.values()),
+        {preset: {} for kind in parts.values() for preset in kind.presets},
+        acts_on=tuple(place for place in get_args(Place) if any(place in kind.acts_on for kind in parts.values())),
+        needs_generator=any(kind.needs_generator for kind in parts.values()),
         adapt_model=adapt,
+        parts=parts,
     )
+
+
+def kind_of(name: str) -> DefenseKind:
+    """The registry's entry of a defense, or one made of several where ``name`` has plus signs: ``shadow+clip+dp``.
+
+    Raises:
+        DefenseError: for an unknown name, listing the valid ones, or a part named twice.
+    """
+    parts = {part: DEFENSES.find(part, *by_alias()) for part in part_names(name)}
+    return combination(parts) if len(parts) > 1 else next(iter(parts.values()))
 
 
 class DefenseSettings(BaseModel):
@@ -105,7 +103,7 @@ class DefenseSettings(BaseModel):
         self.settings()
         return self
 
-    def kind(self) -> Kind:
+    def kind(self) -> DefenseKind:
         """The registry's entry; an unknown name raises :class:`DefenseError` listing the valid ones."""
         return kind_of(self.defense)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import training_mode
 from shadow_defense.seeds import named_generator
@@ -241,3 +242,13 @@ class CensorDefense(ParameterDefense):
             "acceptance_rate": self._accepted / max(self._tried, 1),
             "raw_share": self._raw / max(self.step, 1),
         }
+
+
+CENSOR = DefenseKind(
+    "censor",
+    "the best of some random directions orthogonal to the gradient (Zhang et al. 2025)",
+    CensorSettings,
+    lambda settings, resources: CensorDefense(settings, resources.seed_of("censor")),
+    CENSOR_PRESETS,
+    acts_on=("gradients", "update"),
+)

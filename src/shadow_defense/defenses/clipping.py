@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
+from shadow_defense.defenses.kind import DefenseKind
 
 NORM_SLACK = 1e-6
 """Added to a norm before it divides, as in the published codes (spec/defenses.md 2.2)."""
@@ -88,3 +89,15 @@ class ClippingDefense(ParameterDefense):
         """Share of the round's steps in which anything was clipped, and the mean global norm before clipping."""
         steps = max(len(self._norms), 1)
         return {"clipped_share": self._active / steps, "norm": sum(self._norms) / steps}
+
+
+CLIPPING = DefenseKind(
+    "gradient-clipping",
+    "gradients or update scaled down to a largest norm (GC)",
+    ClippingSettings,
+    lambda settings, resources: ClippingDefense(settings),
+    CLIPPING_PRESETS,
+    acts_on=("gradients", "update"),
+    alias="clip",
+    reads="nothing",
+)

@@ -11,30 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
-from shadow_defense.defenses.grad_defense import GradDefenseSettings
+from shadow_defense.defenses.kind import DefenseKind, NoSettings
+from shadow_defense.defenses.registry import DEFENSES, by_alias
 from shadow_defense.errors import DefenseError
 from shadow_defense.progress import Progress
-
-ALIASES = {"clip": "gradient-clipping", "dp": "local-dp", "sparse": "gradient-sparsification"}
-"""Short names of defenses."""
-
-TENSORS_ONLY = frozenset(
-    {"grad-defense", "gradient-clipping", "gradient-sparsification", "local-dp", "noise", "outpost"}
-)
-"""Defenses of gradients or updates that read nothing private but the tensors they are given: what has been made
-differentially private stays so behind them (post-processing). Any other, such as Soteria, reads the images again."""
-
-IMAGE_BY_IMAGE = frozenset({"ats"})
-"""Defenses of batches in which an image depends on no other: all that the clipping of single samples can bear."""
-
-COMPUTED_ANEW = frozenset({"dcs", "dp-sgd"})
-"""Defenses of gradients that, whatever their settings, compute them from the batch: see :func:`computes_anew`."""
-
-IN_PLACE = "take local-dp in place of dp-sgd"
-"""The mend where neither order of dp-sgd and another defense will do."""
-
-MIXED_LABELS = frozenset({"instahide", "mixup"})
-"""Defenses of batches after which labels are probabilities."""
 
 
 class CombinedSettings(BaseModel):
@@ -51,65 +31,83 @@ def part_names(name: str) -> tuple[str, ...]:
     >>> part_names("shadow+clip+dp")
     ('shadow', 'gradient-clipping', 'local-dp')
     """
-    names = tuple(ALIASES.get(part.strip(), part.strip()) for part in name.split("+"))
+    aliases = by_alias()
+    names = tuple(aliases.get(part.strip(), part.strip()) for part in name.split("+"))
     repeated = [part for part, count in Counter(names).items() if count > 1]
     if repeated:
         raise DefenseError(f"the combination '{name}' names '{repeated[0]}' twice: name each defense once")
     return names
 
 
-def computes_anew(name: str, settings: object) -> bool:
-    """Whether a defense computes gradients from the batch and reads only the names of those it is given.
-
-    >>> [computes_anew("grad-defense", GradDefenseSettings(clip=clip)) for clip in (False, True)]
-    [False, True]
-    """
-    return name in COMPUTED_ANEW or (isinstance(settings, GradDefenseSettings) and settings.clip)
-
-
-def check_combination(places: Mapping[str, Collection[Place]], anew: Collection[str] = COMPUTED_ANEW) -> None:
+def check_combination(places: Mapping[str, Collection[Place]], settings: Mapping[str, object]) -> None:
     """Refuse parts that would be without effect, that break another's guarantee, or that cannot read what they get.
+
+    A part that the registry does not know is taken to read the images.
 
     Args:
         places: where each part acts, by the part's name in the registry, in order.
-        anew: the parts of which :func:`computes_anew` is true.
+        settings: of each part.
 
     Raises:
         DefenseError: naming the two parts.
     """
-    names = list(places)
-    if "none" in places:
-        raise DefenseError("a combination holds 'none', which protects nothing: leave it out")
-    readers = [name for name in names if name not in TENSORS_ONLY or name in anew]
-    for index, name in enumerate(names):
-        before, after = names[:index], names[index + 1 :]
-        for other in before if name in anew else ():
-            if "gradients" not in places[other]:
-                continue
-            if other in anew:
-                mend = f"and {name} does so again: take one of the two"
-                _refuse([other], name, f"computes gradients anew from the batch, {mend}")
-            mend = IN_PLACE if name == "dp-sgd" and other in readers else "put it after"
-            _refuse([other], name, f"acts on gradients before {name}, which computes them anew from the batch: {mend}")
-        if name == "dp-sgd":
-            _refuse(
-                [other for other in names if "batch" in places[other] and other not in IMAGE_BY_IMAGE],
-                name,
-                "lets images of a batch depend on one another, so that clipping single samples bounds nobody's "
-                f"influence: {IN_PLACE}",
-            )
-            later = [other for other in after if "gradients" in places[other]]
-            later += [other for other in names if "update" in places[other]]
-            _refuse_readers([other for other in later if other in readers], name, IN_PLACE)
-        if name == "local-dp":
-            later = [other for other in after if "update" in places[other]]
-            _refuse_readers([other for other in later if other in readers], name, "put it before")
-        if name == "shadow":
-            _refuse(
-                [other for other in before if other in MIXED_LABELS],
-                name,
-                "mixes labels and shadow attacks with classes: put shadow first",
-            )
+    kinds = {name: DEFENSES.get(name, _UNKNOWN) for name in places}
+    anew = [name for name, kind in kinds.items() if kind.computes_anew(settings.get(name))]
+    readers = [name for name, kind in kinds.items() if kind.reads == "images" or name in anew]
+    for name, kind in kinds.items():
+        if kind is not _UNKNOWN and kind.protects_nothing:
+            raise DefenseError(f"a combination holds '{name}', which protects nothing: leave it out")
+        _check_part(name, kinds, places, anew, readers)
+
+
+def _check_part(
+    name: str,
+    kinds: Mapping[str, DefenseKind],
+    places: Mapping[str, Collection[Place]],
+    anew: Collection[str],
+    readers: Collection[str],
+) -> None:
+    names, kind = list(kinds), kinds[name]
+    before, after = names[: names.index(name)], names[names.index(name) + 1 :]
+    instead = f"take {_private_at_the_update()} in place of {name}"
+    for other in before if name in anew else ():
+        if "gradients" not in places[other]:
+            continue
+        if other in anew:
+            mend = f"and {name} does so again: take one of the two"
+            _refuse([other], name, f"computes gradients anew from the batch, {mend}")
+        mend = instead if kind.private_at == "gradients" and other in readers else "put it after"
+        _refuse([other], name, f"acts on gradients before {name}, which computes them anew from the batch: {mend}")
+    if kind.private_at == "gradients":
+        _refuse(
+            [other for other in names if "batch" in places[other] and not kinds[other].image_by_image],
+            name,
+            "lets images of a batch depend on one another, so that clipping single samples bounds nobody's "
+            f"influence: {instead}",
+        )
+        later = [other for other in after if "gradients" in places[other]]
+        later += [other for other in names if "update" in places[other]]
+        _refuse_readers([other for other in later if other in readers], name, instead)
+    if kind.private_at == "update":
+        later = [other for other in after if "update" in places[other]]
+        _refuse_readers([other for other in later if other in readers], name, "put it before")
+    if kind.needs_classes:
+        _refuse(
+            [other for other in before if kinds[other].mixes_labels],
+            name,
+            f"mixes labels and {name} attacks with classes: put {name} first",
+        )
+
+
+def _private_at_the_update() -> str:
+    return " or ".join(name for name, kind in DEFENSES.own.items() if kind.private_at == "update")
+
+
+def _nothing(settings: BaseModel, resources: object) -> Defense:
+    return Defense()
+
+
+_UNKNOWN = DefenseKind("unknown", "a defense that no registry knows", NoSettings, _nothing)
 
 
 def _refuse(found: list[str], name: str, reason: str) -> None:
@@ -138,7 +136,7 @@ class CombinedDefense(Defense):
     def __init__(self, parts: Mapping[str, Defense]) -> None:
         check_combination(
             {name: part.acts_on for name, part in parts.items()},
-            [name for name, part in parts.items() if computes_anew(name, getattr(part, "settings", None))],
+            {name: getattr(part, "settings", None) for name, part in parts.items()},
         )
         self.parts = dict(parts)
 

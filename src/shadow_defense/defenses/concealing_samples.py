@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shadow_defense.data.dataset import ImageSet, Normalisation, check_labels
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
 from shadow_defense.defenses.concealment import Concealment, image_distance, outputs_and_gradients, turn_towards
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import cosine
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import split_state, training_mode
@@ -156,3 +157,18 @@ class ConcealingSamplesDefense(ParameterDefense):
         count = len(self._measured)
         names = self._measured[0] if self._measured else {}
         return {name: math.fsum(step[name] for step in self._measured) / count for name in names}
+
+
+CONCEALING_SAMPLES = DefenseKind(
+    "dcs",
+    "the gradient mixed with that of public images which pull on the model alike (Wu et al. 2024)",
+    ConcealingSamplesSettings,
+    lambda settings, resources: ConcealingSamplesDefense(
+        settings, resources.public, resources.normalisation, resources.classes, resources.seed_of("dcs")
+    ),
+    CONCEALING_SAMPLES_PRESETS,
+    acts_on=("gradients",),
+    computes_anew=lambda settings: True,
+    searches=True,
+    nothing_to_fit="the gradient is mixed with that of other images, which depend on the client's: nothing is fitted",
+)

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
 from shadow_defense.defenses.clipping import NORM_SLACK
 from shadow_defense.defenses.gaussian_mechanism import gaussian_epsilon
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import add_gaussian
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import LossFunction
@@ -226,3 +227,15 @@ class DPSGDDefense(ParameterDefense):
         self._samples, self._passes_before = int(state["samples"]), int(state["passes"])
         self._steps = Counter(dict(state["steps"].tolist()))
         self._seen.clear()
+
+
+DP_SGD = DefenseKind(
+    "dp-sgd",
+    "each sample's gradient clipped, then Gaussian noise: DP-SGD (Abadi et al. 2016), epsilon reported",
+    DPSGDSettings,
+    lambda settings, resources: DPSGDDefense(settings, resources.seed_of("dp-sgd")),
+    DP_SGD_PRESETS,
+    acts_on=("gradients",),
+    private_at="gradients",
+    computes_anew=lambda settings: True,
+)

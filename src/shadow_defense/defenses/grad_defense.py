@@ -18,6 +18,7 @@ from shadow_defense.data.dataset import ImageSet, Normalisation, check_labels
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
 from shadow_defense.defenses.clipping import NORM_SLACK
 from shadow_defense.defenses.dp_sgd import per_sample_gradients
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import cosine
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
@@ -286,3 +287,18 @@ class GradDefense(ParameterDefense):
             "noised_share": sum(self._shares) / messages,
             "cosine": sum(self._cosines) / messages,
         }
+
+
+GRAD_DEFENSE = DefenseKind(
+    "grad-defense",
+    "noise on some slices of the parameters that are equally sensitive to the image (Wang et al. 2022)",
+    GradDefenseSettings,
+    lambda settings, resources: GradDefense(
+        settings, resources.public, resources.normalisation, resources.classes, resources.seed_of("grad-defense")
+    ),
+    GRAD_DEFENSE_PRESETS,
+    acts_on=("gradients", "update"),
+    reads="model",
+    computes_anew=lambda settings: isinstance(settings, GradDefenseSettings) and settings.clip,
+    nothing_to_fit="which slices get noise is drawn anew for every message: no tensor can be trusted more",
+)

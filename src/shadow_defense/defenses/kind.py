@@ -1,18 +1,19 @@
-"""What the registry says of a defense, and what a client can give it."""
+"""What is said of a defense beside its code, and what a client can give it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
-from shadow_defense.defenses.base import Defense, Place
+from shadow_defense.defenses.base import Defense, Place, TensorPlace
 from shadow_defense.errors import ConfigError
 from shadow_defense.generators.interface import Generator
+from shadow_defense.registry import Entry
 from shadow_defense.seeds import seed_for
 from shadow_defense.validation import validated
 
@@ -40,36 +41,71 @@ class Resources:
         return seed_for(self.seed, defense, self.client)
 
 
-def presets_of(
-    where: str, model: type[BaseModel], presets: Mapping[str, Mapping[str, Any]]
-) -> Callable[..., BaseModel]:
-    """A function from a preset's name and changes to settings of ``model``, for errors of the defense ``where``."""
+class NoSettings(BaseModel):
+    """A defense without settings."""
 
-    def settings(preset: str, **options: Any) -> BaseModel:
-        return validated(model, {**presets[preset], **options}, ConfigError, where)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    return settings
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A registered defense: what it is, its presets, its settings from a preset and options, and its builder.
+class DefenseKind(Entry, Generic[Settings]):
+    """A defense by name: its settings, how a client gets it, and what other code asks of it.
+
+    What is left at its default is the careful answer: nothing is known to be safe.
 
     Attributes:
+        model: its settings.
+        presets: values that differ from the settings' defaults, by the preset's name; ``paper`` is always there.
+        build: from settings and what a client has to the client's defense.
         acts_on: where it can act; a defense with a setting ``place`` acts at that one.
+        alias: a short name.
+        needs_generator: it cannot be built without the shadow generator.
         adapt_model: for a defense that changes the task model, for every client and for the server: from its
             settings, the agreed model and a seed to the model that is trained in its place.
+        draws_in_model: the changed model is random: each simulation of a client draws anew.
+        reads: what it reads beside the tensors that it is given. images: the client's; model: the model and public
+            images at most; nothing. What is differentially private stays so behind one that reads no images.
+        private_at: where it makes what passes differentially private.
+        computes_anew: with which settings it computes gradients from the batch, in place of those that it is given.
+        image_by_image: a protected image depends on no other of its batch.
+        mixes_labels: after it labels are probabilities of classes.
+        needs_classes: it needs labels that are classes.
+        searches: it takes hundreds of iterations in every batch, too slow to be simulated thousands of times.
+        adds_noise_to_images: an attacker who owns the generator can expect this noise and subtract it.
+        nothing_to_fit: why an attack that knows the defense keeps its own matching term, in words.
     """
 
-    summary: str
-    presets: tuple[str, ...]
-    settings: Callable[..., BaseModel]
-    build: Callable[[BaseModel, Resources], Defense]
+    model: type[Settings]
+    build: Callable[[Settings, Resources], Defense]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     acts_on: tuple[Place, ...] = ()
+    alias: str | None = None
     needs_generator: bool = False
-    adapt_model: Callable[[BaseModel, nn.Module, int], nn.Module] | None = None
+    adapt_model: Callable[[Settings, nn.Module, int], nn.Module] | None = None
+    draws_in_model: bool = False
+    reads: Literal["images", "model", "nothing"] = "images"
+    private_at: TensorPlace | None = None
+    computes_anew: Callable[[object], bool] = lambda settings: False
+    image_by_image: bool = False
+    mixes_labels: bool = False
+    needs_classes: bool = False
+    searches: bool = False
+    adds_noise_to_images: bool = False
+    nothing_to_fit: str | None = None
+
+    def settings(self, preset: str = "paper", **options: Any) -> Settings:
+        """A preset's settings with some of them changed; what does not fit raises :class:`ConfigError`."""
+        return validated(self.model, {**self.presets[preset], **options}, ConfigError, self.name)
 
     def places(self, settings: BaseModel) -> tuple[Place, ...]:
         """Where the defense acts with these settings."""
         place = getattr(settings, "place", None)
         return (place,) if place else self.acts_on
+
+    @property
+    def protects_nothing(self) -> bool:
+        """Whether it acts nowhere."""
+        return not self.acts_on and self.adapt_model is None

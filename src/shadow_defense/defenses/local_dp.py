@@ -13,6 +13,7 @@ from torch import Tensor
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
 from shadow_defense.defenses.clipping import clip_factor, clip_global, global_norm
 from shadow_defense.defenses.gaussian_mechanism import analytic_sigma, classic_sigma, gaussian_epsilon
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import add_gaussian
 from shadow_defense.errors import ConfigError
 from shadow_defense.seeds import named_generator
@@ -111,3 +112,16 @@ class LocalDPDefense(ParameterDefense):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._releases = int(state["releases"])
+
+
+LOCAL_DP = DefenseKind(
+    "local-dp",
+    "update clipped, then Gaussian noise: local differential privacy, epsilon reported",
+    LocalDPSettings,
+    lambda settings, resources: LocalDPDefense(settings, resources.seed_of("local-dp")),
+    LOCAL_DP_PRESETS,
+    acts_on=("update",),
+    alias="dp",
+    reads="nothing",
+    private_at="update",
+)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
+from shadow_defense.defenses.kind import DefenseKind, Resources
 from shadow_defense.defenses.protected_pictures import ProtectedPictures
 from shadow_defense.errors import ConfigError, DefenseError
 from shadow_defense.progress import Progress
@@ -204,3 +205,40 @@ class MixingDefense(Defense):
     def explanations(self) -> dict[str, Tensor]:
         """The mixtures that stood for the images that the report asked for."""
         return self._pictures.explanations()
+
+
+def _kind(name: str, summary: str, nothing_to_fit: str, *, flip_signs: bool) -> DefenseKind[MixingSettings]:
+    def build(settings: MixingSettings, resources: Resources) -> MixingDefense:
+        return MixingDefense(
+            settings,
+            flip_signs=flip_signs,
+            public=resources.public,
+            normalisation=resources.normalisation,
+            classes=resources.classes,
+            seed=resources.seed_of(name),
+        )
+
+    return DefenseKind(
+        name,
+        summary,
+        MixingSettings,
+        build,
+        MIXING_PRESETS,
+        acts_on=("batch",),
+        mixes_labels=True,
+        nothing_to_fit=nothing_to_fit,
+    )
+
+
+MIXUP = _kind(
+    "mixup",
+    "weighted sums of images, with labels mixed alike (MixUp)",
+    "images are mixed before training: the matching term has nothing to fit",
+    flip_signs=False,
+)
+INSTAHIDE = _kind(
+    "instahide",
+    "weighted sums of images with random signs, labels mixed alike (Huang et al. 2020)",
+    "images are mixed before training, with random signs: the matching term has nothing to fit",
+    flip_signs=True,
+)

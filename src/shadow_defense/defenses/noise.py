@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.seeds import named_generator
 
 
@@ -107,3 +108,14 @@ class NoiseDefense(ParameterDefense):
     def measurements(self) -> dict[str, float]:
         """The mean cosine between what was there and what was sent: what the noise is worth against this gradient."""
         return {"cosine": sum(self._cosines) / max(len(self._cosines), 1)}
+
+
+NOISE = DefenseKind(
+    "noise",
+    "Gaussian or Laplace noise on gradients or update; no guarantee of privacy",
+    NoiseSettings,
+    lambda settings, resources: NoiseDefense(settings, resources.seed_of("noise")),
+    NOISE_PRESETS,
+    acts_on=("gradients", "update"),
+    reads="nothing",
+)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import cosine
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import LossFunction, split_state, training_mode
@@ -228,3 +229,13 @@ class OptimalNoiseDefense(ParameterDefense):
             "zero_share": sum(self._zero_shares) / steps,
             "cosine": sum(self._cosines) / steps,
         }
+
+
+OPTIMAL_NOISE = DefenseKind(
+    "optimal-noise",
+    "most noise, or zeros, where a gradient says much about the image for its size (arXiv 2411.03746)",
+    OptimalNoiseSettings,
+    lambda settings, resources: OptimalNoiseDefense(settings, resources.seed_of("optimal-noise")),
+    OPTIMAL_NOISE_PRESETS,
+    acts_on=("gradients",),
+)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.sparsification import smallest_kept, sparsify
 from shadow_defense.seeds import named_generator
 
@@ -189,3 +190,14 @@ class OutpostDefense(ParameterDefense):
         self._round, self._steps_before, self.step = (
             int(state["steps"][name]) for name in ("round", "before", "within")
         )
+
+
+OUTPOST = DefenseKind(
+    "outpost",
+    "some steps pruned, with noise by Fisher information and the weights' variance (Wang et al. 2023)",
+    OutpostSettings,
+    lambda settings, resources: OutpostDefense(settings, resources.seed_of("outpost")),
+    OUTPOST_PRESETS,
+    acts_on=("gradients",),
+    reads="model",
+)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.variational_bottleneck import VariationalBottleneck, insert_bottleneck
 
@@ -36,9 +37,8 @@ PRECODE_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def adapt_precode(settings: BaseModel, model: nn.Module, seed: int) -> nn.Module:
+def adapt_precode(settings: PrecodeSettings, model: nn.Module, seed: int) -> nn.Module:
     """A copy of ``model`` with the bottleneck that the settings name; every client and the server train it."""
-    assert isinstance(settings, PrecodeSettings)
     return insert_bottleneck(model, width=settings.width, weight=settings.weight, seed=seed, layer=settings.layer)
 
 
@@ -56,3 +56,14 @@ class PrecodeDefense(Defense):
                 f"PRECODE changes the task model and {type(model).__name__} has no variational bottleneck: train the "
                 "model that DefenseSettings.adapt_model gives"
             )
+
+
+PRECODE = DefenseKind(
+    "precode",
+    "a variational bottleneck in the task model (Scheliga et al. 2022)",
+    PrecodeSettings,
+    lambda settings, resources: PrecodeDefense(),
+    PRECODE_PRESETS,
+    adapt_model=adapt_precode,
+    draws_in_model=True,
+)

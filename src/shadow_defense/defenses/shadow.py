@@ -10,9 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
+from shadow_defense.defenses.kind import DefenseKind, Resources
+from shadow_defense.errors import DefenseError
 from shadow_defense.progress import Progress
 from shadow_defense.shadow.guard import Protection, ShadowGuard
 from shadow_defense.shadow.sample_store import pack_samples
+from shadow_defense.shadow.settings import SHADOW_PRESETS, ShadowSettings
 
 
 class ShadowDefense(Defense):
@@ -84,3 +87,32 @@ class ShadowDefense(Defense):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.guard.load_state_dict(state)
+
+
+def _guarded(settings: ShadowSettings, resources: Resources) -> ShadowDefense:
+    if resources.generator is None:
+        raise DefenseError("Shadow Defense has no generator: run the pretrain stage first or set generator.path")
+    return ShadowDefense(
+        ShadowGuard(
+            resources.generator,
+            settings,
+            mean=resources.normalisation.mean,
+            std=resources.normalisation.std,
+            seed=resources.seed_of("guard"),
+        )
+    )
+
+
+SHADOW = DefenseKind(
+    "shadow",
+    "noise where a shadow generator can rebuild the image (Jiang et al. 2025)",
+    ShadowSettings,
+    _guarded,
+    SHADOW_PRESETS,
+    acts_on=("batch",),
+    needs_generator=True,
+    needs_classes=True,
+    searches=True,
+    adds_noise_to_images=True,
+    nothing_to_fit="noise on images: the update is that of the noisy images, and is matched as it is",
+)

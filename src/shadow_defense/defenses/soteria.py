@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.errors import DefenseError, unknown_name
 from shadow_defense.models.functional import training_mode
 
@@ -232,3 +233,13 @@ class SoteriaDefense(ParameterDefense):
     def measurements(self) -> dict[str, float]:
         """The share of the layer's columns that were pruned, averaged over the round's steps."""
         return {"pruned_share": sum(self._pruned) / max(len(self._pruned), 1)}
+
+
+SOTERIA = DefenseKind(
+    "soteria",
+    "columns of a fully connected layer that say most of the image zeroed (Sun et al. 2021)",
+    SoteriaSettings,
+    lambda settings, resources: SoteriaDefense(settings),
+    SOTERIA_PRESETS,
+    acts_on=("gradients", "update"),
+)

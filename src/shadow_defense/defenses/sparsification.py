@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
+from shadow_defense.defenses.kind import DefenseKind
 
 
 class SparsificationSettings(BaseModel):
@@ -116,3 +117,15 @@ class SparsificationDefense(ParameterDefense):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._held_back = {name: tensor.clone() for name, tensor in state.get("held_back", {}).items()}
+
+
+SPARSIFICATION = DefenseKind(
+    "gradient-sparsification",
+    "smallest entries of gradients or update sent as zero (GS)",
+    SparsificationSettings,
+    lambda settings, resources: SparsificationDefense(settings),
+    SPARSIFICATION_PRESETS,
+    acts_on=("gradients", "update"),
+    alias="sparse",
+    reads="nothing",
+)

@@ -8,19 +8,23 @@ from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import DefenseError
 
-SENT_ONLY = frozenset({"gradient-clipping", "gradient-sparsification", "local-dp", "noise"})
-"""The defenses that need nothing but the update: all others read images, and belong into the training loop."""
+
+def needs_update_alone() -> list[str]:
+    """The defenses that need nothing but the update: all others read images, and belong into the training loop."""
+    return sorted(name for name, kind in DEFENSES.own.items() if kind.reads == "nothing" and "update" in kind.acts_on)
 
 
 def check_sent_only(settings: DefenseSettings, place: str) -> None:
     """Raise :class:`DefenseError` for a defense that acts anywhere else or needs images; ``place`` is for the words."""
-    others = settings.parts().keys() - SENT_ONLY - {"none"}
+    kinds = [DEFENSES[part] for part in settings.parts()]
+    others = any(kind.reads != "nothing" and not kind.protects_nothing for kind in kinds)
     if others or any(acting != "update" for acting in settings.acts_on()):
         raise DefenseError(
             f"the defense '{settings.defense}' cannot be a {place}, which sees nothing but the update: take "
-            f"{', '.join(sorted(SENT_ONLY))} with the option place=update, or defend in the training loop"
+            f"{', '.join(needs_update_alone())} with the option place=update, or defend in the training loop"
         )
 
 

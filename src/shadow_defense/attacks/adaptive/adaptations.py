@@ -1,12 +1,11 @@
-"""How the matching term is fitted to each defense: one function a defense, and the dict of them all."""
+"""How the matching term is fitted to each defense, by the defense's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import singledispatch
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from shadow_defense.attacks.adaptive.distances import absolute_distance, orthogonality_distance
@@ -24,9 +23,6 @@ from shadow_defense.defenses.outpost import OutpostSettings, parameter_risk
 from shadow_defense.defenses.soteria import SoteriaSettings, defended_layer
 from shadow_defense.defenses.sparsification import SparsificationSettings
 
-Adaptation = Callable[[Any, Scene], MatchingAdaptation]
-"""From the defense's settings and the scene."""
-
 LEAST_DEVIATION = 0.1
 """Of the largest: a tensor without noise weighs ten times as much as the noisiest, not infinitely more."""
 
@@ -36,6 +32,16 @@ WEIGHT_OF_ZEROS = 0.3
 SIZES_UNKNOWN = "its size is not known to this attacker, who keeps the attack's own matching term"
 
 
+@singledispatch
+def adaptation(settings: object, scene: Scene) -> MatchingAdaptation | None:
+    """How matching is fitted to a defense with these settings; None where nothing is known of them.
+
+    A defense of another package registers its own: ``@adaptation.register(ItsSettings)``.
+    """
+    return None
+
+
+@adaptation.register(SparsificationSettings)
 def sparsification(settings: SparsificationSettings, scene: Scene) -> MatchingAdaptation:
     """Match where the observed entry is not zero (spec/defenses.md 2.3; attacks.md, section 12).
 
@@ -55,6 +61,7 @@ def sparsification(settings: SparsificationSettings, scene: Scene) -> MatchingAd
     return _masked(scene, scene.moved, *notes, under_cosine=WEIGHT_OF_ZEROS)
 
 
+@adaptation.register(ClippingSettings)
 def clipping(settings: ClippingSettings, scene: Scene) -> MatchingAdaptation:
     """Clip the simulated update as the client did (spec/defenses.md 2.2).
 
@@ -74,6 +81,7 @@ def clipping(settings: ClippingSettings, scene: Scene) -> MatchingAdaptation:
     return MatchingAdaptation((transform,), notes=(note, *blind))
 
 
+@adaptation.register(NoiseSettings)
 def noise(settings: NoiseSettings, scene: Scene) -> MatchingAdaptation:
     """The noise's likelihood: squares for Gaussian, absolutes for Laplace (spec/defenses.md 2.1).
 
@@ -94,6 +102,7 @@ def noise(settings: NoiseSettings, scene: Scene) -> MatchingAdaptation:
     )
 
 
+@adaptation.register(LocalDPSettings)
 def local_dp(settings: LocalDPSettings, scene: Scene) -> MatchingAdaptation:
     """Clip the simulated update to C, then the likelihood of Gaussian noise (spec/defenses.md 2.1a)."""
     if scene.unit is None:
@@ -104,6 +113,7 @@ def local_dp(settings: LocalDPSettings, scene: Scene) -> MatchingAdaptation:
     return clip.then(_likelihood(scene))
 
 
+@adaptation.register(DPSGDSettings)
 def dp_sgd(settings: DPSGDSettings, scene: Scene) -> MatchingAdaptation:
     """As :func:`local_dp`, on the gradient of one step; exact for one image (spec/defenses.md 2.1b)."""
     if scene.unit is None:
@@ -116,6 +126,7 @@ def dp_sgd(settings: DPSGDSettings, scene: Scene) -> MatchingAdaptation:
     return clip.then(_likelihood(scene))
 
 
+@adaptation.register(SoteriaSettings)
 def soteria(settings: SoteriaSettings, scene: Scene) -> MatchingAdaptation:
     """Leave out the defended weight's columns that are all zero (spec/defenses.md 2.4)."""
     name = f"{defended_layer(scene.observation.model, settings.layer)}.weight"
@@ -131,6 +142,7 @@ def soteria(settings: SoteriaSettings, scene: Scene) -> MatchingAdaptation:
     return _masked(scene, masks, f"{pruned} of {len(kept)} columns of '{name}' are zero and left out")
 
 
+@adaptation.register(OutpostSettings)
 def outpost(settings: OutpostSettings, scene: Scene) -> MatchingAdaptation:
     """Match on the support, each tensor by ``1 / (lambda min(Var(theta), 1))`` (spec/defenses.md 2.5).
 
@@ -161,6 +173,7 @@ def inverse_deviations(deviations: Sequence[float]) -> list[float] | None:
     return [largest / max(deviation, LEAST_DEVIATION * largest) for deviation in deviations]
 
 
+@adaptation.register(CensorSettings)
 def censor(settings: CensorSettings, scene: Scene) -> MatchingAdaptation:
     """Orthogonality and norm of each tensor, in place of any distance (spec/defenses.md 2.6)."""
     last = settings.protected_rounds
@@ -176,6 +189,7 @@ def censor(settings: CensorSettings, scene: Scene) -> MatchingAdaptation:
     return MatchingAdaptation(distances=dict.fromkeys(MATCHINGS.values(), orthogonality_distance), notes=tuple(notes))
 
 
+@adaptation.register(OptimalNoiseSettings)
 def optimal_noise(settings: OptimalNoiseSettings, scene: Scene) -> MatchingAdaptation:
     """Pruning: match on the support. Noise: its likelihood, as if it were alike everywhere (spec/defenses.md 3.6)."""
     if settings.mode == "pruning":
@@ -204,31 +218,3 @@ def _masked(scene: Scene, masks: Sequence[Tensor], *notes: str, under_cosine: fl
 
 def _nothing(note: str) -> MatchingAdaptation:
     return MatchingAdaptation(notes=(note,))
-
-
-def _only(note: str) -> Adaptation:
-    def adaptation(settings: BaseModel, scene: Scene) -> MatchingAdaptation:
-        return _nothing(note)
-
-    return adaptation
-
-
-ADAPTATIONS: dict[str, Adaptation] = {
-    "none": lambda settings, scene: MatchingAdaptation(),
-    "shadow": _only("noise on images: the update is that of the noisy images, and is matched as it is"),
-    "noise": noise,
-    "local-dp": local_dp,
-    "dp-sgd": dp_sgd,
-    "gradient-clipping": clipping,
-    "gradient-sparsification": sparsification,
-    "soteria": soteria,
-    "outpost": outpost,
-    "censor": censor,
-    "ats": _only("images are transformed before training: what is rebuilt is the transformed image"),
-    "mixup": _only("images are mixed before training: the matching term has nothing to fit"),
-    "instahide": _only("images are mixed before training, with random signs: the matching term has nothing to fit"),
-    "dcs": _only("the gradient is mixed with that of other images, which depend on the client's: nothing is fitted"),
-    "grad-defense": _only("which slices get noise is drawn anew for every message: no tensor can be trusted more"),
-    "optimal-noise": optimal_noise,
-}
-"""By the defense's name in the registry. One without an entry is not adapted to, and the attack says so."""

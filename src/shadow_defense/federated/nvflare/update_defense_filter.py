@@ -127,7 +127,7 @@ class UpdateDefenseFilter(DXOFilter):
             states.save(ClientState.prepared(defense.state_dict(), {}))
         else:
             restore_defense(defense, before, states.path(before))
-        # A filter is not shown the global model, and no defense of SENT_ONLY reads it.
+        # A filter is not shown the global model, and no defense that passes check_sent_only reads it.
         context = RoundContext(self.model, {}, F.cross_entropy, round, self.rounds, 1.0)
         defense.begin_round(context)
         # A ModelUpdate is finite.
