@@ -40,7 +40,7 @@ from shadow_defense.files import read_json
 from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
-from shadow_defense.report.calibration_page import render_calibration
+from shadow_defense.report.pages.calibrate import render_calibration
 from shadow_defense.seeds import named_generator
 
 

@@ -29,7 +29,7 @@ from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
-from shadow_defense.report.risks_page import render_risks_page
+from shadow_defense.report.pages.risks import render_risks_page
 
 
 def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Image, float]:

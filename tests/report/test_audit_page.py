@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from shadow_defense.report.audit_page import AuditPictures, render_audit_page
+from shadow_defense.report.pages.audit import AuditPictures, render_audit_page
 
 
 def row(index: int, image: int | None) -> dict[str, Any]:

@@ -7,8 +7,14 @@ import dataclasses
 import torch
 
 from shadow_defense.report.content import ArmPictures, Content, Exhibit
-from shadow_defense.report.exhibits import MOST_CARDS_AT_ONCE, attack_card, choices, display_width, noise_cards
-from shadow_defense.report.pictures import image_uri
+from shadow_defense.report.kit.pictures import image_uri
+from shadow_defense.report.pages.run_pictures import (
+    MOST_CARDS_AT_ONCE,
+    attack_card,
+    choices,
+    display_width,
+    noise_cards,
+)
 
 
 def _exhibit(**scores: float | None) -> Exhibit:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from shadow_defense.report.charts import curve_panels, score_panels
 from shadow_defense.report.content import Content
-from shadow_defense.report.figures import BASELINE_STYLE, Curve, Dot, curve_chart, dot_chart, styles
+from shadow_defense.report.kit.charts import BASELINE_STYLE, Curve, Dot, curve_chart, dot_chart, styles
+from shadow_defense.report.pages.run_charts import curve_panels, score_panels
 
 HOSTILE = 'a < b & "$x_1$"'
 

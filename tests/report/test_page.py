@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from shadow_defense.report.content import ArmPictures, Content, Exhibit
-from shadow_defense.report.page import render_page, write_report
+from shadow_defense.report.pages.run import render_page, write_report
 
 HOSTILE = """<script>alert(1)</script> & "quoted" 'single' {{ 1 + 1 }} $x_1$"""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shadow_defense.errors import DataError
-from shadow_defense.report.pictures import (
+from shadow_defense.report.kit.pictures import (
     HEAT_OPACITY,
     HEAT_TABLE,
     heat_overlay,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadow_defense.report.content import Content
-from shadow_defense.report.csv_rows import COLUMNS, results_csv
-from shadow_defense.report.formatting import METRICS, MINUS, MISSING, number, reading, signed, with_interval
-from shadow_defense.report.tables import metric_table, utility_table
+from shadow_defense.report.kit.formatting import METRICS, MINUS, MISSING, number, reading, signed, with_interval
+from shadow_defense.report.pages.run_csv import COLUMNS, results_csv
+from shadow_defense.report.pages.run_tables import metric_table, utility_table
 
 
 def _measured(mean: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:

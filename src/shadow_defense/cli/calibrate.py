@@ -76,7 +76,7 @@ def _summary(results: dict[str, Any], page: Path) -> None:
     from rich.table import Table
 
     from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.report.template import nested_text
+    from shadow_defense.report.kit.template import nested_text
 
     metric, chosen = results["target"]["metric"], results["chosen"]
     table = Table(title=f"Target: {metric} below {results['target']['value']:g}", title_justify="left")

@@ -25,8 +25,8 @@ from shadow_defense.federated.rounds import read_journal
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.content import Content
-from shadow_defense.report.csv_rows import results_csv
-from shadow_defense.report.page import write_report
+from shadow_defense.report.pages.run import write_report
+from shadow_defense.report.pages.run_csv import results_csv
 from shadow_defense.shadow.settings import ShadowSettings
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from shadow_defense.report.comparison.content import ComparisonContent, ComparisonPictures
-from shadow_defense.report.comparison.pareto import plane_front
+from shadow_defense.report.comparison_content import ComparisonContent, ComparisonPictures, plane_front
 from shadow_defense.seeds import named_generator
 
 SWEEPS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from shadow_defense.report.comparison.comparison_csv import COLUMNS, comparison_csv
+from shadow_defense.report.pages.compare_csv import COLUMNS, comparison_csv
 
 
 def _read(comparison: dict[str, Any]) -> list[dict[str, str]]:

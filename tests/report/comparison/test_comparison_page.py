@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from shadow_defense.report.comparison.content import ComparisonContent, ComparisonPictures
-from shadow_defense.report.comparison.page import render_comparison, write_comparison
+from shadow_defense.report.comparison_content import ComparisonContent, ComparisonPictures
+from shadow_defense.report.pages.compare import render_comparison, write_comparison
 
 HOSTILE = """<script>alert(1)</script> & "quoted" 'single' {{ 1 + 1 }} $x_1$ </svg>"""
 LOADING = ("src", "srcset", "href", "xlink:href", "data", "poster", "action", "background")

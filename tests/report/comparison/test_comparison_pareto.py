@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadow_defense.errors import DataError
-from shadow_defense.report.comparison.pareto import goodness, pareto_front, plane_front
+from shadow_defense.metrics.pareto import pareto_front
+from shadow_defense.report.comparison_content import goodness, plane_front
 
 # Few values, so that ties are drawn often.
 COORDINATE = st.integers(0, 5).map(float)

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shadow_defense.report.comparison.labels import overlap
-from shadow_defense.report.comparison.plane import (
+from shadow_defense.report.kit.labels import overlap
+from shadow_defense.report.kit.plane import (
     family_styles,
     front_corners,
     plane_families,

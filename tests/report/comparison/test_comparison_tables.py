@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from shadow_defense.cli.comparison_summary import WIDTH, comparison_tables
-from shadow_defense.report.comparison.markdown import markdown_tables
-from shadow_defense.report.comparison.tables import foreground_table, leakage_table, measured_cell, worth_table
+from shadow_defense.report.pages.compare_markdown import markdown_tables
+from shadow_defense.report.pages.compare_tables import foreground_table, leakage_table, measured_cell, worth_table
 
 
 def plain(text: str) -> str:

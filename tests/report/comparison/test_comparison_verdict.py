@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from shadow_defense.report.comparison.differences import direction, unpaired_difference
-from shadow_defense.report.comparison.pareto import plane_front
-from shadow_defense.report.comparison.shadow_verdict import shadow_names, uniform_control
-from shadow_defense.report.comparison.verdict import verdict
+from shadow_defense.report.comparison_content import plane_front
+from shadow_defense.report.sentences.comparison import verdict
+from shadow_defense.report.sentences.differences import direction, unpaired_difference
+from shadow_defense.report.sentences.shadow import shadow_names, uniform_control
 
 Numbers = tuple[float, float, float]
 """PSNR, SSIM, macro F1."""

@@ -26,7 +26,7 @@ from shadow_defense.experiment.evaluating import versions
 from shadow_defense.files import write_json
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress, Task
-from shadow_defense.report.audit_page import AuditPictures, write_audit_page
+from shadow_defense.report.pages.audit import AuditPictures, write_audit_page
 
 JSON, PAGE = "audit.json", "audit.html"
 

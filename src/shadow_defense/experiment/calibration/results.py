@@ -19,7 +19,7 @@ from shadow_defense.experiment.calibration.verdict import calibration_verdict
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress
-from shadow_defense.report.calibration_page import write_calibration
+from shadow_defense.report.pages.calibrate import write_calibration
 from shadow_defense.shadow.noise import Schedule
 
 BASE = "base.yaml"

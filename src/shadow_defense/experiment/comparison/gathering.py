@@ -15,7 +15,7 @@ from shadow_defense.experiment.comparison.trainings import Trainings
 from shadow_defense.experiment.evaluating import data_hash, data_record, versions
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.tables import table
-from shadow_defense.report.comparison.pareto import plane_front
+from shadow_defense.report.comparison_content import plane_front
 
 PRIVACY = "ssim_whole"
 

@@ -12,12 +12,12 @@ from shadow_defense.experiment.comparison.pictures import pictures
 from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.files import write_json, write_text
 from shadow_defense.progress import Progress
-from shadow_defense.report.comparison.comparison_csv import comparison_csv
-from shadow_defense.report.comparison.content import ComparisonContent
-from shadow_defense.report.comparison.markdown import markdown_tables
-from shadow_defense.report.comparison.page import write_comparison
-from shadow_defense.report.comparison.plane import plane_svg_file
-from shadow_defense.report.comparison.verdict import verdict
+from shadow_defense.report.comparison_content import ComparisonContent
+from shadow_defense.report.kit.plane import plane_svg_file
+from shadow_defense.report.pages.compare import write_comparison
+from shadow_defense.report.pages.compare_csv import comparison_csv
+from shadow_defense.report.pages.compare_markdown import markdown_tables
+from shadow_defense.report.sentences.comparison import verdict
 
 
 def write_results(comparison: Comparison, command: str, progress: Progress | None = None) -> dict[str, Any]:

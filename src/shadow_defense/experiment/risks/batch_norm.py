@@ -14,7 +14,7 @@ from shadow_defense.experiment.risks.readings import Values, differences, image_
 from shadow_defense.experiment.risks.risk import DotChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.models.build import MODELS
-from shadow_defense.report.formatting import signed_with_interval, with_interval
+from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
 
 WITH, WITHOUT = "with-statistics", "without-statistics"
 

@@ -11,7 +11,7 @@ from shadow_defense.experiment.risks.intervals import welch_difference
 from shadow_defense.experiment.risks.readings import Values, differences, image_values, mean_of
 from shadow_defense.experiment.risks.risk import DotChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.scoring import MEAN_IMAGE
-from shadow_defense.report.formatting import signed_with_interval
+from shadow_defense.report.kit.formatting import signed_with_interval
 
 CLIENTS = {1: 8, 8: 2, 32: 2}
 """How many clients of each size."""

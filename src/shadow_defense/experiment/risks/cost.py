@@ -31,7 +31,7 @@ from shadow_defense.federated.secure_sum import (
 from shadow_defense.files import read_json, write_json
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
-from shadow_defense.report.formatting import MISSING, number, with_interval
+from shadow_defense.report.kit.formatting import MISSING, number, with_interval
 
 PLAIN, DP, SHADOW, STORED, SECURE = "plain", "dp-sgd", "shadow", "shadow-later", "secure-sum"
 

@@ -20,7 +20,7 @@ from shadow_defense.experiment.risks.readings import (
 from shadow_defense.experiment.risks.risk import DotChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.formatting import MISSING, signed, signed_with_interval, with_interval
+from shadow_defense.report.kit.formatting import MISSING, signed, signed_with_interval, with_interval
 
 STRENGTHS = (0.19, 0.5, 1.0)
 """Of Shadow's noise, and of uniform noise with the same energy; the first is the published one."""

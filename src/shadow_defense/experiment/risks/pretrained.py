@@ -21,7 +21,7 @@ from shadow_defense.experiment.training import evaluation
 from shadow_defense.federated.rounds import Federation, read_journal, state_folder
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
-from shadow_defense.report.formatting import signed_with_interval, with_interval
+from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
 
 EPOCHS = 10
 

@@ -21,7 +21,7 @@ from shadow_defense.federated.rounds import explanation_name, round_folder, trai
 from shadow_defense.files import nest_tensors, read_json, read_tensors
 from shadow_defense.metrics.psnr import squared_error_map
 from shadow_defense.progress import Progress
-from shadow_defense.report.formatting import signed_with_interval, with_interval
+from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.sample_store import unpack_samples
 

@@ -12,7 +12,7 @@ from shadow_defense.experiment.risks.intervals import slope
 from shadow_defense.experiment.risks.readings import Image, Values, image_values, mean_of
 from shadow_defense.experiment.risks.risk import CurveChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.scoring import MEAN_IMAGE
-from shadow_defense.report.formatting import signed_with_interval, with_interval
+from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
 
 MOST_ROUNDS = 5
 

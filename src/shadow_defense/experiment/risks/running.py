@@ -18,7 +18,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
 from shadow_defense.files import read_json, write_json
 from shadow_defense.progress import Progress
-from shadow_defense.report.risks_page import write_risks_page
+from shadow_defense.report.pages.risks import write_risks_page
 
 RESULTS, PAGE = "risks.json", "risks.html"
 

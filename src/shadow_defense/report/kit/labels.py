@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shadow_defense.report.figures import TEXT_COLOUR
+from shadow_defense.report.kit.charts import TEXT_COLOUR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shadow_defense.report.figures import TEXT_COLOUR, Style, drawing, panel, shorten, svg_element
+from shadow_defense.report.kit.charts import TEXT_COLOUR, Style, drawing, panel, shorten, svg_element
 
 
 @dataclass(frozen=True)

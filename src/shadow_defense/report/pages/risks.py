@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.charts import Panel
-from shadow_defense.report.figures import BASELINE_STYLE, Curve, Dot, Style, curve_chart, dot_chart, legend_key, styles
-from shadow_defense.report.formatting import number
-from shadow_defense.report.template import nested_text, render_template
+from shadow_defense.report.kit.charts import (
+    BASELINE_STYLE,
+    Curve,
+    Dot,
+    Style,
+    curve_chart,
+    dot_chart,
+    legend_key,
+    styles,
+)
+from shadow_defense.report.kit.formatting import number
+from shadow_defense.report.kit.template import nested_text, render_template
+from shadow_defense.report.pages.run_charts import Panel
 
 OUTCOMES = {
     "borne out": "The 95 % interval lies on the claim's side.",
@@ -48,7 +57,14 @@ def render_risks_page(results: Mapping[str, Any]) -> str:
     sections = [_section(risk) for risk in results["risks"]]
     config = nested_text(results["config"])
     return render_template(
-        "risks.html.j2", {"results": results, "sections": sections, "outcomes": OUTCOMES, "config": config}
+        "pages/risks.html.j2",
+        {
+            "record": results,
+            "seeds": results["seeds"],
+            "sections": sections,
+            "outcomes": OUTCOMES,
+            "config": config,
+        },
     )
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shadow_defense.report.comparison.tables import (
+from shadow_defense.report.kit.formatting import MINUS, MISSING
+from shadow_defense.report.pages.compare_tables import (
     WHOLE,
     epsilon,
     front_of,
@@ -16,8 +17,7 @@ from shadow_defense.report.comparison.tables import (
     utility_cell,
     when,
 )
-from shadow_defense.report.formatting import MINUS, MISSING
-from shadow_defense.report.tables import Cell
+from shadow_defense.report.pages.run_tables import Cell
 
 _REGIONS = ("psnr_inside", "psnr_outside")
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.charts import Panel, curve_panels, score_panels
 from shadow_defense.report.content import Content
-from shadow_defense.report.exhibits import attack_card, choices, noise_cards
-from shadow_defense.report.figures import Style, legend_key, styles
-from shadow_defense.report.formatting import METRICS, listed
-from shadow_defense.report.pictures import SIGNED_TABLE, colour_bar, heat_bar
-from shadow_defense.report.tables import (
+from shadow_defense.report.kit.charts import Style, legend_key, styles
+from shadow_defense.report.kit.formatting import METRICS, listed
+from shadow_defense.report.kit.pictures import SIGNED_TABLE, colour_bar, heat_bar
+from shadow_defense.report.kit.template import nested_text, render_template
+from shadow_defense.report.pages.run_charts import Panel, curve_panels, score_panels
+from shadow_defense.report.pages.run_pictures import attack_card, choices, noise_cards
+from shadow_defense.report.pages.run_tables import (
     BASELINE,
     UTILITY_EXPLANATIONS,
     MetricTable,
@@ -22,7 +23,6 @@ from shadow_defense.report.tables import (
     shared_batch_norm,
     utility_table,
 )
-from shadow_defense.report.template import nested_text, render_template
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def render_page(content: Content) -> str:
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    return render_template("page.html.j2", _context(content))
+    return render_template("pages/run.html.j2", _context(content))
 
 
 def write_report(path: Path, content: Content) -> None:
@@ -57,7 +57,8 @@ def _context(content: Content) -> dict[str, Any]:
     attack_cards = [attack_card(exhibit) for exhibit in content.exhibits]
     explained = noise_cards(content.exhibits)
     return {
-        "results": results,
+        "record": results,
+        "seeds": [results["seed"]],
         "summary": summary(results),
         "attack_cards": attack_cards,
         "attack_choices": choices([card.place for card in attack_cards]),

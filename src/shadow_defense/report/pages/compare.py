@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.comparison.content import BASELINES, ComparisonContent, ComparisonPictures
-from shadow_defense.report.comparison.plane import plane_svg
-from shadow_defense.report.comparison.tables import (
+from shadow_defense.report.comparison_content import BASELINES, ComparisonContent, ComparisonPictures
+from shadow_defense.report.kit.formatting import METRICS, better_when, metric_and_region, metric_named
+from shadow_defense.report.kit.pictures import image_uri
+from shadow_defense.report.kit.plane import plane_svg
+from shadow_defense.report.kit.template import render_template
+from shadow_defense.report.pages.compare_tables import (
     ComparisonTable,
     foreground_table,
     front_of,
@@ -18,10 +21,7 @@ from shadow_defense.report.comparison.tables import (
     when,
     worth_table,
 )
-from shadow_defense.report.exhibits import Picture, display_width
-from shadow_defense.report.formatting import METRICS, better_when, metric_and_region, metric_named
-from shadow_defense.report.pictures import image_uri
-from shadow_defense.report.template import render_template
+from shadow_defense.report.pages.run_pictures import Picture, display_width
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def render_comparison(content: ComparisonContent) -> str:
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    return render_template("comparison/comparison.html.j2", _context(content))
+    return render_template("pages/compare.html.j2", _context(content))
 
 
 def write_comparison(path: Path, content: ComparisonContent) -> None:
@@ -87,7 +87,8 @@ def _context(content: ComparisonContent) -> dict[str, Any]:
     for table in sorted(comparison["tables"], key=lambda table: table["round"] is not None):
         pooled.setdefault(table["model"], table)
     return {
-        "comparison": comparison,
+        "record": comparison,
+        "seeds": comparison["seeds"],
         "first": next(iter(defenses), "the first defense"),
         "baselines": BASELINES,
         "metrics": METRICS.values(),

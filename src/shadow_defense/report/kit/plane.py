@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import escape
 
 from shadow_defense.files import write_text
-from shadow_defense.report.comparison.content import MEAN_IMAGE
-from shadow_defense.report.comparison.labels import place_labels
-from shadow_defense.report.figures import (
+from shadow_defense.report.comparison_content import MEAN_IMAGE
+from shadow_defense.report.kit.charts import (
     COLOURS,
     DASHES,
     FIRST_COLOUR,
@@ -25,7 +24,8 @@ from shadow_defense.report.figures import (
     shorten,
     svg_element,
 )
-from shadow_defense.report.formatting import better_when, metric_and_region, metric_named, with_interval
+from shadow_defense.report.kit.formatting import better_when, metric_and_region, metric_named, with_interval
+from shadow_defense.report.kit.labels import place_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

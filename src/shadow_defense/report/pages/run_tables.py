@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadow_defense.report.formatting import (
+from shadow_defense.report.kit.formatting import (
     METRICS,
     MISSING,
     REGIONS,

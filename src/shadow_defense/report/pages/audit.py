@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.files import write_text
-from shadow_defense.report.exhibits import display_width
-from shadow_defense.report.formatting import METRICS, RELATIVE_LEAKAGE, Metric, number
-from shadow_defense.report.pictures import image_uri
-from shadow_defense.report.template import render_template
+from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric, number
+from shadow_defense.report.kit.pictures import image_uri
+from shadow_defense.report.kit.template import render_template
+from shadow_defense.report.pages.run_pictures import display_width
 
 MOST_SHOWN = 32
 """Reconstructions of each attack that are drawn; all are in the tensors beside the page."""
@@ -83,7 +83,8 @@ def render_audit_page(results: Mapping[str, Any], pictures: AuditPictures) -> st
         for effect, heading in GROUPS.items()
     }
     context = {
-        "results": results,
+        "record": results,
+        "seeds": [results["seed"]],
         "sections": [_section(name, attack, pictures) for name, attack in results["attacks"].items()],
         "template": None if pictures.template is None else image_uri(pictures.template),
         "width": width,
@@ -92,7 +93,7 @@ def render_audit_page(results: Mapping[str, Any], pictures: AuditPictures) -> st
         "threat_models": _threat_models(results["threat_models"]),
         "metrics": [RISKS[name] for name in _measured(results)],
     }
-    return render_template("audit.html.j2", context)
+    return render_template("pages/audit.html.j2", context)
 
 
 def write_audit_page(path: Path, results: Mapping[str, Any], pictures: AuditPictures) -> None:

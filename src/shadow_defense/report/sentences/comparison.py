@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shadow_defense.report.comparison.content import BASELINES
-from shadow_defense.report.comparison.differences import direction, sentences_of, unpaired_difference
-from shadow_defense.report.comparison.pareto import goodness
-from shadow_defense.report.comparison.shadow_verdict import shadow_sentences
-from shadow_defense.report.formatting import listed, metric_and_region, metric_named
+from shadow_defense.report.comparison_content import BASELINES, goodness
+from shadow_defense.report.kit.formatting import listed, metric_and_region, metric_named
+from shadow_defense.report.sentences.differences import direction, sentences_of, unpaired_difference
+from shadow_defense.report.sentences.shadow import shadow_sentences
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from shadow_defense.metrics.pareto import pareto_front
+from shadow_defense.report.kit.formatting import metric_and_region, metric_named
 
 MEAN_IMAGE = "mean image"
 RANDOM_UPDATE = "random update"
@@ -67,3 +70,18 @@ class ComparisonContent:
 
     comparison: Mapping[str, Any]
     pictures: tuple[ComparisonPictures, ...] = field(default=())
+
+
+def goodness(metric: str, point: Mapping[str, Any]) -> tuple[float, float]:
+    """Privacy and utility of a plane's point, both better when larger.
+
+    >>> goodness("ssim_whole", {"privacy": {"mean": 0.4}, "utility": {"mean": 0.8}})
+    (-0.4, 0.8)
+    """
+    sign = -1.0 if metric_named(metric_and_region(metric)[0]).higher_is_closer else 1.0
+    return sign * point["privacy"]["mean"], point["utility"]["mean"]
+
+
+def plane_front(metric: str, points: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """``on_front`` for the points of a plane of that metric (keys ``privacy`` and ``utility``)."""
+    return pareto_front([goodness(metric, point) for point in points])

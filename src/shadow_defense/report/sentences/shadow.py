@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shadow_defense.report.comparison.differences import direction, sentences_of, spoken, unpaired_difference
-from shadow_defense.report.comparison.pareto import goodness, pareto_front
-from shadow_defense.report.formatting import listed
+from shadow_defense.metrics.pareto import dominates
+from shadow_defense.report.comparison_content import goodness
+from shadow_defense.report.kit.formatting import listed
+from shadow_defense.report.sentences.differences import direction, sentences_of, spoken, unpaired_difference
 
 Row = Mapping[str, Any]
 
@@ -210,7 +211,7 @@ def _domination_sentences(shadows: Sequence[str], planes: Sequence[Mapping[str, 
 
 
 def _dominates(plane: Mapping[str, Any], points: Mapping[str, Row], other: str, name: str) -> bool:
-    return pareto_front([goodness(plane["metric"], points[each]) for each in (other, name)]) == [True, False]
+    return dominates(*(goodness(plane["metric"], points[each]) for each in (other, name)))
 
 
 def _clearly(other: Row, point: Row) -> bool:

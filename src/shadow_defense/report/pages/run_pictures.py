@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.report.content import ArmPictures, Exhibit
-from shadow_defense.report.formatting import METRICS, Metric, number
-from shadow_defense.report.pictures import heat_overlay, image_uri, noise_limit, png_data_uri, signed_picture
+from shadow_defense.report.kit.formatting import METRICS, Metric, number
+from shadow_defense.report.kit.pictures import heat_overlay, image_uri, noise_limit, png_data_uri, signed_picture
 
 # Smaller pictures are enlarged by whole factors to at least this many CSS pixels, so that each pixel is a square.
 LEAST_WIDTH = 160

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.calibration_chart import Level, Point, Series, strength_chart
-from shadow_defense.report.figures import legend_key, styles
-from shadow_defense.report.formatting import (
+from shadow_defense.report.kit.charts import legend_key, styles
+from shadow_defense.report.kit.formatting import (
     METRICS,
     RELATIVE_LEAKAGE,
     Metric,
@@ -19,7 +18,8 @@ from shadow_defense.report.formatting import (
     signed_with_interval,
     with_interval,
 )
-from shadow_defense.report.template import nested_text, render_template
+from shadow_defense.report.kit.strength_chart import Level, Point, Series, strength_chart
+from shadow_defense.report.kit.template import nested_text, render_template
 
 Results = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class Row:
 
 def render_calibration(results: Results) -> str:
     """The whole page as one HTML document; ``results`` is what ``calibration.json`` holds. All text is escaped."""
-    return render_template("calibration.html.j2", _context(results))
+    return render_template("pages/calibrate.html.j2", _context(results))
 
 
 def write_calibration(path: Path, results: Results) -> None:
@@ -85,7 +85,8 @@ def _context(results: Results) -> dict[str, Any]:
     undefended = math.fsum(results["undefended"]["f1"]) / len(results["undefended"]["f1"])
     charts.append((title, strength_chart("f1", title, series(None), [Level("no defense", undefended, "dotted")])))
     return {
-        "results": results,
+        "record": results,
+        "seeds": results["seeds"],
         "target": f"{LEAKAGE[metric].label} {number(target, 2, LEAKAGE[metric].unit)}",
         "charts": charts,
         "legend": [(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(styled.items())],

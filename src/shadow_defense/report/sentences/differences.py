@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from shadow_defense.report.formatting import MINUS, signed_with_interval
+from shadow_defense.report.kit.formatting import MINUS, signed_with_interval
 
 Measure = Mapping[str, Any]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadow_defense.report.comparison.content import BASELINES
-from shadow_defense.report.formatting import (
+from shadow_defense.report.comparison_content import BASELINES
+from shadow_defense.report.kit.formatting import (
     METRICS,
     MISSING,
     better_when,
@@ -16,7 +16,7 @@ from shadow_defense.report.formatting import (
     signed_with_interval,
     with_interval,
 )
-from shadow_defense.report.tables import UTILITY_LABELS, Cell, Column
+from shadow_defense.report.pages.run_tables import UTILITY_LABELS, Cell, Column
 
 WHOLE = ("psnr_whole", "ssim_whole", "lpips_whole")
 FOREGROUND = tuple(f"{metric}_{region}" for metric in METRICS for region in ("inside", "outside"))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shadow_defense.report.figures import BASELINE_STYLE, Curve, Dot, Style, curve_chart, dot_chart
-from shadow_defense.report.formatting import METRICS, better_when
-from shadow_defense.report.tables import BASELINE
+from shadow_defense.report.kit.charts import BASELINE_STYLE, Curve, Dot, Style, curve_chart, dot_chart
+from shadow_defense.report.kit.formatting import METRICS, better_when
+from shadow_defense.report.pages.run_tables import BASELINE
 
 Entry = Mapping[str, Any]
 

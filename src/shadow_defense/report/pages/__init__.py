@@ -1,0 +1,1 @@
+"""The pages: one short file each, which lays typed records out."""

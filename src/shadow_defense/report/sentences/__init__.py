@@ -1,0 +1,1 @@
+"""What numbers say, in words: one file a verdict, pure functions from typed records to sentences."""
