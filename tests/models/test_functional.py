@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import ModelError
 from shadow_defense.models.build import build_model
-from shadow_defense.models.functional import loss_gradients, split_state, training_mode
+from shadow_defense.models.functional import functional_call, loss_gradients, split_state, training_mode
 from shadow_defense.models.settings import ModelSettings
 
 
@@ -91,3 +91,66 @@ def test_the_graph_is_kept_only_when_asked() -> None:
         )
         assert all(gradient.requires_grad == create_graph for gradient in gradients.values())
     assert images.grad is None
+
+
+class Tied(nn.Module):
+    """A module with two names, a parameter of two modules, a buffer that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.layers = nn.Sequential(self.first, nn.BatchNorm1d(3), nn.Linear(3, 3))
+        self.layers[2].weight = self.first.weight
+        self.norm = self.layers[1]
+        self.register_buffer("scale", torch.full((3,), 2.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) * self.scale
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shared_modules_and_tied_weights(training: bool) -> None:
+    """Called through one model at another's tensors: the other's result, and the model has its own back."""
+    torch.manual_seed(0)
+    model, other, x = Tied().train(training), Tied().train(training), torch.randn(4, 3)
+    other.scale.fill_(3.0)
+    objects = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
+    before = copy.deepcopy(model.state_dict())
+    parameters, rest = split_state(model, other)
+    assert list(parameters) == [name for name, _ in model.named_parameters()]
+    found = functional_call(model, {**parameters, **rest}, (x,))
+    torch.testing.assert_close(found, other(x))
+    torch.testing.assert_close(rest["layers.1.running_mean"], other.norm.running_mean)
+    gradients = torch.autograd.grad(found.square().sum(), list(parameters.values()))
+    other.norm.reset_running_stats()
+    if not training:
+        other.norm.running_mean.copy_(rest["layers.1.running_mean"])
+        other.norm.running_var.copy_(rest["layers.1.running_var"])
+    other(x).square().sum().backward()
+    for gradient, parameter in zip(gradients, other.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+    assert {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)} == objects
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    # Another name of the same tensor does as well.
+    twice = functional_call(model.eval(), {"layers.0.weight": torch.zeros(3, 3), "norm.bias": torch.ones(3)}, (x,))
+    torch.testing.assert_close(twice, 2 * model.layers[2].bias.expand(4, 3))
+
+
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 4, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def test_attention_has_a_second_derivative() -> None:
+    model, (images, labels) = Transformer(), batch()
+    images.requires_grad_()
+    parameters, buffers = split_state(model, model)
+    gradients = loss_gradients(model, parameters, buffers, images, labels, F.cross_entropy, create_graph=True)
+    (derivative,) = torch.autograd.grad(sum(each.square().sum() for each in gradients.values()), images)
+    assert torch.isfinite(derivative).all() and derivative.abs().max() > 0

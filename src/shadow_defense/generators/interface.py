@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from shadow_defense.errors import GeneratorError
+from shadow_defense.errors import GeneratorError, ModelError
 from shadow_defense.models.functional import training_mode
+from shadow_defense.models.named_state import plain_module
 
 LatentSpace = Literal["z", "w", "w+"]
 """z: what the mapping network reads (the paper's); w: one style for all layers; w+: a style for each layer."""
@@ -187,6 +189,28 @@ def as_generator(module: nn.Module, z_dim: int | None = None) -> Generator:
     if not isinstance(z_dim, int):
         raise GeneratorError("the generator has no attribute z_dim: give ShadowGuard(..., z_dim=length of its codes)")
     return AdaptedGenerator(module, z_dim)
+
+
+def private_copy(module: nn.Module) -> nn.Module:
+    """A copy in single precision on the CPU, without gradients: whatever is done to it, ``module`` stays as it is.
+
+    Raises:
+        GeneratorError: when the module can't be copied, or holds NaN or infinity.
+    """
+    try:
+        own = copy.deepcopy(plain_module(module)).cpu().float()
+    except ModelError as error:
+        raise GeneratorError(str(error).replace("the model", "the generator")) from error
+    except Exception as error:
+        raise GeneratorError(
+            f"the generator can't be copied ({error}): replace torch.nn.utils.weight_norm and the like by "
+            "torch.nn.utils.parametrizations, or load its state into a new instance"
+        ) from error
+    own.zero_grad(set_to_none=True)
+    for name, tensor in own.state_dict().items():
+        if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+            raise GeneratorError(f"the generator's tensor '{name}' holds NaN or infinity: give a trained network")
+    return own
 
 
 def check_generator(generator: Generator, channels: int, image_size: tuple[int, int]) -> None:

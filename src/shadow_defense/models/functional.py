@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shadow_defense.errors import ModelError
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
+from shadow_defense.models.named_state import ModelState, named_state
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,9 +31,26 @@ def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def split_state(
-    model: nn.Module, state: nn.Module | Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[object, ...]) -> Any:
+    """``model(*inputs)`` with ``tensors`` in place of its own; a tensor with several names is given under any of them.
+
+    ``torch.func.functional_call`` exchanges a tensor once for every name. Where a *module* has two names, the second
+    exchange takes the substitute for the original, and leaves it in the model (pytorch issue 164759). Here every
+    place, a module and an attribute, is filled once.
+    """
+    named = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+    substitutes = {id(named[name]): tensor for name, tensor in tensors.items()}
+    places: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        own = chain(
+            module.named_parameters(prefix, recurse=False, remove_duplicate=False),
+            module.named_buffers(prefix, recurse=False, remove_duplicate=False),
+        )
+        places.update({name: substitutes[id(tensor)] for name, tensor in own if id(tensor) in substitutes})
+    return torch.func.functional_call(model, places, inputs, tie_weights=False)
+
+
+def split_state(model: nn.Module, state: ModelState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Detached copies of the trainable parameters, and of everything else, of ``state``.
 
     Args:
@@ -40,21 +60,18 @@ def split_state(
     Returns:
         Trainable parameters as fresh leaves that require gradients, and clones of frozen parameters and buffers
         (a forward pass in train mode writes to the buffers that it is given: they must not be the model's own).
+        Each tensor once, under its first name in the model.
 
     Raises:
-        ModelError: naming a tensor that the model has and the state has not.
+        ModelError: naming a tensor that does not fit, see :func:`named_state`.
     """
-    tensors = state.state_dict() if isinstance(state, nn.Module) else state
-    missing = [name for name in model.state_dict() if name not in tensors]
-    if missing:
-        raise ModelError(f"the state lacks tensor '{missing[0]}': give the state dict of the same architecture")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters, rest = {}, {}
-    for name, tensor in tensors.items():
+    for name, tensor in named_state(model, state).items():
         if name in trainable:
-            parameters[name] = tensor.detach().clone().requires_grad_()
+            parameters[name] = tensor.clone().requires_grad_()
         else:
-            rest[name] = tensor.detach().clone()
+            rest[name] = tensor.clone()
     return parameters, rest
 
 
@@ -74,7 +91,9 @@ def loss_gradients(
     the result can be differentiated once more with respect to ``images``. A parameter that the loss does not
     reach gets a gradient of zeros.
     """
-    outputs = functional_call(model, {**parameters, **buffers}, (images,))
+    # The fused kernels of attention have no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs = functional_call(model, {**parameters, **buffers}, (images,))
     gradients = torch.autograd.grad(
         loss_fn(outputs, labels),
         list(parameters.values()),
@@ -103,7 +122,8 @@ def nested_gradients(
 
     def loss(parameters: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         own = {name: tensor.clone() for name, tensor in buffers.items()}
-        outputs = functional_call(model, {**parameters, **own}, (images,))
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs = functional_call(model, {**parameters, **own}, (images,))
         recorded = recorder.take()
         sizes.update({name: statistics.size for name, statistics in recorded.items()})
         # torch.func lets nothing but tensors out.

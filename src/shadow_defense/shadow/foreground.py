@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from shadow_defense.errors import DataError, ModelError
-from shadow_defense.models.functional import split_state, training_mode
+from shadow_defense.models.functional import functional_call, split_state, training_mode
 
 
 def grad_cam_plus_plus(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import DataError, DefenseError, GeneratorError
-from shadow_defense.generators.interface import as_generator, check_generator
+from shadow_defense.generators.interface import as_generator, check_generator, private_copy
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
@@ -43,8 +43,7 @@ ENCODED_AT_ONCE = 64
 class ShadowGuard:
     """Protects batches with a shadow generator; one guard a client, kept for the whole run.
 
-    The generator and the models are only read (the generator is moved to the images' device): the guard keeps its
-    own copy of the synthesis parameters and runs everything through ``torch.func.functional_call``. Gradients,
+    The generator is copied and the models are only read: they run with other tensors in place of their own. Gradients,
     buffers, modes, hooks and the global random state of the caller stay as they were.
 
     Args:
@@ -68,7 +67,7 @@ class ShadowGuard:
         seed: int = 0,
         z_dim: int | None = None,
     ) -> None:
-        self.generator = as_generator(generator, z_dim)
+        self.generator = as_generator(private_copy(generator), z_dim)
         self.generator.check_space(settings.latent_space)
         self.settings = settings
         self.normalisation = Normalisation(tuple(mean), tuple(std))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call
 
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.generators.interface import Decoder, Generator, LatentSpace
+from shadow_defense.models.functional import functional_call
 
 
 def render(
