@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from shadow_defense.errors import ModelError
 
@@ -48,7 +48,7 @@ def plain_module(model: nn.Module) -> nn.Module:
                     "(load_state_dict), as it was before it was wrapped"
                 )
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if isinstance(tensor, UninitializedTensorMixin) or tensor.is_meta:
+        if is_lazy(tensor) or tensor.is_meta:
             raise ModelError(f"the model's tensor '{name}' holds no values yet: run one batch through it, or load it")
     return model
 
