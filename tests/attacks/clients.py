@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shadow_defense.attacks.local_steps import SimulatedTraining, simulate_training
-from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.target import Target, matching_target
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
+from shadow_defense.experiment.attacking import local_training
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
@@ -67,8 +70,16 @@ def observation(
     learning_rate: float = 0.1,
     defense: Defense | None = None,
     explain: frozenset[str] = frozenset(),
+    training: TrainingSettings | None = None,
+    told: OptimiserName | None = None,
 ) -> tuple[Observation, dict[str, Tensor]]:
-    """A round of a client with ``labels``, as the attacker sees it, and what the defense explains of it."""
+    """A round of a client with ``labels``, as the attacker sees it, and what the defense explains of it.
+
+    Args:
+        training: in place of ``epochs`` of SGD at ``learning_rate``.
+        told: what the attacker takes for the optimiser; None: the client's own.
+    """
+    training = training or TrainingSettings(learning_rate=learning_rate, local_epochs=epochs)
     count = len(labels)
     data = ImageSet((private(count) * 255).round().byte(), torch.tensor(labels), tuple(map(str, range(count))))
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -77,25 +88,26 @@ def observation(
         state,
         ClientData("site-1", data, data, data, batch_size or count),
         defense or Defense(),
-        settings=TrainingSettings(learning_rate=learning_rate, local_epochs=epochs),
+        settings=training,
         round=0,
         normalisation=normalisation(),
-        loss_fn=F.cross_entropy,
+        loss_fn=training.loss_function(),
         seed=0,
         explain=explain,
     )
     model.load_state_dict(state)
+    known = local_training(training, 0, batch_size or count, result.update.steps)
     seen = observe(
         threat_model(threat),
         model=model,
-        loss_fn=F.cross_entropy,
+        loss_fn=training.loss_function(),
         global_state=state,
         update=result.update,
         image_shape=SHAPE,
         classes=classes,
         normalisation=normalisation(),
         labels=data.labels,
-        local_training=LocalTraining(learning_rate, batch_size or count, result.update.steps),
+        local_training=replace(known, optimiser=told or known.optimiser),
         template=public().mean(0),
     )
     return seen, dict(result.explanations)

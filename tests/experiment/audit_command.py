@@ -12,7 +12,6 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from shadow_defense.cli.app import app
@@ -44,20 +43,28 @@ def write_classes(folder: Path, images: dict[str, Tensor]) -> Path:
     return folder
 
 
-def update_of(images: Tensor, labels: list[int], **local: Any) -> tuple[dict[str, Tensor], ModelUpdate]:
+def update_of(
+    images: Tensor, labels: list[int], classes: int = 2, **local: Any
+) -> tuple[dict[str, Tensor], ModelUpdate]:
     """The state before, and the update, of a LeNet's local training on ``images``."""
-    model = lenet()
+    model = lenet(classes)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     data = ImageSet((images * 255).round().byte(), torch.tensor(labels), tuple(map(str, range(len(images)))))
+    training = TrainingSettings(
+        learning_rate=local.get("learning_rate", 0.1),
+        local_epochs=local.get("epochs", 1),
+        optimiser=local.get("optimiser", "sgd"),
+        loss=local.get("loss", "ce"),
+    )
     result = train_locally(
         model,
         state,
         ClientData("site-1", data, data, data, local.get("batch_size", len(images))),
         Defense(),
-        settings=TrainingSettings(learning_rate=0.1, local_epochs=local.get("epochs", 1)),
+        settings=training,
         round=0,
         normalisation=normalisation(),
-        loss_fn=F.cross_entropy,
+        loss_fn=training.loss_function(),
         seed=0,
     )
     return state, result.update
@@ -114,5 +121,5 @@ class Audit:
 
 MODEL = ("--model", "@model.yaml", "--global", "@global.safetensors")
 DIFFERENCE = (*MODEL, "--update", "@difference.safetensors", "--samples", "1")
-LOCAL = ("--learning-rate", "0.1", "--steps", "1", "--batch-size", "1")
+LOCAL = ("--learning-rate", "0.1", "--steps", "1", "--batch-size", "1", "--optimiser", "sgd", "--loss", "ce")
 QUICK = ("--attack", "inverting-gradients", "--iterations", "2")

@@ -114,7 +114,12 @@ def test_a_drowned_update_is_hidden_in_words(audit: Audit, files: Path, tmp_path
     noisy = {name: tensor + 0.1 * torch.randn(tensor.shape, generator=draws) for name, tensor in clean.items()}
     save_file(noisy, tmp_path / "noisy.safetensors")
     arguments = (*MODEL, "--update", str(tmp_path / "noisy.safetensors"), "--samples", "1", "--truth", "@truth")
-    results = audit(*arguments, "--template", "@public", "--attack", "r-gap", "--fail-above", "ssim=0.4")
+    arguments = (*arguments, "--template", "@public", "--attack", "r-gap", "--fail-above", "ssim=0.4")
+    unknown = audit(*arguments)
+    assert not any("Noise" in reason["sentence"] for reason in unknown["diagnosis"])
+    assert unknown["attacks"]["r-gap"]["verdict"] == "not known"
+    results = audit(*arguments, "--optimiser", "sgd", "--loss", "ce")
+    assert results["attacks"]["r-gap"]["verdict"] == "not rebuilt"
     assert "Noise drowns the update" in results["diagnosis"][0]["sentence"]
     assert results["facts"]["noise_deviation"] == pytest.approx(0.1, rel=0.15)
     assert results["attacks"]["r-gap"]["rebuilt"] is False

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings
-from shadow_defense.experiment.audit.diagnosis import Effect, Outcome, Reason, diagnose, judge
+from shadow_defense.experiment.audit.diagnosis import Effect, Reason, diagnose
 from shadow_defense.experiment.audit.facts import Facts, facts_of, impossible_share
+from shadow_defense.experiment.audit.outcome import Outcome, judge
 from shadow_defense.seeds import named_generator
 from tests.attacks.clients import SHAPE, lenet, observation
 
@@ -21,6 +22,8 @@ CLEAN = Facts(
     samples=1,
     steps=1,
     batch_size=1,
+    optimiser="sgd",
+    loss="ce",
     image_values=256,
     update_values=10_000,
     tensors=8,
@@ -28,6 +31,7 @@ CLEAN = Facts(
     rounding=1e-5,
     zeros=0.0,
     zero_tensors=0,
+    equal=0.01,
     noise=1e-4,
     noise_deviation=1e-6,
     batch_norm=None,
@@ -64,7 +68,20 @@ def test_nothing_hides_a_clean_update() -> None:
         (replace(CLEAN, hard=True, pools=True), "hides", "cut off by ReLU and max pooling"),
         (replace(CLEAN, drops=True), "hides", "Dropout"),
         (replace(CLEAN, exact="first layer"), "gives away", "by one division, exactly."),
-        (replace(CLEAN, exact="chain", steps=5), "gives away", "layer by layer, for one image in one step."),
+        (replace(CLEAN, exact="chain", steps=5), "gives away", "layer by layer, for one image in one step of SGD."),
+        (replace(CLEAN, exact="chain", optimiser=None), "gives away", "for one image in one step of SGD."),
+        (
+            replace(CLEAN, optimiser="adam"),
+            "gives away",
+            "One local step of Adam: the update holds the gradient's signs",
+        ),
+        (replace(CLEAN, equal=0.9), "gives away", "90% of the update's values are equally large: it looks like"),
+        (replace(CLEAN, equal=0.9), "not known", "Not told: the client's optimiser. Attacks assume Adam; if"),
+        (replace(CLEAN, optimiser=None), "not known", "the client's optimiser. Attacks assume SGD; if it was another"),
+        (replace(CLEAN, loss=None), "not known", "the client's loss. Attacks assume cross entropy; if"),
+        (replace(CLEAN, noise=0.9, loss=None), "not known", "Whether a defense disturbed the update is not known"),
+        (replace(CLEAN, noise=0.9, loss="mse"), "not known", "and the client trained by SGD on squares."),
+        (replace(CLEAN, noise=0.9, optimiser="adam"), "not known", "trained by Adam on cross entropy."),
         (replace(CLEAN, samples=2, labels_known=False), "limits the attack", "Labels are not known"),
     ],
 )
@@ -72,6 +89,32 @@ def test_each_fact_has_its_sentence(facts: Facts, effect: Effect, words: str) ->
     found = [reason for reason in diagnose(facts) if words in reason.sentence]
     assert [reason.effect for reason in found] == [effect]
     assert not any(words in reason.sentence for reason in diagnose(CLEAN))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        replace(CLEAN, optimiser=None),
+        replace(CLEAN, loss=None),
+        replace(CLEAN, loss="bce"),
+        replace(CLEAN, optimiser="rmsprop"),
+        replace(CLEAN, equal=0.9),
+    ],
+)
+def test_no_sentence_of_noise_rests_on_an_assumption(facts: Facts) -> None:
+    reasons = diagnose(replace(facts, noise=0.9, noise_deviation=0.1))
+    assert not any("oise" in reason.sentence or reason.effect == "hides" for reason in reasons)
+
+
+def test_a_failure_against_an_assumed_training_is_no_verdict() -> None:
+    assert FAILED.verdict(CLEAN) == "not rebuilt"
+    assert FAILED.verdict(replace(CLEAN, optimiser="adam", loss="bce")) == "not rebuilt"
+    for facts in (replace(CLEAN, optimiser=None), replace(CLEAN, loss=None), replace(CLEAN, equal=0.9)):
+        assert FAILED.verdict(facts) == "not known"
+        first, second, *_ = judge(FAILED, facts)
+        assert first.endswith("not being told, that says nothing of the update.")
+        assert "trained otherwise" in second and "nothing in the update keeps it" not in second
+        assert replace(FAILED, ssim=0.9).verdict(facts) == "rebuilt"
 
 
 def test_rounding_and_thinning_are_not_called_noise() -> None:
@@ -132,12 +175,15 @@ def test_facts_of_a_trained_client() -> None:
     seen, _ = observation(lenet(), (1, 0, 1), batch_size=1, epochs=2)
     facts = facts_of(seen, seen.local_training, labels_known=True)
     assert (facts.samples, facts.steps, facts.batch_size) == (3, 6, 1)
-    assert facts.noise is not None and facts.noise < 1e-3
+    assert facts.noise is not None and facts.noise < 1e-3 and facts.equal < 0.1
     assert facts.exact == "chain" and facts.batch_norm is None and not facts.hard and facts.zeros < 0.01
     assert facts.image_values == torch.Size(SHAPE).numel()
     noisy, _ = observation(lenet(), (1,), learning_rate=0.1, defense=NoiseDefense(NoiseSettings(scale=0.1), seed=0))
     disturbed = facts_of(noisy, None, labels_known=True)
-    assert disturbed.steps is None and disturbed.noise_deviation == pytest.approx(0.01, rel=0.2)
+    assert (
+        disturbed.steps is disturbed.optimiser is disturbed.loss is None
+        and disturbed.noise_deviation == pytest.approx(0.01, rel=0.2)
+    )
 
 
 def test_reasons_are_sentences() -> None:

@@ -13,6 +13,7 @@ from shadow_defense.attacks.label_rules import LABEL_RULES, HeadGradient
 from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.errors import ModelError, ThreatModelError
 from shadow_defense.models.functional import split_state
+from shadow_defense.models.losses import ClassLoss
 from shadow_defense.seeds import named_generator
 
 PROBES = 32
@@ -41,12 +42,16 @@ def head_gradient(model: nn.Module, gradients: Mapping[str, Tensor]) -> HeadGrad
 def label_rule(observation: Observation) -> str:
     """Which of :data:`LABEL_RULES` fits what is known.
 
-    multi-step where the local training is known and has several steps, for a last layer with a bias; bias-corrected
-    elsewhere, which needs no scale.
+    multi-step where the local training is known and has several steps of SGD on cross entropy, for a last layer with a
+    bias; bias-corrected elsewhere, which needs no scale and reads off signs what it can.
     """
     has_bias = observation.model.get_submodule(last_linear_layer(observation.model)).bias is not None
-    several = observation.grants("local training") and observation.local_training.steps > 1
-    return "multi-step" if several and has_bias else "bias-corrected"
+    if not observation.grants("local training") or not has_bias:
+        return "bias-corrected"
+    local, loss = observation.local_training, observation.loss_fn
+    softmax = not isinstance(loss, ClassLoss) or loss.name == "ce"
+    several = local.steps > 1 and local.optimiser in (None, "sgd") and softmax
+    return "multi-step" if several else "bias-corrected"
 
 
 def rule_in_words(observation: Observation) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ def simulate_training(
     last: int | None = None,
 ) -> SimulatedTraining:
     """``theta_{t+1} = theta_t - eta v_t``, ``v_t = mu v_{t-1} + g(theta_t, batch_t) + lambda theta_t``, unrolled.
+
+    That is SGD; the other optimisers are in :mod:`shadow_defense.attacks.optimiser_rules`.
 
     Batches are consecutive slices of ``images``, again and again until ``local.steps`` are done. The update is
     differentiable with respect to ``images`` (the released code of the medical attack reads it from the state dict
@@ -86,6 +88,4 @@ def simulate_training(
 
 def as_single_step(local: LocalTraining) -> LocalTraining:
     """All steps as one average step of the same total length: what is feasible after hundreds of local steps."""
-    return LocalTraining(
-        local.learning_rate * local.steps, local.batch_size, 1, local.batch_norm, weight_decay=local.weight_decay
-    )
+    return replace(local, learning_rate=local.learning_rate * local.steps, steps=1, momentum=0.0)

@@ -18,6 +18,7 @@ from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
+from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.generators.interface import Generator
@@ -30,7 +31,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How the client trained: what an attacker must know to simulate more than one step."""
+    """How the client trained: what an attacker must know to simulate more than one step.
+
+    Attributes:
+        optimiser: None: not known.
+        betas: of Adam and AdamW.
+        epsilon: of Adam, AdamW and RMSprop.
+        smoothing: alpha of RMSprop.
+    """
 
     learning_rate: float
     batch_size: int
@@ -38,6 +46,14 @@ class LocalTraining:
     batch_norm: str = "train"
     momentum: float = 0.0
     weight_decay: float = 0.0
+    optimiser: OptimiserName | None = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    smoothing: float = 0.99
+
+    def without_decay(self) -> LocalTraining:
+        """The same without weight decay."""
+        return replace(self, weight_decay=0.0)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtyping import Int64
 from torch import Tensor
 
+from shadow_defense.attacks.equal_steps import LIKE_SIGNS, equal_share
 from shadow_defense.attacks.label_recovery import evenly, recover_labels, rule_in_words
 from shadow_defense.attacks.local_steps import as_single_step
 from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.functional import split_state
 
 Beyond = Literal["averaged", "truncated"]
@@ -68,6 +71,9 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
     last: int | None = None
     if observation.grants("local training"):
         local, count = observation.local_training, samples
+        if local.optimiser is None:
+            local = replace(local, optimiser=assumed_optimiser(observed))
+            notes.append(f"optimiser unknown: {_assumption(local)}")
         if local.steps > longest_unroll and beyond == "truncated":
             last = longest_unroll
             notes.append(f"gradients through the last {last} of {local.steps} local steps alone")
@@ -76,8 +82,8 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
             notes.append(f"{local.steps} local steps taken as one average step; {count} of {samples} images sought")
             local = as_single_step(local)
     else:
-        local, count = LocalTraining(1.0, samples, 1), samples
-        notes.append("local training unknown: the update taken as one step on all images")
+        local, count = LocalTraining(1.0, samples, 1, optimiser=assumed_optimiser(observed)), samples
+        notes.append(f"local training unknown: the update taken as one step on all images, {_assumption(local)}")
     return Simulation(
         parameters=parameters,
         buffers=buffers,
@@ -88,6 +94,17 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
         last=last,
         notes=tuple(notes),
     )
+
+
+def assumed_optimiser(observed: Sequence[Tensor]) -> OptimiserName:
+    """What an attacker who was not told takes the client's optimiser for: by its signs, or plain SGD."""
+    return "adam" if equal_share(observed) >= LIKE_SIGNS else "sgd"
+
+
+def _assumption(local: LocalTraining) -> str:
+    if local.optimiser == "sgd":
+        return "taken for SGD"
+    return "taken for the first of Adam, since nearly all values are equally large"
 
 
 def inferred_labels(observation: Observation, simulation: Simulation) -> Int64[Tensor, "n"]:

@@ -22,7 +22,7 @@ Knowledge = Literal[
 
 EXPLANATIONS: dict[Knowledge, str] = {
     "labels": "the true labels of the client's images",
-    "local training": "the client's learning rate, batch size, number of local steps and batch-norm mode",
+    "local training": "the client's optimiser, learning rate, batch size, number of local steps and batch-norm mode",
     "buffers": "the batch-norm buffers that the client uploads with its parameters",
     "template": "the mean of public images of the same kind",
     "public images": "public images of the same kind, with labels",
@@ -54,12 +54,12 @@ class ThreatModel:
         It sees the architecture, the global model before the round, the client's update of the parameters, its \
 number of samples, and how images are normalised.
         Granted besides: nothing.
-        Not granted: the true labels of the client's images; the client's learning rate, batch size, number of local \
-steps and batch-norm mode; the batch-norm buffers that the client uploads with its parameters; the mean of public \
-images of the same kind; public images of the same kind, with labels; a generator trained on public images of the \
-same kind, such as the run's own shadow generator; images from where the client's come from, such as those of other \
-clients, with labels; which defense the client applies, with its settings; the client's updates of the rounds before; \
-that clients train a model of the attacker's own making.
+        Not granted: the true labels of the client's images; the client's optimiser, learning rate, batch size, \
+number of local steps and batch-norm mode; the batch-norm buffers that the client uploads with its parameters; the \
+mean of public images of the same kind; public images of the same kind, with labels; a generator trained on public \
+images of the same kind, such as the run's own shadow generator; images from where the client's come from, such as \
+those of other clients, with labels; which defense the client applies, with its settings; the client's updates of \
+the rounds before; that clients train a model of the attacker's own making.
         """
         granted = [EXPLANATIONS[item] for item in get_args(Knowledge) if item in self.granted]
         withheld = [EXPLANATIONS[item] for item in get_args(Knowledge) if item not in self.granted]

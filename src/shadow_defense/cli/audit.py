@@ -38,7 +38,17 @@ def audit(
     samples: Annotated[int | None, typer.Option(min=1, help="Number of the client's images.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Local steps behind the update.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a local step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the client's SGD.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the client's optimiser.")] = None,
+    optimiser: Annotated[
+        str | None, typer.Option(metavar="sgd|adam|adamw|rmsprop", help="Of the client; not told: not known.")
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD or RMSprop.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the client's optimiser.")] = None,
+    betas: Annotated[str | None, typer.Option(metavar="0.9,0.999", help="Of Adam or AdamW.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Of Adam, AdamW or RMSprop.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Alpha of RMSprop.")] = None,
+    loss: Annotated[str | None, typer.Option(metavar="ce|bce|mse", help="Of the client; not told: not known.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Of the loss ce.")] = None,
     template: Annotated[
         Path | None, typer.Option(help="Public images of the same kind: an image, a folder or an .npz.")
     ] = None,
@@ -85,6 +95,17 @@ def audit(
         "--labels": labels,
     }
     of_file |= {"--samples": samples, "--steps": steps, "--batch-size": batch_size, "--learning-rate": learning_rate}
+    training: dict[str, Any] = {
+        "optimiser": optimiser,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "betas": betas,
+        "epsilon": epsilon,
+        "smoothing": smoothing,
+        "loss": loss,
+        "label_smoothing": label_smoothing,
+    }
+    of_file |= {f"--{name.replace('_', '-')}": value for name, value in training.items()}
     of_file |= {"--template": template, "--public": public, "--generator": generator, "--truth": truth}
     of_file |= {"--gallery": gallery, "--set": overrides}
     case: Case
@@ -119,6 +140,7 @@ def audit(
                 steps=steps,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
+                training={**training, "betas": None if betas is None else names(betas)},
                 template=template,
                 public=public,
                 generator=generator,

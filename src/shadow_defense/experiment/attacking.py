@@ -86,7 +86,7 @@ def observation_of(
     return observe(
         threat,
         model=model,
-        loss_fn=nn.CrossEntropyLoss(),
+        loss_fn=training.loss_function(),
         global_state=global_state,
         update=update,
         image_shape=(data.channels, *data.image_size),
@@ -113,6 +113,10 @@ def local_training(training: TrainingSettings, round: int, batch_size: int, step
         training.batch_norm,
         training.momentum,
         training.weight_decay,
+        training.optimiser,
+        training.betas,
+        training.epsilon,
+        training.smoothing,
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.errors import RunError
@@ -99,7 +98,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         client=client,
         defense=build_defense(run, arm, generator, client.name, secret_seed=secret),
         settings=run.config.training,
-        loss_fn=nn.CrossEntropyLoss(),
+        loss_fn=run.config.training.loss_function(),
         seed=run.config.seed,
         share_bn=run.config.arms[arm].share_bn,
         partition=partition,
@@ -122,7 +121,7 @@ def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: 
         classes=run.dataset.classes,
         template=run.mean_image,
         seed=seed,
-        loss_fn=nn.CrossEntropyLoss(),
+        loss_fn=run.config.training.loss_function(),
         defense=run.config.arms[arm],
         public=run.dataset.public,
         generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,

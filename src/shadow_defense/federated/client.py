@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from shadow_defense.data.dataset import ClientData, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.errors import ModelError
+from shadow_defense.federated.optimiser import local_optimiser
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.models.functional import LossFunction
@@ -61,7 +61,7 @@ def train_locally(
     explain: frozenset[str] = frozenset(),
     kept: Mapping[str, Tensor] | None = None,
 ) -> LocalResult:
-    """One round of local SGD from the global state, with the defense at its three places.
+    """One round of local training from the global state, with the defense at its three places.
 
     Args:
         model: the architecture; its parameters and buffers are overwritten.
@@ -81,8 +81,7 @@ def train_locally(
         model, global_state, loss_fn, round, settings.rounds, settings.learning_rate_at(round), explain
     )
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # For each parameter, once it has one. torch.optim.SGD itself imports torch's compiler, longer than a small round.
-    velocities: list[Tensor | None] = [None] * len(trained)
+    step = local_optimiser(list(trained.values()), settings, context.learning_rate)
     orders = batch_orders(
         len(client.train), client.batch_size, settings.local_epochs, named_generator(seed, "order", client.name, round)
     )
@@ -102,18 +101,7 @@ def train_locally(
                 loss = loss_fn(model(batch.images), batch.labels)
             gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
             protected = defense.protect_gradients(dict(zip(trained, gradients, strict=True)), batch, context)
-            with torch.no_grad():
-                sgd(
-                    list(trained.values()),
-                    [protected[name] for name in trained],
-                    velocities,
-                    lr=context.learning_rate,
-                    momentum=settings.momentum,
-                    weight_decay=settings.weight_decay,
-                    dampening=0.0,
-                    nesterov=False,
-                    maximize=False,
-                )
+            step([protected[name] for name in trained])
             losses.append(loss.item())
     after = model.state_dict()
     shared = {name: tensor for name, tensor in global_state.items() if name not in kept}

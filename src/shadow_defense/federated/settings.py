@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from shadow_defense.errors import ConfigError
+from shadow_defense.federated.optimiser import OptimiserName
+from shadow_defense.models.losses import ClassLoss, LossName
+
+NEWER = ("clients_per_round", "optimiser", "betas", "epsilon", "smoothing", "loss", "label_smoothing")
+"""Settings that the first trainings did not have."""
+
+UnitInterval = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingSettings(BaseModel):
@@ -20,9 +29,17 @@ class TrainingSettings(BaseModel):
         description="clients drawn for each round, without replacement and anew every time, the others rest; null: all",
     )
     local_epochs: int = Field(1, ge=1, description="passes over a client's images in each round")
-    learning_rate: float = Field(1e-2, gt=0, description="of the clients' SGD")
-    momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD, within a round")
-    weight_decay: float = Field(0.0, ge=0, description="of the clients' SGD")
+    optimiser: OptimiserName = Field("sgd", description="of the clients: sgd, adam, adamw or rmsprop; anew every round")
+    learning_rate: float = Field(1e-2, gt=0, description="of the clients' optimiser")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD or RMSprop, within a round")
+    weight_decay: float = Field(0.0, ge=0, description="of the clients' optimiser; apart from the gradient in adamw")
+    betas: tuple[UnitInterval, UnitInterval] = Field((0.9, 0.999), description="of Adam and AdamW, each in [0, 1)")
+    epsilon: float = Field(1e-8, gt=0, description="of Adam, AdamW and RMSprop")
+    smoothing: float = Field(0.99, ge=0, lt=1, description="alpha of RMSprop")
+    loss: LossName = Field(
+        "ce", description="of the clients: ce (softmax cross entropy), bce (sigmoid, one-hot targets) or mse"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the loss ce")
     milestones: tuple[int, ...] = Field((40, 80), description="rounds after which the learning rate is multiplied")
     decay: float = Field(0.1, gt=0, le=1, description="factor of the learning rate at each milestone")
     batch_norm: str = Field(
@@ -32,13 +49,28 @@ class TrainingSettings(BaseModel):
     )
     evaluate_every: int = Field(1, ge=1, description="rounds between evaluations on validation and test images")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSettings:
+        if self.momentum and self.optimiser in ("adam", "adamw"):
+            raise ConfigError(
+                f"training.momentum is of sgd and rmsprop: leave it at 0 with {self.optimiser}; see betas"
+            )
+        if self.label_smoothing and self.loss != "ce":
+            raise ConfigError(f"training.label_smoothing is of the loss ce: leave it at 0 with {self.loss}")
+        return self
+
     @model_serializer(mode="wrap")
     def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without ``clients_per_round`` where all take part: trainings from before it existed stay what they are."""
+        """Without what is newer than the first trainings, where it is as it was then: those stay what they are."""
         written = write(self)
-        if self.clients_per_round is None:
-            written.pop("clients_per_round", None)
+        for name in NEWER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                written.pop(name, None)
         return written
+
+    def loss_function(self) -> ClassLoss:
+        """The clients' loss."""
+        return ClassLoss(self.loss, self.label_smoothing)
 
     def steps(self, images: int, batch_size: int) -> int:
         """A client's steps in a round: all epochs' batches, the last of each as small as it comes out.

@@ -66,11 +66,13 @@ def scene(observation: Observation, place: TensorPlace) -> Scene:
     simulation = client_simulation(observation, longest_unroll=1)
     parameters = tuple(simulation.parameters[name].detach() for name in simulation.sent)
     local = observation.local_training if observation.grants("local training") else None
-    factor = decay_factor(local) if local is not None and place == "gradients" else 0.0
+    # What an optimiser that divides by the gradient's size makes of noise and weight decay has no such numbers.
+    plain = local is not None and local.optimiser in (None, "sgd")
+    factor = decay_factor(local) if local is not None and plain and place == "gradients" else 0.0
     if place == "update":
         unit = None if local is None else 1.0
     else:
-        unit = local.learning_rate if local is not None and local.steps == 1 else None
+        unit = local.learning_rate if local is not None and plain and local.steps == 1 else None
     return Scene(
         observation,
         simulation.sent,

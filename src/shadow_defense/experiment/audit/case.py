@@ -14,6 +14,7 @@ from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ThreatModelError
+from shadow_defense.experiment.audit.told import Told
 
 FLAGS: dict[Knowledge, str] = {
     "labels": "--labels 0,1 (one for each image)",
@@ -44,6 +45,7 @@ class Case:
         observe: what each attack's threat model leaves of what is known.
         seed: of an attack by its name.
         local_training: the client's, where the auditor knows it, whether or not an attacker does.
+        told: the client's optimiser and loss, where the auditor knows them.
         truths: the images the update comes from, in [0, 1], for scoring alone; no attack sees them.
         template: the mean of public images, in [0, 1].
         notes: what was assumed on the way here, in sentences.
@@ -56,6 +58,7 @@ class Case:
     observe: Callable[[str], Observation]
     seed: Callable[[str], int]
     local_training: LocalTraining | None = None
+    told: Told = field(default_factory=Told)
     truths: Float[Tensor, "n c h w"] | None = None
     template: Float[Tensor, "c h w"] | None = None
     gallery: Gallery | None = None

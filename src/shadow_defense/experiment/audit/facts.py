@@ -13,11 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from shadow_defense.attacks.analytic import layer_on_the_image
+from shadow_defense.attacks.equal_steps import LIKE_SIGNS, equal_share
 from shadow_defense.attacks.label_recovery import last_linear_layer
 from shadow_defense.attacks.layer_chain import layer_chain
 from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.errors import ModelError
+from shadow_defense.experiment.audit.told import Told
+from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.batchnorm import batch_norm_layers
+from shadow_defense.models.losses import LossName
 
 Exact = Literal["first layer", "chain"]
 """What allows an image to be solved for: a fully connected layer on the image, or a chain that R-GAP walks back."""
@@ -35,14 +39,16 @@ class Facts:
 
     Attributes:
         steps, batch_size: of the local training; None where it is not known.
+        optimiser, loss: of the client, where they were told; None: not known.
         image_values: values of one image, channels included.
         update_values: values of the update that an attack matches.
         relative_norm: length of the update relative to that of the parameters it was added to.
         rounding: length of float32's rounding of the parameters, relative to the update's.
         zeros: share of the update's values that are exactly zero.
         zero_tensors: how many of ``tensors`` are zero altogether.
-        noise: share of the last layer's update that cannot come from any training (:func:`impossible_share`); None
-            where that does not apply.
+        equal: share of the values other than zero that are equally large (:func:`equal_share`).
+        noise: share of the last layer's update that cannot come from SGD on cross entropy (:func:`impossible_share`);
+            None where there is no such layer.
         noise_deviation: its standard deviation in each value, if it is the same in all.
         batch_norm: how clients use batch norm, where the model has it.
         statistics_shared: whether batch norm's running statistics are part of the update.
@@ -54,6 +60,8 @@ class Facts:
     samples: int
     steps: int | None
     batch_size: int | None
+    optimiser: OptimiserName | None
+    loss: LossName | None
     image_values: int
     update_values: int
     tensors: int
@@ -61,6 +69,7 @@ class Facts:
     rounding: float
     zeros: float
     zero_tensors: int
+    equal: float
     noise: float | None
     noise_deviation: float | None
     batch_norm: Literal["train", "eval"] | None
@@ -71,14 +80,29 @@ class Facts:
     exact: Exact | None
     labels_known: bool
 
+    @property
+    def like_signs(self) -> bool:
+        """Whether the update looks like the first step of Adam or RMSprop, or like signs alone."""
+        return self.equal >= LIKE_SIGNS
+
+    @property
+    def plain(self) -> bool | None:
+        """Whether the client trained by SGD on cross entropy; None: not known, or not what the update looks like."""
+        if self.optimiser not in (None, "sgd") or self.loss not in (None, "ce"):
+            return False
+        if self.optimiser is None or self.loss is None or self.like_signs:
+            return None
+        return True
+
 
 def impossible_share(weight: Float[Tensor, "k d"]) -> float:
-    """``||1^T dW|| / ||dW||`` of the last layer's update: 0 for any training with cross entropy, 1 for white noise.
+    """``||1^T dW|| / ||dW||`` of the last layer's update: 0 for SGD on cross entropy, 1 for white noise.
 
     The gradient of cross entropy by the logits sums to zero over the classes, ``sum_j (p_j - y_j) = 0``; so the rows
     of ``dW = sum (p - y) h^T`` add up to zero for every batch and any number of SGD steps. Independent noise of
     variance s^2 in all k x d values leaves rows that add up to length ``s sqrt(k d)``, its own length. Weight decay
-    leaves the little that it takes from the rows. 0 for an update of zeros.
+    leaves the little that it takes from the rows; Adam, RMSprop and other losses leave any sum. 0 for an update of
+    zeros.
 
     >>> impossible_share(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
     0.0
@@ -89,8 +113,11 @@ def impossible_share(weight: Float[Tensor, "k d"]) -> float:
     return (weight.double().sum(dim=0).norm() / length).item() if length > 0 else 0.0
 
 
-def facts_of(observation: Observation, local: LocalTraining | None, labels_known: bool) -> Facts:
-    """Measure an observation; ``local`` is the local training where it is known, to whomever."""
+def facts_of(
+    observation: Observation, local: LocalTraining | None, labels_known: bool, told: Told | None = None
+) -> Facts:
+    """Measure an observation; ``local`` is the local training where it is known, to whomever, and ``told`` the rest."""
+    told = told or Told(None if local is None else local.optimiser)
     model, update = observation.model, observation.update
     shared = [name for name, _ in model.named_parameters() if name in update.tensors]
     moved = {name: update.tensors[name].detach() for name in shared}
@@ -106,6 +133,8 @@ def facts_of(observation: Observation, local: LocalTraining | None, labels_known
         samples=update.samples,
         steps=None if local is None else local.steps,
         batch_size=None if local is None else min(local.batch_size, update.samples),
+        optimiser=told.optimiser,
+        loss=told.loss,
         image_values=torch.Size(observation.image_shape).numel(),
         update_values=values,
         tensors=len(moved),
@@ -113,6 +142,7 @@ def facts_of(observation: Observation, local: LocalTraining | None, labels_known
         rounding=HALF_STEP * before_length / length if length else 0.0,
         zeros=sum(int((tensor == 0).sum()) for tensor in moved.values()) / max(values, 1),
         zero_tensors=sum(not tensor.any() for tensor in moved.values()),
+        equal=equal_share(moved.values()),
         noise=noise,
         noise_deviation=deviation,
         batch_norm=mode if norms else None,

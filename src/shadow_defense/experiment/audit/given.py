@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from shadow_defense.errors import ConfigError, UpdateError
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks, cut_to_given
 from shadow_defense.experiment.audit.public_images import read_labelled_images, without_own
 from shadow_defense.experiment.audit.reading import read_global_state, read_named_tensors, read_update, update_between
+from shadow_defense.experiment.audit.told import told_in, told_training, with_told
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import load_generator
 from shadow_defense.models.build import build_model
@@ -35,6 +37,7 @@ class Given:
         model: preset or YAML file whose ``model`` and ``data`` say what was trained.
         before: the global model before the round.
         after: the client's model after it, in place of ``update``.
+        training: what else was told of the local training, by the settings' names.
         public: images with labels; their mean is the template where none is given.
     """
 
@@ -51,6 +54,7 @@ class Given:
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    training: Mapping[str, object] = field(default_factory=dict)
     template: Path | None = None
     public: str | None = None
     generator: Path | None = None
@@ -65,7 +69,7 @@ def case_of_update(given: Given) -> Case:
         ShadowDefenseError: of one line, for files that cannot be read, do not fit the model, or contradict each other.
         ThreatModelError: for an attack that reads what was not given; the line names the flag.
     """
-    config = load_config(given.model, given.overrides)
+    config = with_told(load_config(given.model, given.overrides), given.training)
     attacks = chosen_attacks(config, given.attacks, given.threat_model, given.iterations)
     side = config.data.image_size
     if side is None:
@@ -78,7 +82,10 @@ def case_of_update(given: Given) -> Case:
     state = read_global_state(before, model)
     model.load_state_dict(state)
     update = _update(given, model, state)
-    local = _local_training(given, config, update)
+    told = told_in(config.training)
+    local = told_training(
+        config.training, update, learning_rate=given.learning_rate, steps=given.steps, batch_size=given.batch_size
+    )
     truths = None if given.truth is None else _images(given.truth, side, channels)
     public = _public(given, config, side, channels, classes, truths)
     template = _template(given, public, side, channels)
@@ -99,13 +106,14 @@ def case_of_update(given: Given) -> Case:
         return observe(
             threats[attack],
             model=model,
-            loss_fn=nn.CrossEntropyLoss(),
+            loss_fn=config.training.loss_function(),
             global_state=state,
             update=update,
             image_shape=(channels, side, side),
             classes=classes,
             normalisation=normalisation,
             labels=labels,
+            # Never granted where it is not given.
             local_training=local or LocalTraining(1.0, update.samples, 1, config.training.batch_norm),
             template=blank if mean_image is None else mean_image,
             generator=None if given.generator is None else partial(load_generator, given.generator),
@@ -122,6 +130,7 @@ def case_of_update(given: Given) -> Case:
         observe=observation,
         seed=lambda attack: seed_for(config.seed, "audit", attack),
         local_training=local,
+        told=told,
         truths=None if truths is None else truths.float() / 255,
         template=mean_image,
         gallery=gallery,
@@ -158,27 +167,6 @@ def _update(given: Given, model: nn.Module, state: dict[str, Tensor]) -> ModelUp
     if given.labels is not None and len(given.labels) != update.samples:
         raise ConfigError(f"--labels names {len(given.labels)} labels for {update.samples} images: give one an image")
     return update
-
-
-def _local_training(given: Given, config: RunConfig, update: ModelUpdate) -> LocalTraining | None:
-    """All three numbers, or none: two of them are no knowledge of the local training, and likely a slip."""
-    batch_size = given.batch_size or (update.samples if update.steps == 1 else None)
-    values = {"--learning-rate": given.learning_rate, "--steps": update.steps or None, "--batch-size": batch_size}
-    missing = [flag for flag, value in values.items() if value is None]
-    if given.learning_rate is None or batch_size is None or missing:
-        asked = [given.learning_rate, given.steps, given.batch_size]
-        if any(value is not None for value in asked):
-            raise ConfigError(f"the local training is known in part only: give {' and '.join(missing)} too")
-        return None
-    training = config.training
-    return LocalTraining(
-        given.learning_rate,
-        batch_size,
-        update.steps,
-        training.batch_norm,
-        training.momentum,
-        training.weight_decay,
-    )
 
 
 def _known(given: Given, local: LocalTraining | None) -> frozenset[Knowledge]:

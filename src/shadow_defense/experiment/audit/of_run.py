@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.errors import RunError, unknown_name
-from shadow_defense.experiment.attacking import Job, attack_seed, build_observation
+from shadow_defense.experiment.attacking import Job, attack_seed, build_observation, local_training
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
+from shadow_defense.experiment.audit.told import Told
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.rounds import kept_updates, update_path
 
@@ -65,14 +66,8 @@ def case_of_run(
         attacks=chosen,
         observe=observe,
         seed=lambda attack: attack_seed(run, jobs[attack]),
-        local_training=LocalTraining(
-            training.learning_rate_at(place),
-            attacked.batch_size,
-            first.update.steps or steps,
-            training.batch_norm,
-            training.momentum,
-            training.weight_decay,
-        ),
+        local_training=local_training(training, place, attacked.batch_size, first.update.steps or steps),
+        told=Told(training.optimiser, training.loss),
         truths=attacked.train.unit_images(),
         template=run.mean_image,
         gallery=_gallery(run, client),

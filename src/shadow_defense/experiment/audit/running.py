@@ -19,8 +19,9 @@ from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
 from shadow_defense.experiment.attacking import reconstruct
 from shadow_defense.experiment.audit.case import Case
-from shadow_defense.experiment.audit.diagnosis import Outcome, diagnose, judge
+from shadow_defense.experiment.audit.diagnosis import diagnose
 from shadow_defense.experiment.audit.facts import Facts, facts_of
+from shadow_defense.experiment.audit.outcome import Outcome, judge
 from shadow_defense.experiment.audit.scoring import Limit, check_limits, exceeded, identify, risk_rows
 from shadow_defense.experiment.evaluating import versions
 from shadow_defense.files import write_json
@@ -55,7 +56,8 @@ def run_audit(
     observations = {name: case.observe(name) for name in case.attacks}
     first = next(iter(observations.values()))
     local = case.local_training
-    facts = facts_of(first, local, labels_known=all(seen.grants("labels") for seen in observations.values()))
+    known = all(seen.grants("labels") for seen in observations.values())
+    facts = facts_of(first, local, labels_known=known, told=case.told)
     attacks: dict[str, dict[str, Any]] = {}
     pictures: dict[str, Tensor] = {}
     errors: list[ShadowDefenseError] = []
@@ -130,6 +132,7 @@ def _entry(
     )
     return {
         "rebuilt": outcome.rebuilt,
+        "verdict": outcome.verdict(facts),
         "rows": rows,
         "k_iip": precision,
         "labels": found.labels.tolist(),
@@ -145,6 +148,7 @@ def _entry(
 def _refused(name: str, error: ShadowDefenseError) -> dict[str, Any]:
     return {
         "rebuilt": None,
+        "verdict": "not known",
         "rows": [],
         "k_iip": {},
         "labels": [],
@@ -181,6 +185,7 @@ def _results(
         "subject": dict(case.subject),
         "model": case.config.model.model_dump(mode="json"),
         "image_shape": list(next(iter(observations.values())).image_shape),
+        "told": asdict(case.told),
         "local_training": None if case.local_training is None else asdict(case.local_training),
         "threat_models": {name: seen.threat_model.describe() for name, seen in observations.items()},
         "attack_settings": {

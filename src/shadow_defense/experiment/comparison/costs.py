@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.base import Defense
@@ -143,7 +142,7 @@ def local_step(run: GridRun, arm: str, client: ClientData, defense: Defense) -> 
             settings=settings,
             round=0,
             normalisation=run.dataset.normalisation,
-            loss_fn=nn.CrossEntropyLoss(),
+            loss_fn=settings.loss_function(),
             seed=run.config.seed,
             kept=own,
         ).update

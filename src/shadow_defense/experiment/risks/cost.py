@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
@@ -101,7 +100,7 @@ def _times(folder: Path) -> dict[str, Any]:
             dataset=run.dataset,
             defenses={client.name: defense},
             settings=run.config.training,
-            loss_fn=nn.CrossEntropyLoss(),
+            loss_fn=run.config.training.loss_function(),
             evaluate=lambda model: {},
             seed=run.config.seed,
             folder=run.arm_folder(arm),

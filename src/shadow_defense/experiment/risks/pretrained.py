@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
 from shadow_defense.config import RunConfig
 from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
@@ -81,7 +79,7 @@ def train_centrally(run: Run, progress: Progress) -> None:
         dataset=public_federation(run),
         defenses={PUBLIC: Defense()},
         settings=run.config.training,
-        loss_fn=nn.CrossEntropyLoss(),
+        loss_fn=run.config.training.loss_function(),
         evaluate=lambda model: evaluation(run, model),
         seed=run.config.seed,
         folder=run.arm_folder(PUBLIC),

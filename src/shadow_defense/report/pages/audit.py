@@ -36,6 +36,7 @@ GROUPS = {
     "hides": "What hides the images",
     "gives away": "What gives them away",
     "limits the attack": "What limits this attack, and protects from no better one",
+    "not known": "What is not known",
 }
 """The effects of :mod:`shadow_defense.experiment.audit.diagnosis`, in the order of the page."""
 
