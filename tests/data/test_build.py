@@ -184,7 +184,7 @@ def test_clients_of_a_manifest_keep_every_client(tmp_path: Path) -> None:
     [
         ({"source": "face"}, r"unknown data source 'face': did you mean 'faces'\? valid are: bloodmnist, .*npz"),
         ({"source": "npz"}, r"source 'npz' needs data\.path"),
-        ({"source": "npz", "path": Path("nowhere.npz")}, r"nowhere\.npz does not exist: correct data\.path"),
+        ({"source": "npz", "path": Path("nowhere.npz")}, r"nowhere\.npz does not exist: correct the path"),
         ({"source": "manifest", "path": Path("nowhere.csv")}, r"nowhere\.csv"),
         ({"source": "image_folder", "path": Path("nowhere")}, "nowhere is not a folder"),
         ({"path": Path("x")}, r"source 'faces' takes no data\.path"),
@@ -201,7 +201,7 @@ def test_wrong_settings(options: dict[str, Any], message: str) -> None:
 
 
 def test_every_source_asks_only_for_what_the_settings_have() -> None:
-    known = {"path", "image_size", "channels", "classes", "limit", "images", "seed"}
+    known = {"path", "image_size", "channels", "classes", "grey_range", "limit", "images", "seed"}
     for name, source in SOURCES.items():
         assert set(inspect.signature(source.read).parameters) <= known, name
         assert "\n" not in source.description and len(source.description) < 100

@@ -15,7 +15,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage, generate_uid
 
 from shadow_defense.data.dicom_folder import read_dicom_folder
-from shadow_defense.data.dicom_image import read_dicom, window
+from shadow_defense.data.dicom_grey import window
+from shadow_defense.data.dicom_image import read_dicom
 from shadow_defense.data.manifest import read_manifest
 from shadow_defense.errors import DataError
 
@@ -42,6 +43,7 @@ def write(path: Path, pixels: np.ndarray, **elements: Any) -> Path:
     return path
 
 
+WINDOW: dict[str, Any] = {"WindowCenter": "1000", "WindowWidth": "4096"}
 RAMP = np.arange(-1024, 3072, 16, dtype=np.int16).reshape(16, 16)
 
 
@@ -94,9 +96,9 @@ def test_colour_comes_back_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_patient_is_a_hash_and_never_a_name(tmp_path: Path) -> None:
-    image = read_dicom(write(tmp_path / "a.dcm", RAMP, PatientID=" 1234 ", PatientName="Doe^Jane"))
+    image = read_dicom(write(tmp_path / "a.dcm", RAMP, PatientID=" 1234 ", PatientName="Doe^Jane", **WINDOW))
     assert image.patient == hashlib.sha256(b"1234").hexdigest()[:16]
-    assert read_dicom(write(tmp_path / "b.dcm", RAMP, PatientName="Doe^Jane")).patient is None
+    assert read_dicom(write(tmp_path / "b.dcm", RAMP, PatientName="Doe^Jane", **WINDOW)).patient is None
 
 
 @pytest.mark.parametrize(

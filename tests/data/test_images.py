@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from shadow_defense.data.images import crop_square, decode_file, prepare, resize_square, to_channels, unit_to_bytes
+from shadow_defense.data.grey_levels import unit_to_bytes
+from shadow_defense.data.images import crop_square, decode_file, prepare, resize_square, to_channels
 from shadow_defense.errors import DataError
 
 
@@ -82,12 +83,55 @@ def test_float_tiff_must_hold_brightness(tmp_path: Path) -> None:
         decode_file(tmp_path / "bad.tif", None, None)
 
 
-def test_transparency_and_palette_become_colour(tmp_path: Path) -> None:
+def test_opaque_alpha_is_dropped_and_a_palette_becomes_colour(tmp_path: Path) -> None:
     colour = noise(6, 6, 3)
-    Image.fromarray(np.dstack([colour, np.full((6, 6), 9, np.uint8)]), "RGBA").save(tmp_path / "a.png")
+    Image.fromarray(np.dstack([colour, np.full((6, 6), 255, np.uint8)])).save(tmp_path / "a.png")
     assert np.array_equal(decode_file(tmp_path / "a.png", None, None)[0].numpy(), colour.transpose(2, 0, 1))
-    Image.fromarray(colour).convert("P").save(tmp_path / "p.png")
-    assert decode_file(tmp_path / "p.png", None, None).shape == (1, 3, 6, 6)
+    palette = Image.fromarray(colour).quantize(7)
+    palette.save(tmp_path / "p.png")
+    expected = np.asarray(palette.getpalette()).reshape(-1, 3)[np.asarray(palette)]
+    assert np.array_equal(decode_file(tmp_path / "p.png", None, None)[0].numpy(), expected.transpose(2, 0, 1))
+
+
+def test_transparency_is_refused_however_the_file_says_it(tmp_path: Path) -> None:
+    grey = noise(6, 6)
+    grey[0, 0] = 7
+    Image.fromarray(np.dstack([np.full_like(grey, 255)] * 3 + [grey])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([grey, grey]), "LA").save(tmp_path / "la.png")
+    Image.fromarray(grey).save(tmp_path / "key.png", transparency=7)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "key16.png", transparency=7 * 257)
+    Image.fromarray(np.dstack([grey] * 3)).quantize(9).save(tmp_path / "palette.png", transparency=0)
+    for name in ("rgba", "la", "key", "key16", "palette"):
+        with pytest.raises(DataError, match=rf"{name}\.png is transparent in places: lay it on"):
+            decode_file(tmp_path / f"{name}.png", None, None)
+
+
+def ramp(lowest: float, highest: float) -> np.ndarray:
+    return np.linspace(lowest, highest, 4096).reshape(64, 64).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"), [(0, 4095), (31768, 33768), (0, 255)], ids=["12 bits", "DeepLesion", "8 bits"]
+)
+def test_few_bits_in_a_file_of_sixteen_need_their_range(tmp_path: Path, lowest: int, highest: int) -> None:
+    Image.fromarray(ramp(lowest, highest)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=rf"of 256 grey levels.* {lowest} to {highest}: set data\.grey_range"):
+        decode_file(tmp_path / "a.png", None, None)
+    decoded = decode_file(tmp_path / "a.png", None, None, (float(lowest), float(highest)))[0, 0].numpy()
+    assert np.abs(decoded - np.linspace(0, 255, 4096).reshape(64, 64)).max() <= 1
+    assert len(np.unique(decoded)) == 256
+    # To keep them dark is lawful too, once it is said.
+    assert decode_file(tmp_path / "a.png", None, None, (0.0, 65535.0)).max() == round(highest / 257)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_white_is_zero_is_inverted_at_every_depth(tmp_path: Path, dtype: type) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    highest = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    values = (np.linspace(0, 1, 4096).reshape(64, 64) * highest).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    decoded = decode_file(tmp_path / "a.tif", None, None)[0, 0].numpy()
+    assert np.abs(decoded - np.linspace(255, 0, 4096).reshape(64, 64)).max() <= 1
 
 
 def test_exif_orientation_turns_the_image_upright(tmp_path: Path) -> None:

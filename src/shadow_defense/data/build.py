@@ -28,7 +28,7 @@ from shadow_defense.data.splits import (
     deal_groups,
     split_clients,
 )
-from shadow_defense.errors import DataError
+from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import seed_for
 
 __all__ = ["SOURCES", "load_dataset"]
@@ -66,7 +66,10 @@ def load_dataset(settings: DataSettings, seed: int) -> FederatedDataset:
             strict=True,
         )
     )
-    notes = []
+    notes = [*parts.notes]
+    empty = [name for label, name in enumerate(parts.class_names) if not (parts.train.labels == label).any()]
+    if empty:
+        notes.append(f"no training image is of class {shown(', '.join(empty))}: labels may count from 1, not from 0")
     if settings.split.kind == "paper" and sum(sizes) < sum(PAPER_SIZES):
         notes.append(f"the paper's clients hold {sum(PAPER_SIZES)} images: shrunk in proportion to {sum(sizes)}")
     if len(used) < len(train):
@@ -147,6 +150,8 @@ def _public(parts: Parts, pool: _Pool, settings: DataSettings, seed: int) -> Ima
                 "image_size": height if height == width else None,
                 "channels": parts.train.channels,
                 "classes": None,
+                # Other images have other values.
+                "grey_range": settings.grey_range if settings.public_source in (None, settings.source) else None,
             }
         ),
         # A seed of its own: a phantom that is its own public source must not draw the same images again.

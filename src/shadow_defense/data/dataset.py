@@ -148,6 +148,7 @@ class Parts:
         validation, test: None where the source has no such part; it is then cut from the training images.
         public: images that the source itself marks as public, for the shadow generator; may be None.
         clients: one client name per training image where the source names them, else None.
+        notes: one line for each thing that happened to the images while they were read.
     """
 
     train: ImageSet
@@ -156,6 +157,7 @@ class Parts:
     class_names: tuple[str, ...]
     public: ImageSet | None = None
     clients: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ def read_dicom_folder(
     image_size: int | None,
     channels: int | None,
     classes: tuple[str, ...] | None = None,
+    grey_range: tuple[float, float] | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> Parts:
@@ -24,5 +25,14 @@ def read_dicom_folder(
     Raises:
         DataError: naming the folder or file that is missing, empty or unreadable.
     """
-    files, names = list_class_folders(path, (DICOM_SUFFIX,), classes)
-    return read_image_files(files, names, image_size=image_size, channels=channels, limit=limit, seed=seed)
+    listing = list_class_folders(path, (DICOM_SUFFIX,), classes)
+    return read_image_files(
+        listing.files,
+        listing.class_names,
+        image_size=image_size,
+        channels=channels,
+        grey_range=grey_range,
+        limit=limit,
+        seed=seed,
+        notes=listing.notes,
+    )

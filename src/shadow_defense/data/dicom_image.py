@@ -1,21 +1,28 @@
-"""One DICOM image as bytes: rescale, window, photometric interpretation (DICOM PS3.3, C.7.6.3 and C.11)."""
+"""One DICOM image as bytes, as a viewer would show it, and a pseudonym of its patient."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from shadow_defense.errors import DataError
+from shadow_defense.data.boundary import IMAGE_BYTES, check_pixels, open_plain, reading
+from shadow_defense.data.codestream import check_compressed
+from shadow_defense.data.dicom_grey import grey_to_bytes
+from shadow_defense.errors import DataError, shown
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileDataset
 
 DICOM_SUFFIX = ".dcm"
 GREY = ("MONOCHROME1", "MONOCHROME2")
+MEND = "replace or decompress the file"
 
 
 @dataclass(frozen=True)
@@ -31,103 +38,79 @@ class DicomImage:
     patient: str | None
 
 
-def read_dicom(path: Path) -> DicomImage:
-    """Read one single-frame DICOM image as a viewer would show it.
+def read_dicom(path: Path, grey_range: tuple[float, float] | None = None) -> DicomImage:
+    """Read one single-frame DICOM image; its grey values go the way of :func:`grey_to_bytes`.
 
-    Grey values go through rescale slope and intercept, then through the VOI LUT or the first window; without
-    either, the full range of the stored bits becomes 0 to 255. MONOCHROME1 is inverted.
+    Args:
+        grey_range: the grey values, after the rescale (HU in CT), that become black and white, in place of the window
+            or lookup table of the header.
 
     Raises:
-        DataError: naming the file, when it is no DICOM image, multi-frame, compressed in a way that no installed
-            plugin decodes, or of a photometric interpretation other than MONOCHROME1, MONOCHROME2, RGB, YBR.
+        DataError: naming the file, when it is no DICOM image, multi-frame, larger than :data:`IMAGE_PIXELS`, compressed
+            in a way that no installed plugin decodes or that claims more than its header, or of a photometric
+            interpretation other than MONOCHROME1, MONOCHROME2, RGB, YBR.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
     from pydicom.pixels import pixel_array
 
-    try:
-        header = pydicom.dcmread(path)
-        if "PixelData" not in header:
-            raise DataError(f"{path} holds no pixels: give a DICOM image")
-        frames = int(header.get("NumberOfFrames") or 1)
-        if frames > 1:
-            raise DataError(f"{path} holds {frames} frames: give one image a file")
-        photometric = str(header.get("PhotometricInterpretation", ""))
-        if photometric not in GREY and photometric != "RGB" and not photometric.startswith("YBR"):
-            raise DataError(
-                f"{path}: photometric interpretation '{photometric}': expected {', '.join(GREY)}, RGB or YBR"
-            )
+    with reading("the DICOM image", path, MEND):
+        header = _header(path)
+        _check_header(header, path)
         stored = pixel_array(header)
-        if photometric in GREY:
-            unit = _displayed(stored.astype(np.float64), header)
-            grey = 1 - unit if photometric == "MONOCHROME1" else unit
-            pixels = np.rint(grey * 255).astype(np.uint8)[None, None]
+        if header.PhotometricInterpretation in GREY:
+            pixels = grey_to_bytes(stored, header, grey_range, path)[None, None]
+        elif grey_range is not None:
+            raise DataError(f"{shown(path)} is in colour: data.grey_range is for grey images; leave it out")
+        elif stored.dtype != np.uint8:
+            raise DataError(f"{shown(path)}: colour of {stored.dtype}: expected 8 bits a channel; convert it")
         else:
-            if stored.dtype != np.uint8:
-                raise DataError(f"{path}: colour of {stored.dtype}: expected 8 bits a channel")
             pixels = stored.transpose(2, 0, 1)[None]
-    # pydicom raises whatever a damaged header leads to, and RuntimeError where no plugin decodes the compression.
-    except (
-        InvalidDicomError,
-        OSError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"cannot read the DICOM image {path}: {reason}; replace or decompress the file") from error
-    return DicomImage(torch.from_numpy(np.ascontiguousarray(pixels)), _pseudonym(header))
+        return DicomImage(torch.from_numpy(_own(pixels)), _pseudonym(header))
+
+
+def _own(pixels: Shaped[np.ndarray, "1 c h w"]) -> UInt8[np.ndarray, "1 c h w"]:
+    return np.array(pixels, dtype=np.uint8, order="C")
+
+
+def _header(path: Path) -> FileDataset:
+    """The whole data set; the pixels as they are stored."""
+    import pydicom
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with open_plain(path, IMAGE_BYTES) as file:
+        # Inflated as a whole before anything can be checked: a megabyte can hold a gigabyte.
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise DataError(f"{shown(path)} is deflated as a whole: inflate it, as with dcmconv +te")
+        return pydicom.dcmread(file)
+
+
+def _check_header(header: FileDataset, path: Path) -> None:
+    """Refuse what is no single image of a known kind, before its pixels are decoded."""
+    from pydicom.encaps import get_frame
+    from pydicom.uid import RLELossless
+
+    name = shown(path)
+    if "PixelData" not in header:
+        raise DataError(f"{name} holds no pixels: give a DICOM image")
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise DataError(f"{name} holds {frames} frames: give one image a file")
+    photometric, samples = str(header.get("PhotometricInterpretation", "")), int(header.SamplesPerPixel)
+    if photometric not in GREY and photometric != "RGB" and not photometric.startswith("YBR"):
+        raise DataError(
+            f"{name}: photometric interpretation '{shown(photometric, 40)}': expected {', '.join(GREY)}, RGB or YBR; "
+            "convert it"
+        )
+    if samples != (1 if photometric in GREY else 3):
+        raise DataError(f"{name}: {photometric} with {samples} samples a pixel: expected 1 for grey, 3 for colour")
+    rows, columns = int(header.Rows), int(header.Columns)
+    check_pixels(columns, rows, path)
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax != RLELossless:
+        frame = get_frame(header.PixelData, 0, number_of_frames=1)
+        check_compressed(frame, columns, rows, samples, path)
 
 
 def _pseudonym(header: Any) -> str | None:
     patient = str(header.get("PatientID") or "").strip()
-    return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else None
-
-
-def _displayed(stored: Float[np.ndarray, "h w"], header: Any) -> Float[np.ndarray, "h w"]:
-    """Stored values to brightness in [0, 1]."""
-    slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
-    values = stored * slope + intercept
-    if "VOILUTSequence" in header:
-        from pydicom.pixels import apply_voi
-
-        table = header.VOILUTSequence[0]
-        return apply_voi(np.rint(values).astype(np.int64), header).astype(np.float64) / (
-            2 ** int(table.LUTDescriptor[2]) - 1
-        )
-    if header.get("WindowCenter") is not None and header.get("WindowWidth") is not None:
-        function = str(header.get("VOILUTFunction") or "LINEAR")
-        return window(values, _first(header.WindowCenter), _first(header.WindowWidth), function)
-    bits = int(header.BitsStored)
-    lowest = -(2 ** (bits - 1)) if int(header.PixelRepresentation) else 0
-    ends = np.array([lowest, lowest + 2**bits - 1]) * slope + intercept
-    return np.clip((values - ends.min()) / (ends.max() - ends.min()), 0, 1)
-
-
-def _first(value: Any) -> float:
-    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
-
-
-def window(
-    values: Float[np.ndarray, "h w"], centre: float, width: float, function: str = "LINEAR"
-) -> Float[np.ndarray, "h w"]:
-    """The VOI window of DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, to [0, 1].
-
-    LINEAR: ``(x - (c - 0.5)) / (w - 1) + 0.5``; LINEAR_EXACT: ``(x - c) / w + 0.5``; SIGMOID:
-    ``1 / (1 + exp(-4 (x - c) / w))``.
-
-    >>> window(np.array([[-160.0, 40.0, 239.0]]), 40.0, 400.0).round(3).tolist()
-    [[0.0, 0.501, 1.0]]
-    """
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - centre) / width))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - centre) / width + 0.5, 0, 1)
-    if function != "LINEAR":
-        raise ValueError(f"VOI LUT function '{function}' is none of LINEAR, LINEAR_EXACT, SIGMOID")
-    # A width of 1 is a threshold in the standard; the smallest positive span gives the same.
-    return np.clip((values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5, 0, 1)
+    return hashlib.sha256(patient.encode(errors="surrogateescape")).hexdigest()[:16] if patient else None

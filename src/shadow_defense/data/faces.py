@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from shadow_defense.data.dataset import ImageSet, Parts
-from shadow_defense.data.images import prepare, unit_to_bytes
+from shadow_defense.data.grey_levels import unit_to_bytes
+from shadow_defense.data.images import prepare
 
 
 def read_faces(*, image_size: int | None, channels: int | None) -> Parts:

@@ -14,11 +14,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from shadow_defense.data.boundary import without_warnings
 from shadow_defense.data.dataset import ImageSet, Parts
 from shadow_defense.data.dicom_image import DICOM_SUFFIX, read_dicom
-from shadow_defense.data.images import decode_file, prepare, to_channels
+from shadow_defense.data.grey_levels import FEW_LEVELS, count_levels
+from shadow_defense.data.images import prepare, to_channels
+from shadow_defense.data.picture import read_picture
 from shadow_defense.data.splits import balanced_sample
-from shadow_defense.errors import DataError
+from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import seed_for
 
 PartName = Literal["train", "validation", "test", "public"]
@@ -44,12 +47,18 @@ def read_image_files(
     channels: int | None,
     limit: int | None,
     seed: int,
+    grey_range: tuple[float, float] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Parts:
     """Decode the files (PNG, JPEG, TIFF or DICOM) and sort them into parts.
 
     With ``limit`` only a class-balanced sample of the training files is opened at all. With ``channels`` None the
     set is colour as soon as one file is. Patients come from ``ImageFile.patient``, else from the DICOM header; a
     file without one counts as a patient of its own, and groups are None where no file has one.
+
+    Args:
+        grey_range: the grey values that become black and white, as in :func:`read_picture`.
+        notes: what was noted when the files were listed; images of few grey levels are added to it.
 
     Raises:
         DataError: naming the file, when it cannot be read or differs in size while ``image_size`` is None.
@@ -64,10 +73,13 @@ def read_image_files(
         files = [file for index, file in enumerate(files) if file.part != "train" or index in chosen]
 
     # Decoders release the interpreter's lock; `map` keeps the order and raises the first error.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        decoded = list(threads.map(lambda file: _read_one(file, image_size, channels), files))
-    images = _same_shape(files, [image for image, _ in decoded])
-    patients = [file.patient or patient for file, (_, patient) in zip(files, decoded, strict=True)]
+    with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        decoded = list(threads.map(lambda file: _read_one(file, image_size, channels, grey_range), files))
+    images = _same_shape(files, [each.image for each in decoded])
+    patients = [file.patient or each.patient for file, each in zip(files, decoded, strict=True)]
+    flat = [shown(file.path) for file, each in zip(files, decoded, strict=True) if each.levels < FEW_LEVELS]
+    if flat:
+        notes += (f"{len(flat)} images have fewer than {FEW_LEVELS} of 256 grey levels, the first {flat[0]}",)
     known = any(patient is not None for patient in patients)
 
     def image_set(part: PartName) -> ImageSet | None:
@@ -92,16 +104,28 @@ def read_image_files(
         class_names,
         public=image_set("public"),
         clients=tuple(client or "" for client in clients) if any(clients) else None,
+        notes=notes,
     )
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    image: UInt8[Tensor, "1 c h w"]
+    patient: str | None
+    levels: int
+
+
 def _read_one(
-    file: ImageFile, image_size: int | None, channels: int | None
-) -> tuple[UInt8[Tensor, "1 c h w"], str | None]:
+    file: ImageFile, image_size: int | None, channels: int | None, grey_range: tuple[float, float] | None
+) -> _Decoded:
+    patient = None
     if file.path.suffix.lower() == DICOM_SUFFIX:
-        image = read_dicom(file.path)
-        return prepare(image.pixels, image_size, channels), image.patient
-    return decode_file(file.path, image_size, channels), None
+        dicom = read_dicom(file.path, grey_range)
+        pixels, patient = dicom.pixels, dicom.patient
+    else:
+        pixels = torch.from_numpy(read_picture(file.path, image_size, channels, grey_range))[None]
+    # Counted before it is resized, which makes new levels between those that the file has.
+    return _Decoded(prepare(pixels, image_size, channels), patient, count_levels(pixels.numpy()))
 
 
 def _same_shape(files: Sequence[ImageFile], images: list[UInt8[Tensor, "1 _ _ _"]]) -> UInt8[Tensor, "n c h w"]:
@@ -111,7 +135,7 @@ def _same_shape(files: Sequence[ImageFile], images: list[UInt8[Tensor, "1 _ _ _"
     for file, image in zip(files, images, strict=True):
         if image.shape != first:
             raise DataError(
-                f"{file.path} has {image.shape[2]} x {image.shape[3]} pixels where {files[0].path} has "
+                f"{shown(file.path)} has {image.shape[2]} x {image.shape[3]} pixels where {shown(files[0].path)} has "
                 f"{first[2]} x {first[3]}: set data.image_size"
             )
     return torch.cat(images)

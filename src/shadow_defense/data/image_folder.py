@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from shadow_defense.data.boundary import IMAGES, check_name, reading
 from shadow_defense.data.dataset import Parts
 from shadow_defense.data.image_files import ImageFile, PartName, read_image_files
 from shadow_defense.data.images import IMAGE_SUFFIXES
-from shadow_defense.errors import DataError, unknown_name
+from shadow_defense.data.labels import check_class_names
+from shadow_defense.errors import DataError, shown, unknown_name
 
 SPLIT_FOLDERS: dict[str, PartName] = {
     "train": "train",
@@ -16,6 +21,16 @@ SPLIT_FOLDERS: dict[str, PartName] = {
     "validation": "validation",
     "test": "test",
 }
+MEND = "make it readable or give another"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files in a stable order, class names in label order, and a note where hidden files were passed over."""
+
+    files: list[ImageFile]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def read_image_folder(
@@ -24,6 +39,7 @@ def read_image_folder(
     image_size: int | None,
     channels: int | None,
     classes: tuple[str, ...] | None = None,
+    grey_range: tuple[float, float] | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> Parts:
@@ -35,43 +51,94 @@ def read_image_folder(
     Raises:
         DataError: naming the folder or file that is missing, empty or unreadable.
     """
-    files, names = list_class_folders(path, IMAGE_SUFFIXES, classes)
-    return read_image_files(files, names, image_size=image_size, channels=channels, limit=limit, seed=seed)
+    listing = list_class_folders(path, IMAGE_SUFFIXES, classes)
+    return read_image_files(
+        listing.files,
+        listing.class_names,
+        image_size=image_size,
+        channels=channels,
+        grey_range=grey_range,
+        limit=limit,
+        seed=seed,
+        notes=listing.notes,
+    )
 
 
-def list_class_folders(
-    root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None
-) -> tuple[list[ImageFile], tuple[str, ...]]:
-    """The image files below ``root``, in a stable order, and the class names in label order."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: correct data.path")
+def list_class_folders(root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Listing:
+    """The image files below ``root``; hidden ones (``._1.png`` of macOS among them) are passed over and counted."""
+    with reading("the folder", root, MEND):
+        if not root.is_dir():
+            raise DataError(f"{shown(root)} is not a folder: correct data.path")
+        return _list(root, suffixes, classes)
+
+
+def list_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """All files below ``root`` with one of ``suffixes``, sorted; hidden files and linked folders are passed over."""
+
+    def tell(error: OSError) -> None:
+        raise error
+
+    with reading("the folder", root, MEND):
+        found: list[Path] = []
+        # Linked folders may lead round in a circle.
+        for place, folders, names in os.walk(root, onerror=tell, followlinks=False):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [Path(place, name) for name in _images(names, suffixes)]
+            _check_count(len(found), root)
+        return sorted(found)
+
+
+def _list(root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Listing:
     folders = _subfolders(root)
     splits = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_FOLDERS}
     if splits and len(splits) < len(folders):
         stray = next(folder for folder in folders if folder not in splits)
-        raise DataError(f"{stray} stands among split folders: expected only {', '.join(SPLIT_FOLDERS)} in {root}")
+        raise DataError(
+            f"{shown(stray)} stands among split folders: expected only {', '.join(SPLIT_FOLDERS)} in {shown(root)}"
+        )
     if not splits:
         splits = {root: "train"}
     if "train" not in splits.values():
-        raise DataError(f"{root} has no folder 'train' beside {', '.join(folder.name for folder in splits)}: add one")
+        beside = shown(", ".join(folder.name for folder in splits))
+        raise DataError(f"{shown(root)} has no folder 'train' beside {beside}: add one")
     names = classes or tuple(
         sorted({folder.name for split, part in splits.items() if part == "train" for folder in _subfolders(split)})
     )
     if len(names) < 2:
-        raise DataError(f"{root} has {len(names)} class folders: expected two at least, as in {root}/normal/1.png")
+        raise DataError(
+            f"{shown(root)} has {len(names)} class folders: expected two at least, as in {shown(root)}/normal/1.png"
+        )
+    check_class_names(names, shown(root))
 
-    files = []
+    files: list[ImageFile] = []
+    hidden = 0
     for split, part in splits.items():
         for folder in _subfolders(split):
             if folder.name not in names:
-                raise DataError(f"{folder}: {unknown_name('class', folder.name, names)}")
-            found = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+                raise DataError(f"{shown(folder)}: {unknown_name('class', shown(folder.name), names)}")
+            inside = [entry.name for entry in folder.iterdir()]
+            found = [folder / name for name in sorted(_images(inside, suffixes))]
+            hidden += sum(name.startswith(".") and name.lower().endswith(suffixes) for name in inside)
             if not found:
-                raise DataError(f"{folder} holds no images{_what_instead(folder)}: expected {', '.join(suffixes)}")
-            files += [
-                ImageFile(file, file.relative_to(root).as_posix(), names.index(folder.name), part) for file in found
-            ]
-    return files, names
+                raise DataError(
+                    f"{shown(folder)} holds no images{_what_instead(folder)}: expected {', '.join(suffixes)}"
+                )
+            label = names.index(folder.name)
+            for file in found:
+                name = check_name(file.relative_to(root).as_posix(), f"{shown(root)}: a file's name")
+                files.append(ImageFile(file, name, label, part))
+            _check_count(len(files), root)
+    notes = (f"{hidden} hidden files passed over, such as macOS's '._1.png'",) if hidden else ()
+    return Listing(files, names, notes)
+
+
+def _images(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
+
+
+def _check_count(count: int, root: Path) -> None:
+    if count > IMAGES:
+        raise DataError(f"{shown(root)} holds more than {IMAGES} images: expected at most that many; give a part of it")
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -80,4 +147,4 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _what_instead(folder: Path) -> str:
     seen = Counter("folders" if entry.is_dir() else entry.suffix or "files" for entry in folder.iterdir())
-    return f" but {', '.join(f'{count} {name}' for name, count in seen.most_common(3))}" if seen else ""
+    return f" but {', '.join(f'{count} {shown(name, 20)}' for name, count in seen.most_common(3))}" if seen else ""

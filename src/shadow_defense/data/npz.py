@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,9 +10,14 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from shadow_defense.data.archive import read_arrays
+from shadow_defense.data.boundary import CLASSES, IMAGES, check_name
 from shadow_defense.data.dataset import ImageSet, Parts, check_labels
-from shadow_defense.data.images import prepare, unit_to_bytes
-from shadow_defense.errors import DataError
+from shadow_defense.data.grey_levels import unit_to_bytes
+from shadow_defense.data.images import prepare
+from shadow_defense.errors import DataError, shown
+
+PARTS = ("train", "val", "test")
 
 
 def read_npz(
@@ -30,14 +33,16 @@ def read_npz(
     """
     arrays = _read_arrays(path)
     labels = {
-        part: _labels(arrays[f"{part}_labels"], f"{path}: {part}_labels")
-        for part in ("train", "val", "test")
+        part: _labels(arrays[f"{part}_labels"], f"{shown(path)}: {part}_labels")
+        for part in PARTS
         if f"{part}_labels" in arrays
     }
     for part in {"train"} | {name.split("_")[0] for name in arrays}:
         for array in (f"{part}_images", f"{part}_labels"):
             if array not in arrays:
-                raise DataError(f"{path} has no array '{array}': expected the MedMNIST layout, train_images and so on")
+                raise DataError(
+                    f"{shown(path)} has no array '{array}': expected the MedMNIST layout, train_images and so on"
+                )
     largest = max((int(values.max(initial=0)) for values in labels.values()), default=0)
     names = classes or tuple(str(label) for label in range(largest + 1))
     sets = {}
@@ -48,23 +53,23 @@ def read_npz(
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    wanted = {f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels", "groups")}
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds one bare array: expected an .npz with train_images and so on")
-        with archive:
-            return {name: archive[name] for name in archive.files if name in wanted}
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: correct data.path") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read {path} as .npz ({error}): copy or download the file again") from error
+    if path.suffix == ".npy":
+        raise DataError(f"{shown(path)} holds one bare array: expected an .npz with train_images and so on")
+    return read_arrays(path, [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels", "groups")])
 
 
 def _labels(values: np.ndarray, origin: str) -> Int64[np.ndarray, "n"]:
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1 or flat.dtype.kind not in "iuf" or not np.array_equal(flat, np.floor(flat)):
-        raise DataError(f"{origin}: {values.dtype} of shape {values.shape}: expected one whole number an image")
+        raise DataError(
+            f"{origin}: {values.dtype} of shape {values.shape}: expected one whole number an image, the index of its "
+            "class; several findings an image are not supported"
+        )
+    if len(flat) > IMAGES:
+        raise DataError(f"{origin}: {len(flat)} images: expected at most {IMAGES}; split the file")
+    # Before it becomes as many class names.
+    if flat.max(initial=0) >= CLASSES:
+        raise DataError(f"{origin}: label {flat.max():g}: expected 0 to {CLASSES - 1}; correct the labels")
     return flat.astype(np.int64)
 
 
@@ -85,7 +90,9 @@ def _image_set(
         images=prepare(pixels, image_size, channels),
         labels=torch.from_numpy(labels),
         sample_ids=tuple(f"{part}/{index}" for index in range(len(labels))),
-        groups=None if groups is None else tuple(str(group) for group in groups.ravel()),
+        groups=None
+        if groups is None
+        else tuple(check_name(str(group), f"{path}: a name in {part}_groups") for group in groups.ravel()),
     )
 
 

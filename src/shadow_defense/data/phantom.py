@@ -11,12 +11,15 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from shadow_defense.data.dataset import ImageSet, Parts
 from shadow_defense.data.images import to_channels
+from shadow_defense.errors import DataError
 from shadow_defense.seeds import seed_for
 
 DEFAULT_SIZE = 64
 # Thin ribs and vessels alias when drawn directly at 32 px: drawn at least this large, then averaged down.
 DRAWN_SIDE = 112
-CHUNK = 64
+# As many as are drawn at once, in pixels: each takes some hundred bytes while it is drawn.
+CHUNK_PIXELS = 64 * DRAWN_SIDE**2
+MOST_PIXELS = 10**9
 
 Column = Float32[np.ndarray, "n 1 1"]
 Anatomy = Mapping[str, Column]
@@ -40,11 +43,17 @@ def read_phantom(
     """``images`` drawn images, every second one (label 1) with a lesion; nothing is set aside.
 
     Image ``i`` depends on ``seed`` and ``i`` alone. Its anatomy does not depend on the size.
+
+    Raises:
+        DataError: for more pixels than fit in memory.
     """
     size = image_size or DEFAULT_SIZE
+    if images * size * size > MOST_PIXELS:
+        raise DataError(f"data.images {images} of {size} pixels a side: expected 10^9 pixels in all at most")
     pixels, masks = [], []
-    for start in range(0, images, CHUNK):
-        indices = range(start, min(start + CHUNK, images))
+    together = max(1, CHUNK_PIXELS // max(size, DRAWN_SIDE) ** 2)
+    for start in range(0, images, together):
+        indices = range(start, min(start + together, images))
         chunk, mask = draw_images(draw, ranges, name, list(indices), size, seed)
         pixels.append(torch.from_numpy(chunk))
         masks.append(torch.from_numpy(mask))

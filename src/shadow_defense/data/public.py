@@ -8,13 +8,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from shadow_defense.data.boundary import reading
 from shadow_defense.data.dicom_image import DICOM_SUFFIX
 from shadow_defense.data.image_files import ImageFile, read_image_files
+from shadow_defense.data.image_folder import list_below
 from shadow_defense.data.images import IMAGE_SUFFIXES
 from shadow_defense.data.npz import read_npz
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.sources import SOURCES, read_source
-from shadow_defense.errors import DataError
+from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import named_generator
 
 
@@ -30,13 +32,17 @@ def read_public_images(
         DataError: naming the file that is missing or unreadable, or the ways in which images can be given.
     """
     path = Path(where)
-    if where in SOURCES and not path.exists():
+    with reading("the images", path, "give another path"):
+        exists, is_folder = path.exists(), path.is_dir()
+    if where in SOURCES and not exists:
         images = read_source(DataSettings(source=where, image_size=image_size, channels=channels), seed).train.images
-    elif path.is_dir():
+    elif is_folder:
         suffixes = (*IMAGE_SUFFIXES, DICOM_SUFFIX)
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        found = list_below(path, suffixes)
         if not found:
-            raise DataError(f"{path} holds no images: expected {', '.join(suffixes)} in it or in folders below it")
+            raise DataError(
+                f"{shown(path)} holds no images: expected {', '.join(suffixes)} in it or in folders below it"
+            )
         files = [ImageFile(file, file.relative_to(path).as_posix(), 0, "train") for file in found]
         parts = read_image_files(files, ("public",), image_size=image_size, channels=channels, limit=limit, seed=seed)
         images = parts.train.images
@@ -44,8 +50,8 @@ def read_public_images(
         images = read_npz(path=path, image_size=image_size, channels=channels).train.images
     else:
         raise DataError(
-            f"no images at '{where}': give a folder of images, an .npz in the MedMNIST layout, or one of the sources "
-            f"that need no file (faces, chest_phantom, fundus_phantom)"
+            f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or one of the "
+            "sources that need no file (faces, chest_phantom, fundus_phantom)"
         )
     if limit is not None and limit < len(images):
         order = named_generator(seed, "public", "limit")

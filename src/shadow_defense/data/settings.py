@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shadow_defense.data.boundary import CLASSES
+
+# What no data set needs and what would fill the memory.
+MOST_CLIENTS = 10_000
+MOST_IMAGES = 10_000_000
+
+ClientImages = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise ValueError(f"expected the black value first and the white above it, in place of {list(ends)}")
+    return ends
 
 
 class SplitSettings(BaseModel):
@@ -19,12 +34,18 @@ class SplitSettings(BaseModel):
         "one client for each entry of `sizes`; iid: equal random shares; dirichlet: label skew; patient: equal "
         "shares, no patient at two clients; given: the client column of the manifest",
     )
-    clients: int = Field(9, ge=1, description="number of clients, for iid, dirichlet and patient")
-    sizes: tuple[int, ...] | None = Field(None, description="training images of each client, for sizes")
-    batch_sizes: tuple[int, ...] | None = Field(
-        None, description="batch size of each client; default 4 for iid, dirichlet, patient, given and sizes"
+    clients: int = Field(9, ge=1, le=MOST_CLIENTS, description="number of clients, for iid, dirichlet and patient")
+    sizes: tuple[ClientImages, ...] | None = Field(
+        None, max_length=MOST_CLIENTS, description="training images of each client, for sizes"
     )
-    alpha: float = Field(0.5, gt=0, description="concentration of dirichlet: small values skew the labels more")
+    batch_sizes: tuple[ClientImages, ...] | None = Field(
+        None,
+        max_length=MOST_CLIENTS,
+        description="batch size of each client; default 4 for iid, dirichlet, patient, given and sizes",
+    )
+    alpha: float = Field(
+        0.5, ge=0.001, le=1e6, description="concentration of dirichlet: small values skew the labels more"
+    )
 
 
 class DataSettings(BaseModel):
@@ -36,8 +57,17 @@ class DataSettings(BaseModel):
     path: Path | None = Field(None, description="file or folder, for sources that read one")
     image_size: int | None = Field(32, ge=8, le=1024, description="side in pixels; null keeps the images' own")
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null keeps the images' own")
-    classes: tuple[str, ...] | None = Field(None, description="class names in label order, where files don't tell")
-    limit: int | None = Field(None, ge=4, description="use at most this many training images, for a quick look")
+    classes: tuple[str, ...] | None = Field(
+        None, max_length=CLASSES, description="class names in label order, where files don't tell"
+    )
+    grey_range: Annotated[tuple[Finite, Finite], AfterValidator(_ascending)] | None = Field(
+        None,
+        description="grey values of the files that become black and white, such as [0, 4095] for 12 bits in a PNG of "
+        "16, or [-160, 240] HU for a CT; null: the range of the file's bits, or the window of its DICOM header",
+    )
+    limit: int | None = Field(
+        None, ge=4, le=MOST_IMAGES, description="use at most this many training images, for a quick look"
+    )
     images: int = Field(400, ge=8, le=100_000, description="number of images, for the phantom sources")
     split: SplitSettings = SplitSettings()
     public_fraction: float = Field(
@@ -51,5 +81,7 @@ class DataSettings(BaseModel):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of all images for the test, where the source has no such part"
     )
-    mean: tuple[float, ...] | None = Field(None, description="per-channel mean; null measures it on the public part")
-    std: tuple[float, ...] | None = Field(None, description="per-channel deviation; null measures it")
+    mean: tuple[Finite, ...] | None = Field(
+        None, max_length=3, description="per-channel mean; null measures it on the public part"
+    )
+    std: tuple[Finite, ...] | None = Field(None, max_length=3, description="per-channel deviation; null measures it")

@@ -64,11 +64,12 @@ def read_source(settings: DataSettings, seed: int) -> Parts:
         "image_size": settings.image_size,
         "channels": settings.channels,
         "classes": settings.classes,
+        "grey_range": settings.grey_range,
         "limit": settings.limit,
         "images": settings.images,
         "seed": seed,
     }
-    for name in ("path", "classes"):
+    for name in ("path", "classes", "grey_range"):
         if given[name] is not None and name not in accepted:
             raise DataError(f"source '{settings.source}' takes no data.{name}: leave it out or choose another source")
     if "path" in accepted and accepted["path"].default is inspect.Parameter.empty and settings.path is None:

@@ -72,8 +72,8 @@ def batch_sizes(settings: SplitSettings, sizes: Sequence[int]) -> tuple[int, ...
     wanted = settings.batch_sizes or (PAPER_BATCH_SIZES if settings.kind == "paper" else None)
     if wanted is None:
         wanted = (DEFAULT_BATCH_SIZE,) * len(sizes)
-    if len(wanted) != len(sizes) or min(wanted) < 1:
-        raise DataError(f"split.batch_sizes {list(wanted)}: expected {len(sizes)} numbers from 1, one a client")
+    if len(wanted) != len(sizes):
+        raise DataError(f"split.batch_sizes {list(wanted)}: expected {len(sizes)} numbers, one a client")
     return tuple(min(batch, size) for batch, size in zip(wanted, sizes, strict=True))
 
 

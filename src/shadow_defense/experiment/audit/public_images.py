@@ -58,8 +58,10 @@ def _read(where: str, path: Path, image_size: int, channels: int, class_names: t
             )
         return parts
     if path.is_dir():
-        files, names = list_class_folders(path, (*IMAGE_SUFFIXES, DICOM_SUFFIX), class_names)
-        return read_image_files(files, names, image_size=image_size, channels=channels, limit=None, seed=0)
+        listing = list_class_folders(path, (*IMAGE_SUFFIXES, DICOM_SUFFIX), class_names)
+        return read_image_files(
+            listing.files, listing.class_names, image_size=image_size, channels=channels, limit=None, seed=0
+        )
     if path.suffix == ".npz" and path.is_file():
         return read_npz(path=path, image_size=image_size, channels=channels, classes=class_names)
     if path.suffix == ".csv" and path.is_file():
