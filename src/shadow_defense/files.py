@@ -25,6 +25,9 @@ PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.partial(\..*)?")
 """Names of files half written; the middle part cannot be guessed, so that nobody can lay a link in its way."""
 
+LOCK = ".lock"
+"""The file in a folder whose holder alone writes there (folder_lock.py)."""
+
 LONGEST_NAME = 120
 """Characters of a name made by :func:`path_name`; with what is put around it, a file system's 255 bytes suffice."""
 
@@ -113,6 +116,11 @@ def remove_leftovers(folder: Path) -> None:
         for name in names:
             if TEMPORARY.fullmatch(name):
                 Path(place, name).unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock and what killed processes left half written. Raises ``OSError``."""
+    return all(entry.name == LOCK or TEMPORARY.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def check_regular(path: Path, most_bytes: int) -> None:

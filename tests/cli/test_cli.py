@@ -98,8 +98,9 @@ def test_data_and_config_commands_print_what_they_say() -> None:
     assert "data.split.kind" in schema
 
 
-def test_an_interrupt_ends_every_process_with_one_line_and_130(tmp_path: Path) -> None:
-    """Only the command is interrupted, as by a supervisor: its worker processes must not live on."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_every_process_with_one_line(tmp_path: Path, number: int, code: int) -> None:
+    """Only the command is ended, as by a supervisor: its worker processes must not live on."""
     folder = tmp_path / "run"
     settings = ["data.image_size=16", "generator.steps=0", "training.rounds=10000", "workers=2", "metrics.lpips=null"]
     overrides = [part for setting in settings for part in ("--set", setting)]
@@ -116,11 +117,15 @@ def test_an_interrupt_ends_every_process_with_one_line_and_130(tmp_path: Path) -
             while not list(folder.glob("arms/*/history.json")):
                 assert process.poll() is None
                 time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
+            other = run("report", str(folder))
+            process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert (other.returncode, other.stdout) == (2, "")
+    assert f"{folder} is in use by process {process.pid} on " in other.stderr
+    assert process.returncode == code
+    assert list(folder.rglob(".*")) == []
     assert errors.splitlines()[-1] == "shadow-defense: stopped; the same command goes on from here"
     assert "Traceback" not in errors
     # Stopped training writes nothing more; communicate() has already waited for all who held the error stream.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,21 +15,25 @@ from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
 from shadow_defense.cli.risks import risks
-from shadow_defense.errors import ShadowDefenseError
+from shadow_defense.errors import MESSAGE_LIMIT, ShadowDefenseError, shown
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.run import Run
 
 
+class TerminatedError(KeyboardInterrupt):
+    """A supervisor asked the process to end (SIGTERM): everything that an interrupt ends is ended."""
+
+
 class Interruptible(TyperGroup):
-    """Commands that an interrupt ends with one line and 130: typer's own answer differs between its versions."""
+    """Commands that an interrupt ends with one line and 130, SIGTERM with 143: typer's own answer differs."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             typer.echo("shadow-defense: stopped; the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if isinstance(stop, TerminatedError) else 130) from None
 
 
 app = typer.Typer(
@@ -84,14 +89,17 @@ def _run_all(
     from shadow_defense.config import load_config
     from shadow_defense.experiment.engines import engine_named
     from shadow_defense.experiment.run import Run
+    from shadow_defense.folder_lock import holding
 
     # Both before anything is computed or written.
     chosen = engine_named(engine)
-    run = Run.create(out, load_config(config, overrides or ()), restart=restart, check=chosen.check_run)
-    if not quiet:
-        typer.echo(f"run directory: {out}")
-    for stage in STAGES:
-        _stage(stage, run, quiet, engine)
+    loaded = load_config(config, overrides or ())
+    with holding(out):
+        run = Run.create(out, loaded, restart=restart, check=chosen.check_run)
+        if not quiet:
+            typer.echo(f"run directory: {out}")
+        for stage in STAGES:
+            _stage(stage, run, quiet, engine)
     if not quiet:
         _summary(run)
     return run
@@ -123,11 +131,16 @@ def _stage_command(
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.run import Run
+    from shadow_defense.folder_lock import holding
 
     if config is None and overrides:
         raise ConfigError("--set changes a new run only: give --config too, or edit nothing and leave --set out")
-    run = Run.open(folder) if config is None else Run.create(folder, load_config(config, overrides or ()))
-    _stage(name, run, quiet, engine)
+    # Opened before it is locked: what is no run directory stays untouched.
+    opened = Run.open(folder) if config is None else None
+    loaded = opened.config if opened else load_config(str(config), overrides or ())
+    with holding(folder):
+        run = opened or Run.create(folder, loaded)
+        _stage(name, run, quiet, engine)
 
 
 @app.command()
@@ -180,10 +193,12 @@ def pretrain(
         raise ConfigError("pretrain needs a run directory, or --generator NAME and --data FOLDER: see pretrain --help")
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
+    from shadow_defense.folder_lock import holding
 
     settings = pretrain_settings(data, generator, overrides or ())
-    with progress_unless(quiet) as progress:
-        written = pretrain_alone(settings, out or Path("runs") / generator, progress)
+    folder = out or Path("runs") / generator
+    with holding(folder), progress_unless(quiet) as progress:
+        written = pretrain_alone(settings, folder, progress)
     if not quiet:
         typer.echo(f"{written}\nuse it with --set generator.path={written}; samples: {written.parent}/grid-*.png")
 
@@ -242,13 +257,15 @@ def data_show(
     """What a configuration's data set holds: clients, classes, sizes, duplicates."""
     import yaml
 
+    from shadow_defense.cli.printing import LINE_LIMIT
     from shadow_defense.config import load_config
     from shadow_defense.data.build import load_dataset
     from shadow_defense.data.summary import summarise
 
     loaded = load_config(config, overrides or ())
     summary = summarise(load_dataset(loaded.data, loaded.seed))
-    typer.echo(yaml.safe_dump(summary, sort_keys=False, allow_unicode=True).rstrip())
+    written = yaml.safe_dump(summary, sort_keys=False, allow_unicode=True).rstrip()
+    typer.echo("\n".join(shown(line, LINE_LIMIT) for line in written.splitlines()))
 
 
 @config_app.command("show")
@@ -281,9 +298,18 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _terminate(number: int, frame: object) -> NoReturn:
+    # Once: a supervisor may send it to the process and again to its group, and must not cut the ending short.
+    signal.signal(number, signal.SIG_IGN)
+    raise TerminatedError
+
+
 def run_app() -> None:
-    """Run the commands; a user's error is one line on standard error and exit code 2."""
+    """Run the commands; a user's error, or what the system refuses, is one line on standard error and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=True)
     except ShadowDefenseError as error:
-        _fail(" ".join(str(error).split()))
+        _fail(str(error))
+    except OSError as error:
+        _fail(shown(error, MESSAGE_LIMIT))

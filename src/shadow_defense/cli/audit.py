@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,12 +79,14 @@ def audit(
     was passed; 2: the input cannot be used.
     """
     from shadow_defense.cli.comma_lists import names, whole_numbers
+    from shadow_defense.cli.printing import LINE_LIMIT
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.errors import ConfigError
+    from shadow_defense.errors import ConfigError, shown
     from shadow_defense.experiment.audit.given import Given, case_of_update
     from shadow_defense.experiment.audit.of_run import case_of_run
     from shadow_defense.experiment.audit.running import PAGE, run_audit
     from shadow_defense.experiment.audit.scoring import parse_limit
+    from shadow_defense.folder_lock import holding
 
     limits = [parse_limit(text) for text in fail_above or ()]
     attacks = tuple(names(attack) or ())
@@ -148,14 +151,14 @@ def audit(
                 gallery=gallery,
             )
         )
-    with progress_unless(quiet) as progress:
+    with holding(out), progress_unless(quiet) as progress:
         results = run_audit(
             out, case, limits=limits, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
         )
     if not quiet:
         _summary(results, out / PAGE)
     for sentence in results["exceeded"]:
-        typer.echo(f"above the limit: {sentence}", err=True)
+        typer.echo(shown(f"above the limit: {sentence}", LINE_LIMIT), err=True)
     if results["exceeded"]:
         raise typer.Exit(1)
 
@@ -171,20 +174,19 @@ def _refuse(values: dict[str, object], reason: str) -> None:
 def _summary(results: dict[str, Any], page: Path) -> None:
     from rich.console import Console
 
-    from shadow_defense.cli.printing import print_page
+    from shadow_defense.cli.printing import print_line, print_page
 
     console = Console()
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
+    say = partial(print_line, console)
     for text in dict.fromkeys(results["threat_models"].values()):
-        say(f"Threat model {text}\n")
+        say(f"Threat model {text}")
+        say("")
     for attack in results["attacks"].values():
         for sentence in attack["sentences"]:
             say(f"  {sentence}")
     for effect in dict.fromkeys(reason["effect"] for reason in results["diagnosis"]):
-        say(f"\n{effect.capitalize()}:")
+        say("")
+        say(f"{effect.capitalize()}:")
         for reason in results["diagnosis"]:
             if reason["effect"] == effect:
                 say(f"  {reason['sentence']}")

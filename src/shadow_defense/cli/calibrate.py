@@ -44,6 +44,7 @@ def calibrate(
     from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.calibration.bisection import CalibrationSettings, parse_target
     from shadow_defense.experiment.calibration.results import run_calibration
+    from shadow_defense.folder_lock import holding
     from shadow_defense.validation import validated
 
     loaded = load_config(config, overrides or ())
@@ -57,7 +58,7 @@ def calibrate(
         if not quiet:
             terminal.print(_line(schedule, measured, settings.target.metric), highlight=False)
 
-    with progress_unless(quiet, terminal) as progress:
+    with holding(folder), progress_unless(quiet, terminal) as progress:
         results = run_calibration(folder, loaded, settings, progress, told)
     if not quiet:
         _summary(results, folder / "calibration.html")

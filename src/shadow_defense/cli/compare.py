@@ -37,11 +37,13 @@ def compare(
 
     from shadow_defense.cli.comma_lists import names, whole_numbers
     from shadow_defense.cli.comparison_summary import comparison_tables
-    from shadow_defense.cli.printing import print_page, print_sentences
+    from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.errors import shown
     from shadow_defense.experiment.comparison.reading import load_grid
     from shadow_defense.experiment.comparison.reporting import page_path, write_results
     from shadow_defense.experiment.comparison.running import Comparison
+    from shadow_defense.folder_lock import holding
 
     settings = load_grid(
         grid,
@@ -53,8 +55,9 @@ def compare(
         clients=names(clients),
         ablations=ablations,
     )
-    comparison = Comparison(out or Path("comparisons") / Path(grid).stem, settings)
-    with progress_unless(quiet) as progress:
+    folder = out or Path("comparisons") / Path(grid).stem
+    with holding(folder), progress_unless(quiet) as progress:
+        comparison = Comparison(folder, settings)
         comparison.run(progress)
         results = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]), progress)
     if not quiet:
@@ -64,7 +67,7 @@ def compare(
         print_sentences(console, results["verdict"])
         print_page(console, page_path(comparison.folder))
     for cell, error in comparison.failures.items():
-        typer.echo(f"failed: {cell}: {error}", err=True)
+        typer.echo(shown(f"failed: {cell}: {error}", LINE_LIMIT), err=True)
     if comparison.failures:
         typer.echo(
             f"{len(comparison.failures)} of the cells failed; the others stand. The same command tries them again.",

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from shadow_defense.errors import shown
+
 
 def interval_cell(value: Mapping[str, Any] | None, form: str) -> str:
     """A mean ± half its 95 % interval; a hyphen for what was not measured.
@@ -22,10 +24,19 @@ def interval_cell(value: Mapping[str, Any] | None, form: str) -> str:
     return f"{value['mean']:{form}}{half}"
 
 
+LINE_LIMIT = 2000
+"""Characters of a printed line, which may hold what came out of data."""
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line that may hold brackets, which are no markup, and names out of data, which may hold anything."""
+    console.print(shown(line, LINE_LIMIT), highlight=False, markup=False)
+
+
 def print_sentences(console: Console, sentences: Iterable[str]) -> None:
-    """Print them a line each; they may hold brackets, which are no markup."""
+    """Print them a line each, as :func:`print_line`."""
     for sentence in sentences:
-        console.print(f"  {sentence}", highlight=False, markup=False)
+        print_line(console, f"  {sentence}")
 
 
 def print_page(console: Console, page: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -20,16 +21,16 @@ class BarTask(Task):
 
     def __init__(self, bars: RichProgress, name: str, total: int) -> None:
         self._bars, self._name, self._started = bars, name, time.monotonic()
-        self._id = bars.add_task(name, total=max(total, 1), visible=False, note="")
+        self._id = bars.add_task(escape(name), total=max(total, 1), visible=False, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._bars.update(self._id, advance=steps, note=note, visible=time.monotonic() - self._started > DELAY)
+        self._bars.update(self._id, advance=steps, note=escape(note), visible=time.monotonic() - self._started > DELAY)
 
     def finish(self) -> None:
         spent = time.monotonic() - self._started
         self._bars.remove_task(self._id)
         if spent > DELAY:
-            self._bars.console.print(f"  {self._name} [dim]{spent:.0f} s[/dim]", highlight=False)
+            self._bars.console.print(f"  {escape(self._name)} [dim]{spent:.0f} s[/dim]", highlight=False)
 
 
 class BarProgress(Progress):

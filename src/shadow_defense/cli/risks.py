@@ -32,21 +32,23 @@ def risks(
     from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
+    from shadow_defense.errors import shown
     from shadow_defense.experiment.risks.build import chosen_risks
     from shadow_defense.experiment.risks.running import PAGE, run_risks
+    from shadow_defense.folder_lock import holding
 
     chosen, config = chosen_risks(only), load_config(base, overrides or ())
     command = ["shadow-defense", "risks", base, "--out", str(out)]
     command += ["--seeds", str(seeds)] if seeds != 1 else []
     command += [part for override in overrides or () for part in ("--set", override)]
     console = Console()
-    with progress_unless(quiet) as progress:
+    with holding(out), progress_unless(quiet) as progress:
         for risk, finding in run_risks(
             config, chosen, out, seeds=seeds, restart=restart, command=shlex.join(command), progress=progress
         ):
             if not quiet:
                 heading = f"{risk.number}. {risk.name}: {finding.outcome}"
-                console.print(f"\n{heading}", style="bold", highlight=False, markup=False)
+                console.print(f"\n{shown(heading)}", style="bold", highlight=False, markup=False)
                 print_sentences(console, [finding.sentence])
     if not quiet:
         print_page(console, out / PAGE)

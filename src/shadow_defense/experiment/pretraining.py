@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shadow_defense.config import apply_overrides
 from shadow_defense.data.public import read_public_images
 from shadow_defense.errors import ConfigError, GeneratorError
-from shadow_defense.files import write_text
+from shadow_defense.files import is_empty, write_text
 from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import pretrain
@@ -69,7 +69,7 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
         DataError: when the images can't be read.
     """
     written, chosen = folder / "pretrain.yaml", settings.model_dump(mode="json")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not written.exists())):
+    if folder.exists() and (not folder.is_dir() or (not is_empty(folder) and not written.exists())):
         raise GeneratorError(f"{folder} exists and is no pre-training: choose another folder with --out")
     if written.exists():
         earlier = _read(written)

@@ -24,7 +24,7 @@ from shadow_defense.experiment.averaged_clients import as_one_client
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.update import ALL_CLIENTS
-from shadow_defense.files import path_name, write_text
+from shadow_defense.files import LOCK, is_empty, path_name, remove_leftovers, write_text
 from shadow_defense.models.build import build_model
 
 
@@ -70,7 +70,7 @@ class Run:
                     "delete that run"
                 )
             return made
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not is_empty(folder):
             raise RunError(f"{folder} exists and holds files that no run wrote: choose another folder with --out")
         write_text(written, yaml.safe_dump(config.as_dict(), sort_keys=False))
         return made
@@ -259,11 +259,17 @@ WRITTEN = frozenset(
 
 def _delete_run(folder: Path) -> None:
     """Delete a run directory. Raises :class:`RunError` when anything else lies in it: that is the user's."""
-    entries = [entry for entry in sorted(folder.iterdir()) if not entry.match(".*.partial*")]
+    remove_leftovers(folder)
+    entries = [entry for entry in sorted(folder.iterdir()) if entry.name != LOCK]
     for entry in entries:
         if entry.name not in WRITTEN:
             raise RunError(f"{entry} was written by no run: move it away, or choose another folder with --out")
-    shutil.rmtree(folder)
+    # The lock stays: who deletes a run goes on to write it.
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

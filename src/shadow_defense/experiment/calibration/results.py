@@ -16,7 +16,7 @@ from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.calibration.bisection import CalibrationSettings
 from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurement, mean_amplitude
 from shadow_defense.experiment.calibration.verdict import calibration_verdict
-from shadow_defense.files import read_json, write_json, write_text
+from shadow_defense.files import is_empty, read_json, write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import write_calibration
@@ -113,7 +113,7 @@ def _check_folder(folder: Path, config: RunConfig) -> None:
             raise RunError(
                 f"{folder} holds a calibration of another configuration: choose another folder with --out, or delete it"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or not is_empty(folder)):
         raise RunError(f"{folder} exists and is no calibration: choose another folder with --out")
 
 

@@ -16,7 +16,7 @@ from shadow_defense.experiment.comparison.isolation import run_isolated
 from shadow_defense.experiment.comparison.measuring import Measurements
 from shadow_defense.experiment.training import build_defense, check_run, load_run_generator, needs_generator
 from shadow_defense.experiment.workers import Call, worker_count
-from shadow_defense.files import write_text
+from shadow_defense.files import is_empty, make_private_folder, write_text
 from shadow_defense.progress import Progress, Task
 
 MILLISECONDS = 1000
@@ -37,7 +37,7 @@ class Comparison:
         if folder.is_file():
             raise RunError(f"{folder} is a file: choose another folder with --out")
         try:
-            if folder.is_dir() and any(folder.iterdir()) and not (folder / "grid.yaml").exists():
+            if folder.is_dir() and not is_empty(folder) and not (folder / "grid.yaml").exists():
                 raise RunError(f"{folder} exists and holds files that no comparison wrote: choose another with --out")
         except OSError as error:
             raise _unusable(folder, error) from error
@@ -99,7 +99,7 @@ class Comparison:
     def check(self) -> None:
         """Raise what would stop a cell before hours of others; defenses that need a generator are checked later."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.folder)
         except OSError as error:
             raise _unusable(self.folder, error) from error
         for model in self.grid.models:
