@@ -11,9 +11,10 @@ from faces import FacesModel, images_of
 from torch import Tensor, nn
 
 from shadow_defense import ShadowGuard
-from shadow_defense.federated.client_state import ClientState, ClientStateFolder, secret_seed
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.nvflare.exchange import SAMPLES
 from shadow_defense.federated.nvflare.site_state import state_root
+from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.generators.build import load_generator
 from shadow_defense.seeds import named_generator
@@ -35,7 +36,7 @@ class Site:
         self.guard: ShadowGuard | None = None
         if generator is not None:
             settings = shadow_preset("calibrated", latent_iterations=100)
-            self.guard = ShadowGuard(load_generator(generator), settings, seed=secret_seed(state_root(), run))
+            self.guard = ShadowGuard(load_generator(generator), settings, seed=secret_seed(state_root(), run, name))
 
     def train(self, received: dict[str, Tensor], round: int, rounds: int) -> tuple[dict[str, Tensor], int]:
         """The difference that one round makes to the global model, and the number of steps."""

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from shadow_defense.data.dataset import ClientData
-from shadow_defense.errors import RunError
+from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
 from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
 from shadow_defense.experiment.workers import worker_count
-from shadow_defense.federated.client_state import ClientStateFolder, secret_seed
+from shadow_defense.federated.client_state import ClientStateFolder
+from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import (
-    PARTITION,
     BeforeUpload,
     ClientApp,
     Context,
@@ -34,7 +34,7 @@ from shadow_defense.federated.flower.server_app import (
     no_measurements,
 )
 from shadow_defense.federated.flower.simulation import simulate
-from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.flower.site_state import PARTITION, node_name, state_root
 from shadow_defense.federated.rounds import (
     MOST_EXPLAINED,
     TRAINING,
@@ -43,12 +43,17 @@ from shadow_defense.federated.rounds import (
     round_folder,
     train_again,
 )
+from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress, Task
+from shadow_defense.seeds import SECRET
 
 STATES = "clients"
 """The folder below an arm's in which simulated clients keep their states; real ones keep them at home."""
+
+LEAST_KEY = "least-evaluated"
+"""The key of a node's own configuration with the least number of validation images that it evaluates a model on."""
 
 
 @lru_cache(maxsize=2)
@@ -69,7 +74,8 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     """The client whose node ``context`` is of.
 
     A site whose configuration names its own images only has one client, whatever number its node has. Where the node's
-    own configuration says ``self-audit``, no update leaves that does not withstand it.
+    own configuration says ``self-audit``, no update leaves that does not withstand it; where it says
+    ``least-evaluated``, no model is evaluated on fewer images.
 
     Args:
         folder: of the run, on this client's machine.
@@ -91,7 +97,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     client = clients[0 if alone else partition]
     root, name = (run.arm_folder(arm), STATES) if simulated else (state_root(context), f"{folder.name}-{arm}")
     # In a simulation the draws are the run's, so that it can be repeated.
-    secret = None if simulated else secret_seed(root, name)
+    secret = None if simulated else secret_seed(root, name, node_name(context))
     return Participant(
         model=run.new_model(arm),
         dataset=run.dataset,
@@ -105,8 +111,17 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         states=ClientStateFolder(root, name, client.name),
         explanations=_explanations(run, arm, client, _kept(folder)) if simulated else {},
         exact=simulated,
-        before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret),
+        # An attack draws by PyTorch's own generator, whose seeds are short.
+        before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret % SECRET),
+        least_evaluated=_least_evaluated(context),
     )
+
+
+def _least_evaluated(context: Context) -> int:
+    given = context.node_config.get(LEAST_KEY, LEAST_EVALUATED)
+    if not isinstance(given, int) or given < 1:
+        raise ConfigError(f"this node's {LEAST_KEY} is {given!r}: expected a whole number of images from 1 on")
+    return given
 
 
 def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: int) -> BeforeUpload:

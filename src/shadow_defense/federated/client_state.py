@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ from torch import Tensor
 from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.files import (
-    atomic_path,
     flatten_tensors,
+    make_private_folder,
     nest_tensors,
+    path_name,
     read_json,
     read_tensors,
     write_json,
     write_tensors,
     write_text,
 )
-from shadow_defense.seeds import seed_for
 
 PREPARED = -1
 """The round of a state that has seen none yet."""
@@ -41,12 +40,16 @@ class ClientState:
         global_digest: of the global state that the round began with.
         defense: what :meth:`Defense.state_dict` gave.
         own: the tensors that the client does not share (``share_bn``), by state-dict name.
+        control: the client's control variate c_i (SCAFFOLD), by state-dict name.
+        protected_digest: of what the defense protected, where its caller trained on its own.
     """
 
     round: int
     global_digest: str
     defense: Mapping[str, Any]
     own: Mapping[str, Tensor]
+    control: Mapping[str, Tensor] = field(default_factory=dict)
+    protected_digest: str = ""
 
     @classmethod
     def prepared(cls, defense: Mapping[str, Any], own: Mapping[str, Tensor]) -> ClientState:
@@ -64,11 +67,11 @@ class ClientStateFolder:
 
     Args:
         root: the site's folder, readable for its owner only, since the states hold codes of private images.
-        run, client: a folder each below it.
+        run, client: a folder each below it, by :func:`path_name`: the run's name may be the server's.
     """
 
     def __init__(self, root: Path, run: str, client: str) -> None:
-        self.folder = root / _folder_name(run, "run") / _folder_name(client, "client")
+        self.folder = root / path_name(run) / path_name(client)
         self.run, self.client = run, client
 
     def resume(self, round: int, global_digest: str) -> ClientState | None:
@@ -92,6 +95,23 @@ class ClientStateFolder:
             raise RunError(f"{self.folder} lacks the state before round {round + 1}: {self._mend()}")
         return self._read(rounds[-2])
 
+    def before(self, round: int) -> ClientState | None:
+        """The newest state from before a round (0-based); errors as in :meth:`resume`."""
+        rounds = [each for each in self._rounds() if each < round]
+        return self._read(rounds[-1]) if rounds else None
+
+    def check_protected(self, round: int, digest: str) -> None:
+        """Refuse to protect another update in a round that is asked again: equal draws would cancel.
+
+        Raises :class:`RunError` where this round ended with another ``digest`` than this one.
+        """
+        last = self.last()
+        if last is not None and last.round == round and last.protected_digest != digest:
+            raise RunError(
+                f"client '{self.client}' has trained round {round + 1} of run '{self.run}' already and comes to "
+                "another update now: nothing is sent twice; make the training repeatable"
+            )
+
     def last(self) -> ClientState | None:
         """The newest state; errors as in :meth:`resume`."""
         round = self.last_round()
@@ -104,17 +124,21 @@ class ClientStateFolder:
 
     def save(self, state: ClientState) -> None:
         """Write a round's state whole or not at all; then forget what no replay can ask for."""
-        for folder in (self.folder.parent.parent, self.folder.parent, self.folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make()
         tensors = {
             **flatten_tensors({"defense": state.defense}),
             **{f"own::{name}": tensor for name, tensor in state.own.items()},
+            **{f"control::{name}": tensor for name, tensor in state.control.items()},
         }
         metadata = {"kind": "client state", "run": self.run, "client": self.client, "round": state.round}
-        metadata["global_digest"] = state.global_digest
+        metadata |= {"global_digest": state.global_digest, "protected_digest": state.protected_digest}
         write_tensors(self._path(state.round), tensors, metadata)
         for round in self._rounds()[:-KEPT]:
             self._path(round).unlink(missing_ok=True)
+
+    def make(self) -> None:
+        """The folder, for its owner only."""
+        make_private_folder(self.folder)
 
     def note(self, measurements: Mapping[str, float]) -> None:
         """Keep numbers about the last round, which stay here: some, such as norms before noise, are private."""
@@ -126,7 +150,7 @@ class ClientStateFolder:
 
     def refuse(self, line: str) -> None:
         """Note for the site why the last round's update was withheld."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make()
         write_text(self.folder / "withheld.txt", line + "\n")
 
     def refusal(self) -> str | None:
@@ -162,8 +186,12 @@ class ClientStateFolder:
             if metadata.get(key) != value:
                 raise RunError(f"{path} is no state of client '{self.client}' ({key} is not {value}): {self._mend()}")
         nested = nest_tensors({name: tensor for name, tensor in tensors.items() if name.startswith("defense::")})
-        own = {name.removeprefix("own::"): tensor for name, tensor in tensors.items() if name.startswith("own::")}
-        return ClientState(round, str(metadata["global_digest"]), nested.get("defense", {}), own)
+        own, control = (
+            {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
+            for kind in ("own::", "control::")
+        )
+        asked, protected = (str(metadata.get(key, "")) for key in ("global_digest", "protected_digest"))
+        return ClientState(round, asked, nested.get("defense", {}), own, control, protected)
 
     def _mend(self) -> str:
         return f"restore it from a copy, or delete {self.folder} and begin a run of another name"
@@ -177,27 +205,3 @@ def restore_defense(defense: Defense, state: ClientState, path: Path) -> None:
         raise RunError(f"{path} does not fit this run: {error}") from error
     except KeyError as error:
         raise RunError(f"{path} is of another defense: it lacks {error}") from error
-
-
-def secret_seed(root: Path, run: str) -> int:
-    """A seed of a site's own for one run: who knows a seed can take the noise of a defense off again.
-
-    From a number that is drawn once from the system's randomness and kept in ``root``, for its owner only.
-    """
-    path = root / "secret-number"
-    if not path.exists():
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_text(f"{secrets.randbits(128):032x}\n", encoding="ascii")
-    number = path.read_text(encoding="ascii", errors="replace").strip()
-    if not re.fullmatch(r"[0-9a-f]{32}", number):
-        raise RunError(f"{path} is damaged: restore it from a copy, or delete it and begin a run of another name")
-    return seed_for(int(number, 16), "site", run)
-
-
-def _folder_name(name: str, what: str) -> str:
-    # The run's name may be the server's: it must not lead out of the site's folder.
-    if not name or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
-        raise RunError(f"the {what}'s name {name!r} cannot be a folder: use letters, digits, '-', '_' and '.'")
-    return name

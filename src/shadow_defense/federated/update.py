@@ -18,6 +18,10 @@ ALL_CLIENTS = "all-clients"
 """Whose update an average is called, where the server sees no single one (secure aggregation)."""
 
 
+MOST_COUNTED = 10**9
+"""Images, or steps, that no client has more of: a count beyond it would drown all others in an average."""
+
+
 class _Metadata(BaseModel):
     """What a file says of an update beside its tensors."""
 

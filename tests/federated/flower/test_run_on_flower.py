@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import telemetry
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.processes import LOOPBACK, listening, told
@@ -180,29 +178,6 @@ def test_an_arm_begun_in_one_process_is_not_gone_on_with(tmp_path: Path) -> None
     train_arm(made, "dp")
     with pytest.raises(RunError, match="was begun with another engine"):
         train_arm_in_simulation(made, "dp")
-
-
-def test_a_client_measures_the_global_model_on_its_own_images(tmp_path: Path) -> None:
-    made = run(tmp_path / "run")
-    grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2)
-    model = made.new_model("dp")
-    strategy = FedAvg(fraction_train=0.0, min_evaluate_nodes=2)
-    strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=1)
-    model.eval()
-    for reply in grid.replies:
-        if reply.has_error():
-            continue
-        client = made.dataset.clients[reply.metadata.src_node_id - 100]
-        with torch.no_grad():
-            logits = model(made.dataset.normalisation.apply(client.validation.unit_images()))
-        right = (logits.argmax(1) == client.validation.labels).float().mean()
-        loss = torch.nn.functional.cross_entropy(logits, client.validation.labels)
-        measured = reply.content["metrics"]
-        assert measured["num-examples"] == len(client.validation)
-        assert measured["accuracy"] == pytest.approx(float(right))
-        assert measured["loss"] == pytest.approx(float(loss), rel=1e-5)
-    with_images = [client for client in made.dataset.clients if len(client.validation)]
-    assert with_images and len([reply for reply in grid.replies if reply.has_content()]) == len(with_images)
 
 
 def test_engines_by_name() -> None:

@@ -261,7 +261,7 @@ def test_the_audit_as_a_mod_around_any_training(tmp_path: Path, caplog: pytest.L
     assert states.refusal() is not None
     # It sees what the mods after it made of the update.
     noise = DefenseSettings(defense="noise", options={"place": "update", "scale": 1.0})
-    defense = UpdateDefenseMod(noise, lenet, run="defended", rounds=1, seed=3)
+    defense = UpdateDefenseMod(noise, lenet, run="defended", rounds=1)
     with caplog.at_level(logging.INFO, "shadow_defense.self_audit"):
         reply = run_plain_app(audit, defense, **{"state-dir": str(tmp_path)})
     assert reply.has_content() and states.refusal() is None

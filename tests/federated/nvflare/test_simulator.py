@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 import re
-import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -109,8 +109,6 @@ def no_traces(machine: Machine) -> None:
 def test_the_example_protects_and_records(
     machine: Machine, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.states.mkdir()
-    (machine.states / "secret-number").write_text(f"{secrets.randbits(128):032x}\n")
     # Three sites that take turns in two places: each is a new process in every round.
     code = machine.start("--update-defense", "gradient-sparsification", "--threads", "2")
     assert code == 0, machine.output
@@ -120,8 +118,7 @@ def test_the_example_protects_and_records(
     globals_.append(torch.load(final, weights_only=True)["model"])
     # The same sites in one process that never ends: what a round begins with must not depend on it.
     monkeypatch.setenv(STATE_FOLDER, str(tmp_path / "again"))
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / "secret-number").write_text((machine.states / "secret-number").read_text())
+    shutil.copytree(machine.states / "secrets", tmp_path / "again" / "secrets")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     sites = {name: client.Site(name, "faces", machine.run / "generator" / "generator.safetensors") for name in SITES}

@@ -33,6 +33,7 @@ from shadow_defense.errors import DefenseError, RunError, UpdateError
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
 from shadow_defense.federated.nvflare.update_defense_filter import UpdateDefenseFilter
+from shadow_defense.federated.site_secret import secret_seed
 
 ROUNDS = 3
 PLACED = {"place": "update"}
@@ -44,8 +45,8 @@ def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "states"
 
 
-def made(defense: str, seed: int | None = 5, **changes: Any) -> UpdateDefenseFilter:
-    return UpdateDefenseFilter(defense, Model(), **{"run": "training", "rounds": ROUNDS, "seed": seed, **changes})
+def made(defense: str, **changes: Any) -> UpdateDefenseFilter:
+    return UpdateDefenseFilter(defense, Model(), **{"run": "training", "rounds": ROUNDS, **changes})
 
 
 def difference(seed: int = 0) -> dict[str, Tensor]:
@@ -73,11 +74,12 @@ def sent(protecting: UpdateDefenseFilter, given: Shareable, site: str = "site-1"
         ("clip+dp", {"clip": PLACED}),
     ],
 )
-def test_as_the_defense_itself(defense: str, options: dict[str, Any], exchange: str) -> None:
+def test_as_the_defense_itself(defense: str, options: dict[str, Any], exchange: str, states: Path) -> None:
     model, given = Model(), difference()
     nothing = ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+    seed = secret_seed(states, "training", "site-1-filter")
     alone = DefenseSettings(defense=defense, options=options).build(
-        Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, "site-1-filter", 5)
+        Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, "site-1-filter", seed)
     )
     where = RoundContext(model, model.state_dict(), F.cross_entropy, 0, ROUNDS, 1.0)
     alone.begin_round(where)
@@ -181,11 +183,11 @@ def test_without_a_folder_from_the_site_nothing_leaves(monkeypatch: pytest.Monke
         made("local-dp").process(result(as_numpy(difference())), context())
 
 
-def test_without_a_seed_each_site_draws_its_own(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_site_draws_its_own(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for place in ("a", "b"):
         monkeypatch.setenv(STATE_FOLDER, str(states / place))
-        drawn.append(sent(made("noise", seed=None, options=PLACED), result(as_numpy(difference()))))
+        drawn.append(sent(made("noise", options=PLACED), result(as_numpy(difference()))))
     assert not np.array_equal(drawn[0]["body.classifier.weight"], drawn[1]["body.classifier.weight"])
 
 
@@ -217,7 +219,7 @@ def test_nvflare_writes_it_into_a_job_and_reads_it_back(tmp_path: Path, monkeypa
     assert chain["tasks"] == ["train"] and described["args"]["model"]["path"].endswith("results.Model")
     described["args"]["model"] = Model()
     rebuilt = instantiate_class(described["path"], described["args"])
-    assert rebuilt.settings == protecting.settings and rebuilt.seed == 5
+    assert rebuilt.settings == protecting.settings
 
 
 def test_nvflare_asks_it_for_the_task_and_direction_of_the_job() -> None:

@@ -9,8 +9,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from shadow_defense.federated.flower.client_app import SAMPLES
-from shadow_defense.federated.flower.records import to_record
+from shadow_defense.federated.flower.records import SAMPLES, to_record
 from shadow_defense.federated.flower.replies import update_of
 from shadow_defense.federated.server import average_updates
 

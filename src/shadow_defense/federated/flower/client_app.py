@@ -13,21 +13,19 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense, SharedBatchNorm
-from shadow_defense.errors import DataError, RunError, UpdateError
+from shadow_defense.errors import RunError, UpdateError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense
-from shadow_defense.federated.flower.records import ARRAYS, read_record, to_record
+from shadow_defense.federated.evaluations import LEAST_EVALUATED, admit_evaluation, rounded
+from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, read_record, to_record
 from shadow_defense.federated.flower.refusal import refuse
+from shadow_defense.federated.flower.site_state import PARTITION
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.states import digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
 from shadow_defense.models.functional import LossFunction, training_mode
-
-METRICS = "metrics"
-SAMPLES, STEPS, PARTITION = "num-examples", "steps", "partition-id"
-"""All that a client says beside its tensors: its number of images, of steps, and which of the clients it is."""
 
 EVALUATED_AT_ONCE = 256
 """Validation images in one forward pass."""
@@ -61,6 +59,7 @@ class Participant:
         exact: send double precision, in which a model plus a small update loses nothing: the rounds are then the same
             as in one process, at twice the size. In single precision they differ by rounding, which training amplifies.
         before_upload: sees every update after the defense, and withholds it by raising; the site's own audit.
+        least_evaluated: validation images without which the client does not say how well the global model does.
     """
 
     model: nn.Module
@@ -76,6 +75,7 @@ class Participant:
     explanations: Mapping[int, tuple[Path, frozenset[str]]] = field(default_factory=dict)
     exact: bool = False
     before_upload: BeforeUpload = unchecked
+    least_evaluated: int = LEAST_EVALUATED
 
 
 def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp:
@@ -99,10 +99,10 @@ def build_client_app(participant: Callable[[Context], Participant]) -> ClientApp
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        try:
-            return Message(evaluate_round(participant(context), message.content), reply_to=message)
-        except Exception as error:
-            return refuse(message, error, None)
+        def answer(taking_part: Participant) -> Message:
+            return Message(evaluate_round(taking_part, message.content), reply_to=message)
+
+        return answer_or_refuse(message, context, participant, answer)
 
     @app.query()
     def which(message: Message, context: Context) -> Message:
@@ -189,27 +189,30 @@ def train_round(taking_part: Participant, content: RecordDict) -> RecordDict:
 
 
 def evaluate_round(taking_part: Participant, content: RecordDict) -> RecordDict:
-    """Mean loss and accuracy of the global model on the client's own validation images.
+    """Mean loss and accuracy of the global model on the client's own validation images, rounded, once a round.
 
     What of batch norm the client keeps for itself (``share_bn``) stands in the model as its last round left it.
 
     Raises:
-        ShadowDefenseError: for a message that does not fit, a damaged state, or a client without validation images.
+        ShadowDefenseError: for a message that does not fit, a damaged state, too few validation images, or one answer
+            too many (:func:`admit_evaluation`).
     """
     model, images = taking_part.model, taking_part.client.validation
-    if not len(images):
-        raise DataError(f"client '{taking_part.client.name}' has no validation images: evaluate on the server")
-    initial = model.state_dict()
-    last = taking_part.states.last()
-    own = {} if last is None else last.own
+    initial, states = model.state_dict(), taking_part.states
     received = _received(content, initial, withheld_names(model, taking_part.share_bn))
-    model.load_state_dict({**initial, **received, **own})
+    round, asked = round_of(content, taking_part.settings.rounds), digest(received)
+    admit_evaluation(states, round, asked, len(images), taking_part.least_evaluated)
+    last = states.last()
+    model.load_state_dict({**initial, **received, **({} if last is None else last.own)})
     normalised = taking_part.dataset.normalisation.apply(images.unit_images())
     with torch.no_grad(), training_mode(model, False):
         logits = torch.cat([model(chunk) for chunk in normalised.split(EVALUATED_AT_ONCE)])
-        loss = float(taking_part.loss_fn(logits, images.labels))
-    accuracy = float((logits.argmax(1) == images.labels).float().mean())
-    return RecordDict({METRICS: MetricRecord({SAMPLES: len(images), "loss": loss, "accuracy": accuracy})})
+        measured = {
+            "loss": float(taking_part.loss_fn(logits, images.labels)),
+            "accuracy": float((logits.argmax(1) == images.labels).float().mean()),
+        }
+    said = {name: rounded(name, value) for name, value in measured.items()}
+    return RecordDict({METRICS: MetricRecord({SAMPLES: len(images), **said})})
 
 
 def round_of(content: RecordDict, rounds: int) -> int:

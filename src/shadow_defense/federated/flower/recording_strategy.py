@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from shadow_defense.errors import UpdateError
-from shadow_defense.federated.flower.replies import sender_of, update_of
+from shadow_defense.federated.flower.replies import senders_of, update_of
 from shadow_defense.federated.flower.strategy_wrapper import StrategyWrapper
 from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.federated.states import in_types_of
@@ -41,7 +41,7 @@ class RecordingStrategy(StrategyWrapper):
     recorded. It sees single updates only where nothing sums them before (secure aggregation).
 
     Args:
-        names: of the clients, by partition: that of a reply is by its own word.
+        names: of the clients, by partition: that of a reply is by its own word, where no other reply says the same.
         chosen: whom to record in a round; rounds of which nobody is chosen are not recorded.
         first_round: rounds before this Flower run, where it goes on with an earlier one.
         withheld: the global model's own values of the tensors that stay with the clients (``share_bn``) and are never
@@ -86,12 +86,13 @@ class RecordingStrategy(StrategyWrapper):
 
     def _record(self, round: int, replies: Sequence[Message], chosen: Collection[str] | None) -> None:
         write_tensors(round_folder(self.folder, round) / "global.safetensors", {**self.withheld, **self._sent})
-        for reply in replies:
-            sender = sender_of(reply, self.names)
+        for sender, reply in zip(senders_of(replies, self.names), replies, strict=True):
             if chosen is not None and sender not in chosen:
                 continue
             try:
-                update = replace(update_of(reply, self._sent, round, self.names), withheld=tuple(sorted(self.withheld)))
+                update = replace(
+                    update_of(reply, self._sent, round, sender=sender), withheld=tuple(sorted(self.withheld))
+                )
                 update.save(update_path(self.folder, round, sender))
             except UpdateError as error:
                 log.warning("round %d: not recorded: %s", round + 1, error)

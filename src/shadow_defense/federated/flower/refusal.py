@@ -22,7 +22,11 @@ def refuse(message: Message, error: Exception, states: ClientStateFolder | None)
     Flower itself would send the text to the server; that of an error may name files, samples or values.
     """
     _explain_locally(error, states)
-    return Message(Error(WITHHELD, f"update withheld: {type(error).__name__}; see the client's log"), reply_to=message)
+    kind = type(error)
+    # Another's class may be called anything.
+    known = isinstance(error, ShadowDefenseError) or kind.__module__ == "builtins"
+    name = kind.__name__ if known else "Exception"
+    return Message(Error(WITHHELD, f"update withheld: {name}; see the client's log"), reply_to=message)
 
 
 def _explain_locally(error: Exception, states: ClientStateFolder | None) -> None:

@@ -57,7 +57,11 @@ class SamplingStrategy(StrategyWrapper):
         while True:
             present = list(grid.get_node_ids())
             self._ask([node for node in present if node not in self._partitions], grid)
-            found = {self._partitions[node]: node for node in present if node in self._partitions}
+            found: dict[int, int] = {}
+            for node in present:
+                if node in self._partitions:
+                    # Of two that say they are the same client, the one that was there first.
+                    found.setdefault(self._partitions[node], node)
             missing = [partition for partition in wanted if partition not in found]
             if not missing:
                 return [found[partition] for partition in wanted]

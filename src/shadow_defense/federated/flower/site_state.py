@@ -1,4 +1,4 @@
-"""Where a node's site has its states: its own choice, never the server's.
+"""Where a node's site has its states, and which of its nodes this is: its own choice, never the server's.
 
 Flower's own ``context.state`` is lost when a SuperNode restarts, and silently when it is large (spec/flower.md 4).
 """
@@ -14,6 +14,9 @@ from shadow_defense.errors import RunError
 STATE_FOLDER = "state-dir"
 """The key of the node's own configuration that says where its state lies: the site's choice, never the server's."""
 
+PARTITION = "partition-id"
+"""The key of the node's own configuration that says which of the clients it is; replies carry it too."""
+
 
 def state_root(context: Context) -> Path:
     """The folder that the site gave its node for states. Raises :class:`RunError` where it gave none."""
@@ -23,3 +26,13 @@ def state_root(context: Context) -> Path:
             f"this node has no folder for its state: start the SuperNode with --node-config '{STATE_FOLDER}=\"FOLDER\"'"
         )
     return Path(given).expanduser().resolve()
+
+
+def node_name(context: Context) -> str:
+    """What this node's state and secret are kept under: its partition where the site gave one, else its number.
+
+    The number is the server's and new with every start that does not authenticate: nodes of one site without
+    ``partition-id`` never meet in one state, and begin anew when they are started again.
+    """
+    partition = context.node_config.get(PARTITION)
+    return f"node-{context.node_id}" if partition is None else f"partition-{partition}"

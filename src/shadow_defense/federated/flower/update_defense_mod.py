@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
-from flwr.app import Context, Message
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shadow_defense.defenses.base import Defense, RoundContext
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import UpdateError
 from shadow_defense.federated.batch_norm_policy import withheld_names
-from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense, secret_seed
-from shadow_defense.federated.flower.client_app import PARTITION, SAMPLES, arrays_of, round_of
-from shadow_defense.federated.flower.records import ARRAYS, read_record, to_record
+from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense
+from shadow_defense.federated.control_variates import control_change
+from shadow_defense.federated.evaluations import LEAST_EVALUATED, admit_evaluation
+from shadow_defense.federated.flower.client_app import arrays_of, round_of
+from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
+from shadow_defense.federated.flower.records import (
+    ARRAYS,
+    CONTROL,
+    METRICS,
+    OWN_CONTROL,
+    SAMPLES,
+    STEPS,
+    read_record,
+    to_record,
+)
 from shadow_defense.federated.flower.refusal import refuse
-from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.flower.site_state import node_name, state_root
 from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
+from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 
 
 class UpdateDefenseMod:
-    """Replies with the received tensors plus the protected update, instead of what the training gave.
+    """Replies with the received tensors plus the protected update, and with nothing else of what the training gave.
 
-    ``@app.train(mods=[UpdateDefenseMod(...)])``. The first mod of a list is the last to touch the update: this one
-    belongs first. Whatever is raised, by the training too, nothing is uploaded. The defense's state (such as a privacy
-    budget) lies below the folder that the site gave its node, ``--node-config 'state-dir="..."'``.
+    ``@app.train(mods=[UpdateDefenseMod(...)])``, and the same for ``@app.evaluate`` where clients evaluate. The first
+    mod of a list is the last to touch the reply: this one belongs first, or before it none but a
+    :class:`BeforeUploadMod`. A reply that holds anything beside the model's tensors, the numbers of images and steps,
+    ``partition-id`` and the ``metrics`` that were named is refused (:mod:`leaving`); whatever is raised, by the
+    training too, nothing is uploaded.
+
+    The defense's state (such as a privacy budget) and the secret of its draws lie below the folder that the site gave
+    its node, ``--node-config 'state-dir="..."'``. A round asked again with the same model and the same result leaves as
+    it did before; with another it is refused, since equal draws would cancel.
 
     With ``share_bn`` the tensors of batch norm that the policy keeps come from the client's own state, and the server
     gets back what it sent: its average stays as it was, whatever the strategy.
@@ -38,8 +58,11 @@ class UpdateDefenseMod:
         model: builds the architecture that is trained; its parameters' names tell them from buffers.
         run: a name of the training. Another name begins anew, with a privacy budget counted from nothing.
         rounds: R, which a defense plans with; the server cannot ask for more.
-        seed: of the draws; None: a number drawn once and kept at the site, since whoever knows it can take the noise
-            off again.
+        metrics: names of the training's or the evaluation's metrics that may leave: single numbers, rounded.
+        least_evaluated: images without which an evaluation stays at home.
+        scaffold_learning_rate: eta of the training's steps, where the server runs SCAFFOLD. Its messages hold c as
+            ``control-variate``; the training gets c_i as ``own-control-variate`` and says its ``steps``; what leaves as
+            ``control-variate`` is computed from the protected update (:func:`control_change`).
 
     Raises:
         DefenseError: for a defense that acts anywhere else or needs images.
@@ -52,68 +75,121 @@ class UpdateDefenseMod:
         *,
         run: str,
         rounds: int,
-        seed: int | None = None,
+        metrics: Collection[str] = (),
+        least_evaluated: int = LEAST_EVALUATED,
+        scaffold_learning_rate: float | None = None,
     ) -> None:
         check_sent_only(settings, "mod")
-        self.settings, self.model, self.run, self.rounds, self.seed = settings, model, run, rounds, seed
+        self.settings, self.model, self.run, self.rounds = settings, model, run, rounds
+        self.metrics, self.least_evaluated = frozenset(metrics), least_evaluated
+        self.scaffold_learning_rate = scaffold_learning_rate
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if not message.metadata.message_type.startswith("train"):
-            return call_next(message, context)
-        client = f"partition-{context.node_config.get(PARTITION, 0)}"
+        kind = message.metadata.message_type.partition(".")[0]
+        answer = {"train": self._protected, "evaluate": self._evaluated}.get(kind, self._told)
         states: ClientStateFolder | None = None
         try:
-            states = ClientStateFolder(state_root(context), self.run, client)
-            reply = self._protected(message, context, call_next, states)
+            states = ClientStateFolder(state_root(context), self.run, node_name(context))
+            content = answer(message, context, call_next, states)
         except Exception as error:
             return refuse(message, error, states)
-        states.forget_refusal()
-        return reply
+        if kind == "train":
+            states.forget_refusal()
+        # A message of its own, so that nothing of the training's is in it.
+        return Message(content, reply_to=message)
 
     def _protected(
         self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
-    ) -> Message:
+    ) -> RecordDict:
         round, model = round_of(message.content, self.rounds), self.model()
         like = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         # Read before the training is called, which may reuse the record.
         received = in_types_of(read_record(arrays_of(message.content), like, "the server's global model"), like)
-        asked, withheld = digest(received), withheld_names(model, self.settings.share_bn)
+        withheld = withheld_names(model, self.settings.share_bn)
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad and name not in withheld}
+        control = self._control(message.content, trained)
+        asked = digest({**received, **{f"{CONTROL} {name}": tensor for name, tensor in control.items()}})
         defense = self._defense(context, states.client)
         defense.check_model(model)
         before = states.resume(round, asked)
         own = {name: received[name] for name in sorted(withheld)}
+        own_control = {name: torch.zeros_like(tensor) for name, tensor in control.items()}
         if before is None:
             states.save(ClientState.prepared(defense.state_dict(), own))
         else:
             restore_defense(defense, before, states.path(before))
-            own = dict(before.own)
+            own, own_control = dict(before.own), {**own_control, **before.control}
         message.content.array_records[ARRAYS] = to_record({**received, **own})
-        reply = call_next(message, context)
-        if reply.has_error():
-            return reply
-        after = in_types_of(read_record(arrays_of(reply.content), like, "the training's model"), like)
+        if control:
+            message.content.array_records[OWN_CONTROL] = to_record(own_control)
+        content = content_of(call_next(message, context))
+        metrics = leaving_metrics(content, context, named=self.metrics)
+        after = in_types_of(read_record(arrays_of(content), like, "the training's model"), like)
         model.load_state_dict(after)
         shared = {name: tensor for name, tensor in received.items() if name not in withheld}
+        raw = change(shared, after)
+        given = digest(raw)
+        states.check_protected(round, given)
         round_context = RoundContext(model, received, F.cross_entropy, round, self.rounds, 1.0)
         defense.begin_round(round_context)
-        protected = defense.protect_update(change(shared, after), round_context)
+        protected = defense.protect_update(raw, round_context)
         # A ModelUpdate is finite.
-        update = ModelUpdate(dict(protected), _samples(reply), 0, round, states.client)
-        own = {name: after[name] for name in sorted(withheld)}
-        states.save(ClientState(round, asked, defense.state_dict(), own))
-        states.note(defense.measurements())
+        update = ModelUpdate(dict(protected), _whole(metrics, SAMPLES), 0, round, states.client)
         sent = {name: tensor + update.tensors[name] if name in shared else tensor for name, tensor in received.items()}
-        reply.content.array_records[ARRAYS] = to_record(sent)
-        return reply
+        leaving = RecordDict({ARRAYS: to_record(sent), METRICS: metrics})
+        if control:
+            changed = self._control_change(control, change(received, sent), metrics)
+            own_control = {name: tensor + changed[name] for name, tensor in own_control.items()}
+            leaving.array_records[CONTROL] = to_record(changed)
+        own = {name: after[name] for name in sorted(withheld)}
+        states.save(ClientState(round, asked, defense.state_dict(), own, own_control, given))
+        states.note(defense.measurements())
+        return leaving
+
+    def _evaluated(
+        self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
+    ) -> RecordDict:
+        round, model = round_of(message.content, self.rounds), self.model()
+        received = read_record(arrays_of(message.content), model.state_dict(), "the server's global model")
+        asked = digest(in_types_of(received, model.state_dict()))
+        content = content_of(call_next(message, context))
+        metrics = leaving_metrics(content, context, named=self.metrics, tensors=())
+        admit_evaluation(states, round, asked, _whole(metrics, SAMPLES), self.least_evaluated)
+        return RecordDict({METRICS: metrics})
+
+    def _told(
+        self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
+    ) -> RecordDict:
+        """To any other question a node says who it is and no more."""
+        content = content_of(call_next(message, context))
+        return RecordDict({METRICS: leaving_metrics(content, context, named=(), tensors=())})
 
     def _defense(self, context: Context, client: str) -> Defense:
-        seed = secret_seed(state_root(context), self.run) if self.seed is None else self.seed
-        return build_sent_only(self.settings, client, seed)
+        return build_sent_only(self.settings, client, secret_seed(state_root(context), self.run, client))
+
+    def _control(self, content: RecordDict, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """c of the server's message; nothing without SCAFFOLD."""
+        if self.scaffold_learning_rate is None:
+            return {}
+        return read_control(content, trained)
+
+    def _control_change(
+        self, control: Mapping[str, Tensor], update: Mapping[str, Tensor], metrics: MetricRecord
+    ) -> dict[str, Tensor]:
+        assert self.scaffold_learning_rate is not None
+        return control_change(control, update, steps=_whole(metrics, STEPS), learning_rate=self.scaffold_learning_rate)
 
 
-def _samples(reply: Message) -> int:
-    for metrics in reply.content.metric_records.values():
-        samples = metrics.get(SAMPLES)
-        if isinstance(samples, int):
-            return samples
-    raise UpdateError(f"the training's reply does not say how many images it comes from: give '{SAMPLES}'")
+def read_control(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """c of a message, of the tensors of ``like``. Raises :class:`UpdateError` where it is missing or does not fit."""
+    record = content.array_records.get(CONTROL)
+    if not isinstance(record, ArrayRecord):
+        raise UpdateError(f"the server's message has no '{CONTROL}': let its strategy send SCAFFOLD's, zeros at first")
+    return in_types_of(read_record(record, like, "the server's control variate"), like)
+
+
+def _whole(metrics: MetricRecord, key: str) -> int:
+    value = metrics.get(key)
+    if not isinstance(value, int):
+        raise UpdateError(f"the reply does not say '{key}': give it as a whole number in its metrics")
+    return value

@@ -16,16 +16,13 @@ from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 from shadow_defense.errors import UpdateError
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import (
-    METRICS,
-    SAMPLES,
-    STEPS,
     Participant,
     answer_or_refuse,
     arrays_of,
     round_of,
     train_round,
 )
-from shadow_defense.federated.flower.records import ARRAYS, read_record
+from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, read_record
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import LEVELS, FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS, use_own_masks
 from shadow_defense.federated.states import change, in_types_of

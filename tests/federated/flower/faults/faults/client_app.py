@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from shadow_defense.defenses.base import Defense, RoundContext
 from shadow_defense.federated.client_state import ClientStateFolder
-from shadow_defense.federated.flower.client_app import PARTITION, Participant, build_client_app
-from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.flower.client_app import Participant, build_client_app
+from shadow_defense.federated.flower.site_state import PARTITION, state_root
 
 from .hospital import NAMES, dataset, model, settings
 
