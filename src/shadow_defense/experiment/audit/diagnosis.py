@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shadow_defense.experiment.audit.facts import Facts
+from shadow_defense.experiment.audit.plausibility import TOO_LONG
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.losses import LossName
 
@@ -59,6 +60,12 @@ def _of_the_values(facts: Facts) -> Iterator[Reason]:
         yield Reason("hides", "The update is zero: it carries nothing.")
         return
     thinned = facts.zeros > SPARSE
+    if facts.relative_norm > TOO_LONG:
+        yield Reason(
+            "not known",
+            f"The update is {facts.relative_norm:.1f} times as long as the global model's parameters, longer than a "
+            "round's training makes it: something was added to it, or it is no difference to this model.",
+        )
     # Nothing that noise was added to is equally large everywhere.
     if facts.noise is not None and not thinned and not facts.like_signs:
         yield _of_the_sums(facts, facts.noise)

@@ -20,9 +20,10 @@ from shadow_defense.data.images import IMAGE_SUFFIXES, decode_file
 from shadow_defense.data.public import read_public_images
 from shadow_defense.errors import ConfigError, UpdateError
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks, cut_to_given
+from shadow_defense.experiment.audit.plausibility import check_length, check_update
 from shadow_defense.experiment.audit.public_images import read_labelled_images, without_own
 from shadow_defense.experiment.audit.reading import read_global_state, read_named_tensors, read_update, update_between
-from shadow_defense.experiment.audit.told import told_in, told_training, with_told
+from shadow_defense.experiment.audit.told import Told, told_in, told_training, with_told
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import load_generator
 from shadow_defense.models.build import build_model
@@ -79,13 +80,20 @@ def case_of_update(given: Given) -> Case:
         raise UpdateError("the global model before the round is not known: give --global (or --before) FILE")
     channels, classes = _sizes(config, before)
     model = build_model(config.model, channels=channels, classes=classes, image_size=(side, side), seed=config.seed)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = read_global_state(before, model)
     model.load_state_dict(state)
     update = _update(given, model, state)
+    file = str(given.update or given.after)
+    # A smoothed label gives every class a share.
+    present = classes if config.training.label_smoothing else len(set(given.labels or ())) or update.samples
+    check_update(update.tensors, state, fresh, model, what=file, present=present)
     told = told_in(config.training)
     local = told_training(
         config.training, update, learning_rate=given.learning_rate, steps=given.steps, batch_size=given.batch_size
     )
+    if local is not None and told == Told("sgd", "ce"):
+        check_length(update.tensors, model, local, file)
     truths = None if given.truth is None else _images(given.truth, side, channels)
     public = _public(given, config, side, channels, classes, truths)
     template = _template(given, public, side, channels)
@@ -121,10 +129,9 @@ def case_of_update(given: Given) -> Case:
         )
 
     gallery = None if given.gallery is None else _gallery(_images(given.gallery, side, channels), truths)
-    file = given.update or given.after
     return Case(
         name=f"the update in {file}",
-        subject={"update": str(file), "global": str(before), "model": given.model, "samples": update.samples},
+        subject={"update": file, "global": str(before), "model": given.model, "samples": update.samples},
         config=config,
         attacks=attacks,
         observe=observation,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shadow_defense.defenses.base import SharedBatchNorm
 from shadow_defense.errors import ModelError, RunError, UpdateError
+from shadow_defense.experiment.audit.plausibility import check_state
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.files import read_tensors
@@ -22,9 +23,6 @@ COUNTER = "num_batches_tracked"
 """Batch norm's counter of batches, which many frameworks leave out and no attack reads."""
 
 POLICIES: tuple[SharedBatchNorm, ...] = ("all", "parameters", "stats", "none")
-
-SAME_AS_STATE = 0.1
-"""Distance of an update to the global parameters, relative to them, below which it is a state and no difference."""
 
 
 def read_named_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
@@ -91,16 +89,7 @@ def read_update(
         UpdateError: for a file that holds no update of this model.
     """
     tensors, metadata = read_named_tensors(path, tuple(state)), _metadata(path)
-    update = _update(tensors, metadata, path, model, state, samples, steps)
-    parameters = [name for name, _ in model.named_parameters() if name in tensors]
-    length = sum(state[name].double().square().sum() for name in parameters)
-    distance = sum((update.tensors[name] - state[name]).double().square().sum() for name in parameters)
-    if 0 < distance < SAME_AS_STATE**2 * length or distance == 0 < length:
-        raise UpdateError(
-            f"{path} is nearly equal to the global model: it is a state, not a difference; give it as --after, and the "
-            "global model as --before"
-        )
-    return update
+    return _update(tensors, metadata, path, model, state, samples, steps)
 
 
 def update_between(
@@ -112,6 +101,7 @@ def update_between(
     _check(given, own, f"the state {after}", absent=_absent(given, model))
     shared = {name: tensor for name, tensor in state.items() if name in given}
     given = {name: given[name].to(tensor.dtype) for name, tensor in shared.items()}
+    check_state(given, state, model, str(after))
     return _update(state_difference(shared, given), {}, after, model, state, samples, steps)
 
 
