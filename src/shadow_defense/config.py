@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
@@ -21,6 +20,7 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.files import LONGEST_NAME, path_name
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
 from shadow_defense.validation import validated
 
 
@@ -113,16 +113,14 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def _read_source(source: str) -> tuple[str, str]:
+def _read_source(source: str) -> tuple[Any, str]:
     if source in preset_names():
-        return resources.files("shadow_defense").joinpath("presets", f"{source}.yaml").read_text("utf-8"), source
+        text = resources.files("shadow_defense").joinpath("presets", f"{source}.yaml").read_text("utf-8")
+        return parse_yaml(text, source), source
     path = Path(source)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         raise ConfigError(unknown_name("preset", source, preset_names()) + "; or give the path of a YAML file")
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    return read_yaml(path), str(path)
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -138,26 +136,13 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def read_values(source: str) -> dict[str, Any]:
     """The keys and values of a preset or a YAML file, not yet validated. Raises :class:`ConfigError`."""
-    text, origin = _read_source(source)
-    values = _parse_yaml(text, origin)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{origin} holds a {type(values).__name__}: expected keys and values")
-    return values
+    value, origin = _read_source(source)
+    return {} if value is None else as_mapping(value, origin)
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
     """A configuration from nested dicts of plain values."""
     return validated(RunConfig, values, ConfigError)
-
-
-def _parse_yaml(text: str, origin: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{origin} is not valid YAML: {line}") from error
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -175,6 +160,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"cannot read --set {override}: expected key.path=value, such as data.image_size=64")
     *path, last = key.split(".")
+    if len(path) >= DEEPEST:
+        raise ConfigError(f"cannot set {shown(key)}: no setting lies deeper than {DEEPEST} levels")
     place: Any = values
     for part in path:
         if place.get(part) is None:
@@ -182,7 +169,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         place = place[part]
         if not isinstance(place, dict):
             raise ConfigError(f"cannot set {key}: '{part}' is a value, not a group of keys")
-    place[last] = _parse_yaml(text, f"--set {key}")
+    place[last] = parse_yaml(text, f"--set {key}")
 
 
 def describe_schema() -> list[tuple[str, str, str, str]]:

@@ -16,6 +16,7 @@ from shadow_defense.files import is_empty, write_text
 from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import pretrain
+from shadow_defense.plain_yaml import as_mapping, read_yaml
 from shadow_defense.progress import Progress
 from shadow_defense.validation import validated
 
@@ -89,10 +90,10 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GeneratorError(f"cannot read {path}: {' '.join(str(error).split())}; delete the folder") from error
-    return validated(PretrainSettings, values if isinstance(values, dict) else {}, ConfigError).model_dump(mode="json")
+        values = as_mapping(read_yaml(path), str(path))
+        return validated(PretrainSettings, values, ConfigError, str(path)).model_dump(mode="json")
+    except ConfigError as error:
+        raise GeneratorError(f"{error}; delete the folder") from error
 
 
 def _without_steps(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.errors import ConfigError, RunError, ShadowDefenseError
+from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.averaged_clients import as_one_client
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.update import ALL_CLIENTS
 from shadow_defense.files import LOCK, is_empty, path_name, remove_leftovers, write_text
 from shadow_defense.models.build import build_model
+from shadow_defense.plain_yaml import as_mapping, read_yaml
 
 
 class Run:
@@ -82,13 +83,10 @@ class Run:
         if not written.is_file():
             raise RunError(f"{folder} is no run directory (it has no config.yaml): give one, or --config to create it")
         try:
-            values = yaml.safe_load(written.read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise ConfigError("it holds no keys and values")
-            return cls(folder, config_from(values))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, ShadowDefenseError) as error:
+            return cls(folder, config_from(as_mapping(read_yaml(written), str(written))))
+        except ShadowDefenseError as error:
             raise RunError(
-                f"{written} cannot be read as a configuration: {' '.join(str(error).split())}; write the run's "
+                f"{written} cannot be read as a configuration: {error}; write the run's "
                 "configuration there again (`shadow-defense config show` prints one), or begin anew with --restart"
             ) from error
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.functional import LossFunction
+from shadow_defense.plain_yaml import as_mapping, read_yaml
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
 from shadow_defense.validation import validated
@@ -123,13 +123,9 @@ def settings_of_site(given: object) -> SelfAuditSettings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{SELF_AUDIT}: cannot read {path} ({reason}): give a YAML file of its settings") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{SELF_AUDIT}: {path} holds no keys and values: write such as `threshold: 0.4`")
-    return values
+        return as_mapping(read_yaml(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{SELF_AUDIT}: {error}; write such as `threshold: 0.4`") from error
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurem
 from shadow_defense.experiment.calibration.verdict import calibration_verdict
 from shadow_defense.files import is_empty, read_json, write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
+from shadow_defense.plain_yaml import as_mapping, read_yaml
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import write_calibration
 from shadow_defense.shadow.noise import Schedule
@@ -103,12 +104,9 @@ def _check_folder(folder: Path, config: RunConfig) -> None:
     written = folder / BASE
     if written.is_file():
         try:
-            earlier = config_from(yaml.safe_load(written.read_text(encoding="utf-8")) or {})
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError, ShadowDefenseError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(
-                f"cannot read {written}: {reason}; choose another folder with --out, or delete it"
-            ) from error
+            earlier = config_from(as_mapping(read_yaml(written), str(written)))
+        except ShadowDefenseError as error:
+            raise RunError(f"cannot read {written}: {error}; choose another folder with --out, or delete it") from error
         if earlier.fingerprint() != config.fingerprint():
             raise RunError(
                 f"{folder} holds a calibration of another configuration: choose another folder with --out, or delete it"
