@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from shadow_defense.attacks.build import ATTACKS
 from shadow_defense.config import describe_schema, load_config, preset_names
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ShadowDefenseError
 
 
@@ -93,3 +95,49 @@ def test_every_setting_has_a_description() -> None:
     rows = describe_schema()
     assert len(rows) > 50
     assert [key for key, _, _, description in rows if not description and not key.startswith("model.")] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("arms.x.preset=1000000", "arms.x.preset = 1000000: input should be a valid string"),
+        ("arms.x.options={preset: a, self: b}", "unknown key 'none.preset'"),
+        ("arms.x={defense: clip+noise, options: {clip: {1: 2}}}", "expected this part's own settings"),
+        ("data.split.clients=1000000000", "less than or equal to"),
+        ("generator.batch_size=1000000000", "less than or equal to"),
+        ("model.imprint=1000000000", "less than or equal to"),
+        ("training.rounds=1000000000", "less than or equal to"),
+        ("workers=1000000000", "less than or equal to"),
+        ("threads=1000000000", "less than or equal to"),
+        ("generator.image_size=1000000", "less than or equal to"),
+        ("seed=" + "9" * 90, "seed"),
+        ("seed=" + "9" * 5000, "5000 characters"),
+        ("arms." + "x" * 500 + ".defense=none", "cannot be a folder"),
+        (".".join("a" * 100) + "=1", "deeper than 30"),
+        ("title=2020-01-01: x", "title = {'2020-01-01': 'x'}"),
+        ("training.learning_rate=.nan", "no finite number"),
+        ("title=" + "x" * 100_000, "characters and at most"),
+        ("seed\x1b[2J=1", "unknown key 'seed\\x1b[2J'"),
+    ],
+)
+def test_hostile_settings_are_one_short_line(override: str, wanted: str) -> None:
+    said = message("demo", override)
+    assert wanted in said
+    assert len(said) <= 600 and said.isprintable()
+
+
+def test_every_whole_number_has_an_upper_end() -> None:
+    """A billion of anything would fill a memory before anything can say so."""
+    unbounded = [
+        key
+        for key, kind, _, _ in describe_schema()
+        if ("int" in kind.split(" [")[0].split("|")[0].split("[")) and "Le(" not in kind and "Lt(" not in kind
+    ]
+    assert unbounded == []
+
+
+def test_the_settings_of_attacks_and_defenses_have_upper_ends_too() -> None:
+    for model in (*(kind.attack for kind in ATTACKS.values()), *(kind.model for kind in DEFENSES.values())):
+        for name, field in model.model_fields.items():
+            if field.annotation in (int, int | None):
+                assert any(hasattr(limit, "le") or hasattr(limit, "lt") for limit in field.metadata), (model, name)

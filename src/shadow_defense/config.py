@@ -48,7 +48,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field("Shadow Defense", description="heading of the report")
-    seed: int = Field(0, ge=0, description="every random draw derives from it")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="every random draw derives from it")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     generator: GeneratorSettings = GeneratorSettings()
@@ -64,10 +64,11 @@ class RunConfig(BaseModel):
     threads: int = Field(
         1,
         ge=1,
+        le=1024,
         description="threads of each training and attacking process; another number may give other last digits. On "
         "small networks one thread is as fast as two",
     )
-    workers: int | None = Field(None, ge=1, description="processes in parallel; null: one a processor core")
+    workers: int | None = Field(None, ge=1, le=1024, description="processes in parallel; null: one a processor core")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -79,4 +79,4 @@ def unknown_name(kind: str, given: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     nearest = difflib.get_close_matches(given, names, n=1)
     hint = f" did you mean '{nearest[0]}'?" if nearest else ""
-    return f"unknown {kind} '{given}':{hint} valid are: {', '.join(names)}"
+    return f"unknown {kind} '{shown(given)}':{hint} valid are: {', '.join(names)}"

@@ -32,7 +32,11 @@ def validated(
 
 def _explain(failure: ValidationError, model: type[BaseModel], where: str) -> str:
     first, *others = failure.errors(include_url=False)
-    location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    *path, last = first["loc"] or (None,)
+    # pydantic names the branches of a union too, such as tuple[int, ...]; an unknown key may look like one.
+    location = [part for part in path if not (isinstance(part, str) and "[" in part)]
+    if last is not None and (first["type"] == "extra_forbidden" or "[" not in str(last)):
+        location.append(last)
     key = ".".join([where, *map(str, location)] if where else map(str, location)) or "the configuration"
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])

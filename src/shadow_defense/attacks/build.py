@@ -101,7 +101,7 @@ class AttackSettings(BaseModel):
     )
     clients: tuple[str, ...] | None = Field(None, description="clients attacked; null: all of them")
     longest_client: int | None = Field(
-        None, ge=1, description="leave out clients with more training images than this; null: none"
+        None, ge=1, le=1_000_000_000, description="leave out clients with more training images than this; null: none"
     )
 
     @model_validator(mode="after")

@@ -43,13 +43,15 @@ class DeepLeakage(BaseModel):
     # The learning rate: squared differences, unlike cosines, depend on the update's length.
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"local training"})
 
-    iterations: int = Field(300, ge=1, description="L-BFGS iterations of each start, of up to 20 steps each")
-    restarts: int = Field(4, ge=1, description="random starts at most; published: 1")
+    iterations: int = Field(
+        300, ge=1, le=1_000_000, description="L-BFGS iterations of each start, of up to 20 steps each"
+    )
+    restarts: int = Field(4, ge=1, le=1024, description="random starts at most; published: 1")
     tolerance: float = Field(
         1e-8, ge=0, description="matching loss at which the search ends, relative to the squared norm of the update"
     )
     line_search: bool = Field(True, description="strong Wolfe line search; published: none, where some starts diverge")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress."""

@@ -33,14 +33,16 @@ class GGL(BaseModel):
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"generator", "local training"})
 
-    iterations: int = Field(1000, ge=1, description="of the optimiser; published: 2500 for Adam, 500 to 800 for CMA-ES")
+    iterations: int = Field(
+        1000, ge=1, le=1_000_000, description="of the optimiser; published: 2500 for Adam, 500 to 800 for CMA-ES"
+    )
     optimiser: Literal["adam", "cma-es"] = Field("adam", description="gradient descent, or evolution (extra `ggl`)")
-    restarts: int = Field(4, ge=1, description="Adam: random latent codes, in one batch; CMA-ES goes one way")
-    population: int = Field(50, ge=4, description="CMA-ES: codes tried in an iteration")
+    restarts: int = Field(4, ge=1, le=1024, description="Adam: random latent codes, in one batch; CMA-ES goes one way")
+    population: int = Field(50, ge=4, le=10_000, description="CMA-ES: codes tried in an iteration")
     latent_space: LatentSpace = Field("z", description="where codes are sought: z, w or w+; published: z")
     learning_rate: float = Field(0.1, gt=0, description="of Adam")
     divergence: float = Field(0.1, ge=0, description="weight of the codes' divergence from N(0, 1); in z only")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     @field_validator("optimiser")
     @classmethod

@@ -25,16 +25,23 @@ class GIAS(BaseModel):
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"generator"})
 
-    iterations: int = Field(1000, ge=1, description="Adam iterations on the latent codes; published: 500 to 1000")
-    weight_iterations: int | None = Field(
-        None, ge=0, description="Adam iterations on the generator's weights; null: as many; published: 5000 to 8000"
+    iterations: int = Field(
+        1000, ge=1, le=1_000_000, description="Adam iterations on the latent codes; published: 500 to 1000"
     )
-    restarts: int = Field(4, ge=1, description="random latent codes, in one batch; the best matching one goes on")
+    weight_iterations: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Adam iterations on the generator's weights; null: as many; published: 5000 to 8000",
+    )
+    restarts: int = Field(
+        4, ge=1, le=1024, description="random latent codes, in one batch; the best matching one goes on"
+    )
     latent_space: LatentSpace = Field("z", description="where codes are sought: z, w or w+; published: w+ on StyleGAN2")
     learning_rate: float = Field(0.1, gt=0, description="of Adam on codes; published: 0.1 on DCGAN, 0.03 on StyleGAN2")
     weight_learning_rate: float = Field(1e-3, gt=0, description="of Adam on weights")
     total_variation: float = Field(1e-4, ge=0, description="weight of the smoothness prior; published: 1e-6 to 1e-4")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: all restarts take one together."""

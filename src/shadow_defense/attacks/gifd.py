@@ -33,11 +33,11 @@ class GIFD(BaseModel):
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"generator"})
 
-    iterations: int = Field(1000, ge=1, description="Adam iterations of each stage")
+    iterations: int = Field(1000, ge=1, le=1_000_000, description="Adam iterations of each stage")
     stages: int = Field(
-        4, ge=1, description="feature layers searched after the latent code, evenly spread; at most all of them"
+        4, ge=1, le=100, description="feature layers searched after the latent code, evenly spread; at most all of them"
     )
-    restarts: int = Field(4, ge=1, description="random latent codes, in one batch, carried through all stages")
+    restarts: int = Field(4, ge=1, le=1024, description="random latent codes, in one batch, carried through all stages")
     latent_space: LatentSpace = Field("z", description="where codes are sought: z, w or w+; published: w+ on StyleGAN2")
     learning_rate: float = Field(0.1, gt=0, description="of Adam, in every stage")
     radius: float = Field(
@@ -47,7 +47,7 @@ class GIFD(BaseModel):
     )
     total_variation: float = Field(1e-4, ge=0, description="weight of the smoothness prior")
     norm: float = Field(1e-6, ge=0, description="weight of the images' norm")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: all restarts take one together."""

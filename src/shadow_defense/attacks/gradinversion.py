@@ -49,7 +49,7 @@ class GradInversion(BaseModel):
         "differentiable",
         description="released: what the authors' code does, defects included, to reproduce published numbers",
     )
-    iterations: int = Field(2000, ge=1, description="Adam iterations; released: 40000")
+    iterations: int = Field(2000, ge=1, le=1_000_000, description="Adam iterations; released: 40000")
     learning_rate: float = Field(0.1, gt=0, description="of Adam, on normalised images")
     matching: str = Field("cosine", description="matching term: cosine, or layers (the published form, made relative)")
     matching_weight: float = Field(1.0, ge=0, description="weight of the matching term")
@@ -63,7 +63,7 @@ class GradInversion(BaseModel):
     norm: float = Field(1e-5, ge=0, description="weight of the images' norm")
     energy_noise: float = Field(0.1, ge=0, description="noise after each step, in units of the learning rate")
     start_noise: float = Field(0.1, gt=0, description="noise on the template at the start: a constant start is stuck")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
     beyond: Beyond = Field(
         "averaged",
         description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "

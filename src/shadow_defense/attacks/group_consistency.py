@@ -35,10 +35,15 @@ class GroupConsistency(BaseModel):
     # The learning rate, since squares depend on the update's length; the buffers, for the statistics.
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"local training", "buffers"})
 
-    iterations: int = Field(2000, ge=1, description="Adam iterations, which all seeds take together; published: 20000")
-    seeds: int = Field(4, ge=2, description="random starts that are optimised together")
+    iterations: int = Field(
+        2000, ge=1, le=1_000_000, description="Adam iterations, which all seeds take together; published: 20000"
+    )
+    seeds: int = Field(4, ge=2, le=1024, description="random starts that are optimised together")
     seeds_at_once: int = Field(
-        8, ge=1, description="seeds simulated in one batch, at so many times the memory; 1: one after the other"
+        8,
+        ge=1,
+        le=1024,
+        description="seeds simulated in one batch, at so many times the memory; 1: one after the other",
     )
     learning_rate: float = Field(0.1, gt=0, description="of Adam, on normalised images")
     matching: str = Field("squares", description="matching term: squares, cosine or layers")
@@ -49,12 +54,12 @@ class GroupConsistency(BaseModel):
         1e-4, ge=0, description="weight of the distance from the consensus; published: 0.01, on absolute squares"
     )
     group_from: float = Field(0.1, ge=0, le=1, description="share of the iterations before there is a consensus")
-    group_every: int = Field(100, ge=1, description="iterations between two consensus images")
+    group_every: int = Field(100, ge=1, le=1_000_000, description="iterations between two consensus images")
     furthest_shift: int = Field(
         0, ge=0, le=16, description="pixels by which seeds are registered to their mean; 0: the plain mean"
     )
     energy_noise: float = Field(0.2, ge=0, description="noise after each step, in units of the learning rate")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: all seeds take one together."""

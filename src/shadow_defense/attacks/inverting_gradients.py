@@ -43,13 +43,21 @@ class InvertingGradients(BaseModel):
         description="modern: soft sign, cosine schedule, tiled start, colour-aware smoothness, features of the last "
         "layer (weight of the smoothness then: 0.1)",
     )
-    iterations: int = Field(1000, ge=1, description="Adam iterations of each restart")
-    restarts: int = Field(1, ge=1, description="random starts; the one with the least matching loss is returned")
+    iterations: int = Field(1000, ge=1, le=1_000_000, description="Adam iterations of each restart")
+    restarts: int = Field(
+        1, ge=1, le=1024, description="random starts; the one with the least matching loss is returned"
+    )
     restarts_at_once: int = Field(
-        8, ge=1, description="restarts simulated in one batch, at so many times the memory; 1: one after the other"
+        8,
+        ge=1,
+        le=1024,
+        description="restarts simulated in one batch, at so many times the memory; 1: one after the other",
     )
     patience: int | None = Field(
-        None, ge=1, description="stop where no restart's loss fell by a thousandth in so many iterations; null: never"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="stop where no restart's loss fell by a thousandth in so many iterations; null: never",
     )
     learning_rate: float = Field(0.1, gt=0, description="of Adam, on normalised images")
     total_variation: float = Field(
@@ -59,7 +67,7 @@ class InvertingGradients(BaseModel):
     features: float = Field(
         0.1, ge=0, description="modern: weight of the distance from the features that the last layer gives away"
     )
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
     beyond: Beyond = Field(
         "averaged",
         description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "

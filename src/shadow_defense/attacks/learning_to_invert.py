@@ -39,20 +39,28 @@ class LearningToInvert(BaseModel):
     updates: int = Field(
         2000,
         ge=2,
+        le=1_000_000,
         description="simulated updates to learn from, at most one for each single image that is not defended; "
         "published: 50000",
     )
     held_out: float = Field(0.1, gt=0, lt=1, description="share of images and updates that choose the epoch")
     features: int = Field(
-        2048, ge=1, description="bins that the update is hashed to; published: none for small models, else more"
+        2048,
+        ge=1,
+        le=1_000_000,
+        description="bins that the update is hashed to; published: none for small models, else more",
     )
-    hidden: int = Field(1000, ge=1, description="width of the two hidden layers; published: 3000, for 4 images 10000")
-    epochs: int = Field(40, ge=1, description="passes over the simulated updates; published: 200, for 4 images 5000")
-    batch_size: int = Field(32, ge=1, description="simulated updates in a step; published: 256")
+    hidden: int = Field(
+        1000, ge=1, le=65_536, description="width of the two hidden layers; published: 3000, for 4 images 10000"
+    )
+    epochs: int = Field(
+        40, ge=1, le=100_000, description="passes over the simulated updates; published: 200, for 4 images 5000"
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="simulated updates in a step; published: 256")
     learning_rate: float = Field(
         3e-4, gt=0, description="of Adam, a tenth in the last quarter; published: 1e-4, with fifty times the steps"
     )
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Simulated updates and epochs of a whole attack, for progress."""

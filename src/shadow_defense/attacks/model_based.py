@@ -30,11 +30,18 @@ class ModelBased(BaseModel):
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"generator", "local training", "buffers"})
 
-    iterations: int = Field(1000, ge=1, description="Adam iterations on the latent codes; published: 5000")
-    weight_iterations: int | None = Field(
-        None, ge=0, description="Adam iterations on the generator's weights; null: as many; published: 5000"
+    iterations: int = Field(
+        1000, ge=1, le=1_000_000, description="Adam iterations on the latent codes; published: 5000"
     )
-    restarts: int = Field(1, ge=1, description="random latent codes, in one batch; the best matching one goes on")
+    weight_iterations: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Adam iterations on the generator's weights; null: as many; published: 5000",
+    )
+    restarts: int = Field(
+        1, ge=1, le=1024, description="random latent codes, in one batch; the best matching one goes on"
+    )
     latent_space: LatentSpace = Field("z", description="where codes are sought: z, w or w+; published: z")
     learning_rate: float = Field(1e-2, gt=0, description="of Adam on codes")
     weight_learning_rate: float = Field(1e-4, gt=0, description="of Adam on weights, which all images share")
@@ -42,7 +49,7 @@ class ModelBased(BaseModel):
     batch_norm: float = Field(5e-2, ge=0, description="weight of the batch-norm statistics")
     total_variation: float = Field(1e-4, ge=0, description="weight of the smoothness prior")
     norm: float = Field(1e-5, ge=0, description="weight of the images' norm")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: all restarts take one together."""

@@ -29,15 +29,18 @@ class ROG(BaseModel):
     # The learning rate and the steps: distances, unlike cosines, depend on the update's length.
     needs: ClassVar[frozenset[Knowledge]] = frozenset({"local training"})
 
-    iterations: int = Field(100, ge=1, description="Adam iterations of each restart")
-    restarts: int = Field(1, ge=1, description="random starts, all in one batch; the best match is returned")
+    iterations: int = Field(100, ge=1, le=1_000_000, description="Adam iterations of each restart")
+    restarts: int = Field(1, ge=1, le=1024, description="random starts, all in one batch; the best match is returned")
     restarts_at_once: int = Field(
-        8, ge=1, description="restarts simulated in one batch, at so many times the memory; 1: one after the other"
+        8,
+        ge=1,
+        le=1024,
+        description="restarts simulated in one batch, at so many times the memory; 1: one after the other",
     )
-    scale: int = Field(4, ge=1, description="side of the image over the side of what is sought, rounded up")
+    scale: int = Field(4, ge=1, le=64, description="side of the image over the side of what is sought, rounded up")
     learning_rate: float = Field(0.05, gt=0, description="of Adam, on images in [0, 1]")
     matching: str = Field("layers", description="matching term: layers (made relative), cosine or squares")
-    longest_unroll: int = Field(16, ge=1, description="local steps up to which the training is unrolled")
+    longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: all restarts take one together."""

@@ -25,7 +25,7 @@ class Combination(DefenseKind[CombinedSettings]):
 
     parts: Mapping[str, DefenseKind] = field(default_factory=dict)
 
-    def settings(self, preset: str = "paper", **options: Any) -> CombinedSettings:
+    def settings(self, preset: str = "paper", /, **options: Any) -> CombinedSettings:
         own: dict[str, Any] = {}
         for given, values in options.items():
             part = by_alias().get(given, given)
@@ -35,7 +35,7 @@ class Combination(DefenseKind[CombinedSettings]):
         for part, values in own.items():
             if part not in self.parts:
                 raise ConfigError(unknown_name("part of the combination", part, self.parts))
-            if not isinstance(values, Mapping):
+            if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
                 raise ConfigError(f"options.{part} = {values!r}: expected this part's own settings, by name")
         chosen = {
             part: kind.settings(preset if preset in kind.presets else "paper", **own.get(part, {}))

@@ -31,7 +31,9 @@ class CensorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trials: int = Field(20, ge=0, description="T, candidates drawn for each message; each costs a forward pass")
+    trials: int = Field(
+        20, ge=0, le=10_000, description="T, candidates drawn for each message; each costs a forward pass"
+    )
     rule: Rule = Field(
         "correct",
         description="correct: orthogonal to the gradient; released: the projection of the published code, which is "
@@ -48,7 +50,10 @@ class CensorSettings(BaseModel):
         description="eta of the trial step at place gradients; null: the client's own. The published code takes 1e-4",
     )
     protected_rounds: int | None = Field(
-        10, ge=0, description="rounds, from the first, that are protected; later ones are sent raw. null: all"
+        10,
+        ge=0,
+        le=1_000_000,
+        description="rounds, from the first, that are protected; later ones are sent raw. null: all",
     )
     place: TensorPlace = Field(
         "gradients",

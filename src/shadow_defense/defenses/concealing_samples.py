@@ -32,7 +32,10 @@ class ConcealingSamplesSettings(BaseModel):
         description="lambda_y: share of the public image in the search's start, and of its label in the loss",
     )
     steps: int = Field(
-        1000, ge=0, description="of the search, for each batch; each differentiates the model's gradient once more"
+        1000,
+        ge=0,
+        le=10_000_000,
+        description="of the search, for each batch; each differentiates the model's gradient once more",
     )
     learning_rate: float = Field(
         0.1, gt=0, description="of the search (Adam), in units of normalised pixels; a tenth after 3/8, 5/8, 7/8"

@@ -42,7 +42,9 @@ class DPSGDSettings(BaseModel):
     clip: float = Field(1.0, gt=0, description="C, largest L2 norm of one sample's gradient")
     noise_multiplier: float = Field(1.0, gt=0, description="z: the sum's noise has standard deviation z C")
     delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported; below 1 / number of images")
-    chunk: int = Field(16, ge=1, description="samples whose gradients are in memory at once; moves last digits only")
+    chunk: int = Field(
+        16, ge=1, le=65_536, description="samples whose gradients are in memory at once; moves last digits only"
+    )
 
 
 DP_SGD_PRESETS: dict[str, dict[str, Any]] = {

@@ -36,8 +36,12 @@ class GradDefenseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    slices: int = Field(10, ge=1, description="M, slices of equal sensitivity into which the parameters are cut")
-    noised_slices: int = Field(5, ge=0, description="m of the M, drawn anew for every message, that get noise")
+    slices: int = Field(
+        10, ge=1, le=10_000, description="M, slices of equal sensitivity into which the parameters are cut"
+    )
+    noised_slices: int = Field(
+        5, ge=0, le=10_000, description="m of the M, drawn anew for every message, that get noise"
+    )
     noise: float = Field(
         5e-4, ge=0, description="sigma, standard deviation of the noise, in units of the gradients or of the update"
     )
@@ -45,7 +49,10 @@ class GradDefenseSettings(BaseModel):
         False, description="first scale every image's gradient, on each slice that gets noise, to a norm of sigma"
     )
     root_images: int = Field(
-        50, ge=1, description="public images on which sensitivity is measured, once a round; fewer if there are fewer"
+        50,
+        ge=1,
+        le=100_000,
+        description="public images on which sensitivity is measured, once a round; fewer if there are fewer",
     )
     place: TensorPlace = Field("gradients", description="gradients: at every local step; update: once a round")
 

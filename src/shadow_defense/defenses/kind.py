@@ -96,7 +96,7 @@ class DefenseKind(Entry, Generic[Settings]):
     adds_noise_to_images: bool = False
     nothing_to_fit: str | None = None
 
-    def settings(self, preset: str = "paper", **options: Any) -> Settings:
+    def settings(self, preset: str = "paper", /, **options: Any) -> Settings:
         """A preset's settings with some of them changed; what does not fit raises :class:`ConfigError`."""
         return validated(self.model, {**self.presets[preset], **options}, ConfigError, self.name)
 

@@ -44,7 +44,10 @@ class OptimalNoiseSettings(BaseModel):
         description="parameter: a weight for each entry; layer: one for each tensor, from its norms (noise only)",
     )
     directions: int = Field(
-        10, ge=1, description="random directions from which sensitivity is estimated; each costs about two steps"
+        10,
+        ge=1,
+        le=1024,
+        description="random directions from which sensitivity is estimated; each costs about two steps",
     )
 
     @model_validator(mode="after")

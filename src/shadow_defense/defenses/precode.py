@@ -18,7 +18,7 @@ class PrecodeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(256, ge=1, description="K, numbers in the code")
+    width: int = Field(256, ge=1, le=65_536, description="K, numbers in the code")
     weight: float = Field(
         1e-3, ge=0, description="beta, weight of the codes' divergence from pure noise, for each bit of it"
     )

@@ -33,7 +33,7 @@ class SoteriaSettings(BaseModel):
         "are never negative (ReLU). Of features of either sign (GELU) signed removes far less than percent",
     )
     chunk: int = Field(
-        4, ge=1, description="features differentiated at once: memory grows with it; 64 suits an accelerator"
+        4, ge=1, le=65_536, description="features differentiated at once: memory grows with it; 64 suits an accelerator"
     )
     place: TensorPlace = Field(
         "gradients",

@@ -31,8 +31,8 @@ class PretrainSettings(BaseModel):
         None, ge=8, le=1024, description="side to which the images are resized, in pixels; null: the generator's, or 32"
     )
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null keeps the images' own")
-    limit: int | None = Field(None, ge=2, description="use at most this many images")
-    seed: int = Field(0, ge=0, description="every random draw derives from it")
+    limit: int | None = Field(None, ge=2, le=1_000_000_000, description="use at most this many images")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="every random draw derives from it")
     generator: GeneratorSettings = GeneratorSettings()
 
 

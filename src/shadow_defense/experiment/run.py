@@ -19,7 +19,7 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.errors import RunError, ShadowDefenseError
+from shadow_defense.errors import ConfigError, RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.averaged_clients import as_one_client
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.sampling import taking_part
@@ -274,7 +274,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """So that a run goes on from any working directory."""
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().resolve()
+        try:
+            return None if path is None else path.expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"{shown(path)} is no path: {error}; give another") from error
 
     data = config.data.model_copy(
         update={"path": absolute(config.data.path), "public_path": absolute(config.data.public_path)}

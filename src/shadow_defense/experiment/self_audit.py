@@ -60,12 +60,14 @@ class SelfAuditSettings(BaseModel):
     every: int = Field(
         1,
         ge=1,
+        le=1_000_000,
         description="rounds from one that is audited to the next, beginning with the first; more than 1 trusts the "
         "server, who chooses the rounds that it asks for",
     )
     most_images: int | None = Field(
         None,
         ge=1,
+        le=1_000_000_000,
         description="updates of clients with more training images leave without an audit, said in the log; null: none",
     )
 

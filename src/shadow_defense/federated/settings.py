@@ -22,13 +22,14 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(10, ge=1, description="R, communication rounds")
+    rounds: int = Field(10, ge=1, le=100_000, description="R, communication rounds")
     clients_per_round: int | None = Field(
         None,
         ge=1,
+        le=10_000,
         description="clients drawn for each round, without replacement and anew every time, the others rest; null: all",
     )
-    local_epochs: int = Field(1, ge=1, description="passes over a client's images in each round")
+    local_epochs: int = Field(1, ge=1, le=10_000, description="passes over a client's images in each round")
     optimiser: OptimiserName = Field("sgd", description="of the clients: sgd, adam, adamw or rmsprop; anew every round")
     learning_rate: float = Field(1e-2, gt=0, description="of the clients' optimiser")
     momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD or RMSprop, within a round")
@@ -47,7 +48,9 @@ class TrainingSettings(BaseModel):
         pattern="^(train|eval)$",
         description="mode that clients train in: train (batch statistics, as usual) or eval (frozen statistics)",
     )
-    evaluate_every: int = Field(1, ge=1, description="rounds between evaluations on validation and test images")
+    evaluate_every: int = Field(
+        1, ge=1, le=1_000_000, description="rounds between evaluations on validation and test images"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSettings:

@@ -24,13 +24,17 @@ class GeneratorSettings(BaseModel):
     begin_from_discriminator: Path | None = Field(
         None, description="its discriminator (safetensors), as import-snapshot writes it; null begins at random"
     )
-    image_size: int | None = Field(None, description="side in pixels; null takes the least that covers the images")
+    image_size: int | None = Field(
+        None, ge=8, le=1024, description="side in pixels; null takes the least that covers the images"
+    )
     z_dim: int | None = Field(None, ge=1, le=4096, description="length of a latent code; null: the architecture's")
     width: int | None = Field(
         None, ge=4, le=512, description="DCGAN: channels of the widest-resolution layer; null: 32"
     )
-    steps: int = Field(2000, ge=0, description="training steps of the GAN; 0 leaves the generator untrained")
-    batch_size: int = Field(32, ge=2, description="real and fake images a step")
+    steps: int = Field(
+        2000, ge=0, le=10_000_000, description="training steps of the GAN; 0 leaves the generator untrained"
+    )
+    batch_size: int = Field(32, ge=2, le=4096, description="real and fake images a step")
     learning_rate: float | None = Field(None, gt=0, description="Adam's, for the generator; null: the recipe's")
     discriminator_learning_rate: float | None = Field(
         None, gt=0, description="Adam's, for the discriminator; null: learning_rate where given, else the recipe's"
@@ -39,7 +43,10 @@ class GeneratorSettings(BaseModel):
         None, ge=0, description="weight of the gradient penalty at real images; null: the recipe's for the size"
     )
     r1_every: int | None = Field(
-        None, ge=1, description="steps between penalties, whose weight is scaled up to match; null: the recipe's"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="steps between penalties, whose weight is scaled up to match; null: the recipe's",
     )
     average_half_life: float | None = Field(
         None, gt=0, description="half-life of the weights' moving average, in images; null: the recipe's"
@@ -50,4 +57,4 @@ class GeneratorSettings(BaseModel):
     augmentation_probability: float = Field(
         0.0, ge=0, le=1, description="of each operation: constant where fixed, at the start where adaptive"
     )
-    save_every: int = Field(250, ge=1, description="steps between checkpoints and sample grids")
+    save_every: int = Field(250, ge=1, le=1_000_000, description="steps between checkpoints and sample grids")

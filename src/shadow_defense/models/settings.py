@@ -46,6 +46,7 @@ class ModelSettings(BaseModel):
     imprint: int | None = Field(
         None,
         ge=2,
+        le=4096,
         description="what a malicious server does: a layer in front of the model that sorts images into so many bins "
         "and gives them away (attack robbing-the-fed); twice a batch's images or more; null: an honest server",
     )

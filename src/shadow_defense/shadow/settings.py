@@ -20,10 +20,10 @@ class ShadowSettings(BaseModel):
 
     latent_space: LatentSpace = Field("z", description="step 2: space of the latent codes; z is the paper's")
     latent_pretraining: bool = Field(True, description="step 2; false keeps the random starting codes (ablation)")
-    latent_iterations: int = Field(500, ge=1, description="step 2: most iterations of latent inversion")
+    latent_iterations: int = Field(500, ge=1, le=1_000_000, description="step 2: most iterations of latent inversion")
     latent_learning_rate: float = Field(1e-3, gt=0, description="step 2: learning rate of AdamW")
-    shadow_rounds: int = Field(20, ge=0, description="step 4: rounds with a pseudo attack, r_shadow")
-    attack_iterations: int = Field(5, ge=1, description="step 4: Adam iterations a batch")
+    shadow_rounds: int = Field(20, ge=0, le=1_000_000, description="step 4: rounds with a pseudo attack, r_shadow")
+    attack_iterations: int = Field(5, ge=1, le=1_000_000, description="step 4: Adam iterations a batch")
     attack_learning_rate: float | None = Field(
         None, gt=0, description="step 4: null follows the batch size, as the paper does (1e-4, 1e-3, 2e-3 for 1, 4, 8)"
     )

@@ -14,11 +14,15 @@ class AdaptiveSettings(BaseModel):
 
     matching: bool = Field(True, description="fit the matching term to the defense")
     rounds: int = Field(
-        1, ge=1, description="rounds used, the attacked one included; the reconstructions of all are averaged"
+        1,
+        ge=1,
+        le=100_000,
+        description="rounds used, the attacked one included; the reconstructions of all are averaged",
     )
     draws: int = Field(
         4,
         ge=1,
+        le=1024,
         description="simulations that the update is averaged over where the defense is a random part of the model "
         "(precode), at so many times the cost",
     )

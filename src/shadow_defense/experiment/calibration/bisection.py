@@ -75,7 +75,9 @@ class CalibrationSettings(BaseModel):
     )
     tolerance: float = Field(0.05, ge=0.001, le=1, description="width of the bracket at which bisection stops")
     most: float = Field(3.0, gt=0, le=100, description="greatest strength tried")
-    seeds: int = Field(2, ge=1, description="whole trainings for each setting: other splits, models and attack starts")
+    seeds: int = Field(
+        2, ge=1, le=1024, description="whole trainings for each setting: other splits, models and attack starts"
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,7 @@ from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.experiment.comparison.ablations import ablation_arms
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.validation import validated
 
 NO_DEFENSE = "fedavg"
 
@@ -49,6 +50,9 @@ class Point(BaseModel):
     label: str
 
 
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
 class LeftOut(BaseModel):
     """A pair that is not compared, and why."""
 
@@ -65,7 +69,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field("Defenses compared", description="heading of the report")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="every cell is computed once for each")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="every cell is computed once for each")
     data: DataSettings = DataSettings()
     generator: GeneratorSettings = GeneratorSettings()
     training: TrainingSettings = TrainingSettings()
@@ -81,8 +85,8 @@ class Grid(BaseModel):
     ablations: str | None = Field(
         None, description="name of a Shadow defense of the grid whose parts are taken away one by one; null: none"
     )
-    threads: int = Field(1, ge=1, description="threads of each process, as in a run")
-    workers: int | None = Field(None, ge=1, description="processes in parallel; null: one a processor core")
+    threads: int = Field(1, ge=1, le=1024, description="threads of each process, as in a run")
+    workers: int | None = Field(None, ge=1, le=1024, description="processes in parallel; null: one a processor core")
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
@@ -175,7 +179,7 @@ def points_of(defenses: Mapping[str, Family]) -> dict[str, Point]:
     for name, family in defenses.items():
         plain = family.model_dump(exclude={"sweep"})
         if not family.sweep:
-            add(name, Point(settings=DefenseSettings(**plain), family=name, label=""))
+            add(name, Point(settings=validated(DefenseSettings, plain, ConfigError, name), family=name, label=""))
             continue
         ((option, values),) = family.sweep.items()
         for value in values:
@@ -184,7 +188,8 @@ def points_of(defenses: Mapping[str, Family]) -> dict[str, Point]:
                 if option in plain and option != "options"
                 else {**plain, "options": {**plain["options"], option: value}}
             )
-            add(f"{name}-{value}", Point(settings=DefenseSettings(**changed), family=name, label=str(value)))
+            settings = validated(DefenseSettings, changed, ConfigError, name)
+            add(f"{name}-{value}", Point(settings=settings, family=name, label=str(value)))
     return found
 
 
