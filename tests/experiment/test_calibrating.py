@@ -33,14 +33,28 @@ from shadow_defense.experiment.calibration.bisection import (
 )
 from shadow_defense.experiment.calibration.results import run_calibration
 from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurement
-from shadow_defense.experiment.calibration.verdict import chosen_sentences, doubt_sentences, schedule_sentence
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.workers import Call
 from shadow_defense.files import read_json
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.pages.calibrate import render_calibration
+from shadow_defense.report.records.calibration import (
+    Bracket,
+    CalibrationRecord,
+    Chosen,
+    ScheduleEntry,
+    Strength,
+    Target,
+    read_calibration,
+)
+from shadow_defense.report.records.calibration import Leakage as WorstRound
+from shadow_defense.report.records.calibration import Rise as RiseShown
+from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.scores import Data
+from shadow_defense.report.sentences.calibration import chosen_sentences, doubt_sentences, schedule_sentence
 from shadow_defense.seeds import named_generator
 
 
@@ -172,22 +186,31 @@ def test_a_greatest_strength_that_is_not_enough() -> None:
     assert "even the mean stays at or above the target" in schedule_sentence("growing", _entry(hopeless), TARGET)
 
 
-TARGET = {"metric": "ssim", "value": 0.5}
+TARGET = Target("ssim", 0.5)
 
 
-def _entry(found: Calibration) -> dict[str, Any]:
-    """What ``calibration.json`` holds of one schedule, as far as the sentences read it."""
-    return {
-        "outcome": found.outcome,
-        "certain": vars(found.certain),
-        "average": vars(found.average),
-        "leaks": found.leaks,
-        "rises": [vars(rise) for rise in found.rises],
-        "held_earlier": found.held_earlier,
-        "measurements": [
-            {"strength": strength, "leakage": {"ssim": vars(leakage)}} for strength, leakage in found.points.items()
-        ],
-    }
+def _strength(strength: float, **leakage: Leakage) -> Strength:
+    measured = {metric: read_record(WorstRound, vars(value)) for metric, value in leakage.items()}
+    return Strength(
+        strength=strength,
+        mean_amplitude=0.75,
+        leakage=measured,
+        f1=(0.8, 0.8),
+        f1_difference=Estimate(-0.021, (-0.05, 0.008), 2),
+    )
+
+
+def _entry(found: Calibration) -> ScheduleEntry:
+    """What a bisection found, as the page has it."""
+    return ScheduleEntry(
+        outcome=found.outcome,
+        certain=read_record(Bracket, vars(found.certain)),
+        average=read_record(Bracket, vars(found.average)),
+        leaks=found.leaks,
+        rises=tuple(read_record(RiseShown, vars(rise)) for rise in found.rises),
+        held_earlier=tuple(found.held_earlier),
+        measurements=tuple(_strength(strength, ssim=leakage) for strength, leakage in found.points.items()),
+    )
 
 
 def test_worst_round_by_hand() -> None:
@@ -306,7 +329,7 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     )
 
     page = (folder / "calibration.html").read_text(encoding="utf-8")
-    assert page == render_calibration(closer)
+    assert page == render_calibration(read_calibration(closer))
     assert f"strength: {closer['chosen']['strength']}" in page
     assert "growing (chosen)" in page or "constant (chosen)" in page
 
@@ -334,27 +357,33 @@ def _private(run: Run) -> list[str]:
     return [name for client in run.dataset.clients for name in client.train.sample_ids]
 
 
-def chosen_results(**leakage: Leakage) -> dict[str, Any]:
-    blank = {"ssim": leaking(0.5, 0.05), "psnr": leaking(15.0, 1.0)}
-    return {
-        "target": TARGET,
-        "seeds": [0, 1],
-        "mean_image": {metric: vars(value) for metric, value in blank.items()},
-        "chosen": {
-            "schedule": "constant",
-            "strength": 0.75,
-            "mean_amplitude": 0.75,
-            "leakage": {metric: vars(value) for metric, value in leakage.items()},
-            "f1_difference": {"mean": -0.021, "interval": [-0.05, 0.008]},
-        },
-    }
+def chosen(**leakage: Leakage) -> CalibrationRecord:
+    found = vars(_strength(0.75, **leakage)) | {"schedule": "constant", "arm": {}}
+    blank = _strength(0.0, ssim=leaking(0.5, 0.05), psnr=leaking(15.0, 1.0))
+    return CalibrationRecord(
+        title="t",
+        created="d",
+        command="c",
+        versions={},
+        seeds=(0, 1),
+        data=Data(name="faces", image_size=(16, 16), channels=1, clients={}, public=1, test=1, sha256=""),
+        config={},
+        target=TARGET,
+        attack="ig",
+        attack_settings={},
+        threat_model="",
+        mean_image=blank.leakage,
+        undefended=blank,
+        schedules={},
+        chosen=Chosen(**found),
+    )
 
 
 def test_a_target_that_another_measure_contradicts_is_said() -> None:
-    quiet = chosen_sentences(chosen_results(ssim=leaking(0.4, 0.05), psnr=leaking(15.5, 1.0)))
+    quiet = chosen_sentences(chosen(ssim=leaking(0.4, 0.05), psnr=leaking(15.5, 1.0)))
     assert len(quiet) == 1
     assert "constant 0.75" in quiet[0] and "-2.1 points" in quiet[0] and "-5.0 to +0.8" in quiet[0]
-    loud = chosen_sentences(chosen_results(ssim=leaking(0.4, 0.05), psnr=leaking(16.5, 1.0)))
+    loud = chosen_sentences(chosen(ssim=leaking(0.4, 0.05), psnr=leaking(16.5, 1.0)))
     assert "By PSNR the attack still beats the mean image" in loud[1]
 
 

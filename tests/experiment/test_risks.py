@@ -29,7 +29,8 @@ from shadow_defense.experiment.scoring import MEAN_IMAGE
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
-from shadow_defense.report.pages.risks import render_risks_page
+from shadow_defense.report.pages.risks import render_risks
+from shadow_defense.report.records.risks import read_risks
 
 
 def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Image, float]:
@@ -46,7 +47,7 @@ def checked(finding: Finding) -> Finding:
     record = json.loads(json.dumps(finding.as_dict(), allow_nan=False))
     entry = {"number": 1, "name": "x", "claim": "c", "experiment": "e", "folders": ["f"], "finding": record}
     page = {"title": "t", "created": "d", "command": "k", "seeds": [0], "versions": {}, "config": {}, "risks": [entry]}
-    html = render_risks_page(page)
+    html = render_risks(read_risks(page))
     assert html.count('<svg class="chart" role="img"') == len(finding.charts)
     assert finding.outcome in html
     return finding
@@ -389,15 +390,6 @@ def test_the_page_escapes_what_it_is_given() -> None:
         "folders": ["<i>"],
         "finding": found.as_dict(),
     }
-    html = render_risks_page(
-        {
-            "title": "<script>",
-            "created": "d",
-            "command": "k",
-            "seeds": [0],
-            "versions": {},
-            "config": {},
-            "risks": [entry],
-        }
-    )
+    page = {"title": "<script>", "created": "d", "command": "k", "seeds": [0], "versions": {}, "config": {}}
+    html = render_risks(read_risks({**page, "risks": [entry]}))
     assert "<script>" not in html and "<b>" not in html and "<i>" not in html

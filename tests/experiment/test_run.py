@@ -23,7 +23,6 @@ from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.stages import STAGES
 from shadow_defense.experiment.tables import table
 from shadow_defense.experiment.training import pretrain_stage, train_arm
-from shadow_defense.experiment.verdict import attack_sentence, verdict
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
@@ -188,28 +187,6 @@ def test_table_by_hand() -> None:
     assert rows[1]["difference"]["psnr_whole"] == {"mean": -10.0, "interval": None}
     only_last = table(scores, ["none", "shadow"], "ig", 1)["rows"]
     assert only_last[0]["metrics"]["psnr_whole"]["mean"] == pytest.approx((20 + 31) / 2)
-
-
-def verdict_table(none: float, shadow: float, blank: float) -> dict[str, Any]:
-    scores = [
-        Score(arm, "ig", 0, "a", (row("x", value), row("y", value + 1)))
-        for arm, value in (("none", none), ("shadow", shadow), (MEAN_IMAGE, blank))
-    ]
-    return table(scores, ["none", "shadow"], "ig", None)
-
-
-def test_the_verdict_follows_the_numbers_whichever_way_they_point() -> None:
-    assert "the leak is real" in attack_sentence(verdict_table(none=30, shadow=12, blank=15))
-    assert "proves no leak" in attack_sentence(verdict_table(none=14, shadow=12, blank=15))
-    results = {
-        "arms": {"none": {"test": {"f1_macro": 0.9}}, "shadow": {"test": {"f1_macro": 0.8}}},
-        "data": {"test": 40},
-    }
-    helps = verdict({**results, "tables": [verdict_table(30, 12, 15)]})
-    assert any("lowers both PSNR and SSIM" in sentence for sentence in helps)
-    assert any("-10.0 points" in sentence for sentence in helps)
-    harms = verdict({**results, "tables": [verdict_table(12, 30, 15)]})
-    assert any("clearly lowers neither PSNR nor SSIM" in sentence for sentence in harms)
 
 
 def test_foreground_is_the_lesion_where_it_is_known(tiny: dict[str, Any], tmp_path: Path) -> None:

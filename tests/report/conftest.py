@@ -1,4 +1,4 @@
-"""A report's content as a real run would give it: faces as images, faces with noise as reconstructions."""
+"""A run's results as its stages would gather them: faces as images, faces with noise as reconstructions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from tests.report.comparison_record import build_comparison
 from torch import Tensor
 
-from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
+from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tables import all_tables
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
-from shadow_defense.report.content import ArmPictures, Content, Exhibit
+from shadow_defense.report.records.comparison import ComparisonRecord
+from shadow_defense.report.records.run import ArmPictures, Exhibit, RunRecord, read_run
+from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.seeds import named_generator
 
 # How far each arm's reconstructions are from the originals: the deviation of the noise laid over them.
 ARMS = {"no defense": 0.08, "shadow (authors)": 0.22, "shadow": 0.3, "uniform control": 0.18}
 SHADOWS = ("shadow (authors)", "shadow")
 CLIENTS = tuple(f"hospital-{number}" for number in range(1, 7))
-THREAT_MODEL = """informed server: runs the protocol as agreed and also knows the labels.
-Granted besides: the true labels of the client's images.
-Not granted: nothing is withheld."""
+ATTACKED = {"inverting gradients": (0, 29), "gradinversion": (29,)}
 CLASSES = ("no face", "face")
 
 
@@ -56,39 +58,19 @@ def _exhibit(index: int, original: Tensor, client: str, attack: str, round: int)
         noise = 0.1 * torch.randn(original.shape, generator=draw)
         explanation = _explanation(original, noise) if arm in SHADOWS else {}
         arms[arm] = ArmPictures(rebuilt, scores, **explanation)
-    return Exhibit(f"train/{index}", client, attack, round, CLASSES[index % 2], original, arms)
+    return Exhibit(f"train/{index}", client, attack, round + 1, CLASSES[index % 2], original, arms)
 
 
-def _json(measured: Estimate) -> dict[str, Any]:
-    return {"mean": measured.mean, "interval": None if measured.interval is None else list(measured.interval)}
-
-
-def _table(attack: str, round: int | None, exhibits: list[Exhibit]) -> dict[str, Any]:
-    chosen = [e for e in exhibits if e.attack == attack and round in (None, e.round)]
-    values: dict[str, dict[str, list[float]]] = {arm: {} for arm in (*ARMS, "mean image")}
-    for exhibit in chosen:
-        for arm in values:
-            scores = exhibit.arms["shadow" if arm == "mean image" else arm].scores
-            for region, shift in (("whole", 0.0), ("inside", 1.5), ("outside", -0.7)):
-                shift -= 1.0 if arm == "mean image" else 0.0
-                own = values[arm]
-                own.setdefault(f"psnr_{region}", []).append((scores["psnr_whole"] or 0) + shift)
-                own.setdefault(f"ssim_{region}", []).append((scores["ssim_whole"] or 0) + shift / 20)
-                own.setdefault(f"lpips_{region}", []).append(0.6 - (scores["ssim_whole"] or 0) / 2 - shift / 20)
-            own.setdefault("best_match_psnr", []).append((scores["psnr_whole"] or 0) + 0.4)
-    first = values["no defense"]
-    rows = []
-    for arm, columns in values.items():
-        difference = {key: _json(paired_difference(column, first[key])) for key, column in columns.items()}
-        rows.append(
-            {
-                "arm": arm,
-                "images": len(chosen),
-                "metrics": {key: _json(mean_interval(column)) for key, column in columns.items()},
-                "difference": None if arm == "no defense" else difference,
-            }
-        )
-    return {"attack": attack, "round": round, "rows": rows}
+def _row(exhibit: Exhibit, arm: str) -> dict[str, Any]:
+    scores = exhibit.arms["shadow" if arm == MEAN_IMAGE else arm].scores
+    decibels, similarity = scores["psnr_whole"] or 0.0, scores["ssim_whole"] or 0.0
+    row: dict[str, Any] = {"sample_id": exhibit.sample_id, "truth": 0, "reconstruction": 0}
+    for region, shift in (("whole", 0.0), ("inside", 1.5), ("outside", -0.7)):
+        shift -= 1.0 if arm == MEAN_IMAGE else 0.0
+        row[f"psnr_{region}"] = decibels + shift
+        row[f"ssim_{region}"] = similarity + shift / 20
+        row[f"lpips_{region}"] = 0.6 - similarity / 2 - shift / 20
+    return row | {"best_match_psnr": decibels + 0.4, "best_match_ssim": None, "best_match_lpips": None}
 
 
 def _arm(position: int, arm: str) -> dict[str, Any]:
@@ -98,12 +80,7 @@ def _arm(position: int, arm: str) -> dict[str, Any]:
         if arm in SHADOWS:
             for measured in clients.values():
                 measured.update(noise_rms=0.4 * math.exp(-round / 20) + 0.03 * position, noise_peak=1.2)
-        entry: dict[str, Any] = {
-            "round": round,
-            "loss": math.exp(-round / 12) + 0.05 * position,
-            "seconds": 1.5,
-            "clients": clients,
-        }
+        entry: dict[str, Any] = {"round": round, "loss": math.exp(-round / 12) + 0.05 * position, "clients": clients}
         if round % 3 == 2:
             f1 = 0.93 - 0.45 * math.exp(-round / 8) - 0.012 * position
             test = {"f1_micro": f1 + 0.01, "f1_macro": f1, "f1_class_0": f1 - 0.02, "f1_class_1": f1 + 0.02}
@@ -113,6 +90,7 @@ def _arm(position: int, arm: str) -> dict[str, Any]:
         "defense": "none" if position == 0 else "shadow",
         "preset": "paper" if arm in SHADOWS else None,
         "options": {"epsilon": 0.1, "steps": 60} if arm in SHADOWS else {},
+        "share_bn": None,
         "summary": "The update leaves the client as it is."
         if position == 0
         else "Noise where the shadow generator can rebuild the image, little where the diagnosis looks.",
@@ -122,19 +100,27 @@ def _arm(position: int, arm: str) -> dict[str, Any]:
     }
 
 
-def build_content() -> Content:
-    """Six clients, four arms, two attacks; the second attack in one round only."""
-    originals = _faces(2 * len(CLIENTS))
-    attacks = [("inverting gradients", 1), ("inverting gradients", 30), ("gradinversion", 30)]
-    exhibits = [
+@pytest.fixture(scope="session")
+def exhibits() -> tuple[Exhibit, ...]:
+    """Six clients, two attacks; of the second round one image a client."""
+    return tuple(
         _exhibit(index, original, CLIENTS[index // 2], attack, round)
-        for attack, round in attacks
-        for index, original in enumerate(originals)
-        if index % 2 == 0 or round == 1
+        for attack, rounds in ATTACKED.items()
+        for round in rounds
+        for index, original in enumerate(_faces(2 * len(CLIENTS)))
+        if index % 2 == 0 or round == 0
+    )
+
+
+@pytest.fixture(scope="session")
+def results(exhibits: tuple[Exhibit, ...]) -> dict[str, Any]:
+    """What ``results.json`` of a run over four arms holds, its tables from the stage that makes them."""
+    scores = [
+        Score(arm, exhibit.attack, exhibit.round - 1, exhibit.client, (_row(exhibit, arm),))
+        for exhibit in exhibits
+        for arm in (*ARMS, MEAN_IMAGE)
     ]
-    tables = [_table(attack, round, exhibits) for attack, round in attacks]
-    tables.insert(0, _table("inverting gradients", None, exhibits))
-    results = {
+    results: dict[str, Any] = {
         "title": "Faces on six hospitals",
         "seed": 0,
         "created": "2026-11-22",
@@ -151,23 +137,20 @@ def build_content() -> Content:
             "test": 40,
             "sha256": "0123456789abcdef" * 4,
         },
-        "threat_models": dict.fromkeys(("inverting gradients", "gradinversion"), THREAT_MODEL),
+        "threat_models": dict.fromkeys(ATTACKED, "informed server.\nGranted besides: the true labels."),
         "attack_settings": {"inverting gradients": {"steps": 2400, "total_variation": 1e-4}},
         "arms": {arm: _arm(position, arm) for position, arm in enumerate(ARMS)},
-        "tables": tables,
-        "verdict": [
-            "Against 'no defense', inverting gradients rebuilds more than the mean image shows: the leak is real "
-            "(PSNR 22.3 dB against 11.9 dB, SSIM 0.81 against 0.33).",
-            "'shadow' lowers both PSNR and SSIM of inverting gradients: PSNR -9.4 dB (the 95 % interval leaves out "
-            "zero), SSIM -0.43 (the 95 % interval leaves out zero).",
-            "'uniform control' does so too, with less noise: placing the noise by vulnerability is not what helped.",
-            "'shadow' reaches a macro F1 of 0.893 on 40 test images, -2.4 points against the first arm's 0.917.",
-        ],
+        "tables": all_tables(scores, list(ARMS), ATTACKED),
         "notes": ["Clients train in train mode, with the statistics of each batch.", "Images are matched by PSNR."],
     }
-    return Content(results, tuple(exhibits))
+    return results | {"verdict": run_verdict(read_run(results))}
 
 
 @pytest.fixture(scope="session")
-def content() -> Content:
-    return build_content()
+def record(results: dict[str, Any]) -> RunRecord:
+    return read_run(results)
+
+
+@pytest.fixture(scope="session")
+def comparison() -> ComparisonRecord:
+    return build_comparison()

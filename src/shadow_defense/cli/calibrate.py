@@ -74,26 +74,16 @@ def _line(schedule: str, measured: Measurement, metric: str) -> str:
 
 def _summary(results: dict[str, Any], page: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.report.kit.template import nested_text
+    from shadow_defense.report.pages.calibrate import calibration_summary
+    from shadow_defense.report.records.calibration import read_calibration
 
-    metric, chosen = results["target"]["metric"], results["chosen"]
-    table = Table(title=f"Target: {metric} below {results['target']['value']:g}", title_justify="left")
-    table.add_column("schedule")
-    for heading in ("surely below from", "on average from", "surely not up to", "measured", "macro F1, change"):
-        table.add_column(heading, justify="right")
-    for name, entry in results["schedules"].items():
-        holds = entry["certain"]["holds"]
-        costs = {measured["strength"]: measured["f1_difference"]["mean"] for measured in entry["measurements"]}
-        strengths = (holds, entry["average"]["holds"], entry["leaks"])
-        cells = ["-" if strength is None else f"{strength:g}" for strength in strengths]
-        cost = "-" if holds is None else f"{costs[holds]:+.3f}"
-        table.add_row(name, *cells, str(len(entry["measurements"])), cost)
+    record = read_calibration(results)
     console = Console()
-    console.print(table)
-    print_sentences(console, results["verdict"])
-    if chosen is not None:
-        console.print(f"\n{nested_text({'arms': chosen['arm']})}", highlight=False, markup=False)
+    console.print(calibration_summary(record).terminal())
+    print_sentences(console, record.verdict)
+    if record.chosen is not None:
+        console.print(f"\n{nested_text({'arms': record.chosen.arm})}", highlight=False, markup=False)
     print_page(console, page)

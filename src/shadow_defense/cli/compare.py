@@ -36,7 +36,6 @@ def compare(
     from rich.console import Console
 
     from shadow_defense.cli.comma_lists import names, whole_numbers
-    from shadow_defense.cli.comparison_summary import comparison_tables
     from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.errors import shown
@@ -44,6 +43,8 @@ def compare(
     from shadow_defense.experiment.comparison.reporting import page_path, write_results
     from shadow_defense.experiment.comparison.running import Comparison
     from shadow_defense.folder_lock import holding
+    from shadow_defense.report.pages.compare import comparison_summary
+    from shadow_defense.report.records.comparison import read_comparison
 
     settings = load_grid(
         grid,
@@ -62,8 +63,8 @@ def compare(
         results = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]), progress)
     if not quiet:
         console = Console()
-        for table in comparison_tables(results):
-            console.print(table)
+        for table in comparison_summary(read_comparison(results)):
+            console.print(table.terminal())
         print_sentences(console, results["verdict"])
         print_page(console, page_path(comparison.folder))
     for cell, error in comparison.failures.items():

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from shadow_defense.errors import shown
-
-
-def interval_cell(value: Mapping[str, Any] | None, form: str) -> str:
-    """A mean ± half its 95 % interval; a hyphen for what was not measured.
-
-    >>> interval_cell({"mean": 2.0, "interval": [1.5, 2.5]}, ".1f"), interval_cell(None, ".1f")
-    ('2.0 ± 0.5', '-')
-    """
-    if value is None:
-        return "-"
-    interval = value["interval"]
-    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:{form}}"
-    return f"{value['mean']:{form}}{half}"
-
 
 LINE_LIMIT = 2000
 """Characters of a printed line, which may hold what came out of data."""

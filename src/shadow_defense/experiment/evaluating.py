@@ -19,14 +19,13 @@ from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scoring import Score, score_all
 from shadow_defense.experiment.tables import all_tables
-from shadow_defense.experiment.verdict import verdict
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
 from shadow_defense.federated.rounds import read_journal
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
-from shadow_defense.report.content import Content
-from shadow_defense.report.pages.run import write_report
-from shadow_defense.report.pages.run_csv import results_csv
+from shadow_defense.report.pages.run import run_numbers, write_run
+from shadow_defense.report.records.run import read_run
+from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.shadow.settings import ShadowSettings
 
 
@@ -51,10 +50,11 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]
         "arms": _arms(run),
         "tables": all_tables(scores, list(run.config.arms), rounds),
     }
-    results["verdict"] = verdict(results)
+    record = read_run(results)
+    results["verdict"] = run_verdict(record)
     results["notes"] = _notes(run, scores)
     write_json(run.folder / "scores.json", [_score(score) for score in scores])
-    write_text(run.folder / "results.csv", results_csv(results))
+    write_text(run.folder / "results.csv", run_numbers(record).csv())
     write_json(run.results_path, results)
     return results
 
@@ -66,7 +66,7 @@ def report_stage(run: Run, progress: Progress | None = None) -> None:
     mend = f"run `shadow-defense evaluate {run.folder}` again"
     results, scores = read_json(run.results_path, mend), read_json(run.folder / "scores.json", mend)
     task = (progress or Progress()).start("writing the report", 1)
-    write_report(run.report_path, Content(results, collect_exhibits(run, scores)))
+    write_run(run.report_path, read_run(results, str(run.results_path)), collect_exhibits(run, scores))
     task.advance()
     task.finish()
 

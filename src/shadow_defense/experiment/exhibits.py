@@ -13,7 +13,7 @@ from shadow_defense.experiment.scoring import MEAN_IMAGE, load_reconstruction
 from shadow_defense.experiment.tables import COLUMNS
 from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
-from shadow_defense.report.content import ArmPictures, Exhibit
+from shadow_defense.report.records.run import ArmPictures, Exhibit
 from shadow_defense.shadow.sample_store import unpack_samples
 
 MOST_EXHIBITS = 24

@@ -27,7 +27,8 @@ from shadow_defense.experiment.evaluating import versions
 from shadow_defense.files import write_json
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress, Task
-from shadow_defense.report.pages.audit import AuditPictures, write_audit_page
+from shadow_defense.report.pages.audit import write_audit
+from shadow_defense.report.records.audit import AuditPictures, read_audit
 
 JSON, PAGE = "audit.json", "audit.html"
 
@@ -77,7 +78,7 @@ def run_audit(
         raise errors[0]
     results = _results(case, observations, facts, attacks, limits, command)
     write_json(folder / JSON, results)
-    write_audit_page(folder / PAGE, results, AuditPictures(pictures, case.truths, case.template))
+    write_audit(folder / PAGE, read_audit(results), AuditPictures(pictures, case.truths, case.template))
     return results
 
 

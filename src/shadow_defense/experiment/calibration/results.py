@@ -15,12 +15,13 @@ from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.calibration.bisection import CalibrationSettings
 from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurement, mean_amplitude
-from shadow_defense.experiment.calibration.verdict import calibration_verdict
 from shadow_defense.files import is_empty, read_json, write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.plain_yaml import as_mapping, read_yaml
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import write_calibration
+from shadow_defense.report.records.calibration import read_calibration
+from shadow_defense.report.sentences.calibration import calibration_verdict
 from shadow_defense.shadow.noise import Schedule
 
 BASE = "base.yaml"
@@ -94,9 +95,9 @@ def run_calibration(
         for measured in entry["measurements"]
         if measured["strength"] > 0
     )
-    results["verdict"] = calibration_verdict(results)
+    results["verdict"] = calibration_verdict(read_calibration(results))
     write_json(folder / "calibration.json", results)
-    write_calibration(folder / "calibration.html", results)
+    write_calibration(folder / "calibration.html", read_calibration(results))
     return results
 
 

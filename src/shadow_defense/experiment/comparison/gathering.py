@@ -15,7 +15,7 @@ from shadow_defense.experiment.comparison.trainings import Trainings
 from shadow_defense.experiment.evaluating import data_hash, data_record, versions
 from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.tables import table
-from shadow_defense.report.comparison_content import plane_front
+from shadow_defense.metrics.pareto import pareto_front
 
 PRIVACY = "ssim_whole"
 
@@ -80,7 +80,7 @@ def _model(run: GridRun, own: Mapping[str, Any]) -> dict[str, Any]:
     return {**config["model"], "training": config["training"], "attacks": attacks, **others}
 
 
-def _described(settings: Any, family: str, label: str) -> dict[str, Any]:
+def _described(settings: DefenseSettings, family: str, label: str, control: str | None) -> dict[str, Any]:
     kind = settings.kind()
     return {
         **settings.model_dump(mode="json"),
@@ -88,17 +88,22 @@ def _described(settings: Any, family: str, label: str) -> dict[str, Any]:
         "acts_on": list(settings.acts_on()),
         "family": family,
         "label": label,
+        "placement": getattr(settings.settings(), "placement", None),
+        "control": control,
     }
 
 
 def _defenses(comparison: Comparison) -> dict[str, Any]:
+    points = comparison.grid.points()
+    arms = {name: point.settings for name, point in points.items()}
     return {
-        name: _described(point.settings, point.family, point.label) for name, point in comparison.grid.points().items()
+        name: _described(point.settings, point.family, point.label, control_of(name, arms))
+        for name, point in points.items()
     }
 
 
 def _ablations(comparison: Comparison) -> dict[str, Any]:
-    return {name: _described(arm, name, "") for name, arm in comparison.grid.ablations_of().items()}
+    return {name: _described(arm, name, "", None) for name, arm in comparison.grid.ablations_of().items()}
 
 
 def _table(
@@ -185,7 +190,9 @@ def _plane(entry: Mapping[str, Any]) -> dict[str, Any]:
         for name, row in rows.items()
         if "f1_macro" in (row["utility"] or {}) and PRIVACY in row["metrics"]
     ]
-    for point, on_front in zip(points, plane_front(PRIVACY, points), strict=True):
+    # The lower the attack's SSIM, the more private.
+    goodness = [(-point["privacy"]["mean"], point["utility"]["mean"]) for point in points]
+    for point, on_front in zip(points, pareto_front(goodness), strict=True):
         point["on_front"] = on_front
     baseline = {name: rows[name]["metrics"][PRIVACY]["mean"] for name in (MEAN_IMAGE, RANDOM_UPDATE) if name in rows}
     return {

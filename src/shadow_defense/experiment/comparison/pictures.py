@@ -9,7 +9,7 @@ from shadow_defense.experiment.comparison.cell_scores import load_cell, seeded
 from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE
 from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.experiment.scoring import Score
-from shadow_defense.report.comparison_content import ComparisonPictures
+from shadow_defense.report.records.comparison import ComparisonPictures
 
 
 def pictures(comparison: Comparison, scores: Mapping[str, Sequence[Score]]) -> tuple[ComparisonPictures, ...]:

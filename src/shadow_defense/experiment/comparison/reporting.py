@@ -12,12 +12,11 @@ from shadow_defense.experiment.comparison.pictures import pictures
 from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.files import write_json, write_text
 from shadow_defense.progress import Progress
-from shadow_defense.report.comparison_content import ComparisonContent
-from shadow_defense.report.kit.plane import plane_svg_file
-from shadow_defense.report.pages.compare import write_comparison
-from shadow_defense.report.pages.compare_csv import comparison_csv
-from shadow_defense.report.pages.compare_markdown import markdown_tables
-from shadow_defense.report.sentences.comparison import verdict
+from shadow_defense.report.kit.plane import write_plane
+from shadow_defense.report.pages.compare import comparison_numbers, write_comparison
+from shadow_defense.report.pages.compare_markdown import comparison_markdown
+from shadow_defense.report.records.comparison import read_comparison
+from shadow_defense.report.sentences.comparison import comparison_verdict
 
 
 def write_results(comparison: Comparison, command: str, progress: Progress | None = None) -> dict[str, Any]:
@@ -31,14 +30,15 @@ def write_results(comparison: Comparison, command: str, progress: Progress | Non
         failed = "; ".join(f"{cell}: {error}" for cell, error in comparison.failures.items())
         raise RunError(f"no cell of the comparison could be computed ({failed}): mend the first and run it again")
     results = gather(comparison, scores, command)
-    results["verdict"] = verdict(results)
+    results["verdict"] = comparison_verdict(read_comparison(results))
+    record = read_comparison(results)
     folder = comparison.folder
     write_json(folder / "comparison.json", results)
-    write_text(folder / "comparison.csv", comparison_csv(results))
-    write_text(folder / "comparison.md", markdown_tables(results))
-    for plane in results["planes"]:
-        plane_svg_file(folder / f"plane-{plane['model']}-{plane['attack']}.svg", plane, results["defenses"])
-    write_comparison(page_path(folder), ComparisonContent(results, pictures(comparison, scores)))
+    write_text(folder / "comparison.csv", comparison_numbers(record).csv())
+    write_text(folder / "comparison.md", comparison_markdown(record))
+    for plane in record.planes:
+        write_plane(folder / f"plane-{plane.model}-{plane.attack}.svg", plane, record.defenses)
+    write_comparison(page_path(folder), record, pictures(comparison, scores))
     return results
 
 

@@ -18,7 +18,8 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
 from shadow_defense.files import read_json, write_json
 from shadow_defense.progress import Progress
-from shadow_defense.report.pages.risks import write_risks_page
+from shadow_defense.report.pages.risks import write_risks
+from shadow_defense.report.records.risks import read_risks
 
 RESULTS, PAGE = "risks.json", "risks.html"
 
@@ -139,4 +140,4 @@ def _write(base: RunConfig, seeds: int, out: Path, command: str, entry: dict[str
         "risks": sorted([*earlier, entry], key=lambda each: each["number"]),
     }
     write_json(path, results)
-    write_risks_page(out / PAGE, results)
+    write_risks(out / PAGE, read_risks(results))

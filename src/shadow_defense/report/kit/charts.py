@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+from shadow_defense.metrics.confidence import Estimate
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -53,9 +55,17 @@ class Dot:
     """One row of a dot plot: a mean with its interval, or without one."""
 
     label: str
-    mean: float
-    interval: tuple[float, float] | None
+    value: Estimate
     style: Style
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart with its heading, and a legend (name, key) where the chart itself does not name what it draws."""
+
+    title: str
+    svg: str
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 BASELINE_STYLE = Style(TEXT_COLOUR, "dashed", "")
@@ -105,9 +115,9 @@ def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) 
     with drawing(name):
         figure, axes = panel(height=44 + 40 * len(dots) + (18 if baseline else 0))
         for row, dot in enumerate(dots):
-            if dot.interval is not None:
-                axes.plot(dot.interval, (row, row), color=dot.style.colour, linewidth=2.4, solid_capstyle="round")
-            axes.plot((dot.mean,), (row,), color=dot.style.colour, marker=dot.style.marker, markersize=6)
+            if dot.value.interval is not None:
+                axes.plot(dot.value.interval, (row, row), color=dot.style.colour, linewidth=2.4, solid_capstyle="round")
+            axes.plot((dot.value.mean,), (row,), color=dot.style.colour, marker=dot.style.marker, markersize=6)
             # Above its row and from the left edge: a long name costs no width of the plot.
             axes.annotate(
                 shorten(dot.label), (0, row), xycoords=("axes fraction", "data"), xytext=(2, 7),
@@ -115,17 +125,17 @@ def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) 
             )  # fmt: skip
         if baseline is not None:
             axes.axvline(
-                baseline.mean, color=baseline.style.colour, linestyle=baseline.style.dash, linewidth=1, alpha=0.7
+                baseline.value.mean, color=baseline.style.colour, linestyle=baseline.style.dash, linewidth=1, alpha=0.7
             )
             axes.annotate(
-                baseline.label, (baseline.mean, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
+                baseline.label, (baseline.value.mean, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
                 textcoords="offset points", fontsize=12, ha="center",
             )  # fmt: skip
         axes.set_ylim(len(dots) - 0.6, -0.85)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.1)
-        text = ", ".join(f"{dot.label} {dot.mean:.3g}" for dot in (*dots, *((baseline,) if baseline else ())))
+        text = ", ".join(f"{dot.label} {dot.value.mean:.3g}" for dot in (*dots, *((baseline,) if baseline else ())))
         return svg_element(figure, name, f"{title}: {text}")
 
 

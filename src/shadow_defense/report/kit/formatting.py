@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shadow_defense.metrics.confidence import Estimate
+
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MISSING = "\N{EN DASH}"
@@ -143,31 +145,40 @@ def _interval(mean: float, interval: Sequence[float] | None, digits: int) -> str
     return f"{_SPACE}[{number(low, digits)},{_SPACE}{number(high, digits)}]"
 
 
-def reading(metric: Metric, mean: float, interval: Sequence[float] | None, *, baseline: bool = False) -> str:
+def reading(metric: Metric, difference: Estimate, *, baseline: bool = False) -> str:
     """What a difference to the arm without defense means, in words.
 
-    A difference whose interval holds 0 is not clear; one without an interval is said to have none. The baseline is
+    A difference that is not clear is not spoken of; one without an interval is said to have none. The baseline is
     no protection but a guess, so its difference tells who wins, the attack without defense or the guess.
 
-    >>> reading(METRICS["psnr"], -3.0, (-4.0, -2.0))
+    >>> reading(METRICS["psnr"], Estimate(-3.0, (-4.0, -2.0), 8))
     'better protected'
-    >>> reading(METRICS["lpips"], -0.3, (-0.4, -0.2))
-    'worse protected'
-    >>> reading(METRICS["psnr"], -3.0, (-7.0, 1.0))
+    >>> reading(METRICS["lpips"], Estimate(-0.3, None, 1))
+    'worse protected (no interval)'
+    >>> reading(METRICS["psnr"], Estimate(-3.0, (-7.0, 1.0), 8))
     'no clear difference'
-    >>> reading(METRICS["psnr"], 3.0, (2.0, 4.0), baseline=True)
+    >>> reading(METRICS["psnr"], Estimate(3.0, (2.0, 4.0), 8), baseline=True)
     'guess beats attack'
     """
-    if mean == 0 or (interval is not None and interval[0] <= 0 <= interval[1]):
-        return "no clear difference"
+    closer = (difference.mean > 0) == metric.higher_is_closer
     if metric.higher_is_closer is None:
-        return "higher" if mean > 0 else "lower"
-    closer = (mean > 0) == metric.higher_is_closer
-    if baseline:
+        meaning = "higher" if difference.mean > 0 else "lower"
+    elif baseline:
         meaning = "guess beats attack" if closer else "attack beats guess"
     else:
         meaning = "worse protected" if closer else "better protected"
-    return meaning if interval is not None else f"{meaning} (no interval)"
+    return said_if_clear(meaning, difference)
+
+
+def said_if_clear(meaning: str, difference: Estimate) -> str:
+    """``meaning`` where the difference is clear.
+
+    >>> said_if_clear("higher", Estimate(0.0, None, 1)), said_if_clear("higher", Estimate(0.1, None, 1))
+    ('no clear difference', 'higher (no interval)')
+    """
+    if difference.mean == 0 or difference.clear() is False:
+        return "no clear difference"
+    return meaning if difference.clear() else f"{meaning} (no interval)"
 
 
 def better_when(metric: Metric) -> str:
@@ -191,3 +202,44 @@ def listed(items: Sequence[object]) -> str:
     if not texts:
         return "none"
     return " and ".join(([", ".join(texts[:-1])] if len(texts) > 1 else []) + texts[-1:])
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def plain(text: str) -> str:
+    """With signs and spaces as they are typed, for terminals and files that are searched.
+
+    >>> plain(signed_with_interval(-2.0, (-2.5, -1.5), 1)), plain(MISSING)
+    ('-2.0 ± 0.5', '-')
+    """
+    return text.replace(MINUS, "-").replace(_SPACE, " ").replace(MISSING, "-")
+
+
+# Where Markdown and HTML would read markup; a bar ends a cell even in code.
+_MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#&~$"})
+
+
+def markdown_text(text: object) -> str:
+    """Text in one line of Markdown, without markup.
+
+    >>> print(markdown_text("<b> a|b"))
+    \\<b\\> a\\|b
+    """
+    return " ".join(str(text).split()).translate(_MARKUP)
+
+
+def markdown_code(text: object) -> str:
+    """Text for a code span or block of Markdown, which a grave accent would end."""
+    return " ".join(str(text).split()).replace("`", "'")
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """One line of a table in Markdown; its cells are Markdown already."""
+    return plain(f"| {' | '.join(cells)} |")

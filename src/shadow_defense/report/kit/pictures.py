@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +22,33 @@ HEAT_OPACITY = 0.6
 
 # A few extreme pixels would otherwise leave the rest of a noise map pale.
 NOISE_QUANTILE = 0.99
+
+
+# Smaller pictures are enlarged by whole factors to at least this many CSS pixels, so that each pixel is a square.
+LEAST_WIDTH = 160
+LARGEST_ENLARGED = 64
+WIDTH_OF_LARGER = 176
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the page: its data URI, what it is called, and the lines below it."""
+
+    source: str
+    title: str
+    alt: str
+    lines: tuple[str, ...] = ()
+
+
+def display_width(width: int) -> tuple[int, bool]:
+    """CSS pixels at which a picture is shown, and whether its pixels are kept as squares.
+
+    >>> display_width(25), display_width(32), display_width(224)
+    ((175, True), (160, True), (176, False))
+    """
+    if width > LARGEST_ENLARGED:
+        return WIDTH_OF_LARGER, False
+    return width * -(-LEAST_WIDTH // width), True
 
 
 def pixels(image: Float[Tensor, "c h w"]) -> UInt8[np.ndarray, "h w c"]:

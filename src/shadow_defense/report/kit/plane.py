@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import escape
 
 from shadow_defense.files import write_text
-from shadow_defense.report.comparison_content import MEAN_IMAGE
 from shadow_defense.report.kit.charts import (
     COLOURS,
     DASHES,
@@ -24,8 +23,10 @@ from shadow_defense.report.kit.charts import (
     shorten,
     svg_element,
 )
-from shadow_defense.report.kit.formatting import better_when, metric_and_region, metric_named, with_interval
+from shadow_defense.report.kit.formatting import Metric, better_when, metric_and_region, metric_named, with_interval
 from shadow_defense.report.kit.labels import place_labels
+from shadow_defense.report.records.comparison import DefenseEntry, Plane, PlanePoint
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,22 +40,22 @@ _BEYOND_MEANS = 0.12
 
 
 @dataclass(frozen=True)
-class PlanePoint:
-    """One defense: means with their intervals, in the units of the metric and of macro F1."""
+class Marker:
+    """One arm on the plane, with the sweep that it belongs to."""
 
-    name: str
+    point: PlanePoint
     family: str
     label: str
-    privacy: float
-    privacy_interval: Sequence[float] | None
-    utility: float
-    utility_interval: Sequence[float] | None
-    on_front: bool
 
     @property
     def short(self) -> str:
         """The family, with the strength where it says more than the family."""
         return self.family if self.label in (self.family, "") else f"{self.family} {self.label}"
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Across and along: utility and privacy."""
+        return self.point.utility.mean, self.point.privacy.mean
 
 
 def family_styles(families: Sequence[str]) -> dict[str, Style]:
@@ -75,30 +76,16 @@ def family_styles(families: Sequence[str]) -> dict[str, Style]:
     return dict(zip(families, [Style(FIRST_COLOUR, "solid", MARKERS[0]), *kinds], strict=False))
 
 
-def plane_families(defenses: Mapping[str, Any]) -> list[str]:
-    """The families in the order of the comparison."""
-    return list(dict.fromkeys(defense["family"] for defense in defenses.values()))
-
-
-def plane_points(plane: Mapping[str, Any], defenses: Mapping[str, Any]) -> list[PlanePoint]:
-    """The points of one entry of ``comparison["planes"]``, in the order of ``defenses``: that of strength."""
+def plane_markers(plane: Plane, defenses: Mapping[str, DefenseEntry]) -> list[Marker]:
+    """The points of a plane in the order of ``defenses``: that of strength."""
     order = {name: index for index, name in enumerate(defenses)}
     return [
-        PlanePoint(
-            point["defense"],
-            defenses[point["defense"]]["family"],
-            defenses[point["defense"]]["label"],
-            point["privacy"]["mean"],
-            point["privacy"]["interval"],
-            point["utility"]["mean"],
-            point["utility"]["interval"],
-            point["on_front"],
-        )
-        for point in sorted(plane["points"], key=lambda point: order[point["defense"]])
+        Marker(point, defenses[point.arm].family, defenses[point.arm].label)
+        for point in sorted(plane.points, key=lambda point: order[point.arm])
     ]
 
 
-def plane_svg(name: str, plane: Mapping[str, Any], defenses: Mapping[str, Any]) -> str:
+def plane_svg(name: str, plane: Plane, defenses: Mapping[str, DefenseEntry]) -> str:
     """One plane with its legend beside, as an SVG element in the colours of the page.
 
     Right: better utility. Up: better privacy, whichever way the metric runs. Filled markers: the Pareto front,
@@ -106,38 +93,37 @@ def plane_svg(name: str, plane: Mapping[str, Any], defenses: Mapping[str, Any]) 
 
     Args:
         name: unique in the page; prefixes every id.
-        plane: an entry of ``comparison["planes"]``; ``defenses`` is ``comparison["defenses"]``.
     """
-    metric = metric_named(metric_and_region(plane["metric"])[0])
-    points = plane_points(plane, defenses)
-    styles = family_styles(plane_families(defenses))
+    metric = metric_named(metric_and_region(plane.metric)[0])
+    markers = plane_markers(plane, defenses)
+    styles = family_styles(list(dict.fromkeys(defense.family for defense in defenses.values())))
     up_is_low = bool(metric.higher_is_closer)
     with drawing(name):
         figure, axes = panel(width=_SIZE[0], height=_SIZE[1])
-        _set_limits(axes, points, plane["baseline"], up_is_low)
+        _set_limits(axes, markers, plane.baseline, up_is_low)
         axes.set_xlabel("macro F1 on the test images (right: more useful)")
         unit = f", {metric.unit}" if metric.unit else ""
         axes.set_ylabel(f"{metric.label}{unit} of the reconstruction (up: better protected)")
-        _draw_front(axes, points)
-        _draw_points(axes, points, styles)
-        baselines = _draw_baselines(axes, plane["baseline"])
-        _draw_legend(figure, styles, {point.family for point in points})
+        _draw_front(axes, markers)
+        _draw_markers(axes, markers, styles)
+        baselines = _draw_baselines(axes, plane.baseline)
+        _draw_legend(figure, styles, {marker.family for marker in markers})
         figure.draw_without_rendering()
         # Labels are placed on this layout: they must not move it.
         figure.set_layout_engine("none")
         place_labels(
             axes,
-            [(point.utility, point.privacy) for point in points],
-            [(shorten(point.short), index) for index, point in enumerate(points) if point.on_front or index == 0],
-            [(shorten(point.label), index) for index, point in enumerate(points) if _is_small(points, index)],
+            [marker.place for marker in markers],
+            [(shorten(each.short), index) for index, each in enumerate(markers) if each.point.on_front or not index],
+            [(shorten(each.label), index) for index, each in enumerate(markers) if _is_small(markers, index)],
             baselines,
         )
-        svg = svg_element(figure, name, _description(plane, points, metric.label, better_when(metric)))
-    return _with_titles(svg, name, points, metric.digits, metric.label)
+        svg = svg_element(figure, name, _description(plane, metric))
+    return _with_titles(svg, name, markers, metric)
 
 
-def plane_svg_file(path: Path, plane: Mapping[str, Any], defenses: Mapping[str, Any]) -> None:
-    """Write one entry of ``comparison["planes"]`` as an SVG file on white, for documents."""
+def write_plane(path: Path, plane: Plane, defenses: Mapping[str, DefenseEntry]) -> None:
+    """Write a plane as an SVG file on white, for documents."""
     svg = plane_svg("plane", plane, defenses)
     head, _, body = svg.partition(">")
     head = head.replace("<svg ", f'<svg style="color: {_INK}" ', 1)
@@ -145,10 +131,11 @@ def plane_svg_file(path: Path, plane: Mapping[str, Any], defenses: Mapping[str, 
     write_text(path, f'{head}>{style}<rect width="100%" height="100%" fill="#fff"/>{body}')
 
 
-def _set_limits(axes: Axes, points: Sequence[PlanePoint], baseline: Mapping[str, float], up_is_low: bool) -> None:
-    across = _limits([point.utility for point in points], [point.utility_interval for point in points])
-    heights = [point.privacy for point in points] + list(baseline.values())
-    along = _limits(heights, [point.privacy_interval for point in points])
+def _set_limits(axes: Axes, markers: Sequence[Marker], baseline: Mapping[str, float], up_is_low: bool) -> None:
+    points = [marker.point for marker in markers]
+    across = _limits([point.utility.mean for point in points], [point.utility.interval for point in points])
+    heights = [point.privacy.mean for point in points] + list(baseline.values())
+    along = _limits(heights, [point.privacy.interval for point in points])
     axes.set_xlim(*across)
     axes.set_ylim(*(reversed(along) if up_is_low else along))
 
@@ -163,13 +150,13 @@ def _limits(means: Sequence[float], intervals: Sequence[Sequence[float] | None])
     return max(least, low - beyond) - margin, min(most, high + beyond) + margin
 
 
-def front_corners(points: Sequence[PlanePoint]) -> list[tuple[float, float]]:
+def front_corners(markers: Sequence[Marker]) -> list[tuple[float, float]]:
     """(utility, privacy) of the front from least to most useful."""
-    return sorted((point.utility, point.privacy) for point in points if point.on_front)
+    return sorted(marker.place for marker in markers if marker.point.on_front)
 
 
-def _draw_front(axes: Axes, points: Sequence[PlanePoint]) -> None:
-    corners = front_corners(points)
+def _draw_front(axes: Axes, markers: Sequence[Marker]) -> None:
+    corners = front_corners(markers)
     if not corners:
         return
     left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
@@ -182,32 +169,35 @@ def _draw_front(axes: Axes, points: Sequence[PlanePoint]) -> None:
     axes.plot(x, y, color=TEXT_COLOUR, alpha=0.45, linewidth=1.2, zorder=1)
 
 
-def _draw_points(axes: Axes, points: Sequence[PlanePoint], styles: Mapping[str, Style]) -> None:
+def _draw_markers(axes: Axes, markers: Sequence[Marker], styles: Mapping[str, Style]) -> None:
     for family, style in styles.items():
-        own = [point for point in points if point.family == family]
+        own = [marker.place for marker in markers if marker.family == family]
         if len(own) > 1:
-            across, along = [point.utility for point in own], [point.privacy for point in own]
-            axes.plot(across, along, color=style.colour, linestyle=style.dash, linewidth=1.2, alpha=0.7, zorder=2)
-    for index, point in enumerate(points):
-        style = styles[point.family]
-        for interval, fixed, horizontal in (
-            (point.utility_interval, point.privacy, True),
-            (point.privacy_interval, point.utility, False),
-        ):
-            if interval is not None:
-                ends, still = tuple(interval), (fixed, fixed)
-                x, y = (ends, still) if horizontal else (still, ends)
-                axes.plot(x, y, color=style.colour, linewidth=0.9, alpha=0.75 if point.on_front else 0.3, zorder=2)
+            axes.plot(
+                *zip(*own, strict=True), color=style.colour, linestyle=style.dash, linewidth=1.2, alpha=0.7, zorder=2
+            )
+    for index, marker in enumerate(markers):
+        style, (x, y), on_front = styles[marker.family], marker.place, marker.point.on_front
+        faint: dict[str, Any] = {
+            "color": style.colour,
+            "linewidth": 0.9,
+            "alpha": 0.75 if on_front else 0.3,
+            "zorder": 2,
+        }
+        if marker.point.utility.interval is not None:
+            axes.plot(marker.point.utility.interval, (y, y), **faint)
+        if marker.point.privacy.interval is not None:
+            axes.plot((x, x), marker.point.privacy.interval, **faint)
         axes.plot(
-            (point.utility,),
-            (point.privacy,),
+            (x,),
+            (y,),
             color=style.colour,
             marker=style.marker,
-            markersize=8 if point.on_front else 6,
-            markerfacecolor=style.colour if point.on_front else "none",
+            markersize=8 if on_front else 6,
+            markerfacecolor=style.colour if on_front else "none",
             markeredgewidth=1.3,
             linestyle="none",
-            zorder=4 if point.on_front else 3,
+            zorder=4 if on_front else 3,
             gid=f"point{index}",
         )
 
@@ -232,29 +222,30 @@ def _draw_legend(figure: Any, styles: Mapping[str, Style], drawn: set[str]) -> N
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=11)
 
 
-def _is_small(points: Sequence[PlanePoint], index: int) -> bool:
+def _is_small(markers: Sequence[Marker], index: int) -> bool:
     """Whether a point's strength is written in small print: one of a sweep, without a label of its own."""
-    point = points[index]
-    swept = sum(other.family == point.family for other in points) > 1
-    return swept and not point.on_front and index > 0
+    swept = sum(other.family == markers[index].family for other in markers) > 1
+    return swept and not markers[index].point.on_front and index > 0
 
 
-def _description(plane: Mapping[str, Any], points: Sequence[PlanePoint], label: str, direction: str) -> str:
-    front = ", ".join(f"{point.name} ({point.privacy:.3g}, {point.utility:.3g})" for point in points if point.on_front)
+def _description(plane: Plane, metric: Metric) -> str:
+    front = ", ".join(
+        f"{point.arm} ({point.privacy.mean:.3g}, {point.utility.mean:.3g})" for point in plane.points if point.on_front
+    )
     return (
-        f"Privacy-utility plane of {plane['model']} under {plane['attack']}: {label} ({direction}) and macro F1 of "
-        f"{len(points)} defenses; on the Pareto front: {front or 'none'}"
+        f"Privacy-utility plane of {plane.model} under {plane.attack}: {metric.label} ({better_when(metric)}) and "
+        f"macro F1 of {len(plane.points)} defenses; on the Pareto front: {front or 'none'}"
     )
 
 
-def _with_titles(svg: str, name: str, points: Sequence[PlanePoint], digits: int, label: str) -> str:
+def _with_titles(svg: str, name: str, markers: Sequence[Marker], metric: Metric) -> str:
     """Each marker's group with a ``<title>``, which browsers show under the pointer."""
 
     def titled(match: re.Match[str]) -> str:
-        point = points[int(match[1])]
-        privacy = with_interval(point.privacy, point.privacy_interval, digits)
-        utility = with_interval(point.utility, point.utility_interval, 3)
+        point = markers[int(match[1])].point
+        privacy = with_interval(point.privacy.mean, point.privacy.interval, metric.digits)
+        utility = with_interval(point.utility.mean, point.utility.interval, 3)
         front = ", on the front" if point.on_front else ""
-        return f"{match[0]}<title>{escape(f'{point.name}: {label} {privacy}, F1 {utility}{front}')}</title>"
+        return f"{match[0]}<title>{escape(f'{point.arm}: {metric.label} {privacy}, F1 {utility}{front}')}</title>"
 
     return re.sub(rf'<g id="{re.escape(name)}-point(\d+)">', titled, svg)

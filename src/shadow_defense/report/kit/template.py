@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import yaml
 
+from shadow_defense.report.records.scores import Header
 
-def render_template(name: str, context: Mapping[str, Any]) -> str:
-    """The template ``name`` of this package with ``context``; all text is escaped, and no name may be missing.
 
-    Templates have the filter ``settings``, which is :func:`nested_text`.
+def render_page(name: str, record: Header, *, seeds: Sequence[int], **parts: object) -> str:
+    """The page ``name`` of ``report/pages`` as one HTML document that needs no network and no other file.
+
+    All text is escaped, no name may be missing, and a content security policy in the page forbids loading anything.
+    Templates extend ``kit/base.html.j2`` and have the filter ``settings``, which is :func:`nested_text`.
+
+    Args:
+        parts: what the template lays out besides ``record`` and ``seeds``.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -24,10 +29,10 @@ def render_template(name: str, context: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters["settings"] = nested_text
-    return environment.get_template(name).render(context)
+    return environment.get_template(f"pages/{name}.html.j2").render(record=record, seeds=seeds, **parts)
 
 
-def nested_text(value: Mapping[str, Any]) -> str:
+def nested_text(value: Mapping[str, object]) -> str:
     """Nested settings as YAML, which the command line reads back.
 
     >>> print(nested_text({"training": {"rounds": 2, "optimiser": None}}))

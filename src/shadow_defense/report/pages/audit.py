@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric, number
-from shadow_defense.report.kit.pictures import image_uri
-from shadow_defense.report.kit.template import render_template
-from shadow_defense.report.pages.run_pictures import display_width
+from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
+from shadow_defense.report.kit.table import Column, Table
+from shadow_defense.report.kit.template import render_page
+from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, RiskRow
 
 MOST_SHOWN = 32
 """Reconstructions of each attack that are drawn; all are in the tensors beside the page."""
@@ -42,100 +42,100 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class AuditPictures:
-    """The images behind an audit, in [0, 1]: reconstructions by attack, the client's own, and the template."""
-
-    reconstructions: Mapping[str, Float[Tensor, "n c h w"]]
-    truths: Float[Tensor, "m c h w"] | None
-    template: Float[Tensor, "c h w"] | None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture: its data URI, heading, what is written below it, and the words that stand for it."""
-
-    uri: str
-    title: str
-    lines: tuple[str, ...]
-    alt: str
-
-
-@dataclass(frozen=True)
 class Section:
     """One attack as it is laid out: each card is a reconstruction beside its image."""
 
     name: str
-    attack: Mapping[str, Any]
+    attack: AttackEnd
     cards: tuple[tuple[Picture, ...], ...]
     left_out: int
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    table: Table[RiskRow]
 
 
-def render_audit_page(results: Mapping[str, Any], pictures: AuditPictures) -> str:
-    """The whole page as one HTML document; ``results`` is what ``audit.json`` holds. All text is escaped.
+def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
+    """The whole page as one HTML document.
 
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    width, pixelated = display_width(results["image_shape"][2])
+    width, pixelated = display_width(record.image_shape[2])
+    template = pictures.template
     diagnosis = {
-        heading: [reason["sentence"] for reason in results["diagnosis"] if reason["effect"] == effect]
+        heading: [reason.sentence for reason in record.diagnosis if reason.effect == effect]
         for effect, heading in GROUPS.items()
     }
-    context = {
-        "record": results,
-        "seeds": [results["seed"]],
-        "sections": [_section(name, attack, pictures) for name, attack in results["attacks"].items()],
-        "template": None if pictures.template is None else image_uri(pictures.template),
-        "width": width,
-        "pixelated": pixelated,
-        "diagnosis": {heading: sentences for heading, sentences in diagnosis.items() if sentences},
-        "threat_models": _threat_models(results["threat_models"]),
-        "metrics": [RISKS[name] for name in _measured(results)],
-    }
-    return render_template("pages/audit.html.j2", context)
+    return render_page(
+        "audit",
+        record,
+        seeds=(record.seed,),
+        sections=[_section(name, attack, pictures) for name, attack in record.attacks.items()],
+        template=template
+        if template is None
+        else Picture(image_uri(template), "Mean image", "Mean of public images", ("known without any update",)),
+        width=width,
+        pixelated=pixelated,
+        diagnosis={heading: sentences for heading, sentences in diagnosis.items() if sentences},
+        threat_models=_threat_models(record.threat_models),
+        metrics=[RISKS[name] for name in _measured([row for each in record.attacks.values() for row in each.rows])],
+    )
 
 
-def write_audit_page(path: Path, results: Mapping[str, Any], pictures: AuditPictures) -> None:
-    """Write :func:`render_audit_page` to ``path``, whole or not at all."""
-    write_text(path, render_audit_page(results, pictures))
+def write_audit(path: Path, record: AuditRecord, pictures: AuditPictures) -> None:
+    """Write :func:`render_audit` to ``path``, whole or not at all."""
+    write_text(path, render_audit(record, pictures))
 
 
-def _measured(results: Mapping[str, Any]) -> list[str]:
-    rows = [row for attack in results["attacks"].values() for row in attack["rows"]]
-    return [name for name in RISKS if any(row.get(name) is not None for row in rows)]
+def _measured(rows: Sequence[RiskRow]) -> list[str]:
+    return [name for name in RISKS if any(getattr(row, name) is not None for row in rows)]
 
 
-def _section(name: str, attack: Mapping[str, Any], pictures: AuditPictures) -> Section:
+def _section(name: str, attack: AttackEnd, pictures: AuditPictures) -> Section:
     found = pictures.reconstructions.get(name)
-    measured = _measured({"attacks": {name: attack}})
-    cards: list[tuple[Picture, ...]] = []
-    for index, image in enumerate([] if found is None else found[:MOST_SHOWN]):
-        row = attack["rows"][index] if attack["rows"] else None
-        lines = () if row is None else tuple(_value(key, row) for key in measured)
-        card = [Picture(image_uri(image), f"Rebuilt {index + 1}", lines, f"Rebuilt {index + 1} by {name}")]
-        if row is not None and row["image"] is not None and pictures.truths is not None:
-            own = f"Image {row['image'] + 1}"
-            card.insert(
-                0, Picture(image_uri(pictures.truths[row["image"]]), own, ("the client's own",), f"{own} of the client")
-            )
-        cards.append(tuple(card))
+    measured = _measured(attack.rows)
+    shown = () if found is None else found[:MOST_SHOWN]
+    rows = attack.rows or (None,) * len(shown)
+    columns: tuple[Column[RiskRow], ...] = (
+        Column("Reconstruction", lambda row: f"Rebuilt {row.reconstruction + 1}"),
+        Column("Image", lambda row: "none left" if row.image is None else str(row.image + 1)),
+        *(_column(metric) for metric in measured),
+    )
     return Section(
         name,
         attack,
-        tuple(cards),
-        0 if found is None else max(len(found) - MOST_SHOWN, 0),
-        tuple(_heading(key) for key in measured),
         tuple(
-            (
-                f"Rebuilt {row['reconstruction'] + 1}",
-                "none left" if row["image"] is None else f"{row['image'] + 1}",
-                *(number(row.get(key), RISKS[key].digits) for key in measured),
-            )
-            for row in attack["rows"]
+            _card(name, index, image, row, measured, pictures.truths)
+            for index, (image, row) in enumerate(zip(shown, rows, strict=False))
         ),
+        0 if found is None else max(len(found) - MOST_SHOWN, 0),
+        Table(f"Risk of each image, {name}", columns, attack.rows),
     )
+
+
+def _card(
+    name: str,
+    index: int,
+    image: Float[Tensor, "c h w"],
+    row: RiskRow | None,
+    measured: Sequence[str],
+    truths: Float[Tensor, "m c h w"] | None,
+) -> tuple[Picture, ...]:
+    lines = () if row is None else tuple(_line(metric, row) for metric in measured)
+    rebuilt = Picture(image_uri(image), f"Rebuilt {index + 1}", f"Rebuilt {index + 1} by {name}", lines)
+    if row is None or row.image is None or truths is None:
+        return (rebuilt,)
+    own = f"Image {row.image + 1}"
+    return Picture(image_uri(truths[row.image]), own, f"{own} of the client", ("the client's own",)), rebuilt
+
+
+def _column(metric: str) -> Column[RiskRow]:
+    shown = RISKS[metric]
+    title = f"{shown.label}, {shown.unit}" if shown.unit else shown.label
+    return Column(title, lambda row: getattr(row, metric), shown.digits)
+
+
+def _line(metric: str, row: RiskRow) -> str:
+    shown = RISKS[metric]
+    return f"{shown.label} {number(getattr(row, metric), shown.digits, shown.unit)}"
 
 
 def _threat_models(texts: Mapping[str, str]) -> dict[str, str]:
@@ -144,13 +144,3 @@ def _threat_models(texts: Mapping[str, str]) -> dict[str, str]:
         ", ".join(name for name, other in texts.items() if other == text): text
         for text in dict.fromkeys(texts.values())
     }
-
-
-def _heading(metric: str) -> str:
-    shown = RISKS[metric]
-    return f"{shown.label}, {shown.unit}" if shown.unit else shown.label
-
-
-def _value(metric: str, row: Mapping[str, Any]) -> str:
-    shown = RISKS[metric]
-    return f"{shown.label} {number(row.get(metric), shown.digits, shown.unit)}"

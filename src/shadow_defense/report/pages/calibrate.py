@@ -2,100 +2,84 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.kit.charts import legend_key, styles
-from shadow_defense.report.kit.formatting import (
-    METRICS,
-    RELATIVE_LEAKAGE,
-    Metric,
-    number,
-    signed_with_interval,
-    with_interval,
-)
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.kit.charts import Panel, legend_key, styles
+from shadow_defense.report.kit.formatting import number, signed_with_interval, with_interval
 from shadow_defense.report.kit.strength_chart import Level, Point, Series, strength_chart
-from shadow_defense.report.kit.template import nested_text, render_template
-
-Results = Mapping[str, Any]
-
-LEAKAGE: dict[str, Metric] = {
-    "ssim": METRICS["ssim"],
-    "psnr": METRICS["psnr"],
-    "rdlv": RELATIVE_LEAKAGE,
-}
+from shadow_defense.report.kit.table import Column, Table
+from shadow_defense.report.kit.template import nested_text, render_page
+from shadow_defense.report.records.calibration import LEAKAGE, CalibrationRecord, ScheduleEntry, Strength
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measured setting as the table shows it."""
+class StrengthRow:
+    """One measured setting of the table; ``schedule`` is ``no defense`` for the undefended arm."""
 
     schedule: str
-    strength: str
-    amplitude: str
-    leakage: tuple[str, ...]
-    f1: str
-    difference: str
-    chosen: bool
+    measured: Strength
+    chosen: bool = False
 
 
-def render_calibration(results: Results) -> str:
-    """The whole page as one HTML document; ``results`` is what ``calibration.json`` holds. All text is escaped."""
-    return render_template("pages/calibrate.html.j2", _context(results))
-
-
-def write_calibration(path: Path, results: Results) -> None:
-    """Write :func:`render_calibration` to ``path``, whole or not at all."""
-    write_text(path, render_calibration(results))
-
-
-def _context(results: Results) -> dict[str, Any]:
-    schedules, chosen = results["schedules"], results["chosen"]
-    metric, target = results["target"]["metric"], results["target"]["value"]
+def render_calibration(record: CalibrationRecord) -> str:
+    """The whole page as one HTML document."""
     # Without the first style: it stands for no defense elsewhere.
-    styled = dict(zip(schedules, styles(len(schedules) + 1)[1:], strict=True))
-    ring = {} if chosen is None else {chosen["schedule"]: chosen["strength"]}
+    styled = dict(zip(record.schedules, styles(len(record.schedules) + 1)[1:], strict=True))
+    metrics = _shown_metrics(record)
+    return render_page(
+        "calibrate",
+        record,
+        seeds=record.seeds,
+        target=f"{LEAKAGE[record.target.metric].label} "
+        f"{number(record.target.value, 2, LEAKAGE[record.target.metric].unit)}",
+        charts=[_leakage_chart(record, metric) for metric in metrics] + [_cost_chart(record)],
+        legend=[(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(styled.items())],
+        table=_table(record, metrics),
+        metrics=[LEAKAGE[metric] for metric in metrics],
+        setting=None if record.chosen is None else nested_text({"arms": record.chosen.arm}),
+    )
 
-    def series(measure: str | None) -> list[Series]:
-        return [
-            Series(
-                name,
-                tuple(_cost(entry) if measure is None else _leaked(entry, measure) for entry in found["measurements"]),
-                styled[name],
-                ring.get(name),
-            )
-            for name, found in schedules.items()
-        ]
 
-    levels = {
-        name: [Level("mean image", blank["mean"], "dotted")]
-        for name, blank in results["mean_image"].items()
-        if all(name in entry["leakage"] for found in schedules.values() for entry in found["measurements"])
-    }
-    levels[metric].append(Level("target", target, "dashed", above=True))
-    charts = [
-        (_title(name), strength_chart(f"leakage-{name}", _title(name), series(name), levels[name]))
-        for name in (metric, *(other for other in levels if other != metric))
+def write_calibration(path: Path, record: CalibrationRecord) -> None:
+    """Write :func:`render_calibration` to ``path``, whole or not at all."""
+    write_text(path, render_calibration(record))
+
+
+def calibration_summary(record: CalibrationRecord) -> Table[tuple[str, ScheduleEntry]]:
+    """For the terminal, for each schedule: where leakage is below the target, and what that costs."""
+
+    def strength(value: float | None) -> str | None:
+        return None if value is None else f"{value:g}"
+
+    def cost(entry: ScheduleEntry) -> str | None:
+        changes = {measured.strength: measured.f1_difference.mean for measured in entry.measurements}
+        return None if entry.certain.holds is None else f"{changes[entry.certain.holds]:+.3f}"
+
+    columns: tuple[Column[tuple[str, ScheduleEntry]], ...] = (
+        Column("schedule", lambda row: row[0]),
+        Column("surely below from", lambda row: strength(row[1].certain.holds)),
+        Column("on average from", lambda row: strength(row[1].average.holds)),
+        Column("surely not up to", lambda row: strength(row[1].leaks)),
+        Column("measured", lambda row: str(len(row[1].measurements))),
+        Column("macro F1, change", lambda row: cost(row[1])),
+    )
+    target = record.target
+    return Table(f"Target: {target.metric} below {target.value:g}", columns, list(record.schedules.items()))
+
+
+def _shown_metrics(record: CalibrationRecord) -> list[str]:
+    """The target's metric first, then those that every setting was measured by."""
+    target = record.target.metric
+    everywhere = [
+        metric
+        for metric in record.mean_image
+        if all(metric in each.leakage for entry in record.schedules.values() for each in entry.measurements)
     ]
-    title = "Macro F1 on the test images"
-    undefended = math.fsum(results["undefended"]["f1"]) / len(results["undefended"]["f1"])
-    charts.append((title, strength_chart("f1", title, series(None), [Level("no defense", undefended, "dotted")])))
-    return {
-        "record": results,
-        "seeds": results["seeds"],
-        "target": f"{LEAKAGE[metric].label} {number(target, 2, LEAKAGE[metric].unit)}",
-        "charts": charts,
-        "legend": [(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(styled.items())],
-        "columns": [_title(name) for name in levels],
-        "rows": _rows(results, list(levels)),
-        "metrics": [LEAKAGE[name] for name in levels],
-        "setting": None if chosen is None else nested_text({"arms": chosen["arm"]}),
-        "config": nested_text(results["config"]),
-    }
+    return [target, *(metric for metric in everywhere if metric != target)]
 
 
 def _title(metric: str) -> str:
@@ -103,39 +87,64 @@ def _title(metric: str) -> str:
     return f"{shown.label}, {shown.unit}" if shown.unit else shown.label
 
 
-def _leaked(measured: Results, metric: str) -> Point:
-    leakage = measured["leakage"][metric]
-    return Point(measured["strength"], leakage["mean"], (leakage["low"], leakage["high"]))
+def _series(record: CalibrationRecord, point: Callable[[Strength], Point]) -> list[Series]:
+    chosen = record.chosen
+    return [
+        Series(
+            name,
+            tuple(point(measured) for measured in entry.measurements),
+            style,
+            chosen.strength if chosen is not None and chosen.schedule == name else None,
+        )
+        for (name, entry), style in zip(record.schedules.items(), styles(len(record.schedules) + 1)[1:], strict=True)
+    ]
 
 
-def _cost(measured: Results) -> Point:
-    return Point(measured["strength"], math.fsum(measured["f1"]) / len(measured["f1"]), None)
+def _leakage_chart(record: CalibrationRecord, metric: str) -> Panel:
+    def point(measured: Strength) -> Point:
+        leaked = measured.leakage[metric]
+        return Point(measured.strength, leaked.mean, (leaked.low, leaked.high))
+
+    levels = [Level("mean image", record.mean_image[metric].mean, "dotted")]
+    if metric == record.target.metric:
+        levels.append(Level("target", record.target.value, "dashed", above=True))
+    title = _title(metric)
+    return Panel(title, strength_chart(f"leakage-{metric}", title, _series(record, point), levels))
 
 
-def _rows(results: Results, metrics: list[str]) -> list[Row]:
-    chosen = results["chosen"] or {"schedule": None, "strength": None}
-    rows = [_row("no defense", results["undefended"], metrics, False)]
-    for name, found in results["schedules"].items():
-        for measured in found["measurements"]:
-            if measured["strength"] > 0:
-                same = (name, measured["strength"]) == (chosen["schedule"], chosen["strength"])
-                rows.append(_row(name, measured, metrics, same))
-    return rows
+def _cost_chart(record: CalibrationRecord) -> Panel:
+    title = "Macro F1 on the test images"
+    series = _series(record, lambda measured: Point(measured.strength, measured.mean_f1, None))
+    level = Level("no defense", record.undefended.mean_f1, "dotted")
+    return Panel(title, strength_chart("f1", title, series, [level]))
 
 
-def _row(schedule: str, measured: Results, metrics: list[str], chosen: bool) -> Row:
-    texts = []
-    for metric in metrics:
-        leakage, digits = measured["leakage"][metric], min(LEAKAGE[metric].digits, 2)
-        interval = (leakage["low"], leakage["high"])
-        texts.append(f"{with_interval(leakage['mean'], interval, digits)} (round {leakage['round']})")
-    difference = measured["f1_difference"]
-    return Row(
-        schedule=schedule,
-        strength=f"{measured['strength']:g}",
-        amplitude=number(measured["mean_amplitude"], 2),
-        leakage=tuple(texts),
-        f1=number(_cost(measured).mean, 3),
-        difference=signed_with_interval(difference["mean"], difference["interval"], 3),
-        chosen=chosen,
+def _table(record: CalibrationRecord, metrics: Sequence[str]) -> Table[StrengthRow]:
+    chosen = record.chosen
+    rows = [StrengthRow("no defense", record.undefended)]
+    for name, entry in record.schedules.items():
+        for measured in entry.measurements:
+            if measured.strength > 0:
+                same = chosen is not None and (name, measured.strength) == (chosen.schedule, chosen.strength)
+                rows.append(StrengthRow(name, measured, same))
+    columns: tuple[Column[StrengthRow], ...] = (
+        Column("Schedule", lambda row: f"{row.schedule} (chosen)" if row.chosen else row.schedule),
+        Column("Strength", lambda row: f"{row.measured.strength:g}"),
+        Column("Mean amplitude", lambda row: row.measured.mean_amplitude, 2),
+        *(_leakage_column(metric) for metric in metrics),
+        Column("Macro F1", lambda row: row.measured.mean_f1),
+        Column("To no defense", lambda row: _signed(row.measured.f1_difference)),
     )
+    return Table("Leakage (in the worst round) and macro F1", columns, rows)
+
+
+def _leakage_column(metric: str) -> Column[StrengthRow]:
+    def text(row: StrengthRow) -> str:
+        leaked, digits = row.measured.leakage[metric], min(LEAKAGE[metric].digits, 2)
+        return f"{with_interval(leaked.mean, (leaked.low, leaked.high), digits)} (round {leaked.round})"
+
+    return Column(_title(metric), text)
+
+
+def _signed(difference: Estimate) -> str:
+    return signed_with_interval(difference.mean, difference.interval, 3)

@@ -1,27 +1,20 @@
-"""The report of a comparison: one HTML file that needs no network and no other file."""
+"""The page of a comparison: privacy against utility, what attackers rebuilt, and every number in tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.comparison_content import BASELINES, ComparisonContent, ComparisonPictures
+from shadow_defense.report.columns import ATTACK, IMAGES, NUMBERS, ROUND, number_table, score_table
 from shadow_defense.report.kit.formatting import METRICS, better_when, metric_and_region, metric_named
-from shadow_defense.report.kit.pictures import image_uri
+from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
 from shadow_defense.report.kit.plane import plane_svg
-from shadow_defense.report.kit.template import render_template
-from shadow_defense.report.pages.compare_tables import (
-    ComparisonTable,
-    foreground_table,
-    front_of,
-    leakage_table,
-    when,
-    worth_table,
-)
-from shadow_defense.report.pages.run_pictures import Picture, display_width
+from shadow_defense.report.kit.table import Column, Table
+from shadow_defense.report.kit.template import render_page
+from shadow_defense.report.records.comparison import ComparisonPictures, ComparisonRecord, DefenseEntry, Plane
+from shadow_defense.report.records.scores import BASELINES, Measurement, Row, ScoreTable
 
 
 @dataclass(frozen=True)
@@ -38,8 +31,8 @@ class TablePair:
     """What leaked in one round, or in all of them together: over the whole image, and by region."""
 
     title: str
-    leakage: ComparisonTable
-    foreground: ComparisonTable
+    leakage: Table[Row]
+    regions: Table[Row]
 
 
 @dataclass(frozen=True)
@@ -63,76 +56,109 @@ class PicturesCard:
     pictures: tuple[Picture, ...]
 
 
-def render_comparison(content: ComparisonContent) -> str:
-    """The whole report as one HTML document with its planes, pictures, tables and style inside.
-
-    All text from ``content`` is escaped; a content security policy in the page forbids loading anything and
-    running any script.
+def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPictures] = ()) -> str:
+    """The whole page as one HTML document with its planes, pictures, tables and style inside.
 
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    return render_template("pages/compare.html.j2", _context(content))
+    models = dict.fromkeys(table.model for table in record.tables)
+    pooled = [next(iter(record.pooled(model)), None) for model in models]
+    return render_page(
+        "compare",
+        record,
+        seeds=record.seeds,
+        baselines=BASELINES,
+        metrics=METRICS.values(),
+        sections=_sections(record),
+        worth=[
+            score_table("worth", table.model, [row for row in table.rows if not row.baseline])
+            for table in pooled
+            if table is not None
+        ],
+        ablations=[_pair(table) for table in record.ablations],
+        cards=[_card(entry) for entry in pictures],
+    )
 
 
-def write_comparison(path: Path, content: ComparisonContent) -> None:
+def write_comparison(path: Path, record: ComparisonRecord, pictures: Sequence[ComparisonPictures]) -> None:
     """Write :func:`render_comparison` to ``path``, whole or not at all."""
-    write_text(path, render_comparison(content))
+    write_text(path, render_comparison(record, pictures))
 
 
-def _context(content: ComparisonContent) -> dict[str, Any]:
-    comparison = content.comparison
-    defenses = comparison["defenses"]
-    pooled: dict[str, Mapping[str, Any]] = {}
-    for table in sorted(comparison["tables"], key=lambda table: table["round"] is not None):
-        pooled.setdefault(table["model"], table)
-    return {
-        "record": comparison,
-        "seeds": comparison["seeds"],
-        "first": next(iter(defenses), "the first defense"),
-        "baselines": BASELINES,
-        "metrics": METRICS.values(),
-        "sections": _sections(comparison),
-        "worth": [worth_table(table) for table in pooled.values()],
-        "ablations": [_pair(table, comparison, frozenset()) for table in comparison["ablations"]],
-        "cards": _cards(content.pictures),
-    }
+def comparison_numbers(record: ComparisonRecord) -> Table[Measurement]:
+    """Every number of every arm, one a row, for CSV and data frames.
+
+    ``part`` is ``comparison`` or ``ablation``; ``on_front`` is 1 or 0 for what stands on a plane, else empty.
+    """
+    ablations = {id(table) for table in record.ablations}
+
+    def entry(each: Measurement) -> DefenseEntry | None:
+        return record.defenses.get(each.row.arm)
+
+    columns: tuple[Column[Measurement], ...] = (
+        Column("part", lambda each: "ablation" if id(each.table) in ablations else "comparison"),
+        Column("model", lambda each: each.table.model),
+        ATTACK,
+        ROUND,
+        Column("defense", lambda each: each.row.arm),
+        Column("family", lambda each: getattr(entry(each), "family", None)),
+        Column("strength", lambda each: getattr(entry(each), "label", None)),
+        Column("share_bn", lambda each: each.row.share_bn),
+        Column("on_front", lambda each: None if each.row.on_front is None else int(each.row.on_front)),
+        IMAGES,
+        Column("seeds", lambda each: each.row.seeds),
+        Column("kind", lambda each: each.kind),
+        Column("measure", lambda each: each.name),
+        *NUMBERS,
+    )
+    return number_table(columns, (*record.tables, *record.ablations))
 
 
-def _sections(comparison: Mapping[str, Any]) -> list[AttackSection]:
+def comparison_summary(record: ComparisonRecord) -> list[Table[Row]]:
+    """For the terminal, for each model and attack: what leaks, macro F1, time, and who is on the front."""
+    return [
+        score_table("terminal", f"{table.model}, {table.attack}", table.rows)
+        for table in record.tables
+        if table.round is None
+    ]
+
+
+def when(table: ScoreTable) -> str:
+    """Which rounds a table is about."""
+    return "all attacked rounds together" if table.round is None else f"round {table.round}"
+
+
+def _sections(record: ComparisonRecord) -> list[AttackSection]:
     places = dict.fromkeys(
-        (entry["model"], entry["attack"]) for part in ("tables", "planes") for entry in comparison[part]
+        [*(table.place for table in record.tables), *((plane.model, plane.attack) for plane in record.planes)]
     )
     sections = []
-    for index, (model, attack) in enumerate(places):
-        own = [table for table in comparison["tables"] if (table["model"], table["attack"]) == (model, attack)]
-        ordered = sorted(own, key=lambda table: table["round"] is not None)
-        front = front_of(comparison, model, attack)
-        planes = [plane for plane in comparison["planes"] if (plane["model"], plane["attack"]) == (model, attack)]
+    for index, place in enumerate(places):
+        own = [table for table in record.tables if table.place == place]
+        planes = [plane for plane in record.planes if (plane.model, plane.attack) == place]
         sections.append(
             AttackSection(
                 f"attack{index}",
-                f"{model}, {attack}",
-                tuple(_plane(f"plane{index}x{place}", plane, comparison) for place, plane in enumerate(planes)),
-                tuple(_pair(table, comparison, front if table["round"] is None else frozenset()) for table in ordered),
+                ", ".join(place),
+                tuple(_plane(f"plane{index}x{number}", plane, record) for number, plane in enumerate(planes)),
+                tuple(_pair(table) for table in sorted(own, key=lambda table: table.round is not None)),
             )
         )
     return sections
 
 
-def _plane(name: str, plane: Mapping[str, Any], comparison: Mapping[str, Any]) -> PlanePanel:
-    metric = metric_named(metric_and_region(plane["metric"])[0])
-    title = f"{plane['model']}, {plane['attack']}: {metric.label} against macro F1"
-    return PlanePanel(title, better_when(metric), plane_svg(name, plane, comparison["defenses"]))
+def _plane(name: str, plane: Plane, record: ComparisonRecord) -> PlanePanel:
+    metric = metric_named(metric_and_region(plane.metric)[0])
+    title = f"{plane.model}, {plane.attack}: {metric.label} against macro F1"
+    return PlanePanel(title, better_when(metric), plane_svg(name, plane, record.defenses))
 
 
-def _pair(table: Mapping[str, Any], comparison: Mapping[str, Any], front: frozenset[str]) -> TablePair:
-    title = f"{table['model']}, {table['attack']}: {when(table)}"
-    return TablePair(title, leakage_table(table, comparison["defenses"], front), foreground_table(table))
-
-
-def _cards(pictures: tuple[ComparisonPictures, ...]) -> list[PicturesCard]:
-    return [_card(entry) for entry in pictures]
+def _pair(table: ScoreTable) -> TablePair:
+    title = f"{table.model}, {table.attack}: {when(table)}"
+    return TablePair(
+        title, score_table("page", title, table.rows), score_table("regions", f"{title}, by region", table.rows)
+    )
 
 
 def _card(entry: ComparisonPictures) -> PicturesCard:

@@ -1,117 +1,206 @@
-"""The report: one HTML file that needs no network and no other file."""
+"""The page of a run: what attacks rebuilt in each arm, where noise went, and what it cost the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.files import write_text
-from shadow_defense.report.content import Content
-from shadow_defense.report.kit.charts import Style, legend_key, styles
-from shadow_defense.report.kit.formatting import METRICS, listed
-from shadow_defense.report.kit.pictures import SIGNED_TABLE, colour_bar, heat_bar
-from shadow_defense.report.kit.template import nested_text, render_template
-from shadow_defense.report.pages.run_charts import Panel, curve_panels, score_panels
-from shadow_defense.report.pages.run_pictures import attack_card, choices, noise_cards
-from shadow_defense.report.pages.run_tables import (
-    BASELINE,
-    UTILITY_EXPLANATIONS,
-    MetricTable,
-    metric_table,
-    shared_batch_norm,
-    utility_table,
+from shadow_defense.report.columns import (
+    ARM,
+    ATTACK,
+    COLUMNS,
+    IMAGES,
+    NUMBERS,
+    ROUND,
+    UTILITY,
+    metric_column,
+    number_table,
+    score_table,
 )
+from shadow_defense.report.kit.charts import Panel, Style, legend_key, styles
+from shadow_defense.report.kit.formatting import METRICS, REGIONS, counted, listed, metric_and_region
+from shadow_defense.report.kit.pictures import SIGNED_TABLE, colour_bar, heat_bar
+from shadow_defense.report.kit.table import Column, Table
+from shadow_defense.report.kit.template import render_page
+from shadow_defense.report.pages.run_charts import curve_panels, score_panels
+from shadow_defense.report.pages.run_pictures import attack_card, choices, noise_cards
+from shadow_defense.report.records.run import Exhibit, RunRecord
+from shadow_defense.report.records.scores import MEAN_IMAGE, Measurement, Row, ScoreTable
+
+SHARED_BATCH_NORM = {
+    "all": "all of it",
+    "parameters": "scales and shifts",
+    "stats": "running statistics",
+    "none": "nothing",
+}
 
 
 @dataclass(frozen=True)
 class AttackResults:
-    """All tables of one attack: ``tables[0]`` is shown open, with its charts; the others are folded."""
+    """All tables of one attack: the first is shown open, with its charts; the others are folded."""
 
     name: str
-    charts: tuple[Panel, ...]
-    tables: tuple[MetricTable, ...]
+    charts: Sequence[Panel]
+    tables: Sequence[Table[RegionRow]]
 
 
-def render_page(content: Content) -> str:
-    """The whole report as one HTML document with its pictures, charts, style and script inside.
+@dataclass(frozen=True)
+class RegionRow:
+    """A row of scores in one region of the images."""
 
-    All text from ``content`` is escaped; a content security policy in the page forbids loading anything.
+    row: Row
+    region: str
+
+
+def render_run(record: RunRecord, exhibits: Sequence[Exhibit] = ()) -> str:
+    """The whole page as one HTML document with its pictures, charts, style and script inside.
 
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    return render_template("pages/run.html.j2", _context(content))
+    arm_styles = dict(zip(record.arms, styles(len(record.arms)), strict=True))
+    attack_cards = [attack_card(exhibit) for exhibit in exhibits]
+    explained = noise_cards(exhibits)
+    return render_page(
+        "run",
+        record,
+        seeds=(record.seed,),
+        summary=summary(record),
+        attack_cards=attack_cards,
+        attack_choices=choices([card.place for card in attack_cards]),
+        noise_cards=explained,
+        noise_choices=choices([card.place for card in explained]),
+        heat_bar=heat_bar(),
+        noise_bar=colour_bar(SIGNED_TABLE),
+        attacks=_attack_results(record, arm_styles),
+        metrics=METRICS.values(),
+        baseline=MEAN_IMAGE,
+        utility=_utility_table(record),
+        classes=_class_table(record),
+        utility_terms=UTILITY.values(),
+        shared_batch_norm=_shared_batch_norm(record),
+        curves=curve_panels(record.arms, arm_styles),
+        legend=[(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(arm_styles.items())],
+    )
 
 
-def write_report(path: Path, content: Content) -> None:
-    """Write :func:`render_page` to ``path``, whole or not at all."""
-    write_text(path, render_page(content))
+def write_run(path: Path, record: RunRecord, exhibits: Sequence[Exhibit]) -> None:
+    """Write :func:`render_run` to ``path``, whole or not at all."""
+    write_text(path, render_run(record, exhibits))
 
 
-def _context(content: Content) -> dict[str, Any]:
-    results = content.results
-    arms = results["arms"]
-    arm_styles = dict(zip(arms, styles(len(arms)), strict=True))
-    attack_cards = [attack_card(exhibit) for exhibit in content.exhibits]
-    explained = noise_cards(content.exhibits)
-    return {
-        "record": results,
-        "seeds": [results["seed"]],
-        "summary": summary(results),
-        "attack_cards": attack_cards,
-        "attack_choices": choices([card.place for card in attack_cards]),
-        "noise_cards": explained,
-        "noise_choices": choices([card.place for card in explained]),
-        "heat_bar": heat_bar(),
-        "noise_bar": colour_bar(SIGNED_TABLE),
-        "attacks": _attack_results(results["tables"], arm_styles),
-        "metrics": METRICS.values(),
-        "baseline": BASELINE,
-        "utility": utility_table(arms, results["data"]["classes"]),
-        "utility_explanations": UTILITY_EXPLANATIONS,
-        "shared_batch_norm": shared_batch_norm(arms),
-        "curves": curve_panels(arms, arm_styles),
-        "legend": [(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(arm_styles.items())],
-        "config": nested_text(results["config"]),
-        "options": {name: nested_text(arm["options"]) for name, arm in arms.items() if arm["options"]},
-    }
+def run_numbers(record: RunRecord) -> Table[Measurement]:
+    """Every score of every arm, one a row, for CSV and data frames."""
+    metric: Column[Measurement] = Column("metric", lambda each: each.name)
+    arm: Column[Measurement] = Column("arm", lambda each: each.row.arm)
+    columns = (ATTACK, ROUND, arm, metric, *NUMBERS[:3], IMAGES, *NUMBERS[3:])
+    return number_table(columns, record.tables, ("privacy",))
 
 
-def _attack_results(tables: Sequence[Mapping[str, Any]], arm_styles: Mapping[str, Style]) -> list[AttackResults]:
-    attacks: dict[str, list[Mapping[str, Any]]] = {}
-    for table in tables:
-        attacks.setdefault(table["attack"], []).append(table)
-    result = []
-    for index, (name, own) in enumerate(attacks.items()):
-        # What all rounds say together comes first; sorting keeps the order of the others.
-        ordered = sorted(own, key=lambda table: table["round"] is not None)
-        charts = score_panels(f"scores{index}", ordered[0], arm_styles)
-        result.append(AttackResults(name, tuple(charts), tuple(metric_table(table) for table in ordered)))
-    return result
+def run_summary(record: RunRecord) -> list[Table[Row]]:
+    """For the terminal, for each attack: what it reaches in each arm, and what the task reaches."""
+    return [
+        score_table("terminal", f"What {table.attack} rebuilds, and what the task reaches", table.rows)
+        for table in record.pooled
+    ]
 
 
-def summary(results: Mapping[str, Any]) -> str:
-    """What was done, in two or three plain sentences.
+def _attack_results(record: RunRecord, arm_styles: Mapping[str, Style]) -> list[AttackResults]:
+    attacks: dict[str, list[ScoreTable]] = {}
+    # What all rounds say together comes first; sorting keeps the order of the others.
+    for table in sorted(record.tables, key=lambda table: table.round is not None):
+        attacks.setdefault(table.attack, []).append(table)
+    order = dict.fromkeys(table.attack for table in record.tables)
+    return [
+        AttackResults(
+            name,
+            score_panels(f"scores{index}", attacks[name][0], arm_styles),
+            [metric_table(table) for table in attacks[name]],
+        )
+        for index, name in enumerate(order)
+    ]
 
-    >>> print(summary({
-    ...     "data": {"name": "faces", "clients": {"a": {}}, "image_size": [25, 25]},
-    ...     "arms": {"none": {"history": [{}]}, "shadow": {"history": [{}]}},
-    ...     "tables": [{"attack": "inverting gradients", "round": 1}],
-    ... }))
-    1 client trained one model together on faces (25 × 25 pixels) for 1 round, once for each of 2 arms: none, shadow. \
-An attacker then tried to rebuild the clients' images from nothing but the updates they sent in round 1, by \
-inverting gradients. This page shows how close it came, and what each defense cost the model.
-    """
-    data, arms = results["data"], results["arms"]
-    rounds = max((len(arm["history"]) for arm in arms.values()), default=0)
-    attacks = list(dict.fromkeys(table["attack"] for table in results["tables"]))
-    attacked = sorted({table["round"] for table in results["tables"] if table["round"] is not None})
-    size = " × ".join(str(side) for side in data["image_size"])
+
+def metric_table(table: ScoreTable) -> Table[RegionRow]:
+    """The metrics of one attack, a group of rows for each region of the images."""
+    places = [metric_and_region(key) for key in dict.fromkeys(key for row in table.rows for key in row.metrics)]
+    present = {name for name, _ in places}
+    names = [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+    when = "All attacked rounds together" if table.round is None else f"Round {table.round}"
+    return Table(
+        f"{table.attack}: {when}",
+        (
+            Column("Arm", lambda each: each.row.arm),
+            *(_region_column(name) for name in names),
+            Column("Images", lambda each: str(each.row.images)),
+        ),
+        [
+            RegionRow(row, region)
+            for region in REGIONS
+            if any(place == region for _, place in places)
+            for row in table.rows
+        ],
+        group=lambda each: REGIONS[each.region],
+        mark=lambda each: "baseline" if each.row.baseline else "",
+    )
+
+
+def _region_column(name: str) -> Column[RegionRow]:
+    def key(region: str) -> str:
+        return name if region == "other" else f"best_match_{name}" if region == "best_match" else f"{name}_{region}"
+
+    shown = metric_column(key("whole"))
+    return Column(
+        shown.title,
+        lambda each: each.row.metrics.get(key(each.region)),
+        shown.digits,
+        about=shown.about,
+        difference=lambda each: each.row.difference.get(key(each.region)),
+        meaning=lambda each, difference: shown.meaning(each.row, difference),
+    )
+
+
+def _utility_table(record: RunRecord) -> Table[Row]:
+    rows = record.utilities
+    present = [COLUMNS[key] for key in UTILITY if any(key in arm.test for arm in record.arms.values())]
+    return Table("Utility by arm", (ARM, *present), rows)
+
+
+def _class_table(record: RunRecord) -> Table[int]:
+    rows = {row.arm: row for row in record.utilities}
+
+    def of_arm(name: str) -> Column[int]:
+        return Column(
+            name,
+            lambda index: rows[name].utility.get(f"f1_class_{index}"),
+            difference=lambda index: rows[name].utility_difference.get(f"f1_class_{index}"),
+        )
+
+    labels = record.data.classes
+    columns = (Column("Class", lambda index: labels[index]), *(of_arm(name) for name in rows))
+    return Table("F1 of each class", columns, range(len(labels)))
+
+
+def _shared_batch_norm(record: RunRecord) -> dict[str, str]:
+    """What of batch norm leaves the clients in each arm, in words; empty where no arm's model has any."""
+    policies = {name: arm.share_bn for name, arm in record.arms.items()}
+    if not any(policies.values()):
+        return {}
+    return {name: SHARED_BATCH_NORM[policy] if policy else "–" for name, policy in policies.items()}
+
+
+def summary(record: RunRecord) -> str:
+    """What was done, in two or three plain sentences."""
+    rounds = max((len(arm.history) for arm in record.arms.values()), default=0)
+    attacks = list(dict.fromkeys(table.attack for table in record.tables))
+    attacked = sorted({table.round for table in record.tables if table.round is not None})
+    size = " × ".join(str(side) for side in record.data.image_size)
     first = (
-        f"{_count(len(data['clients']), 'client')} trained one model together on {data['name']} ({size} pixels) for "
-        f"{_count(rounds, 'round')}, once for each of {_count(len(arms), 'arm')}: {', '.join(arms)}."
+        f"{counted(len(record.data.clients), 'client')} trained one model together on {record.data.name} ({size} "
+        f"pixels) for {counted(rounds, 'round')}, once for each of {counted(len(record.arms), 'arm')}: "
+        f"{', '.join(record.arms)}."
     )
     if not attacks:
         return f"{first} No attack was run: this page shows what each defense cost the model."
@@ -120,7 +209,3 @@ inverting gradients. This page shows how close it came, and what each defense co
         f"{first} An attacker then tried to rebuild the clients' images from nothing but the updates they sent{when}, "
         f"by {listed(attacks)}. This page shows how close it came, and what each defense cost the model."
     )
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

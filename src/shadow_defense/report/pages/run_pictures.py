@@ -8,27 +8,20 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.report.content import ArmPictures, Exhibit
 from shadow_defense.report.kit.formatting import METRICS, Metric, number
-from shadow_defense.report.kit.pictures import heat_overlay, image_uri, noise_limit, png_data_uri, signed_picture
-
-# Smaller pictures are enlarged by whole factors to at least this many CSS pixels, so that each pixel is a square.
-LEAST_WIDTH = 160
-LARGEST_ENLARGED = 64
-WIDTH_OF_LARGER = 176
+from shadow_defense.report.kit.pictures import (
+    Picture,
+    display_width,
+    heat_overlay,
+    image_uri,
+    noise_limit,
+    png_data_uri,
+    signed_picture,
+)
+from shadow_defense.report.records.run import ArmPictures, Exhibit
 
 # A page with more cards starts with a selection of them.
 MOST_CARDS_AT_ONCE = 6
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of the page: its data URI, what it is called, and the lines below it."""
-
-    source: str
-    title: str
-    alt: str
-    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,17 +193,6 @@ def _score_line(metric: Metric, value: float | None, reference: float | None) ->
     if abs(change) < 0.5 * 10.0**-digits:
         return f"{text}, same"
     return f"{text}, {number(abs(change), digits)} {'higher' if change > 0 else 'lower'}"
-
-
-def display_width(width: int) -> tuple[int, bool]:
-    """CSS pixels at which a picture is shown, and whether its pixels are kept as squares.
-
-    >>> display_width(25), display_width(32), display_width(224)
-    ((175, True), (160, True), (176, False))
-    """
-    if width > LARGEST_ENLARGED:
-        return WIDTH_OF_LARGER, False
-    return width * -(-LEAST_WIDTH // width), True
 
 
 def choices(places: Sequence[Place]) -> list[Choice]:

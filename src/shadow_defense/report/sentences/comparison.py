@@ -1,65 +1,54 @@
-"""What a comparison's numbers say, in plain sentences, whichever way they point."""
+"""What a comparison's numbers say, whichever way they point."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from shadow_defense.report.comparison_content import BASELINES, goodness
-from shadow_defense.report.kit.formatting import listed, metric_and_region, metric_named
+from shadow_defense.report.kit.formatting import counted, listed, metric_and_region, metric_named
+from shadow_defense.report.records.comparison import ComparisonRecord, Plane
+from shadow_defense.report.records.scores import Row, ScoreTable
 from shadow_defense.report.sentences.differences import direction, sentences_of, unpaired_difference
 from shadow_defense.report.sentences.shadow import shadow_sentences
 
 
-def verdict(comparison: Mapping[str, Any]) -> list[str]:
+def comparison_verdict(record: ComparisonRecord) -> list[str]:
     """For each model: do the attacks work, what is Shadow Defense worth, who is on the front; then what is missing.
 
     A difference counts only when its 95 % interval leaves out zero. At most eleven sentences a model, however many
     attacks and defenses there are.
     """
     sentences = []
-    for model in dict.fromkeys(table["model"] for table in comparison["tables"]):
-        tables = pooled_tables(comparison, model)
-        planes = [plane for plane in comparison["planes"] if plane["model"] == model]
-        first = next(iter(comparison["defenses"]), None)
+    for model in dict.fromkeys(table.model for table in record.tables):
+        tables = record.pooled(model)
+        planes = [plane for plane in record.planes if plane.model == model]
         # Where the first defense was not scored, nothing is known of how well the attack works without defense.
-        undefended = [table for table in tables if table["rows"][0]["defense"] == first]
-        said = _attack_sentences(undefended) + shadow_sentences(comparison["defenses"], tables, planes)
-        said += _front_sentences([plane for plane in planes if plane["points"]])
+        undefended = [table for table in tables if table.rows[0].arm == record.first]
+        said = _attack_sentences(undefended) + shadow_sentences(record.defenses, tables, planes)
+        said += _front_sentences([plane for plane in planes if plane.points])
         sentences += [f"{model}: {sentence}" for sentence in said or ["nothing was scored."]]
-    return [*sentences, *_missing_sentence(len(comparison["failures"]), len(comparison["left_out"]))]
+    return [*sentences, *_missing_sentence(len(record.failures), len(record.left_out))]
 
 
 def _missing_sentence(failures: int, left_out: int) -> list[str]:
     clauses = []
     if failures:
-        clauses.append(f"{failures} cell{'' if failures == 1 else 's'} of the grid failed")
+        clauses.append(f"{counted(failures, 'cell')} of the grid failed")
     if left_out:
-        clauses.append(f"{left_out} pair{'' if left_out == 1 else 's'} of model and defense did not fit and stayed out")
+        clauses.append(f"{counted(left_out, 'pair')} of model and defense did not fit and stayed out")
     return [f"Not everything was measured: {listed(clauses)}."] if clauses else []
 
 
-def pooled_tables(comparison: Mapping[str, Any], model: str) -> list[Mapping[str, Any]]:
-    """One table for each attack on that model: all attacked rounds together, else the first round there is."""
-    tables: dict[str, Mapping[str, Any]] = {}
-    for table in sorted(comparison["tables"], key=lambda table: table["round"] is not None):
-        if table["model"] == model and table["rows"]:
-            tables.setdefault(table["attack"], table)
-    return list(tables.values())
-
-
-def _attack_sentences(tables: list[Mapping[str, Any]]) -> list[str]:
+def _attack_sentences(tables: Sequence[ScoreTable]) -> list[str]:
     works: list[str] = []
     fails: list[str] = []
     unknown: list[str] = []
     named: dict[str, None] = {}
     for table in tables:
-        first = table["rows"][0]
-        guesses = [row for row in table["rows"] if row["defense"] in BASELINES]
-        named |= dict.fromkeys(f"the {row['defense']}" for row in guesses)
+        first, guesses = table.rows[0], [row for row in table.rows if row.baseline]
+        named |= dict.fromkeys(f"the {row.arm}" for row in guesses)
         beaten = all(_beats(first, guess, key) for guess in guesses for key in ("psnr_whole", "ssim_whole"))
         outcome = unknown if not guesses else works if beaten else fails
-        outcome.append(f"{table['attack']} ({_against(first, guesses)})" if guesses else table["attack"])
+        outcome.append(f"{table.attack} ({_against(first, guesses)})" if guesses else table.attack)
     every = listed(list(named))
     sentences = []
     if works:
@@ -77,17 +66,15 @@ def _attack_sentences(tables: list[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _beats(first: Mapping[str, Any], guess: Mapping[str, Any], key: str) -> bool:
+def _beats(first: Row, guess: Row, key: str) -> bool:
     # What the guess reaches less what the attack reaches: paired where the engine paired it.
-    paired = (guess["difference"] or {}).get(key)
-    difference = paired or unpaired_difference(guess["metrics"].get(key), first["metrics"].get(key))
+    difference = guess.difference.get(key) or unpaired_difference(guess.metrics.get(key), first.metrics.get(key))
     return direction(difference) < 0
 
 
-def _against(first: Mapping[str, Any], guesses: list[Mapping[str, Any]]) -> str:
-    def mean(row: Mapping[str, Any], key: str, digits: int) -> str:
-        value = row["metrics"].get(key)
-        return "unmeasured" if value is None else f"{value['mean']:.{digits}f}"
+def _against(first: Row, guesses: Sequence[Row]) -> str:
+    def mean(row: Row, key: str, digits: int) -> str:
+        return f"{row.metrics[key].mean:.{digits}f}" if key in row.metrics else "unmeasured"
 
     return ", ".join(
         f"{label} {mean(first, key, digits)} against {listed([mean(guess, key, digits) for guess in guesses])}"
@@ -95,12 +82,11 @@ def _against(first: Mapping[str, Any], guesses: list[Mapping[str, Any]]) -> str:
     )
 
 
-def _front_sentences(planes: list[Mapping[str, Any]]) -> list[str]:
+def _front_sentences(planes: Sequence[Plane]) -> list[str]:
     clauses = []
     for plane in planes:
-        metric = metric_named(metric_and_region(plane["metric"])[0])
-        front = [point for point in plane["points"] if point["on_front"]]
-        front.sort(key=lambda point: goodness(plane["metric"], point), reverse=True)
-        names = listed([point["defense"] for point in front])
-        clauses.append(f"under {plane['attack']} ({metric.label} against macro F1): {names}")
+        metric = metric_named(metric_and_region(plane.metric)[0])
+        front = sorted((point for point in plane.points if point.on_front), key=plane.goodness, reverse=True)
+        names = listed([point.arm for point in front])
+        clauses.append(f"under {plane.attack} ({metric.label} against macro F1): {names}")
     return sentences_of("on the Pareto front by the means, best protected first, ", clauses)

@@ -3,56 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.pareto import dominates
-from shadow_defense.report.comparison_content import goodness
 from shadow_defense.report.kit.formatting import listed
-from shadow_defense.report.sentences.differences import direction, sentences_of, spoken, unpaired_difference
-
-Row = Mapping[str, Any]
+from shadow_defense.report.records.comparison import DefenseEntry, Plane
+from shadow_defense.report.records.scores import Row, ScoreTable
+from shadow_defense.report.sentences.differences import (
+    counted_names,
+    direction,
+    pairs,
+    sentences_of,
+    some,
+    spoken,
+    unpaired_difference,
+)
 
 _LEAKAGE = ("psnr_whole", "ssim_whole")
-_MOST_NAMES = 4
+
+Defenses = Mapping[str, DefenseEntry]
 
 
-def shadow_names(defenses: Mapping[str, Any]) -> list[str]:
-    """The points of Shadow Defense itself: not its controls, and not what combines it with others.
-
-    >>> shadow_names({"s": {"defense": "shadow", "options": {}}, "none": {"defense": "none", "options": {}},
-    ...               "u": {"defense": "shadow", "options": {"placement": "uniform"}}})
-    ['s']
-    """
-    return [
-        name
-        for name, defense in defenses.items()
-        if defense["defense"] == "shadow" and defense["options"].get("placement", "targeted") == "targeted"
-    ]
-
-
-def uniform_control(name: str, defenses: Mapping[str, Any]) -> str | None:
-    """The defense that differs from a point of Shadow Defense in nothing but noise of equal energy everywhere."""
-
-    def rest(defense: Mapping[str, Any]) -> tuple[Any, ...]:
-        options = {key: value for key, value in defense["options"].items() if key != "placement"}
-        return defense["preset"], options, defense["share_bn"]
-
-    for other, defense in defenses.items():
-        uniform = defense["defense"] == "shadow" and defense["options"].get("placement") == "uniform"
-        if uniform and rest(defense) == rest(defenses[name]):
-            return other
-    return None
-
-
-def shadow_sentences(
-    defenses: Mapping[str, Any], tables: Sequence[Mapping[str, Any]], planes: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def shadow_sentences(defenses: Defenses, tables: Sequence[ScoreTable], planes: Sequence[Plane]) -> list[str]:
     """At most seven sentences on one model; none where Shadow Defense was not compared.
+
+    Its arms are those that aim their noise: not its controls, and not what combines it with others.
 
     Args:
         tables: one for each attack, all of one model; ``planes``: of the same model.
     """
-    shadows = [name for name in shadow_names(defenses) if any(name in _rows(table) for table in tables)]
+    aimed = [name for name, entry in defenses.items() if entry.placement == "targeted"]
+    shadows = [name for name in aimed if any(table.row(name) for table in tables)]
     if not shadows or not tables:
         return []
     return [
@@ -63,25 +44,19 @@ def shadow_sentences(
     ]
 
 
-def _rows(table: Mapping[str, Any]) -> dict[str, Row]:
-    return {row["defense"]: row for row in table["rows"]}
-
-
-def _lowering_sentences(shadows: Sequence[str], tables: Sequence[Mapping[str, Any]]) -> list[str]:
+def _lowering_sentences(shadows: Sequence[str], tables: Sequence[ScoreTable]) -> list[str]:
     clauses = []
     for table in tables:
-        rows = _rows(table)
-        outcomes: dict[str, list[str]] = {}
-        for name in shadows:
-            if name in rows:
-                differences = rows[name]["difference"] or {}
-                outcome = _lowering([direction(differences.get(key)) for key in _LEAKAGE])
-                outcomes.setdefault(outcome, []).append(name)
-        said = []
-        for outcome, names in outcomes.items():
-            numbers = _numbers(rows[names[-1]]["difference"] or {})
-            said.append(f"{listed(names)} {outcome} ({'the last: ' if len(names) > 1 else ''}{numbers})")
-        clauses.append(f"under {table['attack']}, {'; '.join(said) or 'nothing was scored'}")
+        outcomes: dict[str, list[Row]] = {}
+        for row in filter(None, map(table.row, shadows)):
+            outcome = _lowering([direction(row.difference.get(key)) for key in _LEAKAGE])
+            outcomes.setdefault(outcome, []).append(row)
+        said = [
+            f"{listed([row.arm for row in rows])} {outcome} "
+            f"({'the last: ' if len(rows) > 1 else ''}{_numbers(rows[-1].difference)})"
+            for outcome, rows in outcomes.items()
+        ]
+        clauses.append(f"under {table.attack}, {'; '.join(said) or 'nothing was scored'}")
     return sentences_of("against no defense, ", clauses)
 
 
@@ -91,112 +66,98 @@ def _lowering(directions: Sequence[int]) -> str:
     return "clearly raised PSNR or SSIM" if max(directions) == 1 else "clearly lowered neither PSNR nor SSIM"
 
 
-def _numbers(differences: Mapping[str, Any]) -> str:
+def _numbers(differences: Mapping[str, Estimate]) -> str:
     texts = [
         f"{label} {spoken(differences[key], digits, unit)}"
         for key, label, digits, unit in (("psnr_whole", "PSNR", 1, "dB"), ("ssim_whole", "SSIM", 2, ""))
-        if differences.get(key) is not None
+        if key in differences
     ]
     return ", ".join(texts) or "not measured"
 
 
-def _control_sentence(shadows: Sequence[str], defenses: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> str:
-    outcomes: dict[str, list[str]] = {"less": [], "more": [], "neither": []}
+def _control_sentence(shadows: Sequence[str], defenses: Defenses, tables: Sequence[ScoreTable]) -> str:
+    less, more, neither = list[str](), list[str](), list[str]()
     paired = True
     for table in tables:
         for row, control in _controlled(shadows, defenses, table):
-            paired &= bool(row.get("control_difference"))
-            directions = [direction(_difference(row, control, key)) for key in _LEAKAGE]
+            paired &= bool(row.control_difference)
+            directions = [direction(_to_control(row, control, key)) for key in _LEAKAGE]
             total = min(directions) + max(directions)
-            outcome = "less" if total < 0 else "more" if total > 0 else "neither"
-            outcomes[outcome].append(f"{row['defense']} under {table['attack']}")
-    count = sum(len(names) for names in outcomes.values())
+            (less if total < 0 else more if total > 0 else neither).append(f"{row.arm} under {table.attack}")
+    count = len(less) + len(more) + len(neither)
     how = "paired by image" if paired else "from intervals that are not paired by image, so wider than need be"
     if not count:
         return "no uniform-noise control of Shadow Defense's energy was measured, so that nothing is said of its aim."
-    if len(outcomes["neither"]) == count:
+    if len(neither) == count:
         return (
             "against its uniform-noise control of equal energy, Shadow Defense let clearly less or more through in "
-            f"none of {count} {_pairs(count)} ({how}): where the noise goes made no difference that can be told here."
+            f"none of {pairs(count)} ({how}): where the noise goes made no difference that can be told here."
         )
     return (
         f"against its uniform-noise control of equal energy, Shadow Defense let clearly less through in "
-        f"{_counted(outcomes['less'])} of {count} {_pairs(count)}, clearly more in {_counted(outcomes['more'])}, and "
-        f"neither in {len(outcomes['neither'])} ({how})."
+        f"{counted_names(less)} of {pairs(count)}, clearly more in {counted_names(more)}, and neither in "
+        f"{len(neither)} ({how})."
     )
 
 
-def _pairs(count: int) -> str:
-    return "pair" if count == 1 else "pairs"
-
-
-def _counted(names: list[str]) -> str:
-    return f"{len(names)} ({_some(names)})" if names else "0"
-
-
-def _some(names: list[str]) -> str:
-    """Not more names than a sentence bears.
-
-    >>> _some(list("abcdef"))
-    'a, b, c, d and 2 more'
-    """
-    if len(names) <= _MOST_NAMES:
-        return listed(names)
-    return listed([*names[:_MOST_NAMES], f"{len(names) - _MOST_NAMES} more"])
-
-
-def _controlled(
-    shadows: Sequence[str], defenses: Mapping[str, Any], table: Mapping[str, Any]
-) -> Iterator[tuple[Row, Row]]:
-    rows = _rows(table)
+def _controlled(shadows: Sequence[str], defenses: Defenses, table: ScoreTable) -> Iterator[tuple[Row, Row]]:
     for name in shadows:
-        control = uniform_control(name, defenses)
-        if name in rows and control in rows:
-            yield rows[name], rows[control]
+        row, control = table.row(name), table.row(defenses[name].control or "")
+        if row is not None and control is not None:
+            yield row, control
 
 
-def _difference(row: Row, control: Row, key: str) -> Mapping[str, Any] | None:
-    """Shadow less control in a metric: paired by image where the engine gave it."""
-    paired = (row.get("control_difference") or {}).get(key)
-    return paired or unpaired_difference(row["metrics"].get(key), control["metrics"].get(key))
+def _to_control(row: Row, control: Row, key: str) -> Estimate | None:
+    """Shadow less control in a metric or macro F1: paired where the engine gave it."""
+    values = [each.utility.get(key) or each.metrics.get(key) for each in (row, control)]
+    return row.control_difference.get(key) or unpaired_difference(*values)
 
 
-def _worth_sentences(shadows: Sequence[str], defenses: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
-    rows = _rows(table)
+def _worth_sentences(shadows: Sequence[str], defenses: Defenses, table: ScoreTable) -> list[str]:
     costs: dict[str, list[str]] = {}
-    for name in shadows:
-        difference = (rows[name]["utility_difference"] or {}).get("f1_macro") if name in rows else None
+    words = {-1: "clearly lower with", 0: "not clearly changed by", 1: "clearly higher with"}
+    for row in filter(None, map(table.row, shadows)):
+        difference = row.utility_difference.get("f1_macro")
         if difference is not None:
-            word = {-1: "clearly lower with", 0: "not clearly changed by", 1: "clearly higher with"}
-            costs.setdefault(word[direction(difference)], []).append(f"{name} ({spoken(difference, 3)})")
+            costs.setdefault(words[direction(difference)], []).append(f"{row.arm} ({spoken(difference, 3)})")
     sentences = []
     if costs:
         sentences.append(f"macro F1 was {'; '.join(f'{word} {listed(names)}' for word, names in costs.items())}.")
     against: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for row, control in _controlled(shadows, defenses, table):
-        paired = (row.get("control_difference") or {}).get("f1_macro")
-        worths = [(each["utility"] or {}).get("f1_macro") for each in (row, control)]
-        against[direction(paired or unpaired_difference(*worths))].append(row["defense"])
+        against[direction(_to_control(row, control, "f1_macro"))].append(row.arm)
     count = sum(len(names) for names in against.values())
     if count:
         sentences.append(
-            f"macro F1 against that of the uniform control was clearly better in {_counted(against[1])} of {count} "
-            f"{_pairs(count)}, clearly worse in {_counted(against[-1])}."
+            f"macro F1 against that of the uniform control was clearly better in {counted_names(against[1])} of "
+            f"{pairs(count)}, clearly worse in {counted_names(against[-1])}."
         )
     return sentences
 
 
-def _domination_sentences(shadows: Sequence[str], planes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _domination_sentences(shadows: Sequence[str], planes: Sequence[Plane]) -> list[str]:
     clauses, explained = list[str](), False
     for plane in planes:
-        points = {point["defense"]: point for point in plane["points"]}
-        own = [name for name in shadows if name in points]
+        points = {point.arm: point for point in plane.points}
         dominated, free = [], []
-        for name in own:
-            better = [other for other in points if other not in shadows and _dominates(plane, points, other, name)]
-            clear = [other for other in better if _clearly(points[other], points[name])]
+        for name in shadows:
+            if name not in points:
+                continue
+            own = points[name]
+            better = [
+                other
+                for other in plane.points
+                if other.arm not in shadows and dominates(plane.goodness(other), plane.goodness(own))
+            ]
+            # The means point the right way already: that a difference is clear is all there is to ask.
+            clear = [
+                other.arm
+                for other in better
+                if direction(unpaired_difference(other.privacy, own.privacy))
+                or direction(unpaired_difference(other.utility, own.utility))
+            ]
             if better:
-                dominated.append(f"{name} by {len(better)} ({_some(clear)})")
+                dominated.append(f"{name} by {len(better)} ({some(clear)})")
             else:
                 free.append(name)
         if dominated:
@@ -204,16 +165,7 @@ def _domination_sentences(shadows: Sequence[str], planes: Sequence[Mapping[str, 
             # Once: what holds for every attack is not said again.
             how = "" if explained else "(by the means; in brackets those clearly ahead in privacy or F1) "
             explained = True
-            clauses.append(f"under {plane['attack']}, other defenses dominate {how}{', '.join(dominated)}{others}")
-        elif own:
-            clauses.append(f"under {plane['attack']}, no other defense dominates {listed(free)}")
+            clauses.append(f"under {plane.attack}, other defenses dominate {how}{', '.join(dominated)}{others}")
+        elif free:
+            clauses.append(f"under {plane.attack}, no other defense dominates {listed(free)}")
     return sentences_of("", clauses)
-
-
-def _dominates(plane: Mapping[str, Any], points: Mapping[str, Row], other: str, name: str) -> bool:
-    return dominates(*(goodness(plane["metric"], points[each]) for each in (other, name)))
-
-
-def _clearly(other: Row, point: Row) -> bool:
-    # The means point the right way already: that a difference is clear is all there is to ask.
-    return any(direction(unpaired_difference(other[key], point[key])) != 0 for key in ("privacy", "utility"))

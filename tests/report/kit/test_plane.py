@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from tests.report.comparison_record import estimate
+from tests.report.html_page import renamed
 
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.labels import overlap
 from shadow_defense.report.kit.plane import (
     family_styles,
     front_corners,
-    plane_families,
-    plane_points,
+    plane_markers,
     plane_svg,
-    plane_svg_file,
+    write_plane,
 )
+from shadow_defense.report.records.comparison import ComparisonRecord, DefenseEntry, Plane, PlanePoint
 
 
 def _markers(svg: str) -> dict[str, tuple[float, float]]:
@@ -31,20 +34,23 @@ def _markers(svg: str) -> dict[str, tuple[float, float]]:
     return places
 
 
-def _small(metric: str = "ssim_whole") -> tuple[dict[str, Any], dict[str, Any]]:
+def _entry(family: str) -> DefenseEntry:
+    return DefenseEntry(defense="none", summary="", acts_on=(), share_bn="all", family=family, label=family)
+
+
+def _small(metric: str = "ssim_whole") -> tuple[Plane, dict[str, DefenseEntry]]:
     numbers = {"none": (0.9, 0.8), "private": (0.2, 0.6), "useful": (0.7, 0.85), "poor": (0.8, 0.5)}
-    defenses = {name: {"family": name, "label": name} for name in numbers}
-    points = [
-        {
-            "defense": name,
-            "privacy": {"mean": privacy, "interval": [privacy - 0.05, privacy + 0.05]},
-            "utility": {"mean": utility, "interval": None},
-            "on_front": name in ("private", "useful"),
-        }
+    points = tuple(
+        PlanePoint(
+            arm=name,
+            privacy=estimate(privacy, 0.05),
+            utility=Estimate(utility, None, 1),
+            on_front=name in ("private", "useful"),
+        )
         for name, (privacy, utility) in numbers.items()
-    ]
-    plane = {"model": "m", "attack": "a", "metric": metric, "points": points, "baseline": {"mean image": 0.5}}
-    return plane, defenses
+    )
+    plane = Plane(model="m", attack="a", metric=metric, points=points, baseline={"mean image": 0.5})
+    return plane, {name: _entry(name) for name in numbers}
 
 
 def test_up_is_private_and_right_is_useful_whichever_way_the_metric_runs() -> None:
@@ -67,38 +73,38 @@ def test_distances_are_in_proportion() -> None:
     assert along == pytest.approx(0.1 / 0.6, abs=1e-3)
 
 
-def test_front_is_labelled_and_steps_through_its_corners(comparison: dict[str, Any]) -> None:
-    plane = comparison["planes"][0]
-    svg = plane_svg("p", plane, comparison["defenses"])
+def test_front_is_labelled_and_steps_through_its_corners(comparison: ComparisonRecord) -> None:
+    plane = comparison.planes[0]
+    svg = plane_svg("p", plane, comparison.defenses)
     texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-    for point in plane["points"]:
-        if point["on_front"]:
-            assert point["defense"] in texts
+    for point in plane.points:
+        if point.on_front:
+            assert point.arm in texts
     assert "mean image" in texts
     assert "macro F1 on the test images (right: more useful)" in texts
     assert "SSIM of the reconstruction (up: better protected)" in texts
-    corners = front_corners(plane_points(plane, comparison["defenses"]))
-    assert len(corners) == sum(point["on_front"] for point in plane["points"])
+    corners = front_corners(plane_markers(plane, comparison.defenses))
+    assert len(corners) == sum(point.on_front for point in plane.points)
     assert corners == sorted(corners)
 
 
-def test_every_point_has_a_title_with_its_numbers(comparison: dict[str, Any]) -> None:
-    plane = comparison["planes"][0]
-    svg = plane_svg("p", plane, comparison["defenses"])
-    assert set(_markers(svg)) == {point["defense"] for point in plane["points"]}
-    first = plane["points"][0]
-    assert f"SSIM {first['privacy']['mean']:.3f}" in svg.replace("\N{NO-BREAK SPACE}", " ")
+def test_every_point_has_a_title_with_its_numbers(comparison: ComparisonRecord) -> None:
+    plane = comparison.planes[0]
+    svg = plane_svg("p", plane, comparison.defenses)
+    assert set(_markers(svg)) == {point.arm for point in plane.points}
+    first = plane.points[0]
+    assert f"SSIM {first.privacy.mean:.3f}" in svg.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_a_sweep_is_drawn_in_the_order_of_strength(comparison: dict[str, Any]) -> None:
-    plane = comparison["planes"][0]
-    shuffled = {**plane, "points": plane["points"][::-1]}
-    names = [point.name for point in plane_points(shuffled, comparison["defenses"]) if point.family == "shadow"]
+def test_a_sweep_is_drawn_in_the_order_of_strength(comparison: ComparisonRecord) -> None:
+    plane = comparison.planes[0]
+    shuffled = replace(plane, points=plane.points[::-1])
+    names = [each.point.arm for each in plane_markers(shuffled, comparison.defenses) if each.family == "shadow"]
     assert names == ["shadow 0.1", "shadow 0.19", "shadow 0.5", "shadow 1.0"]
 
 
-def test_no_two_families_look_alike(comparison: dict[str, Any]) -> None:
-    styles = family_styles(plane_families(comparison["defenses"]))
+def test_no_two_families_look_alike(comparison: ComparisonRecord) -> None:
+    styles = family_styles(list(dict.fromkeys(entry.family for entry in comparison.defenses.values())))
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
     many = family_styles([str(index) for index in range(43)])
     assert len({(style.colour, style.marker) for style in many.values()}) == 43
@@ -106,22 +112,22 @@ def test_no_two_families_look_alike(comparison: dict[str, Any]) -> None:
 
 def test_no_points_and_one_point() -> None:
     plane, defenses = _small()
-    assert "of 0 defenses" in plane_svg("p", {**plane, "points": [], "baseline": {}}, defenses)
-    assert set(_markers(plane_svg("p", {**plane, "points": plane["points"][1:2]}, defenses))) == {"private"}
+    assert "of 0 defenses" in plane_svg("p", replace(plane, points=(), baseline={}), defenses)
+    assert set(_markers(plane_svg("p", replace(plane, points=plane.points[1:2]), defenses))) == {"private"}
 
 
 def test_hostile_names_are_text() -> None:
     hostile = '</svg><script>"$x_1$'
     plane, defenses = _small()
-    plane["points"][1]["defense"] = hostile
-    defenses = {(hostile if name == "private" else name): {"family": hostile, "label": hostile} for name in defenses}
+    plane = renamed(plane, {"private": hostile})
+    defenses = {(hostile if name == "private" else name): _entry(hostile) for name in defenses}
     root = ElementTree.fromstring(plane_svg("p", plane, defenses))
     assert hostile in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert not [element for element in root.iter() if element.tag.endswith("script")]
 
 
-def test_file_stands_alone_on_white(tmp_path: Path, comparison: dict[str, Any]) -> None:
-    plane_svg_file(tmp_path / "plane.svg", comparison["planes"][0], comparison["defenses"])
+def test_file_stands_alone_on_white(tmp_path: Path, comparison: ComparisonRecord) -> None:
+    write_plane(tmp_path / "plane.svg", comparison.planes[0], comparison.defenses)
     text = (tmp_path / "plane.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
     drawn = [child for child in root if not child.tag.endswith("style")]
@@ -135,8 +141,8 @@ def test_labels_of_front_points_do_not_cover_one_another() -> None:
     assert overlap((0.0, 0.0, 4.0, 4.0), (2.0, 3.0, 9.0, 9.0)) == 2
     plane, defenses = _small()
     # Two front points almost on one spot: their labels must part.
-    close = [{**plane["points"][1], "defense": name} for name in ("private", "useful")]
-    svg = plane_svg("p", {**plane, "points": close, "baseline": {}}, defenses)
+    close = tuple(replace(plane.points[1], arm=name) for name in ("private", "useful"))
+    svg = plane_svg("p", replace(plane, points=close, baseline={}), defenses)
     texts = [e for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text") if e.text in defenses]
     # The legend names every family too, further right than any point.
     private, useful = (

@@ -6,15 +6,9 @@ import dataclasses
 
 import torch
 
-from shadow_defense.report.content import ArmPictures, Content, Exhibit
-from shadow_defense.report.kit.pictures import image_uri
-from shadow_defense.report.pages.run_pictures import (
-    MOST_CARDS_AT_ONCE,
-    attack_card,
-    choices,
-    display_width,
-    noise_cards,
-)
+from shadow_defense.report.kit.pictures import display_width, image_uri
+from shadow_defense.report.pages.run_pictures import MOST_CARDS_AT_ONCE, attack_card, choices, noise_cards
+from shadow_defense.report.records.run import ArmPictures, Exhibit
 
 
 def _exhibit(**scores: float | None) -> Exhibit:
@@ -25,8 +19,8 @@ def _exhibit(**scores: float | None) -> Exhibit:
     )
 
 
-def test_card_shows_every_arm_with_its_scores(content: Content) -> None:
-    exhibit = content.exhibits[0]
+def test_card_shows_every_arm_with_its_scores(exhibits: tuple[Exhibit, ...]) -> None:
+    exhibit = exhibits[0]
     card = attack_card(exhibit)
     assert card.original.source == image_uri(exhibit.original)
     assert [arm.title for arm in card.arms] == list(exhibit.arms)
@@ -49,11 +43,11 @@ def test_missing_scores_are_dashes() -> None:
     assert attack_card(_exhibit(psnr_whole=None)).arms[1].lines == ("PSNR –", "SSIM –")
 
 
-def test_an_image_attacked_twice_has_one_noise_card(content: Content) -> None:
-    cards = noise_cards(content.exhibits)
+def test_an_image_attacked_twice_has_one_noise_card(exhibits: tuple[Exhibit, ...]) -> None:
+    cards = noise_cards(exhibits)
     places = [(card.place.client, card.place.round, card.place.sample_id) for card in cards]
     assert len(places) == len(set(places))
-    assert set(places) == {(e.client, e.round, e.sample_id) for e in content.exhibits}
+    assert set(places) == {(e.client, e.round, e.sample_id) for e in exhibits}
     assert [row.arm for row in cards[0].rows] == ["shadow (authors)", "shadow"]
     titles = [picture.title for picture in cards[0].rows[0].pictures]
     assert titles == ["Vulnerability", "Diagnosis (CAM)", "Noise", "Protected", "Rebuilt by shadow"]
@@ -79,8 +73,8 @@ def test_small_pictures_grow_by_whole_factors() -> None:
         assert 160 <= shown < 160 + width
 
 
-def test_first_selection_is_small_and_not_empty(content: Content) -> None:
-    places = [attack_card(exhibit).place for exhibit in content.exhibits]
+def test_first_selection_is_small_and_not_empty(exhibits: tuple[Exhibit, ...]) -> None:
+    places = [attack_card(exhibit).place for exhibit in exhibits]
     selectors = choices(places)
     assert [selector.key for selector in selectors] == ["attack", "round", "client"]
     shown = [
@@ -91,6 +85,6 @@ def test_first_selection_is_small_and_not_empty(content: Content) -> None:
     assert 0 < len(shown) <= MOST_CARDS_AT_ONCE
 
 
-def test_few_cards_need_no_selectors(content: Content) -> None:
-    places = [attack_card(exhibit).place for exhibit in content.exhibits[:MOST_CARDS_AT_ONCE]]
+def test_few_cards_need_no_selectors(exhibits: tuple[Exhibit, ...]) -> None:
+    places = [attack_card(exhibit).place for exhibit in exhibits[:MOST_CARDS_AT_ONCE]]
     assert choices(places) == []

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.pareto import pareto_front
-from shadow_defense.report.comparison_content import goodness, plane_front
 
 # Few values, so that ties are drawn often.
 COORDINATE = st.integers(0, 5).map(float)
@@ -58,14 +57,6 @@ def test_stretching_an_axis_changes_nothing(points: list[tuple[float, float]]) -
 
 def test_equal_points_share_their_fate() -> None:
     assert pareto_front([(1.0, 1.0), (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]) == [True, True, False, False]
-
-
-def test_lower_ssim_and_higher_lpips_protect() -> None:
-    low = {"privacy": {"mean": 0.2}, "utility": {"mean": 0.8}}
-    high = {"privacy": {"mean": 0.6}, "utility": {"mean": 0.8}}
-    assert plane_front("ssim_whole", [low, high]) == [True, False]
-    assert plane_front("lpips_whole", [low, high]) == [False, True]
-    assert goodness("psnr_inside", low) == (-0.2, 0.8)
 
 
 def test_nan_is_refused() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from shadow_defense.report.content import Content
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.charts import BASELINE_STYLE, Curve, Dot, curve_chart, dot_chart, styles
 from shadow_defense.report.pages.run_charts import curve_panels, score_panels
+from shadow_defense.report.records.run import Arm, Round, RunRecord
 
 HOSTILE = 'a < b & "$x_1$"'
 
@@ -40,15 +41,15 @@ def test_same_chart_twice_is_the_same_text() -> None:
 
 def test_names_are_text_not_markup_or_formula() -> None:
     style = styles(1)[0]
-    root = _parse(dot_chart("d", "PSNR", [Dot(HOSTILE, 1.0, (0.5, 1.5), style)], None))
+    root = _parse(dot_chart("d", "PSNR", [Dot(HOSTILE, Estimate(1.0, (0.5, 1.5), 4), style)], None))
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert HOSTILE in texts
     assert HOSTILE in root.attrib["aria-label"]
 
 
 def test_charts_take_the_text_colour_of_the_page() -> None:
-    dots = [Dot("shadow", 1.0, None, styles(1)[0])]
-    svg = dot_chart("d", "PSNR", dots, Dot("mean image", 0.4, None, BASELINE_STYLE))
+    dots = [Dot("shadow", Estimate(1.0, None, 1), styles(1)[0])]
+    svg = dot_chart("d", "PSNR", dots, Dot("mean image", Estimate(0.4, None, 1), BASELINE_STYLE))
     assert "currentColor" in svg
     assert "#010203" not in svg
     assert "<style" not in svg
@@ -56,7 +57,9 @@ def test_charts_take_the_text_colour_of_the_page() -> None:
 
 def test_interval_is_drawn_from_low_to_high() -> None:
     style = styles(2)[1]
-    with_interval = dot_chart("d", "t", [Dot("a", 1.0, (0.0, 2.0), style), Dot("b", 2.0, None, style)], None)
+    with_interval = dot_chart(
+        "d", "t", [Dot("a", Estimate(1.0, (0.0, 2.0), 2), style), Dot("b", Estimate(2.0, None, 1), style)], None
+    )
     lines = re.findall(rf'<path d="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+)\s*"[^>]*stroke: {style.colour.lower()}',
                        re.sub(r"\s+", " ", with_interval))  # fmt: skip
     assert len(lines) == 1
@@ -69,24 +72,25 @@ def test_arms_get_different_styles() -> None:
     assert len(set(styles(12))) == 12
 
 
-def test_curves_are_of_what_was_measured(content: Content) -> None:
-    arms = content.results["arms"]
+def test_curves_are_of_what_was_measured(record: RunRecord) -> None:
+    arms = record.arms
     panels = curve_panels(arms, dict(zip(arms, styles(4), strict=True)))
     assert [panel.title.split(",")[0] for panel in panels] == ["Training loss", "F1 macro on the test images", "Noise"]
-    final = arms["shadow"]["history"][-1]
-    assert f"shadow ends at {final['loss']:.3g}" in panels[0].svg
-    assert f"shadow ends at {final['test']['f1_macro']:.3g}" in panels[1].svg
+    final = arms["shadow"].history[-1]
+    assert f"shadow ends at {final.loss:.3g}" in panels[0].svg
+    assert f"shadow ends at {final.test['f1_macro']:.3g}" in panels[1].svg
     assert "uniform control" not in panels[2].svg
 
 
 def test_curves_without_numbers_are_left_out() -> None:
-    entry = {"round": 0, "loss": float("nan"), "clients": {"a": {"loss": 1.0}}}
-    assert curve_panels({"none": {"history": [entry]}}, {"none": styles(1)[0]}) == []
+    entry = Round(0, float("nan"), {"a": {"loss": 1.0}})
+    arm = Arm(defense="none", summary="", acts_on=(), history=(entry,), test={})
+    assert curve_panels({"none": arm}, {"none": styles(1)[0]}) == []
 
 
-def test_baseline_is_a_line_not_a_row(content: Content) -> None:
-    arms = content.results["arms"]
-    panels = score_panels("s", content.results["tables"][0], dict(zip(arms, styles(4), strict=True)))
+def test_baseline_is_a_line_not_a_row(record: RunRecord) -> None:
+    arms = record.arms
+    panels = score_panels("s", record.tables[0], dict(zip(arms, styles(4), strict=True)))
     assert [panel.title for panel in panels] == [
         "PSNR, dB: lower is better protected",
         "SSIM: lower is better protected",

@@ -1,0 +1,86 @@
+"""The record of an audit of one update, and the pictures that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.report.records.reading import Settings, read_record
+from shadow_defense.report.records.scores import Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskRow:
+    """One reconstruction (from 0), the true image that it was matched to, and how close it is to that."""
+
+    reconstruction: int
+    image: int | None
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    rdlv: float | None = None
+    iip: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEnd:
+    """How one attack ended; ``k_iip`` is identifiability by the number of nearest images, ``notes`` what it assumed."""
+
+    sentences: tuple[str, ...]
+    rows: tuple[RiskRow, ...] = ()
+    k_iip: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing about the update, and what it does: a key of :data:`shadow_defense.report.pages.audit.GROUPS`."""
+
+    effect: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A measured value above which the audit fails."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord(Header):
+    """What ``audit.json`` holds."""
+
+    seed: int
+    subject: Settings
+    model: Settings
+    image_shape: tuple[int, int, int]
+    told: Settings = field(default_factory=dict)
+    local_training: Settings | None
+    threat_models: Mapping[str, str]
+    attack_settings: Mapping[str, Settings]
+    facts: Settings
+    attacks: Mapping[str, AttackEnd]
+    diagnosis: tuple[Reason, ...]
+    notes: tuple[str, ...]
+    verdict: tuple[str, ...]
+    limits: tuple[Limit, ...] = ()
+    exceeded: tuple[str, ...] = ()
+
+
+def read_audit(results: Mapping[str, object], source: str = "these results") -> AuditRecord:
+    """The record of an audit. Raises :class:`RunError`."""
+    return read_record(AuditRecord, results, source)
+
+
+@dataclass(frozen=True)
+class AuditPictures:
+    """The images behind an audit, in [0, 1]: reconstructions by attack, the client's own, and the template."""
+
+    reconstructions: Mapping[str, Float[Tensor, "n c h w"]]
+    truths: Float[Tensor, "m c h w"] | None
+    template: Float[Tensor, "c h w"] | None

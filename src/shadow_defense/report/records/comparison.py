@@ -1,0 +1,162 @@
+"""The record of a comparison, and the pictures that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from jaxtyping import Float
+from pydantic import AliasChoices, Field
+from torch import Tensor
+
+from shadow_defense.report.kit.formatting import metric_and_region, metric_named
+from shadow_defense.report.records.reading import Measure, Settings, read_record
+from shadow_defense.report.records.scores import Data, Header, ScoreTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseEntry:
+    """One arm of a comparison.
+
+    Attributes:
+        family: the sweep that it is a point of, its own name where nothing is swept; ``label``: its strength, short.
+        placement: where Shadow Defense puts its noise (``targeted``, ``uniform``, ``shuffled``); None for others.
+        control: the arm that spends the same noise everywhere alike.
+    """
+
+    defense: str
+    summary: str
+    acts_on: tuple[str, ...]
+    share_bn: str
+    family: str
+    label: str
+    preset: str | None = None
+    options: Settings = field(default_factory=dict)
+    placement: str | None = None
+    control: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEntry:
+    """One attack of a comparison; rounds count from 1."""
+
+    attack: str
+    settings: Settings
+    threat_model: str
+    rounds: tuple[int, ...]
+    clients: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanePoint:
+    """One arm on a plane: what it leaves to the attacker, and macro F1."""
+
+    arm: Annotated[str, Field(validation_alias=AliasChoices("arm", "defense"))]
+    privacy: Measure
+    utility: Measure
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """Privacy against utility under one attack on one model; ``baseline`` holds the guesses' means of ``metric``."""
+
+    model: str
+    attack: str
+    metric: str
+    points: tuple[PlanePoint, ...]
+    baseline: Mapping[str, float] = field(default_factory=dict)
+
+    def goodness(self, point: PlanePoint) -> tuple[float, float]:
+        """Privacy and utility of a point, both better when larger."""
+        sign = -1.0 if metric_named(metric_and_region(self.metric)[0]).higher_is_closer else 1.0
+        return sign * point.privacy.mean, point.utility.mean
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell without numbers, and why."""
+
+    cell: str
+    error: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A pair that does not fit, and why."""
+
+    model: str
+    defense: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord(Header):
+    """What ``comparison.json`` holds; the first of ``defenses`` is without defense."""
+
+    seeds: tuple[int, ...]
+    data: Data
+    models: Mapping[str, Settings]
+    attacks: Mapping[str, AttackEntry]
+    defenses: Mapping[str, DefenseEntry]
+    tables: tuple[ScoreTable, ...]
+    planes: tuple[Plane, ...]
+    ablations: tuple[ScoreTable, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    verdict: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The name of the arm without defense."""
+        return next(iter(self.defenses), "the first arm")
+
+    def pooled(self, model: str) -> list[ScoreTable]:
+        """One table for each attack on that model: all attacked rounds together, else the first round there is."""
+        tables: dict[str, ScoreTable] = {}
+        for table in sorted(self.tables, key=lambda table: table.round is not None):
+            if table.model == model and table.rows:
+                tables.setdefault(table.attack, table)
+        return list(tables.values())
+
+
+def read_comparison(results: Mapping[str, object], source: str = "these results") -> ComparisonRecord:
+    """The record of a comparison, its rows with what is known of their arms. Raises :class:`RunError`."""
+    record = read_record(ComparisonRecord, results, source)
+    return replace(
+        record,
+        tables=tuple(_placed(record, table, on_plane=table.round is None) for table in record.tables),
+        ablations=tuple(_placed(record, table, on_plane=False) for table in record.ablations),
+    )
+
+
+def _placed(record: ComparisonRecord, table: ScoreTable, *, on_plane: bool) -> ScoreTable:
+    fronts: dict[str, bool] = {}
+    for plane in record.planes:
+        if on_plane and (plane.model, plane.attack) == table.place:
+            for point in plane.points:
+                fronts[point.arm] = fronts.get(point.arm, False) or point.on_front
+    rows = (
+        replace(
+            row,
+            share_bn=record.defenses[row.arm].share_bn if row.arm in record.defenses else None,
+            on_front=fronts.get(row.arm),
+        )
+        for row in table.rows
+    )
+    return replace(table, rows=tuple(rows))
+
+
+@dataclass(frozen=True)
+class ComparisonPictures:
+    """One of a client's images, (c, h, w) in [0, 1], and what one attack rebuilt of it in a round (from 1), by arm."""
+
+    model: str
+    attack: str
+    round: int
+    client: str
+    class_name: str
+    original: Float[Tensor, "c h w"]
+    rebuilt: Mapping[str, Float[Tensor, "c h w"]]

@@ -1,0 +1,50 @@
+"""From what a stage gathered, or its JSON, to a typed record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from shadow_defense.errors import RunError, shown
+from shadow_defense.metrics.confidence import Estimate
+
+Record = TypeVar("Record")
+
+Settings = Mapping[str, object]
+"""Nested settings, as they are shown."""
+
+
+def _estimate(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    ends = value["interval"] if "interval" in value else (value.get("low"), value.get("high"))
+    interval = None if ends is None or ends[0] is None else tuple(ends)
+    return Estimate(value["mean"], interval, value.get("count") or 0)
+
+
+Measure = Annotated[Estimate, BeforeValidator(_estimate)]
+"""An estimate, also from ``mean``, ``low``, ``high`` and ``count``, or from ``mean`` and ``interval``."""
+
+Measures = Annotated[Mapping[str, Measure], BeforeValidator(lambda value: {} if value is None else value)]
+"""Estimates by name; none where nothing was measured."""
+
+
+def read_record(kind: type[Record], values: Mapping[str, object], source: str = "these results") -> Record:
+    """A record of the dataclass ``kind`` from nested plain values; keys that it does not know are passed over.
+
+    Raises:
+        RunError: where a value is missing or of another kind.
+
+    >>> read_record(Estimate, {"mean": 1.0, "interval": [0.5, 1.5], "count": 4})
+    Estimate(mean=1.0, interval=(0.5, 1.5), count=4)
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as failure:
+        first = failure.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RunError(
+            f"cannot read {source}: {shown(place)}: {first['msg'][0].lower()}{first['msg'][1:]}; compute them again"
+        ) from failure
