@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from shadow_defense.attacks.observation import Reconstruction
+from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.experiment.attacking import Job
 from shadow_defense.experiment.comparison import measuring, running
 from shadow_defense.experiment.comparison.cell_scores import score_cells
 from shadow_defense.experiment.comparison.cells import Cell, GridRun
-from shadow_defense.experiment.comparison.gathering import in_all_rounds
+from shadow_defense.experiment.comparison.gathering import control_of, in_all_rounds
 from shadow_defense.experiment.comparison.isolation import KILLED, run_isolated
 from shadow_defense.experiment.comparison.measuring import Measurements
 from shadow_defense.experiment.comparison.pictures import pictures
@@ -173,3 +174,22 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(RunError, match="holds files that no comparison wrote"):
         Comparison(tmp_path, grid())
+
+
+def test_a_control_is_found_by_what_settings_resolve_to() -> None:
+    """The preset `calibrated` is the paper's with strength 0.6: however it is written, it is the same noise."""
+
+    def arm(preset: str = "paper", share_bn: str = "all", **options: Any) -> DefenseSettings:
+        given = {"defense": "shadow", "preset": preset, "share_bn": share_bn, "options": options}
+        return DefenseSettings.model_validate(given)
+
+    arms = {
+        "none": DefenseSettings(),
+        "weak": arm(),
+        "strong": arm(strength=0.6),
+        "private": arm(strength=0.6, share_bn="none"),
+        "shuffled": arm(strength=0.6, placement="shuffled"),
+        "uniform": arm("calibrated", placement="uniform"),
+    }
+    found = {name: control_of(name, arms) for name in arms}
+    assert found == {**dict.fromkeys(arms), "strong": "uniform", "shuffled": "uniform"}
