@@ -18,11 +18,14 @@ from shadow_defense.cli.app import app
 from shadow_defense.config import config_from
 from shadow_defense.errors import ThreatModelError, UpdateError
 from shadow_defense.experiment.attacking import Job, attack_seed, build_observation, reconstruct
+from shadow_defense.experiment.audit.reading import read_update
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
+from shadow_defense.models.build import build_model
+from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress, Task
 from shadow_defense.seeds import named_generator
-from tests.attacks.clients import private, public
+from tests.attacks.clients import lenet, private, public
 from tests.experiment.audit_command import DIFFERENCE, LOCAL, MODEL, QUICK, Audit, update_of, write_images
 
 
@@ -131,6 +134,38 @@ def test_a_zero_update_is_said_to_carry_nothing(audit: Audit, files: Path, tmp_p
     results = audit(*MODEL, "--update", str(tmp_path / "zeros.safetensors"), "--samples", "1", "--attack", "r-gap")
     assert results["diagnosis"][0]["sentence"] == "The update is zero: it carries nothing."
     assert "r-gap was refused" in results["verdict"][0]
+
+
+def test_names_of_wrapped_models_are_taken_off_and_said(audit: Audit, files: Path, tmp_path: Path) -> None:
+    wrapped = torch.nn.DataParallel(lenet())
+    wrapped.module.load_state_dict(load_file(files / "global.safetensors"))
+    torch.save(wrapped.state_dict(), tmp_path / "global.pt")
+    update = {
+        f"_orig_mod.module.{name}": tensor for name, tensor in load_file(files / "difference.safetensors").items()
+    }
+    torch.save(update, tmp_path / "update.pt")
+    given = ("--model", "@model.yaml", "--global", str(tmp_path / "global.pt"), "--samples", "1", *QUICK)
+    results = audit(*given, "--update", str(tmp_path / "update.pt"))
+    assert f"{tmp_path / 'global.pt'}: 'module.' was taken off the names of its tensors." in results["notes"]
+    said = f"{tmp_path / 'update.pt'}: 'module.' and '_orig_mod.' were taken off the names of its tensors."
+    assert said in results["notes"] and "'_orig_mod.' were taken" in " ".join(results["output"].split())
+    images = audit.images("inverting-gradients")
+    audit(*DIFFERENCE, *QUICK)
+    assert torch.equal(images, audit.images("inverting-gradients"))
+
+
+def test_an_update_under_torchvisions_names_is_read(tmp_path: Path) -> None:
+    settings = ModelSettings(name="densenet121", normalisation="batch")
+    model = build_model(settings, channels=1, classes=2, image_size=(32, 32), seed=0)
+    state = model.state_dict()
+    theirs = {
+        name.replace(".layers.", ".").replace("class_layers.out", "classifier"): 1e-3 * torch.ones_like(tensor)
+        for name, tensor in state.items()
+    }
+    save_file(theirs, tmp_path / "update.safetensors")
+    notes = list[str]()
+    update = read_update(tmp_path / "update.safetensors", model, state, notes, samples=1, steps=None)
+    assert list(update.tensors) == list(state) and "torchvision's names" in notes[0]
 
 
 class Touch:

@@ -26,6 +26,14 @@ def test_every_tensor_comes_from_the_file(tmp_path: Path) -> None:
     assert not torch.equal(plain["classifier.weight"], found["classifier.weight"])
 
 
+def test_a_state_of_the_wrapped_model_is_one_of_the_model(tmp_path: Path) -> None:
+    model = build_model(SETTINGS, **DATA, seed=1)
+    torch.save(torch.nn.DataParallel(model).state_dict(), tmp_path / "state.pt")
+    started = SETTINGS.model_copy(update={"start": tmp_path / "state.pt"})
+    found = build_model(started, **DATA, seed=0).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

@@ -284,3 +284,13 @@ def test_nothing_is_loaded_when_something_does_not_fit(
     with pytest.raises(ModelError):
         load_imagenet_weights(model, names, saved({**state, "extra": torch.zeros(1)}))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_monais_own_names_load_too(name: str, saved: Callable[[dict[str, Tensor]], Path]) -> None:
+    """And with what DataParallel and torch.compile put in front."""
+    trained = torchvision_state(name)
+    ours = dict(zip(build(name).state_dict(), trained.values(), strict=True))
+    expected = build(name, saved(trained)).state_dict()
+    for prefix in ("", "module.", "_orig_mod.module."):
+        found = build(name, saved({prefix + key: tensor for key, tensor in ours.items()})).state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())

@@ -15,6 +15,7 @@ from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
 from shadow_defense.models.lenet import build_lenet
 from shadow_defense.models.resnet import RESNET18_NAMES, build_resnet18
 from shadow_defense.models.settings import ModelSettings, NormalisationKind
+from shadow_defense.models.tensor_names import under_own_names
 from shadow_defense.models.weights import TorchvisionNames, load_imagenet_weights, read_state
 from shadow_defense.seeds import seed_for
 
@@ -52,6 +53,10 @@ MODELS: dict[str, ModelKind] = {
     "lenet": ModelKind(build_lenet, ("none",)),
     "resnet18": ModelKind(build_resnet18, ("batch", "group"), RESNET18_NAMES),
 }
+
+
+CONVENTIONS = tuple(kind.imagenet.to_torchvision for kind in MODELS.values() if kind.imagenet is not None)
+"""By which other names the models' tensors are known."""
 
 
 def build_model(
@@ -101,8 +106,8 @@ def _load_start(model: nn.Module, settings: ModelSettings) -> None:
     assert settings.start is not None
     if settings.weights is not None:
         raise ModelError("model.start and model.weights both say where the model begins: leave one of them empty")
-    state = read_state(settings.start)
     own = model.state_dict()
+    state, _ = under_own_names(read_state(settings.start), own, CONVENTIONS)
     differing = [
         name
         for name in sorted(own.keys() | state.keys())

@@ -1,4 +1,4 @@
-"""ImageNet weights from a file with torchvision's tensor names."""
+"""ImageNet weights from a file with torchvision's tensor names, or with MONAI's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from shadow_defense.errors import ModelError
+from shadow_defense.models.tensor_names import under_own_names
 
 IMAGENET_STEM = (64, 3, 7, 7)
 """Shape of the first convolution's weight in torchvision's ResNet-18 and DenseNet-121."""
-
-# torchvision's own DenseNet-121 file is older than module names without dots: norm.1 there is norm1 now.
-DOTTED_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ def load_imagenet_weights(model: nn.Module, names: TorchvisionNames, path: Path)
         ModelError: when the file cannot be read, or any other tensor is missing, unexpected, of another shape, or
             not finite.
     """
-    given = {DOTTED_NAME.sub(r"\1\2", name): tensor for name, tensor in read_state(path).items()}
+    tensors, _ = under_own_names(read_state(path), model.state_dict(), (names.to_torchvision,))
+    given = {names.to_torchvision(name): tensor for name, tensor in tensors.items()}
     places = {names.to_torchvision(name): tensor for name, tensor in model.state_dict().items()}
     _fit_stem(given, places, names.stem)
     _fit_head(given, places, names.head)

@@ -81,9 +81,10 @@ def case_of_update(given: Given) -> Case:
     channels, classes = _sizes(config, before)
     model = build_model(config.model, channels=channels, classes=classes, image_size=(side, side), seed=config.seed)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = read_global_state(before, model)
+    notes = list[str]()
+    state = read_global_state(before, model, notes)
     model.load_state_dict(state)
-    update = _update(given, model, state)
+    update = _update(given, model, state, notes)
     file = str(given.update or given.after)
     # A smoothed label gives every class a share.
     present = classes if config.training.label_smoothing else len(set(given.labels or ())) or update.samples
@@ -141,7 +142,7 @@ def case_of_update(given: Given) -> Case:
         truths=None if truths is None else truths.float() / 255,
         template=mean_image,
         gallery=gallery,
-        notes=_notes(given, attacks, known, normalisation, config),
+        notes=(*_notes(given, attacks, known, normalisation, config), *notes),
     )
 
 
@@ -162,15 +163,15 @@ def _sizes(config: RunConfig, state_file: Path) -> tuple[int, int]:
     return channels, classes
 
 
-def _update(given: Given, model: nn.Module, state: dict[str, Tensor]) -> ModelUpdate:
+def _update(given: Given, model: nn.Module, state: dict[str, Tensor], notes: list[str]) -> ModelUpdate:
     if (given.update is None) == (given.after is None):
         raise UpdateError("expected one of --update (a difference) and --after (the client's state, with --before)")
     samples = given.samples or (len(given.labels) if given.labels else None)
     if given.update is not None:
-        update = read_update(given.update, model, state, samples=samples, steps=given.steps)
+        update = read_update(given.update, model, state, notes, samples=samples, steps=given.steps)
     else:
         assert given.after is not None
-        update = update_between(given.after, model, state, samples=samples, steps=given.steps)
+        update = update_between(given.after, model, state, notes, samples=samples, steps=given.steps)
     if given.labels is not None and len(given.labels) != update.samples:
         raise ConfigError(f"--labels names {len(given.labels)} labels for {update.samples} images: give one an image")
     return update

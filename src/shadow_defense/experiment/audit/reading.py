@@ -17,6 +17,8 @@ from shadow_defense.experiment.audit.plausibility import check_state
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.files import read_tensors
+from shadow_defense.models.build import CONVENTIONS
+from shadow_defense.models.tensor_names import under_own_names
 from shadow_defense.models.weights import read_state
 
 COUNTER = "num_batches_tracked"
@@ -68,36 +70,58 @@ def _read_arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, Tensor]
     return dict(zip(names, ordered, strict=True))
 
 
-def read_global_state(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The global model before the round, complete, in the model's own types.
+def _read_own(path: Path, model: nn.Module, notes: list[str]) -> dict[str, Tensor]:
+    """The tensors of a file under the model's own names; ``notes`` get what was renamed."""
+    own = tuple(model.state_dict())
+    tensors, renamed = under_own_names(read_named_tensors(path, own), own, CONVENTIONS)
+    notes.extend(f"{path}: {said}." for said in renamed)
+    return tensors
+
+
+def read_global_state(path: Path, model: nn.Module, notes: list[str]) -> dict[str, Tensor]:
+    """The global model before the round, complete, in the model's own types; ``notes`` get what was renamed.
 
     Raises:
         UpdateError: naming the tensor that is missing, unexpected, of another shape, or not finite.
     """
     own = model.state_dict()
-    given = read_named_tensors(path, tuple(own))
+    given = _read_own(path, model, notes)
     _check(given, own, f"the state {path}", absent=frozenset(name for name in own if name.endswith(COUNTER)))
     return {name: given.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}
 
 
 def read_update(
-    path: Path, model: nn.Module, state: Mapping[str, Tensor], *, samples: int | None, steps: int | None
+    path: Path,
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    notes: list[str],
+    *,
+    samples: int | None,
+    steps: int | None,
 ) -> ModelUpdate:
     """The update in ``path``, a difference to ``state``; numbers of samples and steps from its metadata if not given.
+
+    ``notes`` get what was renamed.
 
     Raises:
         UpdateError: for a file that holds no update of this model.
     """
-    tensors, metadata = read_named_tensors(path, tuple(state)), _metadata(path)
+    tensors, metadata = _read_own(path, model, notes), _metadata(path)
     return _update(tensors, metadata, path, model, state, samples, steps)
 
 
 def update_between(
-    after: Path, model: nn.Module, state: Mapping[str, Tensor], *, samples: int | None, steps: int | None
+    after: Path,
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    notes: list[str],
+    *,
+    samples: int | None,
+    steps: int | None,
 ) -> ModelUpdate:
     """The update from ``state`` to the client's state in ``after``; errors as in :func:`read_update`."""
     own = model.state_dict()
-    given = read_named_tensors(after, tuple(own))
+    given = _read_own(after, model, notes)
     _check(given, own, f"the state {after}", absent=_absent(given, model))
     shared = {name: tensor for name, tensor in state.items() if name in given}
     given = {name: given[name].to(tensor.dtype) for name, tensor in shared.items()}
