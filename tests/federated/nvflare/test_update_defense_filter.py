@@ -15,10 +15,10 @@ from torch import Tensor
 pytest.importorskip("nvflare", reason="needs the extra nvflare")
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
-from nvflare.apis.fl_constant import FilterKey, ReturnCode
-from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, FLMetaKey, ReturnCode
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.apis.utils.task_utils import apply_filters
-from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_constant import AlgorithmConstants, AppConstants
 from nvflare.fuel.utils.class_utils import instantiate_class
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
@@ -229,3 +229,132 @@ def test_nvflare_asks_it_for_the_task_and_direction_of_the_job() -> None:
     with pytest.raises(UpdateError, match=r"nothing leaves$"):
         apply_filters(*asked, "train", FilterKey.OUT)
     assert apply_filters(*asked, "validate", FilterKey.OUT) is whole
+
+
+def meta_of(shareable: Shareable) -> dict[str, Any]:
+    return dict(from_shareable(shareable).meta)
+
+
+LEAKS: dict[str, dict[str, Any]] = {
+    "SCAFFOLD's difference": {AlgorithmConstants.SCAFFOLD_CTRL_DIFF: as_numpy(difference())},
+    "an array": {"features": np.zeros(3)},
+    "a tensor": {"features": torch.zeros(3)},
+    "a list": {"losses": [0.1, 0.2]},
+    "bytes": {"optimizer": b"state"},
+    "a word": {"patient": "Miller"},
+    "a metric that nobody named": {"loss": 0.5},
+    "metrics that nobody named": {FLMetaKey.INITIAL_METRICS: {"loss": 0.5}},
+    "metrics that hide an array": {FLMetaKey.INITIAL_METRICS: {"accuracy": np.zeros(3)}},
+    "metrics that are an array": {FLMetaKey.INITIAL_METRICS: np.zeros(3)},
+    "a metric that is no number": {"accuracy": "0.5"},
+    "a metric that is NaN": {"accuracy": float("nan")},
+    "steps that are an array": {FLMetaKey.NUM_STEPS_CURRENT_ROUND: np.zeros(3)},
+    "steps beyond all": {FLMetaKey.NUM_STEPS_CURRENT_ROUND: 2**70},
+    "images in floating point": {"num_samples": 3.25},
+    "a round that is none": {FLMetaKey.CURRENT_ROUND: "Miller"},
+    "another's processing": {FLMetaKey.PROCESSED_ALGORITHM: "x"},
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_nothing_leaves_beside_the_difference(leak: str, states: Path) -> None:
+    given = result(as_numpy(difference()), **LEAKS[leak])
+    with pytest.raises(DefenseError, match=r"^update withheld: UpdateError; see withheld\.txt"):
+        made("local-dp", metrics=["accuracy"]).process(given, context())
+    folder = ClientStateFolder(states, "training", "site-1-filter")
+    assert folder.refusal() is not None and folder.last() is None, "and nothing is spent"
+
+
+def test_what_is_named_passes_rounded(states: Path) -> None:
+    meta = {"num_samples": 7, FLMetaKey.NUM_STEPS_CURRENT_ROUND: 3, "accuracy": 0.123456789}
+    given = result(
+        as_numpy(difference()), **meta, **{FLMetaKey.INITIAL_METRICS: {"accuracy": 0.98765}, FLMetaKey.SITE_NAME: "x"}
+    )
+    given.set_header(AppConstants.NUM_ROUNDS, ROUNDS)
+    given.set_header("features", as_numpy(difference()))
+    left = made("local-dp", metrics=["accuracy"]).process(given, context())
+    assert meta_of(left) == {**meta, "accuracy": 0.123, FLMetaKey.INITIAL_METRICS: {"accuracy": 0.988}}
+    assert left[ReservedHeaderKey.HEADERS] == {
+        ReservedHeaderKey.CONTENT_TYPE: "DXO",
+        AppConstants.CURRENT_ROUND: 0,
+        AppConstants.NUM_ROUNDS: ROUNDS,
+    }
+
+
+def test_a_failed_trainings_code_is_one_of_nvflares() -> None:
+    given = result(as_numpy(difference()))
+    given.set_return_code("patient Miller")
+    assert made("local-dp").process(given, context()) == make_reply(ReturnCode.EXECUTION_EXCEPTION)
+
+
+class Scaffold:
+    """A site of a SCAFFOLD job: the filter on both sides of a script that sends what NVFlare's helper computes."""
+
+    ETA, STEPS = 0.1, 4
+
+    def __init__(self, defense: str = "local-dp") -> None:
+        self.defense = defense
+        self.parameters = [name for name, _ in Model().named_parameters()]
+
+    def filter(self) -> UpdateDefenseFilter:
+        # Anew, as in a process of its own for every message.
+        return made(self.defense, scaffold_learning_rate=self.ETA)
+
+    def task(self, round: int, control: float) -> dict[str, Any]:
+        """The meta data of the task as the script gets it."""
+        state = Model().state_dict()
+        given = {name: np.full(tuple(state[name].shape), control, np.float32) for name in self.parameters}
+        task = result(as_numpy(state), round, DataKind.WEIGHTS, **{AlgorithmConstants.SCAFFOLD_CTRL_GLOBAL: given})
+        received = context(**{FLContextKey.FILTER_DIRECTION: FilterKey.IN})
+        return meta_of(self.filter().process(task, received))
+
+    def answer(self, round: int, raw: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The difference and the control variate's that leave, each as one row."""
+        of_raw = {name: (-raw[name] / (self.STEPS * self.ETA)).numpy() for name in self.parameters}
+        meta = {AlgorithmConstants.SCAFFOLD_CTRL_DIFF: of_raw, FLMetaKey.NUM_STEPS_CURRENT_ROUND: self.STEPS}
+        sending = context(**{FLContextKey.FILTER_DIRECTION: FilterKey.OUT})
+        left = from_shareable(self.filter().process(result(as_numpy(raw), round, **meta), sending))
+        assert set(left.meta[AlgorithmConstants.SCAFFOLD_CTRL_DIFF]) == set(self.parameters)
+        return self.row(left.data), self.row(left.meta[AlgorithmConstants.SCAFFOLD_CTRL_DIFF])
+
+    def row(self, tensors: Any) -> Tensor:
+        return torch.cat([torch.as_tensor(tensors[name]).double().flatten() for name in self.parameters])
+
+
+def test_scaffolds_difference_is_that_of_the_protected_update() -> None:
+    site, raw = Scaffold(), difference()
+    site.task(0, 0.0)
+    sent, changed = site.answer(0, raw)
+    torch.testing.assert_close(changed, -sent / (site.STEPS * site.ETA), rtol=1e-5, atol=1e-6)
+    cosines = [float(torch.cosine_similarity(each, site.row(raw), dim=0)) for each in (sent, changed)]
+    assert cosines[1] == pytest.approx(-cosines[0], abs=1e-6) and abs(cosines[1]) < 0.5
+
+
+def test_scaffold_goes_on_from_the_sites_own_variate_and_a_round_asked_again_too(states: Path) -> None:
+    site = Scaffold("none")
+    assert not site.row(site.task(0, 0.0)["scaffold_c_local"]).any()
+    _, first = site.answer(0, difference(0))
+    handed = site.row(site.task(1, 0.5)["scaffold_c_local"])
+    torch.testing.assert_close(handed, first)
+    sent, second = site.answer(1, difference(1))
+    torch.testing.assert_close(second, -0.5 - sent / (site.STEPS * site.ETA), rtol=1e-5, atol=1e-6)
+    again = site.row(site.task(1, 0.5)["scaffold_c_local"])
+    assert torch.equal(again, handed) and torch.equal(site.answer(1, difference(1))[1], second)
+    last = ClientStateFolder(states, "training", "site-1-filter").last()
+    assert last is not None
+    torch.testing.assert_close(site.row(last.control), first + second)
+
+
+def test_scaffold_without_the_servers_variate_of_this_round_sends_nothing() -> None:
+    site = Scaffold()
+    with pytest.raises(DefenseError, match="update withheld"):
+        site.answer(0, difference())
+    site.task(0, 0.0)
+    with pytest.raises(DefenseError, match="update withheld"):
+        site.answer(1, difference())
+
+
+def test_tasks_of_other_jobs_pass_the_filter_untouched() -> None:
+    task = result(as_numpy(difference()), kind=DataKind.WEIGHTS, anything="at all")
+    received = context(**{FLContextKey.FILTER_DIRECTION: FilterKey.IN})
+    assert made("local-dp").process(task, received) is task
