@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import Message
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+from flwr.common import ndarray_to_bytes
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 from flwr.serverapp.strategy import FedAvg
 from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import start
@@ -204,3 +207,74 @@ def test_what_secure_aggregation_does_not_do_is_said_before_anything_is_sent(tmp
         with pytest.raises(ShadowDefenseError, match=line):
             made.run(grid)
     assert not grid.sent
+
+
+def words(reply: Message) -> None:
+    reply.content[RECORD_KEY_CONFIGS]["pk1"] = "words"
+
+
+def no_key(reply: Message) -> None:
+    reply.content[RECORD_KEY_CONFIGS]["pk1"] = b""
+
+
+def nothing(reply: Message) -> None:
+    for name in list(reply.content):
+        del reply.content[name]
+
+
+def shares_for_strangers(reply: Message) -> None:
+    reply.content[RECORD_KEY_CONFIGS]["dsts"] = [1, 2]
+
+
+def broken_shares(reply: Message) -> None:
+    reply.content[RECORD_KEY_CONFIGS]["ctxts"] = [b"x", b"y"]
+
+
+def masked(value: Any) -> Callable[[Message], None]:
+    def lie(reply: Message) -> None:
+        reply.content[RECORD_KEY_CONFIGS][Key.MASKED_PARAMETERS] = value
+
+    return lie
+
+
+def noise(reply: Message) -> None:
+    """A row of the right length and type, which nobody can tell from a masked one before the sum."""
+    config = reply.content[RECORD_KEY_CONFIGS]
+    key = next(key for key, value in config.items() if isinstance(value, list))
+    rows = [np.load(io.BytesIO(each)) for each in config[key]]
+    drawn = [np.random.default_rng(0).integers(0, 2**48, row.shape, dtype=np.int64) for row in rows]
+    config[key] = [ndarray_to_bytes(row) for row in drawn]
+
+
+def wrong_shares(reply: Message) -> None:
+    config = reply.content[RECORD_KEY_CONFIGS]
+    key = next(key for key, value in config.items() if isinstance(value, list) and isinstance(value[0], bytes))
+    config[key] = [bytes(len(each)) for each in config[key]]
+
+
+@pytest.mark.parametrize(
+    ("stage", "lie"),
+    [
+        *(("setup", each) for each in (words, no_key, nothing)),
+        *(("share_keys", each) for each in (nothing, shares_for_strangers, broken_shares)),
+        *(("collect_masked_vectors", each) for each in (nothing, noise, masked([b"\x93NUMPY"]), masked("words"))),
+        *(("unmask", each) for each in (nothing, wrong_shares)),
+    ],
+)
+def test_a_client_that_lies_under_masks_stops_the_sum_with_a_line(
+    stage: str, lie: Callable[[Message], None], tmp_path: Path
+) -> None:
+    class Lying(SecureGrid):
+        def answer(self, message: Message) -> Message:
+            reply = super().answer(message)
+            asked = message.content[RECORD_KEY_CONFIGS]["stage"]
+            if asked == stage and message.metadata.dst_node_id == 101 and reply.has_content():
+                lie(reply)
+            return reply
+
+    app = build_secure_client_app(sites.participants(tmp_path / "clients", PLAIN))
+    grid, made = Lying(app, len(SIZES)), secure_server(tmp_path, at_least=3)
+    with pytest.raises(RunError, match="round 1 of this Flower run, by secure aggregation") as raised:
+        start(build_server_app(lambda context: made), grid)
+    assert str(raised.value).isprintable()
+    assert not (tmp_path / "history.json").exists()

@@ -104,7 +104,7 @@ class FixedPoint:
         Integer tensors are rounded, as the plain average rounds them; steps are the images' mean.
 
         Raises:
-            UpdateError: where the sum is not of this model.
+            UpdateError: where the sum is not of this model, or beyond what clients may send.
         """
         names = sorted(like)
         sizes = [like[name].numel() for name in names]
@@ -113,6 +113,13 @@ class FixedPoint:
         if len(row) != HEAD + sum(sizes) or samples < 1:
             raise UpdateError("the secure sum is not one of updates of this model: use one configuration everywhere")
         mean = row / (samples / self.most_images)
+        # Half a step is added by each client's rounding.
+        most = self.limit + self.largest_error(samples, self.clients)
+        if samples > self.clients * self.most_images or not mean[1] >= 0 or not mean.abs().max() <= most:
+            raise UpdateError(
+                "the secure sum holds values that no client of this package sends: one sent something else, and under "
+                "masks nobody can tell which; nothing is averaged"
+            )
         parts = dict(zip(names, mean[HEAD:].split(sizes), strict=True))
         tensors = {name: _unscaled(parts[name], tensor.dtype).view(tensor.shape) for name, tensor in like.items()}
         return ModelUpdate(tensors, samples, int(torch.round(mean[1] * COUNTS)), round, ALL_CLIENTS)

@@ -136,8 +136,11 @@ class SecureAggregation(Strategy):
             if received.total is None:
                 raise UpdateError(f"{exchanges.shortage()}: {exchanges.reasons() or 'no client answered in time'}")
             return self.fixed_point.decode(received.total, sent, round)
-        # What Flower says of replies that lack something, of rows of different lengths, of shares that do not fit.
-        except (UpdateError, KeyError, ValueError) as error:
+        except RunError:
+            raise
+        except Exception as error:
+            # Whatever a client sent in place of keys, shares or a row, Flower's protocol takes as it comes. Under masks
+            # nobody can be left out: there is no sum then.
             what = f"a reply lacks {error}" if isinstance(error, KeyError) else error
             raise RunError(f"round {server_round} of this Flower run, by secure aggregation: {what}") from error
 
