@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from shadow_defense.attacks.build import ATTACKS
-from shadow_defense.config import describe_schema, load_config, preset_names
-from shadow_defense.defenses.registry import DEFENSES
+from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
+from shadow_defense.attacks.deep_leakage import DLG
+from shadow_defense.config import load_config, preset_names, preset_titles
+from shadow_defense.data.settings import SplitSettings
 from shadow_defense.errors import ShadowDefenseError
+from shadow_defense.schema import CHOSEN, describe_schema
+from shadow_defense.shadow.settings import ShadowSettings
 
 
 def message(source: str, *overrides: str) -> str:
@@ -58,9 +63,23 @@ def test_overrides_reach_every_level_in_order() -> None:
         (["colour=blue"], "unknown key 'colour':"),
         (["training.rounds=0"], "training.rounds = 0: input should be greater than or equal to 1"),
         (["training.rounds=many"], "training.rounds = 'many': input should be a valid integer"),
-        (["arms.fedavg.defense=shadw"], "unknown defense 'shadw': did you mean 'shadow'? valid are: ats, censor,"),
+        (
+            ["arms.fedavg.defense=shadw"],
+            "arms.fedavg: unknown defense 'shadw': did you mean 'shadow'? valid are: ats,",
+        ),
         (["arms.x.defense=shadow", "arms.x.preset=arthors"], "did you mean 'authors'?"),
-        (["arms.x.defense=shadow", "arms.x.options.strenth=1"], "did you mean 'strength'?"),
+        (
+            ["arms.x.defense=shadow", "arms.x.options.strenth=1"],
+            "arms.x: unknown key 'shadow.strenth': did you mean 'strength'?",
+        ),
+        (
+            ["arms.x.defense=dp+clip", "arms.x.options.dp.clip=-1"],
+            "arms.x: local-dp.clip = -1: input should",
+        ),
+        (["model.name=lent"], "unknown model 'lent': did you mean 'lenet'?"),
+        (["model.options.x=1"], "unknown key 'model.options.x': nothing can be set here"),
+        (["data.source=fases"], "unknown source 'fases': did you mean 'faces'?"),
+        (["generator.options.x=1"], "unknown key 'generator.options.x': nothing can be set here"),
         (["attacks.x.attack=deep"], "unknown attack 'deep': valid are:"),
         (["attacks.x.options.iteratons=1"], "did you mean 'iterations'?"),
         (["attacks.x.attack=gradinversion", "attacks.x.threat_model=eavesdropper"], "does not grant"),
@@ -92,9 +111,32 @@ def test_the_fingerprint_is_of_what_decides_the_numbers() -> None:
 
 
 def test_every_setting_has_a_description() -> None:
-    rows = describe_schema()
-    assert len(rows) > 50
-    assert [key for key, _, _, description in rows if not description and not key.startswith("model.")] == []
+    rows = list(describe_schema())
+    assert [row.key for row in rows if not row.description] == []
+    assert len(rows) == len({row.key for row in rows})
+
+
+def test_the_schema_reaches_inside_what_is_chosen_by_name() -> None:
+    rows = {row.key: row for row in describe_schema()}
+    for key, model in [
+        ("arms.<name>.options.strength (shadow)", ShadowSettings),
+        ("attacks.<name>.options.restarts (dlg)", DLG),
+        ("attacks.<name>.adaptive.rounds", AdaptiveSettings),
+        ("data.split.kind", SplitSettings),
+    ]:
+        field = model.model_fields[key.split(" ")[0].split(".")[-1]]
+        assert rows[key].description == field.description
+        assert json.loads(rows[key].default) == field.default
+    for registry, prefix in CHOSEN:
+        for name in registry:
+            for field in registry[name].options.model_fields:
+                assert any(key.startswith(f"{prefix}{field}") and key.endswith(f"({name})") for key in rows)
+
+
+def test_every_preset_says_what_it_is_about() -> None:
+    titles = preset_titles()
+    assert list(titles) == preset_names()
+    assert len(set(titles.values())) == len(titles) and all(10 < len(title) < 100 for title in titles.values())
 
 
 @pytest.mark.parametrize(
@@ -129,15 +171,6 @@ def test_hostile_settings_are_one_short_line(override: str, wanted: str) -> None
 def test_every_whole_number_has_an_upper_end() -> None:
     """A billion of anything would fill a memory before anything can say so."""
     unbounded = [
-        key
-        for key, kind, _, _ in describe_schema()
-        if ("int" in kind.split(" [")[0].split("|")[0].split("[")) and "Le(" not in kind and "Lt(" not in kind
+        row.key for row in describe_schema() if re.match(r"(Optional\[)?int\b", row.kind) and "<" not in row.kind
     ]
     assert unbounded == []
-
-
-def test_the_settings_of_attacks_and_defenses_have_upper_ends_too() -> None:
-    for model in (*(kind.attack for kind in ATTACKS.values()), *(kind.model for kind in DEFENSES.values())):
-        for name, field in model.model_fields.items():
-            if field.annotation in (int, int | None):
-                assert any(hasattr(limit, "le") or hasattr(limit, "lt") for limit in field.metadata), (model, name)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import pytest
+
+from shadow_defense.attacks.build import ATTACKS
+from shadow_defense.defenses.registry import DEFENSES
+from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.comparison.cell_scores import score_cells
+from shadow_defense.experiment.comparison.reading import load_grid
+from shadow_defense.experiment.comparison.running import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -31,3 +41,32 @@ def test_one_image_writes_its_picture(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert picture.width > 4 * 64
         assert picture.getextrema()[0][0] < picture.getextrema()[0][1]
+
+
+class TestPlugin:
+    """The example package, on the path but not installed."""
+
+    @pytest.fixture(autouse=True)
+    def on_the_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(EXAMPLES / "plugin"))
+
+    def test_its_defense_and_attack_go_through_a_comparison(self, tmp_path: Path) -> None:
+        comparison = Comparison(tmp_path, load_grid(str(EXAMPLES / "plugin" / "signs.yaml"), ["workers=1"]))
+        comparison.run()
+        scores = score_cells(comparison)["convnet"]
+        assert not comparison.failures
+        psnr = {(score.arm, score.attack): score.rows[0]["psnr"] for score in scores if score.round == 1}
+        arms = {"fedavg", "signs", "clipped-signs"}
+        assert arms <= {arm for arm, _ in psnr}
+        assert len({psnr[arm, "public-mean"] for arm in arms}) == 1, "a guess does not depend on the defense"
+        assert len({psnr[arm, "inverting-gradients"] for arm in arms}) == 3
+
+    def test_its_options_are_checked(self) -> None:
+        with pytest.raises(ConfigError, match="did you mean 'scale'"):
+            load_grid(str(EXAMPLES / "plugin" / "signs.yaml"), ["defenses.signs.options.scael=1"])
+
+    def test_its_entry_points_name_what_is_there(self) -> None:
+        project = tomllib.loads((EXAMPLES / "plugin" / "pyproject.toml").read_text())["project"]
+        for registry in (DEFENSES, ATTACKS):
+            for name, value in project["entry-points"][registry.group].items():
+                assert registry.find(value).name == name

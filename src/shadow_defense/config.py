@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.settings import DataSettings
+from shadow_defense.data.sources import SOURCES
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.errors import ConfigError, shown, unknown_name
+from shadow_defense.errors import (
+    ConfigError,
+    DataError,
+    GeneratorError,
+    ModelError,
+    ShadowDefenseError,
+    shown,
+    unknown_name,
+)
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.files import LONGEST_NAME, path_name
+from shadow_defense.generators.build import architecture
 from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.models.build import MODELS
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
 from shadow_defense.validation import validated
@@ -70,6 +80,27 @@ class RunConfig(BaseModel):
     )
     workers: int | None = Field(None, ge=1, le=1024, description="processes in parallel; null: one a processor core")
 
+    @field_validator("arms", "attacks", mode="wrap")
+    @classmethod
+    def _one_by_one(cls, values: Any, check: Callable[[Any], Any], info: Any) -> dict[str, Any]:
+        """An error says in which of the entries it is."""
+        if not isinstance(values, Mapping):
+            return check(values)
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                checked |= check({name: value})
+            except ShadowDefenseError as error:
+                raise type(error)(f"{info.field_name}.{shown(name)}: {error}") from error
+        return checked
+
+    @model_validator(mode="after")
+    def _known(self) -> RunConfig:
+        SOURCES.find(self.data.source).options_of(self.data.options, DataError, "data.options")
+        MODELS.find(self.model.name).options_of(self.model.options, ModelError, "model.options")
+        architecture(self.generator.name).options_of(self.generator.options, GeneratorError, "generator.options")
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         for name in (*self.arms, *self.attacks):
@@ -112,6 +143,11 @@ def preset_names() -> list[str]:
     """The presets that come with the package."""
     folder = resources.files("shadow_defense").joinpath("presets")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_titles() -> dict[str, str]:
+    """What each preset that comes with the package is about, in one line."""
+    return {name: str(read_values(name)["title"]) for name in preset_names()}
 
 
 def _read_source(source: str) -> tuple[Any, str]:
@@ -171,37 +207,3 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"cannot set {key}: '{part}' is a value, not a group of keys")
     place[last] = parse_yaml(text, f"--set {key}")
-
-
-def describe_schema() -> list[tuple[str, str, str, str]]:
-    """(key, type, default, description) of every setting, for ``config schema``."""
-    rows: list[tuple[str, str, str, str]] = []
-
-    def walk(model: type[BaseModel], prefix: str) -> None:
-        for name, field in model.model_fields.items():
-            annotation = field.annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                walk(annotation, f"{prefix}{name}.")
-                continue
-            kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-            for module in (
-                "typing.",
-                "pathlib.",
-                "shadow_defense.",
-                "defenses.build.",
-                "attacks.build.",
-                "attacks.adaptive.settings.",
-            ):
-                kind = kind.replace(module, "")
-            limits = ", ".join(str(item) for item in field.metadata)
-            default = json.dumps(field.default, default=lambda value: value.model_dump(mode="json"))
-            rows.append((prefix + name, kind + (f" [{limits}]" if limits else ""), default, field.description or ""))
-
-    walk(RunConfig, "")
-    for group, settings in (
-        ("arms.<name>.", DefenseSettings),
-        ("attacks.<name>.", AttackSettings),
-        ("attacks.<name>.adaptive.", AdaptiveSettings),
-    ):
-        walk(settings, group)
-    return rows

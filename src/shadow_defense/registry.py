@@ -8,17 +8,31 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from shadow_defense.errors import ShadowDefenseError, unknown_name
+from shadow_defense.validation import validated
+
+
+class NoOptions(BaseModel):
+    """Nothing can be set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What every registry holds of a name: what users call it, and one line for lists."""
+    """What every registry holds of a name: what users call it, one line for lists, and what can be set of it."""
 
     name: str
     summary: str
+    options: type[BaseModel]
+
+    def options_of(self, values: Mapping[str, Any], error: type[ShadowDefenseError], where: str) -> BaseModel:
+        """The options of a configuration as :attr:`options` has them; raises ``error`` for what does not fit."""
+        return validated(self.options, values, error, where)
 
 
 Kind = TypeVar("Kind", bound=Entry)
@@ -27,7 +41,7 @@ Kind = TypeVar("Kind", bound=Entry)
 class Registry(Mapping[str, Kind], Generic[Kind]):
     """Entries by name, found when one is first asked for.
 
-    - ``package``: the public entries of its modules; to add one, write it into a module of that package.
+    - ``package``: the public entries of its modules, or tuples of them; to add one, write it into such a module.
     - The entry points of ``shadow_defense.<plural>`` in installed packages. A name of the package's own stays its own.
     - ``module:Name`` of any module that can be imported. It is in no list.
 
@@ -55,8 +69,9 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         found: dict[str, Kind] = {}
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
             for attribute, value in vars(importlib.import_module(f"{self.package}.{module.name}")).items():
-                if isinstance(value, self.entry) and not attribute.startswith("_"):
-                    found[value.name] = value
+                for each in value if isinstance(value, tuple) else (value,):
+                    if isinstance(each, self.entry) and not attribute.startswith("_"):
+                        found[each.name] = each
         return dict(sorted(found.items()))
 
     @cached_property

@@ -14,8 +14,7 @@ from tests.attacks.clients import baseline, lenet, observation, private
 from torch import Tensor
 
 from shadow_defense.attacks.build import ATTACKS, AttackSettings
-from shadow_defense.attacks.dlg import DLG
-from shadow_defense.attacks.idlg import IDLG
+from shadow_defense.attacks.deep_leakage import DLG, IDLG
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import squared_distance
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from shadow_defense.attacks.generator_prior import GeneratorPrior
 from shadow_defense.attacks.ggl import GGL
-from shadow_defense.attacks.gias import GIAS
 from shadow_defense.attacks.gifd import GIFD
-from shadow_defense.attacks.model_based import ModelBased
+from shadow_defense.attacks.latent_then_weights import GIAS, ModelBased
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe, randomised
 from shadow_defense.attacks.threat_model import ThreatModel, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation

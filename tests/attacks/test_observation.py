@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from tests.attacks.clients import SHORT, some_images
 from torch import nn
 
-from shadow_defense.attacks.build import ANY_MODEL, ATTACKS, Attack, AttackSettings
+from shadow_defense.attacks.build import ATTACKS, Attack, AttackSettings
 from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
+from shadow_defense.attacks.kind import ANY_MODEL
 from shadow_defense.attacks.local_steps import as_single_step
 from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
 from shadow_defense.attacks.target import matching_target

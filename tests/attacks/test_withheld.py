@@ -21,9 +21,10 @@ from tests.attacks.clients import (
 )
 from torch import Tensor, nn
 
-from shadow_defense.attacks.build import ANY_MODEL, ATTACKS
+from shadow_defense.attacks.build import ATTACKS
+from shadow_defense.attacks.deep_leakage import IDLG
 from shadow_defense.attacks.gradinversion import GradInversion
-from shadow_defense.attacks.idlg import IDLG
+from shadow_defense.attacks.kind import ANY_MODEL
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import MATCHINGS
 from shadow_defense.attacks.observation import LocalTraining, Observation, observe, randomised

@@ -182,7 +182,7 @@ def test_clients_of_a_manifest_keep_every_client(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "face"}, r"unknown data source 'face': did you mean 'faces'\? valid are: bloodmnist, .*npz"),
+        ({"source": "face"}, r"unknown source 'face': did you mean 'faces'\? valid are: bloodmnist, .*npz"),
         ({"source": "npz"}, r"source 'npz' needs data\.path"),
         ({"source": "npz", "path": Path("nowhere.npz")}, r"nowhere\.npz does not exist: correct the path"),
         ({"source": "manifest", "path": Path("nowhere.csv")}, r"nowhere\.csv"),
@@ -204,7 +204,7 @@ def test_every_source_asks_only_for_what_the_settings_have() -> None:
     known = {"path", "image_size", "channels", "classes", "grey_range", "limit", "images", "seed"}
     for name, source in SOURCES.items():
         assert set(inspect.signature(source.read).parameters) <= known, name
-        assert "\n" not in source.description and len(source.description) < 100
+        assert "\n" not in source.summary and len(source.summary) < 100
 
 
 def test_summary_adds_up_and_is_plain() -> None:

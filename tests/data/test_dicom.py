@@ -14,9 +14,9 @@ from pydicom.pixels import apply_rescale, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage, generate_uid
 
-from shadow_defense.data.dicom_folder import read_dicom_folder
 from shadow_defense.data.dicom_grey import window
 from shadow_defense.data.dicom_image import read_dicom
+from shadow_defense.data.image_folder import read_dicom_folder
 from shadow_defense.data.manifest import read_manifest
 from shadow_defense.errors import DataError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,7 +57,7 @@ def test_random_state_is_restored_when_building_fails(monkeypatch: pytest.Monkey
         torch.rand(1)
         raise ModelError("refused")
 
-    monkeypatch.setitem(MODELS, "convnet", type(MODELS["convnet"])(draw_and_fail, ("group",)))
+    monkeypatch.setitem(MODELS.own, "convnet", replace(MODELS["convnet"], build=draw_and_fail))
     before = torch.get_rng_state()
     with pytest.raises(ModelError, match="refused"):
         build("convnet", "group")

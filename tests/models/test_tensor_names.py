@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shadow_defense.models.build import CONVENTIONS, build_model
+from shadow_defense.models.build import build_model, conventions
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.models.tensor_names import under_own_names
 
@@ -17,7 +17,7 @@ OWN = list(
 
 
 def renamed(*names: str) -> tuple[list[str], tuple[str, ...]]:
-    tensors, said = under_own_names({name: torch.zeros(1) for name in names}, OWN, CONVENTIONS)
+    tensors, said = under_own_names({name: torch.zeros(1) for name in names}, OWN, conventions())
     return list(tensors), said
 
 

@@ -1,8 +1,9 @@
-"""What DLG and iDLG share: squared gradient differences, minimised by L-BFGS from noise."""
+"""DLG and iDLG (docs/attacks.md): squared gradient differences, minimised by L-BFGS from noise."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -12,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.attacks.adaptive.expectation import expected_training
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import squared_distance
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.quasi_newton import quasi_newton_search
-from shadow_defense.attacks.target import Simulation
+from shadow_defense.attacks.target import Simulation, client_simulation, inferred_labels, labels_note
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.progress import Task
@@ -126,3 +128,45 @@ class DeepLeakage(BaseModel):
             best.history,
             (*simulation.notes, *observation.matching.notes),
         )
+
+
+class DLG(DeepLeakage):
+    """Deep Leakage from Gradients (Zhu et al. 2019): images and labels sought together."""
+
+    def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
+        """Rebuild images and labels from the update, from noise.
+
+        Minimises ``sum ||U(x, softmax(l)) - U*||^2`` over images x and label logits l. The label returned for an
+        image is the largest of its own optimised logits. True labels are not read, even where they are granted.
+
+        Raises:
+            ThreatModelError: where the local training is not granted.
+        """
+        observation.threat_model.require(self.needs, "dlg")
+        simulation = client_simulation(observation, self.longest_unroll)
+        return self.search(observation, simulation, None, name="dlg", seed=seed, task=task)
+
+
+class IDLG(DeepLeakage):
+    """Improved Deep Leakage from Gradients (Zhao et al. 2020): labels first, then images."""
+
+    def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
+        """Rebuild images from the update, from noise, with the labels that its last layer gives away.
+
+        Minimises ``sum ||U(x, y) - U*||^2`` over images x alone. The published rule (row sums of the last weight) is
+        taken where that layer has no bias; elsewhere the bias, which needs no sign of the features. True labels are
+        not read, even where they are granted.
+
+        Raises:
+            ThreatModelError: where the local training is not granted.
+            ModelError: for a model without a linear layer.
+        """
+        observation.threat_model.require(self.needs, "idlg")
+        simulation = client_simulation(observation, self.longest_unroll)
+        labels = inferred_labels(observation, simulation)
+        simulation = replace(simulation, notes=(*simulation.notes, labels_note(observation)))
+        return self.search(observation, simulation, labels, name="idlg", seed=seed, task=task)
+
+
+DLG_KIND = AttackKind("dlg", "squared differences by L-BFGS, images and labels together (Zhu et al. 2019)", DLG)
+IDLG_KIND = AttackKind("idlg", "squared differences by L-BFGS, labels read off the last layer (Zhao et al. 2020)", IDLG)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from shadow_defense.attacks.analytic import explained, layer_on_the_image
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import Knowledge
@@ -107,3 +108,11 @@ class FullyConnectedLeak(BaseModel):
             time.perf_counter() - started,
             notes=tuple(notes),
         )
+
+
+FULLY_CONNECTED_LEAK = AttackKind(
+    "fully-connected-leak",
+    "the ratio of a fully connected layer's weight and bias updates (Phong et al. 2018)",
+    FullyConnectedLeak,
+    "opens with a fully connected layer that has a bias",
+)

@@ -16,6 +16,7 @@ from torch import Tensor
 from shadow_defense.attacks.evolution import evolve
 from shadow_defense.attacks.generator_prior import GeneratorPrior
 from shadow_defense.attacks.joint_search import JointFound, RestartLosses, ramped_schedule, search_jointly
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import squared_distance
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -145,3 +146,6 @@ def latent_divergence(codes: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch
     """
     variance, mean = torch.var_mean(codes, dim=-1, unbiased=False)
     return -0.5 * (1 + (variance + 1e-10).log() - mean.square() - variance)
+
+
+GGL_KIND = AttackKind("ggl", "a generator's latent code alone, by Adam or CMA-ES (Li et al. 2022)", GGL)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.generator_prior import GeneratorPrior
 from shadow_defense.attacks.joint_search import JointFound, RestartLosses, ramped_schedule, search_jointly
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.l1_ball import project_to_l1_ball, retract_to_sphere
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import cosine_distance
@@ -187,3 +188,6 @@ def _stay_near(starts: tuple[Tensor, ...], share: float) -> Constraint:
             moved.copy_(start + project_to_l1_ball(difference, radius).view_as(moved))
 
     return constrain
+
+
+GIFD_KIND = AttackKind("gifd", "latent code, then the generator's features layer by layer (Fang et al. 2023)", GIFD)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from shadow_defense.attacks.adaptive.expectation import expected_training
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -175,3 +176,10 @@ class GradInversion(BaseModel):
             found.history,
             tuple(notes),
         )
+
+
+GRADINVERSION = AttackKind(
+    "gradinversion",
+    "update and batch-norm matching from a template (Hatamizadeh et al. 2023), differentiable",
+    GradInversion,
+)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.consensus import consensus
 from shadow_defense.attacks.joint_search import RestartLosses, inside, search_jointly
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -147,3 +148,10 @@ class _Pull:
             self._consensus = consensus(candidates.detach(), self._labels, self._settings.furthest_shift)
         distances = torch.linalg.vector_norm((candidates - self._consensus).flatten(2), dim=2)
         return self._settings.group * distances.mean(1)
+
+
+GROUP_CONSISTENCY = AttackKind(
+    "gradinversion-group",
+    "several seeds drawn to their consensus, with batch-norm statistics (Yin et al. 2021)",
+    GroupConsistency,
+)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.attacks.joint_search import JointFound, inside, search_jointly
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.modern_inverting import (
     head_features,
@@ -159,3 +160,8 @@ class InvertingGradients(BaseModel):
 
 def _hard_sign(gradient: Tensor, _: float) -> Tensor:
     return gradient.sign()
+
+
+INVERTING_GRADIENTS = AttackKind(
+    "inverting-gradients", "cosine matching with total variation (Geiping et al. 2020)", InvertingGradients
+)

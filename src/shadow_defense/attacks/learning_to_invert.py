@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.attacks.gradient_features import FeatureHashing, Standardisation
 from shadow_defense.attacks.inversion_network import Examples, learn, matched_error
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import cosine_distance
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -166,3 +167,10 @@ def _checked(observation: Observation) -> ImageSet:
             "bring them to the same size"
         )
     return auxiliary
+
+
+LEARNING_TO_INVERT = AttackKind(
+    "learning-to-invert",
+    "a network that learned to read images off simulated updates (Wu et al. 2023)",
+    LearningToInvert,
+)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.layer_chain import Link, layer_chain
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
@@ -162,3 +163,11 @@ class RGAP(BaseModel):
             time.perf_counter() - started,
             notes=tuple(notes),
         )
+
+
+R_GAP = AttackKind(
+    "r-gap",
+    "layer by layer from the last to the image, by linear equations (Zhu and Blaschko 2021)",
+    RGAP,
+    "a plain chain of convolutions and fully connected layers with invertible activations, last bias included",
+)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import Knowledge
@@ -89,3 +90,11 @@ class RobbingTheFed(BaseModel):
             time.perf_counter() - started,
             notes=tuple(notes),
         )
+
+
+ROBBING_THE_FED = AttackKind(
+    "robbing-the-fed",
+    "images read off a layer that the server planted (Fowl et al. 2022)",
+    RobbingTheFed,
+    "an ImprintedModel, which the server made of the agreed one",
+)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from shadow_defense.attacks.joint_search import RestartLosses, inside, search_jointly
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -103,3 +104,6 @@ class ROG(BaseModel):
 def enlarged(images: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tensor, "n c height width"]:
     """Bicubic interpolation to ``height`` x ``width``, which may leave [0, 1] beside edges."""
     return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False)
+
+
+ROG_KIND = AttackKind("rog", "small images, enlarged before they are matched (Yue et al. 2023)", ROG)

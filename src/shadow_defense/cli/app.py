@@ -247,8 +247,12 @@ def data_list() -> None:
     from shadow_defense.data.build import SOURCES
 
     width = max(map(len, SOURCES))
-    for name, source in SOURCES.items():
-        typer.echo(f"{name:<{width}}  {source.description}")
+    for name in SOURCES:
+        try:
+            summary = SOURCES[name].summary
+        except ShadowDefenseError as error:
+            summary = str(error)
+        typer.echo(f"{name:<{width}}  {summary}")
 
 
 @data_app.command("show")
@@ -277,10 +281,12 @@ def config_show(
     """A configuration with every default filled in."""
     import yaml
 
-    from shadow_defense.config import load_config, preset_names
+    from shadow_defense.config import load_config, preset_titles
 
     if config is None:
-        typer.echo("\n".join(preset_names()))
+        titles = preset_titles()
+        width = max(map(len, titles))
+        typer.echo("\n".join(f"{name:<{width}}  {title}" for name, title in titles.items()))
         return
     typer.echo(yaml.safe_dump(load_config(config, overrides or ()).as_dict(), sort_keys=False).rstrip())
 
@@ -288,7 +294,7 @@ def config_show(
 @config_app.command("schema")
 def config_schema() -> None:
     """Every setting: key, type and range, default, meaning."""
-    from shadow_defense.config import describe_schema
+    from shadow_defense.schema import describe_schema
 
     for key, kind, default, description in describe_schema():
         typer.echo(f"{key}: {kind} = {default}\n    {description}")

@@ -86,6 +86,11 @@ def concatenated(sets: Sequence[ImageSet], prefix: str = "") -> ImageSet:
     )
 
 
+def no_images() -> ImageSet:
+    """A set without images, for a defense that needs none."""
+    return ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """Per-channel mean and standard deviation of [0, 1] images, and the way there and back.

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from shadow_defense.data.boundary import IMAGES, check_name, reading
 from shadow_defense.data.dataset import Parts
+from shadow_defense.data.dicom_image import DICOM_SUFFIX
 from shadow_defense.data.image_files import ImageFile, PartName, read_image_files
 from shadow_defense.data.images import IMAGE_SUFFIXES
 from shadow_defense.data.labels import check_class_names
+from shadow_defense.data.source import Source
 from shadow_defense.errors import DataError, shown, unknown_name
+from shadow_defense.registry import NoOptions
 
 SPLIT_FOLDERS: dict[str, PartName] = {
     "train": "train",
@@ -52,6 +55,34 @@ def read_image_folder(
         DataError: naming the folder or file that is missing, empty or unreadable.
     """
     listing = list_class_folders(path, IMAGE_SUFFIXES, classes)
+    return read_image_files(
+        listing.files,
+        listing.class_names,
+        image_size=image_size,
+        channels=channels,
+        grey_range=grey_range,
+        limit=limit,
+        seed=seed,
+        notes=listing.notes,
+    )
+
+
+def read_dicom_folder(
+    *,
+    path: Path,
+    image_size: int | None,
+    channels: int | None,
+    classes: tuple[str, ...] | None = None,
+    grey_range: tuple[float, float] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Parts:
+    """Read ``path/[train|val|validation|test/]class/*.dcm``; groups are pseudonyms of PatientID.
+
+    Raises:
+        DataError: naming the folder or file that is missing, empty or unreadable.
+    """
+    listing = list_class_folders(path, (DICOM_SUFFIX,), classes)
     return read_image_files(
         listing.files,
         listing.class_names,
@@ -148,3 +179,14 @@ def _subfolders(folder: Path) -> list[Path]:
 def _what_instead(folder: Path) -> str:
     seen = Counter("folders" if entry.is_dir() else entry.suffix or "files" for entry in folder.iterdir())
     return f" but {', '.join(f'{count} {shown(name, 20)}' for name, count in seen.most_common(3))}" if seen else ""
+
+
+IMAGE_FOLDER = Source(
+    "image_folder", "a folder: [train|val|test/]class/*.png, .jpg, .tif", NoOptions, read_image_folder
+)
+DICOM_FOLDER = Source(
+    "dicom_folder",
+    "a folder: [train|val|test/]class/*.dcm, patients from the headers",
+    NoOptions,
+    read_dicom_folder,
+)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from shadow_defense.data.dataset import Parts
 from shadow_defense.data.npz import read_npz
+from shadow_defense.data.source import Source
 from shadow_defense.errors import DataError
+from shadow_defense.registry import NoOptions
 
 ORGANS = (
     "bladder",
@@ -110,3 +113,14 @@ def _download(name: str, image_size: int | None) -> Path:
             f"medmnist could not download '{name}' ({error}): connect to the network, or {remedy}"
         ) from error
     return folder / (f"{name}.npz" if side == 28 else f"{name}_{side}.npz")
+
+
+MEDMNIST = tuple(
+    Source(
+        name,
+        f"MedMNIST: {len(classes)} classes; from data.path, or downloaded",
+        NoOptions,
+        partial(read_medmnist, name),
+    )
+    for name, classes in MEDMNIST_CLASSES.items()
+)

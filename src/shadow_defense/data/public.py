@@ -15,7 +15,7 @@ from shadow_defense.data.image_folder import list_below
 from shadow_defense.data.images import IMAGE_SUFFIXES
 from shadow_defense.data.npz import read_npz
 from shadow_defense.data.settings import DataSettings
-from shadow_defense.data.sources import SOURCES, read_source
+from shadow_defense.data.sources import SOURCES, read_source, without_files
 from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import named_generator
 
@@ -51,7 +51,7 @@ def read_public_images(
     else:
         raise DataError(
             f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or one of the "
-            "sources that need no file (faces, chest_phantom, fundus_phantom)"
+            f"sources that need no file ({without_files()})"
         )
     if limit is not None and limit < len(images):
         order = named_generator(seed, "public", "limit")

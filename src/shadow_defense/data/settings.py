@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -55,6 +55,7 @@ class DataSettings(BaseModel):
 
     source: str = Field("faces", description="name of an image source; `shadow-defense data list` prints them")
     path: Path | None = Field(None, description="file or folder, for sources that read one")
+    options: dict[str, Any] = Field({}, description="settings of a source of another package")
     image_size: int | None = Field(32, ge=8, le=1024, description="side in pixels; null keeps the images' own")
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null keeps the images' own")
     classes: tuple[str, ...] | None = Field(

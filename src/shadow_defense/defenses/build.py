@@ -85,7 +85,9 @@ class DefenseSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     defense: str = Field(
-        "none", description="name of a defense in the registry, or several with plus signs, such as shadow+clip+dp"
+        "none",
+        description="name of a defense, or several with plus signs, such as shadow+clip+dp; module:Name for one of "
+        "another package",
     )
     preset: str = Field("paper", description="named settings of that defense")
     options: dict[str, Any] = Field({}, description="settings that differ from the preset's")
@@ -129,5 +131,12 @@ class DefenseSettings(BaseModel):
         return model if adapt is None else adapt(self.settings(), model, seed)
 
     def build(self, resources: Resources) -> Defense:
-        """A fresh defense for one client."""
-        return self.kind().build(self.settings(), resources)
+        """A fresh defense for one client; :class:`DefenseError` where it acts elsewhere than its entry says."""
+        defense = self.kind().build(self.settings(), resources)
+        unsaid = defense.acts_on - set(self.acts_on())
+        if unsaid:
+            raise DefenseError(
+                f"defense '{self.defense}' acts on {', '.join(sorted(unsaid))}, which its entry does not say: add it "
+                "to `acts_on` of its DefenseKind"
+            )
+        return defense

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
-from shadow_defense.defenses.kind import DefenseKind, NoSettings
+from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.registry import DEFENSES, by_alias
 from shadow_defense.errors import DefenseError
 from shadow_defense.progress import Progress
+from shadow_defense.registry import NoOptions
 
 
 class CombinedSettings(BaseModel):
@@ -107,7 +108,7 @@ def _nothing(settings: BaseModel, resources: object) -> Defense:
     return Defense()
 
 
-_UNKNOWN = DefenseKind("unknown", "a defense that no registry knows", NoSettings, _nothing)
+_UNKNOWN = DefenseKind("unknown", "a defense that no registry knows", NoOptions, _nothing)
 
 
 def _refuse(found: list[str], name: str, reason: str) -> None:

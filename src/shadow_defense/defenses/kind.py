@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
@@ -41,12 +41,6 @@ class Resources:
         return seed_for(self.seed, defense, self.client)
 
 
-class NoSettings(BaseModel):
-    """A defense without settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -57,7 +51,6 @@ class DefenseKind(Entry, Generic[Settings]):
     What is left at its default is the careful answer: nothing is known to be safe.
 
     Attributes:
-        model: its settings.
         presets: values that differ from the settings' defaults, by the preset's name; ``paper`` is always there.
         build: from settings and what a client has to the client's defense.
         acts_on: where it can act; a defense with a setting ``place`` acts at that one.
@@ -78,7 +71,7 @@ class DefenseKind(Entry, Generic[Settings]):
         nothing_to_fit: why an attack that knows the defense keeps its own matching term, in words.
     """
 
-    model: type[Settings]
+    options: type[Settings]
     build: Callable[[Settings, Resources], Defense]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     acts_on: tuple[Place, ...] = ()
@@ -98,7 +91,7 @@ class DefenseKind(Entry, Generic[Settings]):
 
     def settings(self, preset: str = "paper", /, **options: Any) -> Settings:
         """A preset's settings with some of them changed; what does not fit raises :class:`ConfigError`."""
-        return validated(self.model, {**self.presets[preset], **options}, ConfigError, self.name)
+        return validated(self.options, {**self.presets[preset], **options}, ConfigError, self.name)
 
     def places(self, settings: BaseModel) -> tuple[Place, ...]:
         """Where the defense acts with these settings."""

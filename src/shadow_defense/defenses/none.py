@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shadow_defense.defenses.base import Defense
-from shadow_defense.defenses.kind import DefenseKind, NoSettings
+from shadow_defense.defenses.kind import DefenseKind
+from shadow_defense.registry import NoOptions
 
-NONE = DefenseKind("none", "plain FedAvg, nothing protected", NoSettings, lambda settings, resources: Defense())
+NONE = DefenseKind("none", "plain FedAvg, nothing protected", NoOptions, lambda settings, resources: Defense())

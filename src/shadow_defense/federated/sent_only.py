@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.data.dataset import Normalisation, no_images
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
@@ -30,5 +28,4 @@ def check_sent_only(settings: DefenseSettings, place: str) -> None:
 
 def build_sent_only(settings: DefenseSettings, client: str, seed: int) -> Defense:
     """A fresh defense for one client, which is given no images and no generator."""
-    nothing = ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
-    return settings.build(Resources(None, Normalisation((0.0,), (1.0,)), nothing, 0, client, seed))
+    return settings.build(Resources(None, Normalisation((0.0,), (1.0,)), no_images(), 0, client, seed))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
 from shadow_defense.generators.interface import Generator, LatentSpace
+from shadow_defense.generators.kind import Architecture
+from shadow_defense.generators.recipe import DCGAN_RECIPE
+from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.registry import NoOptions
 
 SIZES = (16, 32, 64, 128, 256)
 """The article goes to 64 px; the larger sides are deeper stacks of the same blocks."""
@@ -123,3 +129,24 @@ class DCGANDiscriminator(nn.Module):
     def forward(self, images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n"]:
         """One logit an image: positive means real."""
         return self.logit(self.features(images).flatten(1)).squeeze(1)
+
+
+def _dcgan_arguments(settings: GeneratorSettings) -> dict[str, Any]:
+    return {"z_dim": settings.z_dim or 256, "width": settings.width or 32}
+
+
+def _dcgan_discriminator(generator: DCGANGenerator) -> nn.Module:
+    return DCGANDiscriminator(generator.image_size, generator.channels, generator.width)
+
+
+DCGAN = Architecture(
+    "dcgan",
+    "the article's small shadow: transposed convolutions",
+    NoOptions,
+    SIZES,
+    lambda: DCGANGenerator,
+    ("image_size", "channels", "z_dim", "width"),
+    _dcgan_arguments,
+    _dcgan_discriminator,
+    DCGAN_RECIPE,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,7 @@ class GeneratorSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("dcgan", description="architecture; the valid names are those of the registry")
+    options: dict[str, Any] = Field({}, description="settings of a generator of another package")
     path: Path | None = Field(None, description="a generator already trained (safetensors); null trains one")
     begin_from: Path | None = Field(
         None, description="a generator (safetensors) of the same architecture to fine-tune; null begins at random"

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-from shadow_defense.errors import ModelError, unknown_name
-from shadow_defense.models.convnet import build_convnet
-from shadow_defense.models.densenet import DENSENET121_NAMES, build_densenet121
+from shadow_defense.errors import ModelError
 from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
-from shadow_defense.models.lenet import build_lenet
-from shadow_defense.models.resnet import RESNET18_NAMES, build_resnet18
-from shadow_defense.models.settings import ModelSettings, NormalisationKind
-from shadow_defense.models.tensor_names import under_own_names
-from shadow_defense.models.weights import TorchvisionNames, load_imagenet_weights, read_state
+from shadow_defense.models.kind import ModelKind
+from shadow_defense.models.settings import ModelSettings
+from shadow_defense.models.tensor_names import Convention, under_own_names
+from shadow_defense.models.weights import load_imagenet_weights, read_state
+from shadow_defense.registry import Registry
 from shadow_defense.seeds import seed_for
 
 MINIMUM_SIDE = 8
@@ -26,37 +21,12 @@ MINIMUM_SIDE_IMAGENET_STEM = 32
 """Pixels: five halvings leave one."""
 
 
-ModelBuilder = Callable[[ModelSettings, int, int, tuple[int, int]], nn.Module]
-"""(settings, channels, classes, (height, width)) to a fresh model: (n, channels, height, width) images to
-(n, classes) logits."""
+MODELS: Registry[ModelKind] = Registry("model", ModelKind, "shadow_defense.models", ModelError)
 
 
-@dataclass(frozen=True)
-class ModelKind:
-    """One entry of the registry.
-
-    Attributes:
-        build: the builder.
-        normalisations: what ``normalisation`` may be.
-        imagenet: torchvision's names of its tensors; None for a model that has no ImageNet weights and no choice
-            of stems.
-    """
-
-    build: ModelBuilder
-    normalisations: tuple[NormalisationKind, ...]
-    imagenet: TorchvisionNames | None = None
-
-
-MODELS: dict[str, ModelKind] = {
-    "convnet": ModelKind(build_convnet, ("batch", "group", "none")),
-    "densenet121": ModelKind(build_densenet121, ("batch", "group"), DENSENET121_NAMES),
-    "lenet": ModelKind(build_lenet, ("none",)),
-    "resnet18": ModelKind(build_resnet18, ("batch", "group"), RESNET18_NAMES),
-}
-
-
-CONVENTIONS = tuple(kind.imagenet.to_torchvision for kind in MODELS.values() if kind.imagenet is not None)
-"""By which other names the models' tensors are known."""
+def conventions() -> list[Convention]:
+    """By which other names the tensors of this package's models are known."""
+    return [kind.imagenet.to_torchvision for kind in MODELS.own.values() if kind.imagenet is not None]
 
 
 def build_model(
@@ -83,9 +53,7 @@ def build_model(
         ModelError: for an unknown name, settings that the model cannot have, images that are too small, or
             weights that cannot be read or do not fit.
     """
-    kind = MODELS.get(settings.name)
-    if kind is None:
-        raise ModelError(unknown_name("model", settings.name, MODELS))
+    kind = MODELS.find(settings.name)
     _check_settings(settings, kind)
     _check_sizes(settings, kind, channels, classes, image_size)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -107,7 +75,7 @@ def _load_start(model: nn.Module, settings: ModelSettings) -> None:
     if settings.weights is not None:
         raise ModelError("model.start and model.weights both say where the model begins: leave one of them empty")
     own = model.state_dict()
-    state, _ = under_own_names(read_state(settings.start), own, CONVENTIONS)
+    state, _ = under_own_names(read_state(settings.start), own, conventions())
     differing = [
         name
         for name in sorted(own.keys() | state.keys())
@@ -126,6 +94,7 @@ def _load_start(model: nn.Module, settings: ModelSettings) -> None:
 
 def _check_settings(settings: ModelSettings, kind: ModelKind) -> None:
     name = settings.name
+    kind.options_of(settings.options, ModelError, "model.options")
     if settings.normalisation not in kind.normalisations:
         valid = " or ".join(kind.normalisations)
         raise ModelError(
@@ -135,7 +104,7 @@ def _check_settings(settings: ModelSettings, kind: ModelKind) -> None:
         if settings.stem != "auto":
             raise ModelError(f"{name} has no stem '{settings.stem}': leave model.stem at auto")
         if settings.weights is not None:
-            with_weights = " or ".join(name for name, other in MODELS.items() if other.imagenet is not None)
+            with_weights = " or ".join(name for name, other in MODELS.own.items() if other.imagenet is not None)
             raise ModelError(f"{name} has no ImageNet weights: leave model.weights empty or take {with_weights}")
     if settings.weights is not None and settings.normalisation != "batch":
         raise ModelError(

@@ -7,8 +7,10 @@ from collections import OrderedDict
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shadow_defense.models.kind import ModelKind
 from shadow_defense.models.normalisation import normalisation_layer
 from shadow_defense.models.settings import Activation, ModelSettings, NormalisationKind
+from shadow_defense.registry import NoOptions
 
 WIDTHS = (1, 1, 1, 2, 2)
 """Channels of the five convolutions, in units of the settings' ``width``."""
@@ -76,3 +78,8 @@ def build_convnet(settings: ModelSettings, channels: int, classes: int, image_si
         normalisation=settings.normalisation,
         activation=settings.activation,
     )
+
+
+CONVNET = ModelKind(
+    "convnet", "five 3x3 convolutions and a linear layer", NoOptions, build_convnet, ("batch", "group", "none")
+)

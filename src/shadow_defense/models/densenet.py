@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from shadow_defense.models.kind import ModelKind
 from shadow_defense.models.normalisation import disable_inplace_relu, replace_batch_norm
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.models.weights import TorchvisionNames
+from shadow_defense.registry import NoOptions
 
 DENSENET121_NAMES = TorchvisionNames(
     model="densenet121",
@@ -33,3 +35,8 @@ def build_densenet121(settings: ModelSettings, channels: int, classes: int, imag
         replace_batch_norm(model, settings.normalisation)
     disable_inplace_relu(model)
     return model
+
+
+DENSENET121 = ModelKind(
+    "densenet121", "DenseNet-121", NoOptions, build_densenet121, ("batch", "group"), DENSENET121_NAMES
+)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shadow_defense.models.kind import ModelKind
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.registry import NoOptions
 
 WIDTH = 12
 STRIDES = (2, 2, 1)
@@ -41,3 +43,6 @@ class LeNet(nn.Module):
 def build_lenet(settings: ModelSettings, channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     """The LeNet; nothing of the settings concerns it."""
     return LeNet(channels=channels, classes=classes, image_size=image_size)
+
+
+LENET = ModelKind("lenet", "the victim of DLG: sigmoids, no normalisation", NoOptions, build_lenet, ("none",))

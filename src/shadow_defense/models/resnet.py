@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from shadow_defense.models.kind import ModelKind
 from shadow_defense.models.normalisation import disable_inplace_relu, replace_batch_norm
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.models.weights import TorchvisionNames
+from shadow_defense.registry import NoOptions
 
 RESNET18_NAMES = TorchvisionNames(model="resnet18", stem="conv1.weight", head="fc", renamed=())
 
@@ -33,3 +35,6 @@ def build_resnet18(settings: ModelSettings, channels: int, classes: int, image_s
         replace_batch_norm(model, settings.normalisation)
     disable_inplace_relu(model)
     return model
+
+
+RESNET18 = ModelKind("resnet18", "ResNet-18", NoOptions, build_resnet18, ("batch", "group"), RESNET18_NAMES)

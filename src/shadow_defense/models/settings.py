@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +20,8 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field("resnet18", description="convnet, densenet121, lenet or resnet18")
+    name: str = Field("resnet18", description="name of a model: of the registry, or module:Name of another package")
+    options: dict[str, Any] = Field({}, description="settings of a model of another package")
     normalisation: NormalisationKind = Field(
         "group",
         description="batch: as published, needed for ImageNet weights; group: no running statistics that leave "

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from shadow_defense.attacks.adaptive.denoiser import denoise
 from shadow_defense.attacks.adaptive.fitting import adaptation_of
+from shadow_defense.attacks.adaptive.image_noise import subtract_expected_noise
 from shadow_defense.attacks.adaptive.over_rounds import average_over_rounds
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
-from shadow_defense.attacks.adaptive.shadow_noise import subtract_expected_noise
 from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
-from shadow_defense.shadow.settings import ShadowSettings
 
 
 class AdaptiveAttack(BaseModel):
@@ -119,10 +119,9 @@ class AdaptiveAttack(BaseModel):
     def _without_noise(
         self, found: Reconstruction, observation: Observation, seed: int, notes: list[str]
     ) -> Float[Tensor, "n c h w"]:
-        images, settings = found.images, observation.defense.parts().get("shadow")
-        if not isinstance(settings, ShadowSettings) or not self.adaptive.subtract_noise:
-            return images
-        if not images.isfinite().all():
+        images, parts = found.images, observation.defense.parts()
+        noisy = [part for part in parts if DEFENSES[part].adds_noise_to_images]
+        if not noisy or not self.adaptive.subtract_noise or not images.isfinite().all():
             return images
         if not observation.grants("generator"):
             _note_once(notes, "no generator is granted: the expected noise cannot be subtracted")
@@ -132,7 +131,11 @@ class AdaptiveAttack(BaseModel):
             rounds = observation.update.round + 1
             _note_once(notes, f"the number of rounds is not known: taken as {rounds}")
         _note_once(notes, "the noise that the defense is expected to add is subtracted")
-        return subtract_expected_noise(images, found.labels, observation, settings, rounds=rounds, seed=seed)
+        for part in reversed(noisy):
+            images = subtract_expected_noise(
+                images, found.labels, observation, DEFENSES[part], parts[part], rounds=rounds, seed=seed
+            )
+        return images
 
 
 def _note_once(notes: list[str], note: str) -> None:

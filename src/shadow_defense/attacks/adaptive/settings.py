@@ -26,7 +26,9 @@ class AdaptiveSettings(BaseModel):
         description="simulations that the update is averaged over where the defense is a random part of the model "
         "(precode), at so many times the cost",
     )
-    subtract_noise: bool = Field(True, description="shadow: subtract the noise that the defense is expected to add")
+    subtract_noise: bool = Field(
+        True, description="of a defense that adds noise to images: subtract what it is expected to add"
+    )
     denoiser: Literal["none", "total-variation", "non-local-means"] = Field(
         "none", description="what is run over the reconstructed images at the end"
     )

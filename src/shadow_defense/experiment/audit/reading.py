@@ -17,7 +17,7 @@ from shadow_defense.experiment.audit.plausibility import check_state
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.files import read_tensors
-from shadow_defense.models.build import CONVENTIONS
+from shadow_defense.models.build import conventions
 from shadow_defense.models.tensor_names import under_own_names
 from shadow_defense.models.weights import read_state
 
@@ -73,7 +73,7 @@ def _read_arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, Tensor]
 def _read_own(path: Path, model: nn.Module, notes: list[str]) -> dict[str, Tensor]:
     """The tensors of a file under the model's own names; ``notes`` get what was renamed."""
     own = tuple(model.state_dict())
-    tensors, renamed = under_own_names(read_named_tensors(path, own), own, CONVENTIONS)
+    tensors, renamed = under_own_names(read_named_tensors(path, own), own, conventions())
     notes.extend(f"{path}: {said}." for said in renamed)
     return tensors
 

@@ -150,7 +150,7 @@ def _chosen_defenses(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
 def _chosen_attacks(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in own and name not in ATTACKS:
-            raise ConfigError(unknown_name("attack", name, {**own, **ATTACKS}))
+            raise ConfigError(unknown_name("attack", name, (*own, *ATTACKS)))
     return {name: own.get(name, {"attack": name}) for name in names}
 
 

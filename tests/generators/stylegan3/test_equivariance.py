@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
-from shadow_defense.generators.equivariance import translation_equivariance
+from shadow_defense.generators.stylegan3.equivariance import translation_equivariance
 from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
 
 SHIFTS = torch.tensor([[1, 0], [0, -1], [4, -3], [-2, 4], [-4, -4]])

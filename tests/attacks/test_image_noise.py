@@ -12,9 +12,10 @@ import torch
 from tests.attacks import clients
 from torch import Tensor
 
-from shadow_defense.attacks.adaptive.shadow_noise import expected_noise, neighbourhood, subtract_expected_noise
+from shadow_defense.attacks.adaptive.image_noise import expected_noise, neighbourhood, subtract_expected_noise
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.defenses.shadow import SHADOW
 from shadow_defense.errors import GeneratorError, ThreatModelError
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.metrics.psnr import psnr
@@ -63,7 +64,7 @@ def protected(images: Tensor, settings: ShadowSettings, round: int = 0) -> Tenso
 
 def subtracted(images: Tensor, settings: ShadowSettings, seen: Observation | None = None, **changes: Any) -> Tensor:
     return subtract_expected_noise(
-        images, torch.tensor(LABELS), seen or observation(), settings, rounds=ROUNDS, **changes
+        images, torch.tensor(LABELS), seen or observation(), SHADOW, settings, rounds=ROUNDS, **changes
     )
 
 
@@ -99,7 +100,9 @@ def test_batches_are_the_clients() -> None:
     seen = observation()
     seen = replace(seen, _local_training=replace(seen.local_training, batch_size=1))
     together = subtracted(images, shadow(), seen, iterations=1)
-    alone = subtract_expected_noise(images[2:], torch.tensor(LABELS[2:]), seen, shadow(), rounds=ROUNDS, iterations=1)
+    alone = subtract_expected_noise(
+        images[2:], torch.tensor(LABELS[2:]), seen, SHADOW, shadow(), rounds=ROUNDS, iterations=1
+    )
     torch.testing.assert_close(together[2:], alone)
 
 
@@ -107,7 +110,7 @@ def test_batches_are_the_clients() -> None:
     ("threat", "missing"), [("informed server", "defense"), ("honest-but-curious server", "defense, generator")]
 )
 def test_what_is_not_granted_is_not_read(threat: str, missing: str) -> None:
-    with pytest.raises(ThreatModelError, match=f"'shadow noise' reads {missing}, which threat model '{threat}'"):
+    with pytest.raises(ThreatModelError, match=f"'the expected noise' reads {missing}, which threat model '{threat}'"):
         subtracted(clients.private(3), shadow(), observation(threat))
 
 

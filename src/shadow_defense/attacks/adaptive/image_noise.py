@@ -1,4 +1,4 @@
-"""An attacker that owns the shadow generator, and takes off what Shadow Defense is expected to have put on."""
+"""An attacker that owns the shadow generator, and takes off the noise that a defense is expected to have put on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import copy
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from pydantic import BaseModel
 from torch import Tensor
 
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.threat_model import Knowledge
+from shadow_defense.data.dataset import no_images
+from shadow_defense.defenses.base import Batch, RoundContext
+from shadow_defense.defenses.kind import DefenseKind, Resources
 from shadow_defense.seeds import seed_for
-from shadow_defense.shadow.guard import ShadowGuard
-from shadow_defense.shadow.settings import ShadowSettings
 
 NEEDS: frozenset[Knowledge] = frozenset({"generator", "defense"})
 
@@ -28,7 +30,8 @@ def subtract_expected_noise(
     images: Float[Tensor, "n c h w"],
     labels: Int64[Tensor, "n"],
     observation: Observation,
-    settings: ShadowSettings,
+    kind: DefenseKind,
+    settings: BaseModel,
     *,
     rounds: int,
     iterations: int = 3,
@@ -36,12 +39,12 @@ def subtract_expected_noise(
 ) -> Float[Tensor, "n c h w"]:
     """Reconstructions less the noise that a client with these images is expected to have added, given what is seen.
 
-    An update gives away the protected image ``y = x + N(x)``. N, steps 2 to 9 of spec/shadow_defense.md, is what the
-    defense's own guard does with the image, the model, the round and the generator. It is solved for x by
+    An update gives away the protected image ``y = x + N(x)``. N is what the defense itself does with the image, the
+    model, the round and the generator. It is solved for x by
     ``x_0 = m(y)``, ``x_k+1 = clip(y - E[N(x_k) | y - m(x_k)], 0, 1)`` with :func:`expected_noise` and m of
     :func:`neighbourhood`.
 
-    The guard says how strong the noise is and on how many pixels, but not on which: its map follows the latent code,
+    It says how strong the noise is and on how many pixels, but not on which: Shadow's map follows the latent code,
     which stays near a random start that only the client knows. Hence the expectation. Subtracting the map of a code
     of one's own, ``x <- y - N(x)``, takes noise from where none was put and makes the images worse, even when N is
     taken at the true image. The rest of what the attacker cannot know it replaces by what it has: the client's shadow
@@ -53,46 +56,46 @@ def subtract_expected_noise(
         labels: true or recovered class of each image.
         observation: gives generator, global model, normalisation and round; where "local training" is granted also
             the batch size, else all images are one batch.
+        kind: the client's defense, which :attr:`DefenseKind.adds_noise_to_images`.
         settings: the client's, from ``observation.defense``.
         rounds: R, which the strength depends on and an observation does not hold.
-        iterations: of the fixed point, each with a guard's latent inversion and pseudo attack.
-        seed: of the attacker's own latent codes.
+        iterations: of the fixed point, each with the defense's own work on a batch.
+        seed: of the attacker's own draws.
 
     Raises:
         ThreatModelError: where the generator or the defense is not granted.
         GeneratorError: where there is no generator, or it doesn't fit the images.
         DataError: for images that hold NaN or infinity.
     """
-    observation.threat_model.require(NEEDS, "shadow noise")
-    if settings.strength == 0:
-        return images
+    observation.threat_model.require(NEEDS, "the expected noise")
     normalisation = observation.normalisation
     generator = observation.generator
     model = copy.deepcopy(observation.model)
     model.load_state_dict(dict(observation.global_state))
-    size = observation.local_training.batch_size if observation.grants("local training") else len(images)
+    local = observation.local_training if observation.grants("local training") else None
+    context = RoundContext(
+        model,
+        observation.global_state,
+        observation.loss_fn,
+        observation.update.round,
+        rounds,
+        0.0 if local is None else local.learning_rate,
+    )
     cleaned = []
+    size = len(images) if local is None else local.batch_size
     for rebuilt, classes in zip(images.split(size), labels.split(size), strict=True):
         estimate = neighbourhood(rebuilt)
         for iteration in range(iterations):
-            # Anew for every estimate: a guard remembers the maps of what it has seen.
-            guard = ShadowGuard(
-                generator,
-                settings,
-                mean=normalisation.mean,
-                std=normalisation.std,
-                seed=seed_for(seed, "expected noise", iteration),
+            # Anew for every estimate: a defense may remember what it has seen.
+            draws = seed_for(seed, "expected noise", iteration)
+            defense = kind.build(
+                settings, Resources(generator, normalisation, no_images(), observation.classes, "simulated", draws)
             )
-            simulated = guard.examine(
-                normalisation.apply(estimate),
-                classes,
-                [str(index) for index in range(len(estimate))],
-                model=model,
-                global_model=observation.global_state,
-                loss_fn=observation.loss_fn,
-                round=observation.update.round,
-                rounds=rounds,
-            ).noise * rebuilt.new_tensor(normalisation.std).view(1, -1, 1, 1)
+            batch = Batch(normalisation.apply(estimate), classes, tuple(map(str, range(len(estimate)))))
+            defense.prepare(batch.images, batch.sample_ids)
+            defense.begin_round(context)
+            protected = normalisation.invert(defense.protect_batch(batch, context).images)
+            simulated = protected - estimate
             surplus = rebuilt - neighbourhood(estimate)
             noise = [expected_noise(each, values) for each, values in zip(surplus, simulated, strict=True)]
             estimate = (rebuilt - torch.stack(noise)).clamp(0, 1)

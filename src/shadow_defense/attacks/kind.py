@@ -1,0 +1,29 @@
+"""What is said of an attack beside its code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from shadow_defense.registry import Entry
+
+ANY_MODEL = "any"
+
+
+@dataclass(frozen=True)
+class AttackKind(Entry):
+    """An attack by name.
+
+    Attributes:
+        options: an :class:`~shadow_defense.attacks.observation.Attack` that is a pydantic model, whose fields are
+            its settings.
+        model: what the global model must be like; other models are refused with :class:`ModelError`.
+    """
+
+    model: str = ANY_MODEL
+
+    @property
+    def attack(self) -> type[BaseModel]:
+        """The class of the attack, which is that of its options."""
+        return self.options

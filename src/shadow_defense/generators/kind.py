@@ -1,0 +1,33 @@
+"""What is said of a generator's architecture beside its code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from shadow_defense.generators.interface import Generator
+from shadow_defense.generators.recipe import Recipe
+from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.registry import Entry
+
+
+@dataclass(frozen=True)
+class Architecture(Entry):
+    """A generator, the discriminator it is trained against, and how.
+
+    Attributes:
+        sizes: the sides in pixels in which it comes.
+        generator: gives the class; ``arguments`` are those of its constructor, and attributes of the network.
+        chosen: constructor arguments from the settings, beside image_size and channels.
+        discriminator: an untrained one that fits a generator.
+    """
+
+    sizes: tuple[int, ...]
+    generator: Callable[[], type[Generator]]
+    arguments: tuple[str, ...]
+    chosen: Callable[[GeneratorSettings], dict[str, Any]]
+    discriminator: Callable[[Any], nn.Module]
+    recipe: Recipe

@@ -1,0 +1,32 @@
+"""What is said of a task model beside its code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from shadow_defense.models.settings import ModelSettings, NormalisationKind
+from shadow_defense.models.weights import TorchvisionNames
+from shadow_defense.registry import Entry
+
+ModelBuilder = Callable[[ModelSettings, int, int, tuple[int, int]], nn.Module]
+"""(settings, channels, classes, (height, width)) to a fresh model: (n, channels, height, width) images to
+(n, classes) logits."""
+
+
+@dataclass(frozen=True)
+class ModelKind(Entry):
+    """A task model by name.
+
+    Attributes:
+        build: the builder.
+        normalisations: what ``normalisation`` may be.
+        imagenet: torchvision's names of its tensors; None for a model that has no ImageNet weights and no choice
+            of stems.
+    """
+
+    build: ModelBuilder
+    normalisations: tuple[NormalisationKind, ...]
+    imagenet: TorchvisionNames | None = None
