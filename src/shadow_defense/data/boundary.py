@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import stat
+import threading
 import unicodedata
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,9 +16,12 @@ from shadow_defense.errors import DataError, ShadowDefenseError, shown
 # A mammogram has 28 million pixels. Above, a file of some kilobytes could ask for more memory than there is.
 IMAGE_PIXELS = 32_000_000
 IMAGE_BYTES = 256 * 2**20
+LARGE_PIXELS = 4_000_000
 # The largest public sets of medical images have fewer than 400,000.
 IMAGES = 500_000
 CLASSES = 1000
+
+_turn = threading.Lock()
 
 
 @contextmanager
@@ -47,6 +51,13 @@ def without_warnings() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def large_in_turn(pixels: int) -> Iterator[None]:
+    """Let images above :data:`LARGE_PIXELS` wait for each other: decoded, each takes some hundred megabytes."""
+    with _turn if pixels > LARGE_PIXELS else nullcontext():
         yield
 
 

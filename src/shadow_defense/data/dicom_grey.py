@@ -45,13 +45,13 @@ def grey_to_bytes(
 
 def _modality(
     stored: Shaped[np.ndarray, "h w"], header: Any, path: Path
-) -> tuple[Shaped[np.ndarray, "h w"], float, float]:
+) -> tuple[Float[np.ndarray, "h w"], float, float]:
     """The values in the unit of the modality, and the lowest and highest that their bits can hold."""
     if header.get("ModalityLUTSequence"):
         from pydicom.pixels import apply_modality_lut
 
         bits = int(header.ModalityLUTSequence[0].LUTDescriptor[2])
-        return apply_modality_lut(stored, header), 0.0, float(2**bits - 1)
+        return apply_modality_lut(stored, header).astype(np.float64), 0.0, float(2**bits - 1)
     slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
     if slope == 0 or not math.isfinite(slope) or not math.isfinite(intercept):
         raise DataError(
@@ -64,7 +64,7 @@ def _modality(
     return stored.astype(np.float64) * slope + intercept, min(ends), max(ends)
 
 
-def _through_table(values: Shaped[np.ndarray, "h w"], header: Any, path: Path) -> UInt8[np.ndarray, "h w"]:
+def _through_table(values: Float[np.ndarray, "h w"], header: Any, path: Path) -> UInt8[np.ndarray, "h w"]:
     from pydicom.pixels import apply_voi
 
     bits = int(header.VOILUTSequence[0].LUTDescriptor[2])

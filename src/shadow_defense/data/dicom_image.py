@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from shadow_defense.data.boundary import IMAGE_BYTES, check_pixels, open_plain, reading
+from shadow_defense.data.boundary import IMAGE_BYTES, check_pixels, large_in_turn, open_plain, reading
 from shadow_defense.data.codestream import check_compressed
 from shadow_defense.data.dicom_grey import grey_to_bytes
 from shadow_defense.errors import DataError, shown
@@ -50,25 +50,26 @@ def read_dicom(path: Path, grey_range: tuple[float, float] | None = None) -> Dic
             in a way that no installed plugin decodes or that claims more than its header, or of a photometric
             interpretation other than MONOCHROME1, MONOCHROME2, RGB, YBR.
     """
-    from pydicom.pixels import pixel_array
-
     with reading("the DICOM image", path, MEND):
         header = _header(path)
         _check_header(header, path)
-        stored = pixel_array(header)
-        if header.PhotometricInterpretation in GREY:
-            pixels = grey_to_bytes(stored, header, grey_range, path)[None, None]
-        elif grey_range is not None:
-            raise DataError(f"{shown(path)} is in colour: data.grey_range is for grey images; leave it out")
-        elif stored.dtype != np.uint8:
-            raise DataError(f"{shown(path)}: colour of {stored.dtype}: expected 8 bits a channel; convert it")
-        else:
-            pixels = stored.transpose(2, 0, 1)[None]
-        return DicomImage(torch.from_numpy(_own(pixels)), _pseudonym(header))
+        with large_in_turn(int(header.Rows) * int(header.Columns)):
+            pixels = _bytes_of(header, grey_range, path)
+        return DicomImage(torch.from_numpy(pixels)[None], _pseudonym(header))
 
 
-def _own(pixels: Shaped[np.ndarray, "1 c h w"]) -> UInt8[np.ndarray, "1 c h w"]:
-    return np.array(pixels, dtype=np.uint8, order="C")
+def _bytes_of(header: FileDataset, grey_range: tuple[float, float] | None, path: Path) -> UInt8[np.ndarray, "c h w"]:
+    from pydicom.pixels import pixel_array
+
+    stored = pixel_array(header)
+    if header.PhotometricInterpretation in GREY:
+        return grey_to_bytes(stored, header, grey_range, path)[None]
+    if grey_range is not None:
+        raise DataError(f"{shown(path)} is in colour: data.grey_range is for grey images; leave it out")
+    if stored.dtype != np.uint8:
+        raise DataError(f"{shown(path)}: colour of {stored.dtype}: expected 8 bits a channel; convert it")
+    # A copy: what was decoded may be read-only.
+    return np.array(stored.transpose(2, 0, 1), order="C")
 
 
 def _header(path: Path) -> FileDataset:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from shadow_defense.data.boundary import IMAGE_BYTES, IMAGE_PIXELS, check_pixels, open_plain, reading
+from shadow_defense.data.boundary import IMAGE_BYTES, IMAGE_PIXELS, check_pixels, large_in_turn, open_plain, reading
 from shadow_defense.data.grey_levels import range_to_bytes, refuse_lost, unit_to_bytes
 from shadow_defense.errors import DataError, shown
 
@@ -55,9 +55,10 @@ def read_picture(
                 image.draft("L" if channels == 1 else None, (2 * image_size, 2 * image_size))
         # What the file says of itself does not outlive the turning.
         raw, inverted = str(image.tile), _is_white_zero(image)
-        upright = ImageOps.exif_transpose(image)
-        _refuse_transparency(upright, path)
-        pixels = _bytes_of(upright, raw, path, grey_range)
+        with large_in_turn(image.width * image.height):
+            upright = ImageOps.exif_transpose(image)
+            _refuse_transparency(upright, path)
+            pixels = _bytes_of(upright, raw, path, grey_range)
         return 255 - pixels if inverted else pixels
 
 
