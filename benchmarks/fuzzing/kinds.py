@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzzing import arrays, dicom, folders, images, tables
+from fuzzing import arrays, dicom, folders, images, settings, tables
 from fuzzing.kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -11,4 +11,8 @@ KINDS: dict[str, Kind] = {
     "npz": arrays.KIND,
     "manifest": tables.KIND,
     "folder": folders.KIND,
+    "configuration": settings.CONFIGURATION,
+    "comparison": settings.COMPARISON,
+    "override": settings.OVERRIDE,
+    "small-run": settings.SMALL_RUN,
 }

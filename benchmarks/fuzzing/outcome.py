@@ -33,12 +33,19 @@ class Outcome:
     text: str = ""
 
 
+class RefusedError(Exception):
+    """What a command printed before it ended with exit code 2, as it was printed."""
+
+
 def judge(give: Callable[[], object]) -> Outcome:
     """Call, and say how it ended."""
     try:
         give()
     except ShadowDefenseError as error:
         return _judge_refusal(error)
+    except RefusedError as printed:
+        fault = fault_of_line(str(printed))
+        return Outcome("fault" if fault else "refused", fault, "", ascii(str(printed)) if fault else str(printed))
     except BaseException as error:  # Whatever else comes out is a traceback to the user.
         frames = [f"{_short(frame.filename)}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         return Outcome("fault", type(error).__name__, _place(frames), " ".join(str(error).split())[:300])

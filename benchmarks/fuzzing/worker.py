@@ -27,8 +27,8 @@ from shadow_defense.seeds import seed_for
 
 PROCESSOR_SECONDS = 8
 """For one input; above it the worker is ended."""
-WALL_SECONDS = 120
-"""Longer than that nothing takes within its processor time, even on a busy machine: it waits for something."""
+IDLE_SECONDS = 20
+"""Without any processor time in so long, the worker waits for something that does not come."""
 MEMORY_GIB = 2
 """Resident memory that one input may add."""
 HEADROOM_GIB = 4
@@ -70,6 +70,11 @@ class Worker:
         self._given += 1
         try:
             self._pipe.send(task)
+            used = -1
+            while not self._pipe.poll(IDLE_SECONDS):
+                before, used = used, _ticks(self._process.pid)
+                if used == before:
+                    os.kill(self._process.pid or 0, signal.SIGALRM)
             return self._pipe.recv()
         except (EOFError, OSError):
             return self._died(self._process)
@@ -152,12 +157,10 @@ def _one(task: Task, kind: Kind, scratch: Path, watch: Watch) -> tuple[str, Outc
         _forget_peak()
         watch.begin(room)
         signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)
-        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         try:
             outcome = judge(made.give)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.setitimer(signal.ITIMER_REAL, 0)
             acts = watch.end()
         outcome = _judge_deeds(outcome, acts, (_kilobytes("VmHWM") - before) / 2**20, room)
         return made.what, outcome
@@ -182,6 +185,14 @@ def _judge_deeds(outcome: Outcome, acts: list[str], gibibytes: float, room: Path
 
 def _kilobytes(field: str) -> int:
     return int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+
+
+def _ticks(process: int | None) -> int:
+    """Of the processor, that a process has used; 0 where it is no more."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return 0
 
 
 def _forget_peak() -> None:
