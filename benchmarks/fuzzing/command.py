@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import sys
 import unicodedata
 from pathlib import Path
@@ -25,6 +26,7 @@ def command(*arguments: str | Path) -> None:
     printed, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace") for _ in range(2))
     given, sys.argv = sys.argv, ["shadow-defense", *map(str, arguments)]
     code: object = 0
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
             try:
@@ -33,6 +35,7 @@ def command(*arguments: str | Path) -> None:
                 code = ended.code
     finally:
         sys.argv = given
+        signal.signal(signal.SIGTERM, before)
     out, refused = _text(printed), _text(errors)
     assert not _controls(out), f"control characters on the terminal: {_controls(out)!a}"
     if code == 2:

@@ -27,7 +27,7 @@ from shadow_defense.seeds import seed_for
 
 PROCESSOR_SECONDS = 8
 """For one input; above it the worker is ended."""
-IDLE_SECONDS = 20
+IDLE_SECONDS = 8
 """Without any processor time in so long, the worker waits for something that does not come."""
 MEMORY_GIB = 2
 """Resident memory that one input may add."""
