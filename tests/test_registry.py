@@ -12,6 +12,7 @@ from shadow_defense.attacks.build import ATTACKS, AttackSettings
 from shadow_defense.data.dataset import Normalisation, no_images
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import DefenseKind, Resources
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import DefenseError
 from shadow_defense.registry import Registry
 
@@ -36,7 +37,8 @@ unsaid = DefenseKind("unsaid", "", Settings, lambda settings, resources: Other()
 
 @pytest.fixture
 def defenses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[DefenseKind]:
-    """A fresh registry that sees a distribution with good and broken entry points."""
+    """A fresh registry that sees a distribution with good and broken entry points; the package's own does not."""
+    assert len(DEFENSES.points) == 0
     (tmp_path / "a_stranger.py").write_text(PLUGIN)
     (tmp_path / "a_broken_stranger.py").write_text("import a_package_that_is_nowhere\n")
     information = tmp_path / "a_stranger-1.0.dist-info"

@@ -1,4 +1,4 @@
-"""What several reconstructions of the same images agree on (Yin et al. 2021; spec/attacks.md, section 4)."""
+"""What several reconstructions of the same images agree on (Yin et al. 2021; docs/attacks.md)."""
 
 from __future__ import annotations
 

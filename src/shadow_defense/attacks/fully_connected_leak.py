@@ -1,4 +1,4 @@
-"""The ratio leak of a fully connected layer (Phong et al. 2018; spec/attacks.md, section 11)."""
+"""The ratio leak of a fully connected layer (Phong et al. 2018; docs/attacks.md)."""
 
 from __future__ import annotations
 

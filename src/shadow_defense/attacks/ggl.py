@@ -1,4 +1,4 @@
-"""GGL (Li et al. 2022; spec/attacks.md, section 7): a latent code alone, by descent or by evolution."""
+"""GGL (Li et al. 2022; docs/attacks.md): a latent code alone, by descent or by evolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GIFD (Fang et al. 2023; spec/attacks.md, section 8): a search through the generator's layers, code first."""
+"""GIFD (Fang et al. 2023; docs/attacks.md): a search through the generator's layers, code first."""
 
 from __future__ import annotations
 

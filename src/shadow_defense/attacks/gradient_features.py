@@ -1,4 +1,4 @@
-"""Updates of any size as vectors that a small network can read (spec/attacks.md, section 9)."""
+"""Updates of any size as vectors that a small network can read (docs/attacks.md)."""
 
 from __future__ import annotations
 

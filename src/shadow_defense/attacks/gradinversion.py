@@ -1,4 +1,4 @@
-"""The medical batch-norm-aware attack (Hatamizadeh et al. 2023; spec/attacks.md, section 5), in both its modes."""
+"""The medical batch-norm-aware attack (Hatamizadeh et al. 2023; docs/attacks.md), in both its modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GradInversion (Yin et al. 2021; spec/attacks.md, section 4): several seeds at once, drawn to what they agree on."""
+"""GradInversion (Yin et al. 2021; docs/attacks.md): several seeds at once, drawn to what they agree on."""
 
 from __future__ import annotations
 

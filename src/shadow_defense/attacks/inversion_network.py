@@ -1,4 +1,4 @@
-"""A network from updates to images, and how it is trained (Learning to Invert; spec/attacks.md, section 9)."""
+"""A network from updates to images, and how it is trained (Learning to Invert; docs/attacks.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inverting Gradients (Geiping et al. 2020; spec/attacks.md, section 3): cosine matching and total variation."""
+"""Inverting Gradients (Geiping et al. 2020; docs/attacks.md): cosine matching and total variation."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class JointFound(NamedTuple):
 def ramped_schedule(progress: float, up: float, down: float) -> float:
     """Linear over the first share ``up`` of the iterations, half a cosine down over the last share ``down``.
 
-    ``min(1, t / up) (1/2 - 1/2 cos(pi min(1, (1 - t) / down)))`` (spec/attacks.md, sections 7 and 8).
+    ``min(1, t / up) (1/2 - 1/2 cos(pi min(1, (1 - t) / down)))`` (docs/attacks.md).
 
     >>> [round(ramped_schedule(t, 0.05, 0.25), 3) for t in (0.0, 0.025, 0.5, 0.875, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]

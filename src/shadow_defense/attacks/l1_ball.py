@@ -11,7 +11,7 @@ def project_to_l1_ball(points: Float[Tensor, "m *rest"], radii: Float[Tensor, "m
     """The nearest point to each row with ``||d||_1 <= radius``, by soft thresholding.
 
     With |d| sorted downwards and rho the last index k with ``d_k > (sum_{j<=k} d_j - radius) / k``, the threshold is
-    ``theta = (sum_{j<=rho} d_j - radius) / rho`` (spec/attacks.md, section 8). Radii are above 0.
+    ``theta = (sum_{j<=rho} d_j - radius) / rho`` (docs/attacks.md). Radii are above 0.
 
     >>> project_to_l1_ball(torch.tensor([[3.0, -1.0], [0.2, 0.1]]), torch.tensor([2.0, 1.0]))
     tensor([[2.0000, -0.0000],

@@ -1,4 +1,4 @@
-"""Rules that tell a batch's labels from the gradient of the last linear layer (spec/attacks.md, section 2).
+"""Rules that tell a batch's labels from the gradient of the last linear layer (docs/attacks.md).
 
 With cross entropy the gradient of the logits is ``p_nj - [y_n = j]`` for image n and class j; the bias gradient is its
 mean over the images, and a row of the weight gradient its mean times the features that the layer reads.

@@ -1,4 +1,4 @@
-"""Learning to Invert (Wu et al. 2023; spec/attacks.md, section 9): a network learns to read images off updates."""
+"""Learning to Invert (Wu et al. 2023; docs/attacks.md): a network learns to read images off updates."""
 
 from __future__ import annotations
 

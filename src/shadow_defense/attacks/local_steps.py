@@ -48,7 +48,7 @@ def simulate_training(
 
     Batches are consecutive slices of ``images``, again and again until ``local.steps`` are done. The update is
     differentiable with respect to ``images`` (the released code of the medical attack reads it from the state dict
-    after ``optimizer.step()``, where it has no gradient; spec/attacks.md, 5c). Of more than ``RECOMPUTED_ABOVE``
+    after ``optimizer.step()``, where it has no gradient). Of more than ``RECOMPUTED_ABOVE``
     steps only the parameters are kept: the backward pass computes every step anew, to the same gradient, in memory
     that grows by one model a step in place of one graph. Such an update can be differentiated once.
 

@@ -1,4 +1,4 @@
-"""What a later generation added to Inverting Gradients (spec/attacks.md, section 3, "modern")."""
+"""What a later generation added to Inverting Gradients (docs/attacks.md)."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def observe(
 def randomised(observation: Observation, seed: int) -> Observation:
     """The control: noise in place of the update, of the same norm in every tensor.
 
-    What an attack rebuilds from it comes from its prior and not from the client (spec/defenses.md). Counters
+    What an attack rebuilds from it comes from its prior and not from the client. Counters
     and buffers stay as they were. Earlier rounds become noise as well, each of its own.
     """
     draws = named_generator(seed, "random update")

@@ -54,7 +54,7 @@ def observed_statistics(
 def proxy_statistics(observation: Observation) -> dict[str, BatchStatistics]:
     """Those of auxiliary images under the global model, as one batch; {} for a model without batch norm.
 
-    What stands in for the client's own where it keeps them (spec/attacks.md, sections 4 and 5). Raises
+    What stands in for the client's own where it keeps them. Raises
     :class:`ThreatModelError` where no such images are granted.
     """
     images = observation.auxiliary

@@ -1,4 +1,4 @@
-"""R-GAP (Zhu and Blaschko 2021; spec/attacks.md, section 11): solved layer by layer, from the logits to the image."""
+"""R-GAP (Zhu and Blaschko 2021; docs/attacks.md): solved layer by layer, from the logits to the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The medical attack as its authors released it (spec/attacks.md, 5b and 5c): to reproduce published numbers."""
+"""The medical attack as its authors released it (docs/attacks.md): to reproduce published numbers."""
 
 from __future__ import annotations
 

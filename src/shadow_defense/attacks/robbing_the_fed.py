@@ -1,4 +1,4 @@
-"""Robbing the Fed (Fowl et al. 2022; spec/attacks.md, section 11): the server reads images off the layer it planted."""
+"""Robbing the Fed (Fowl et al. 2022; docs/attacks.md): the server reads images off the layer it planted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ROG (Yue et al. 2023; spec/attacks.md, section 10): a search among small images, enlarged before they are matched."""
+"""ROG (Yue et al. 2023; docs/attacks.md): a search among small images, enlarged before they are matched."""
 
 from __future__ import annotations
 

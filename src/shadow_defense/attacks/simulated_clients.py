@@ -100,7 +100,7 @@ def simulated_updates(
 
     A client holds the images ``auxiliary[clients[i]]`` with the labels ``target.labels`` and trains from the global
     model in a random order. A whole batch is simulated, never single images: batch norm makes gradients of a batch
-    other than the mean of its images' (spec/attacks.md, section 12).
+    other than the mean of its images'.
 
     Args:
         defense: None: undefended clients, in one batch (``torch.func.vmap``) where the model can be mapped. Else each

@@ -46,7 +46,7 @@ def similarity_areas(
     noise: Float[Tensor, "n c h w"],
     steps: int = 20,
 ) -> Float[Tensor, "n"]:
-    """The privacy score (spec/defenses.md 3.2): how early on the way from noise to an image its gradient appears.
+    """The privacy score (docs/defenses.md): how early on the way from noise to an image its gradient appears.
 
     Area (trapezoids) under ``i / steps -> mean over tensors of cos(grad L(x_i), grad L(x))`` for
     ``x_i = (i / steps) x + (1 - i / steps) noise``. In [-1, 1], lower is better: a gradient that looks like that of x
@@ -82,7 +82,7 @@ def input_jacobians(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float
 
 
 def accuracy_score(jacobians: Float[Tensor, "n d"]) -> float:
-    """``-sum_v ln(v + 1e-5) + 1 / (v + 1e-5)`` over the eigenvalues v of the rows' correlations (spec/defenses.md 3.2).
+    """``-sum_v ln(v + 1e-5) + 1 / (v + 1e-5)`` over the eigenvalues v of the rows' correlations (docs/defenses.md).
 
     At most about -n, where no two rows are correlated: a network that treats images alike before training will
     hardly tell them apart after it. Minus infinity where a row is constant.
@@ -136,7 +136,7 @@ def search_policy(
     """Random sub-policies of up to three steps, scored; in the order of their drawing, for :func:`rank`.
 
     Privacy is judged by a network that was trained on a tenth of the images, the accuracy by untrained ones
-    (spec/defenses.md 3.2). All policies meet the same images, noise and networks.
+    (docs/defenses.md). All policies meet the same images, noise and networks.
 
     Args:
         data: with ``images_per_class`` images of each class beyond its first tenth.

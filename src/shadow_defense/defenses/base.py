@@ -114,7 +114,7 @@ class ParameterDefense(Defense):
 
     At ``gradients`` the gradients of every local step pass through :meth:`protect`; at ``update`` the round's
     difference does, once. Buffers (running statistics, counters) and frozen parameters leave as they are: all
-    defenses of spec/defenses.md that act on gradients know parameters only (section 1). At ``gradients`` all trained
+    published defenses that act on gradients know parameters only. At ``gradients`` all trained
     parameters are protected, also those that stay with the client (``share_bn``): they shape what it sends later.
 
     Attributes:

@@ -64,7 +64,7 @@ class CensorSettings(BaseModel):
 CENSOR_PRESETS: dict[str, dict[str, Any]] = {
     # The gradient itself is sent where no candidate lowers the loss.
     "weak": {"fallback": "raw"},
-    # T and the protected rounds of the published code (spec/defenses.md, section 4), its algorithm without its two
+    # T and the protected rounds of the published code (docs/defenses.md), its algorithm without its two
     # leaks. What the Shadow Defense paper used is unknown.
     "paper": {},
     # No round is sent raw.
@@ -106,9 +106,9 @@ def orthogonal_candidate(
 ) -> Float[Tensor, "*shape"]:
     """``o = r - (<r, g> / <g, g>) g`` for the unit vector r along ``random``, made as long as g.
 
-    Spec/defenses.md 2.6. ``released`` divides by ``||g||`` instead of ``<g, g>``, which makes the cosine with g
-    ``c (1 - ||g||) / sqrt(c^2 (1 - ||g||)^2 + 1 - c^2)`` with ``c = <r, g> / ||g||``. ``correct`` projects twice: once
-    leaves a remainder of the rounding's size. Zeros where nothing orthogonal is left.
+    Zhang et al. 2025 (docs/defenses.md). ``released`` divides by ``||g||`` instead of ``<g, g>``, which makes the
+    cosine with g ``c (1 - ||g||) / sqrt(c^2 (1 - ||g||)^2 + 1 - c^2)`` with ``c = <r, g> / ||g||``. ``correct``
+    projects twice: once leaves a remainder of the rounding's size. Zeros where nothing orthogonal is left.
 
     Args:
         unit: g / ||g||, or zeros.
@@ -142,7 +142,7 @@ def censor(
 ) -> Chosen:
     """Of ``trials`` candidates, each tensor of each orthogonal to its own in ``tensors``, the one of least loss.
 
-    Spec/defenses.md 2.6. With no trials the tensors are sent as they are.
+    Zhang et al. 2025 (docs/defenses.md). With no trials the tensors are sent as they are.
 
     Args:
         loss_with: the loss of the model after the step, or the update, that a candidate makes.

@@ -13,7 +13,7 @@ from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, 
 from shadow_defense.defenses.kind import DefenseKind
 
 NORM_SLACK = 1e-6
-"""Added to a norm before it divides, as in the published codes (spec/defenses.md 2.2)."""
+"""Added to a norm before it divides, as in the published codes (docs/defenses.md)."""
 
 
 class ClippingSettings(BaseModel):
@@ -31,7 +31,7 @@ class ClippingSettings(BaseModel):
 CLIPPING_PRESETS: dict[str, dict[str, Any]] = {
     # Ours: rarely active.
     "weak": {"clip": 10.0},
-    # The default of the published code of GGL and of Censor, and of Wei et al. 2021 (spec/defenses.md, section 4).
+    # The default of the published code of GGL and of Censor, and of Wei et al. 2021.
     # What the Shadow Defense paper used is unknown.
     "paper": {},
     # The usual bound of DP-SGD (GradAttack).
@@ -45,7 +45,7 @@ def global_norm(tensors: Mapping[str, Tensor]) -> float:
 
 
 def clip_factor(norm: float, clip: float) -> float:
-    """k = min(1, C / (N + 1e-6)) (spec/defenses.md 2.2).
+    """k = min(1, C / (N + 1e-6)) (docs/defenses.md).
 
     >>> clip_factor(2.0, 4.0), round(clip_factor(2.0, 1.0), 6)
     (1.0, 0.5)

@@ -57,9 +57,9 @@ class ConcealingSamplesSettings(BaseModel):
 CONCEALING_SAMPLES_PRESETS: dict[str, dict[str, Any]] = {
     # Ours: half of the default's mixing and distance decay, at the 500 steps of the published command line.
     "weak": {"mixing": 0.35, "distance_decay": 0.005, "steps": 500},
-    # The published defaults, with the limit for grey images and faces (spec/defenses.md 3.1).
+    # The published defaults, with the limit for grey images and faces.
     "paper": {},
-    # Ours: the spec gives no levels. The distance counts twice; all of the mixture's first term is the public label.
+    # Ours: nothing else is published. The distance counts twice; all of the mixture's first term is the public label.
     "strong": {"mixing": 1.0, "distance_decay": 0.02},
 }
 
@@ -70,7 +70,7 @@ class ConcealingSamplesDefense(ParameterDefense):
     All in eval mode, as in the reference: of a model with batch norm in train mode the sent gradient is not the one
     that training would have taken, and its running statistics are still those of the clean batch. The private images
     stay in the mixture at half of its weight: an attacker who looks for twice as many images may find them
-    (spec/defenses.md 3.1).
+    (docs/defenses.md).
 
     Args:
         public: images that no client holds, with labels; the concealing ones start at them.

@@ -26,7 +26,7 @@ def turn_towards(
 ) -> tuple[dict[str, Tensor], bool]:
     """``g~ + v g`` with ``v = max(margin, -<g, g~> / (||g||^2 + damping))`` where ``<g~, g> < 0``, else g~.
 
-    Spec/defenses.md 3.1 and 7; products and norms are over all tensors together. The damping leaves an obtuse angle
+    DCS (docs/defenses.md); products and norms are over all tensors together. The damping leaves an obtuse angle
     where ||g||^2 is not far above it: ``<g~ + v g, g>`` is at least ``<g~, g> damping / (||g||^2 + damping)``, not 0.
 
     Returns:
@@ -119,7 +119,7 @@ class Concealment:
     def objective(self, concealing: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
         """``1 - cos(g(x), g(x~)) + exp(-lambda_x mean ||x~ - x||) + lambda_z mean ||f(x~) - f(x)|| / ||f(x)||``.
 
-        Spec/defenses.md 3.1, where ``lambda_z epsilon`` is taken off: a constant, which no step of the search sees.
+        DCS (docs/defenses.md), where ``lambda_z epsilon`` is taken off: a constant, which no step of the search sees.
         ``g(x~)`` is the gradient at the public images' labels; differentiable in ``concealing``.
         """
         outputs, gradients = outputs_and_gradients(
@@ -153,7 +153,7 @@ class Concealment:
     ) -> dict[str, Float[Tensor, "..."]]:
         """The gradient of ``[lambda_y CE(x~, y_public) + (1 - lambda_y) CE(x~, y) + CE(x, y)] / 3``.
 
-        Divided by 2 where one weight is 0 (spec/defenses.md 3.1). The weights add up to 2, half of them the private
+        Divided by 2 where one weight is 0 (docs/defenses.md). The weights add up to 2, half of them the private
         images'; divided by 3, as published, steps are a third shorter than they would be otherwise.
 
         Args:

@@ -50,7 +50,7 @@ class DPSGDSettings(BaseModel):
 DP_SGD_PRESETS: dict[str, dict[str, Any]] = {
     # Ours: noise that training survives, and an epsilon that promises nothing.
     "weak": {"noise_multiplier": 0.1},
-    # The default of GradAttack (spec/defenses.md 2.1b). What the Shadow Defense paper used is unknown.
+    # The default of GradAttack. What the Shadow Defense paper used is unknown.
     "paper": {},
     "strong": {"noise_multiplier": 2.0},
 }
@@ -165,7 +165,7 @@ class DPSGDDefense(ParameterDefense):
         self._norms = []
 
     def protect(self, tensors: Mapping[str, Tensor], batch: Batch | None, context: RoundContext) -> dict[str, Tensor]:
-        """``(sum_j g_j min(1, C / ||g_j||) + N(0, z^2 C^2)) / B`` (spec/defenses.md 2.1b), computed from the batch.
+        """``(sum_j g_j min(1, C / ||g_j||) + N(0, z^2 C^2)) / B`` (docs/defenses.md), computed from the batch.
 
         Of ``tensors``, the batch's gradient, only names are read.
         """

@@ -61,7 +61,7 @@ def analytic_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
 
 
 def classic_sigma(sensitivity: float, epsilon: float, delta: float) -> float:
-    """sigma = S sqrt(2 ln(1.25 / delta)) / epsilon (spec/defenses.md 2.1a); proved for epsilon <= 1 only.
+    """sigma = S sqrt(2 ln(1.25 / delta)) / epsilon (docs/defenses.md); proved for epsilon <= 1 only.
 
     >>> round(classic_sigma(1.0, 1.0, 1e-5), 7)
     4.8448053

@@ -68,7 +68,7 @@ class GradDefenseSettings(BaseModel):
 GRAD_DEFENSE_PRESETS: dict[str, dict[str, Any]] = {
     # Ours: a tenth of the default.
     "weak": {"noise": 5e-5},
-    # The authors' (spec/defenses.md 3.5).
+    # The authors'.
     "paper": {},
     # Plato's.
     "strong": {"noise": 0.01},
@@ -100,7 +100,7 @@ def tensor_sensitivities(
     labels: Int64[Tensor, "n"],
     loss_fn: LossFunction,
 ) -> dict[str, float]:
-    """``mean_b ||d (sum of the entries of g_l) / d x_b||_2`` for every parameter tensor l (spec/defenses.md 3.5).
+    """``mean_b ||d (sum of the entries of g_l) / d x_b||_2`` for every parameter tensor l (docs/defenses.md).
 
     One second-order backward pass for each tensor: of a deep network, minutes on a CPU. ``g_l`` is taken as the
     gradient of the images' summed loss: the common factor changes no slice. Under cross-entropy the last layer's
@@ -129,7 +129,7 @@ def equal_slices(sizes: Sequence[int], sensitivities: Sequence[float], count: in
     """The parameters, in order, cut into at most ``count`` slices of about the same sensitivity.
 
     Atoms of ``A = gcd(sizes)`` parameters weigh ``sensitivity_l / (n_l / A)``; a slice ends with the atom that brings
-    its sum to ``sum(sensitivities) / count``, and the last one takes the rest (spec/defenses.md 3.5 and 7). What
+    its sum to ``sum(sensitivities) / count``, and the last one takes the rest (docs/defenses.md). What
     goes beyond is not carried over, so that few heavy atoms make fewer slices.
 
     Args:
@@ -195,7 +195,7 @@ class GradDefense(ParameterDefense):
 
     The server's part of the publication, which takes noise out of the aggregate by the eigenvalues of a covariance,
     is not built: it has no shape to work in where the number of parameters is prime, its covariance is too large for
-    a ResNet (spec/defenses.md 3.5), and the plain mean over clients is what all defenses here are compared under.
+    a ResNet (docs/defenses.md), and the plain mean over clients is what all defenses here are compared under.
 
     Args:
         public: images that no client holds, with labels; the root set is drawn from them.

@@ -55,7 +55,7 @@ class LocalDPSettings(BaseModel):
 LOCAL_DP_PRESETS: dict[str, dict[str, Any]] = {
     # Ours: a guarantee in name only, which still drowns the update of one client.
     "weak": {"epsilon": 1000.0, "calibration": "analytic"},
-    # The literature leaves C, S and epsilon free (Flower's LocalDpMod; spec/defenses.md 2.1a): the largest epsilon of
+    # The literature leaves C, S and epsilon free (Flower's LocalDpMod): the largest epsilon of
     # the classic formula, with the clip and delta of DP-SGD. What the Shadow Defense paper used is unknown.
     "paper": {},
     "strong": {"epsilon": 0.1},
@@ -63,7 +63,7 @@ LOCAL_DP_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def privatise(tensors: Mapping[str, Tensor], clip: float, sigma: float, draws: torch.Generator) -> dict[str, Tensor]:
-    """``Delta * min(1, C / ||Delta||) + N(0, sigma^2)`` (spec/defenses.md 2.1a), the norm over all tensors.
+    """``Delta * min(1, C / ||Delta||) + N(0, sigma^2)`` (docs/defenses.md), the norm over all tensors.
 
     Args:
         clip: C; infinity clips nothing.

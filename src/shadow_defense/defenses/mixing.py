@@ -45,7 +45,7 @@ class MixingSettings(BaseModel):
 MIXING_PRESETS: dict[str, dict[str, Any]] = {
     # Ours: the fewest that are a mixture.
     "weak": {"images": 2},
-    # The examples of GradAttack (spec/defenses.md 3.4).
+    # The examples of GradAttack.
     "paper": {},
     # Ours.
     "strong": {"images": 6, "largest": 0.5},
@@ -55,7 +55,7 @@ MIXING_PRESETS: dict[str, dict[str, Any]] = {
 def mixing_weights(
     count: int, images: int, largest: float, draws: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "n k"]:
-    """``lambda ~ Dirichlet(3, 1, ..., 1)``, drawn again until ``max(lambda) <= largest`` (spec/defenses.md 3.4).
+    """``lambda ~ Dirichlet(3, 1, ..., 1)``, drawn again until ``max(lambda) <= largest`` (docs/defenses.md).
 
     Returns:
         A row for each of ``count`` mixtures that sums to 1; its first entry is the image's own weight.

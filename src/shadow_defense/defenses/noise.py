@@ -19,7 +19,7 @@ class NoiseSettings(BaseModel):
     """How much noise, of which kind, and where. Independent noise at T steps adds up to sqrt(T) times its size.
 
     The presets are meant for gradients; for the same noise in the update of T plain SGD steps multiply the scale by
-    learning_rate * sqrt(T) (spec/defenses.md, section 1).
+    learning_rate * sqrt(T).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +37,7 @@ class NoiseSettings(BaseModel):
 NOISE_PRESETS: dict[str, dict[str, Any]] = {
     # What Sun et al. (DCS) use on CIFAR-10 and CelebA.
     "weak": {"scale": 1e-3},
-    # The default of the published code of GGL and of Censor (spec/defenses.md, section 4). What the Shadow Defense
+    # The default of the published code of GGL and of Censor. What the Shadow Defense
     # paper used is unknown. The other common default is laplace with a scale of 0.1 (Soteria, Plato).
     "paper": {},
     # What Balunovic et al. (the Bayes-optimal attack) use.
@@ -46,7 +46,7 @@ NOISE_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def add_gaussian(tensors: Mapping[str, Tensor], sigma: float, draws: torch.Generator) -> dict[str, Tensor]:
-    """``g + N(0, sigma^2)`` on every entry (spec/defenses.md 2.1), tensor by tensor in the mapping's order.
+    """``g + N(0, sigma^2)`` on every entry (docs/defenses.md), tensor by tensor in the mapping's order.
 
     Args:
         sigma: standard deviation, 0 or more, in the tensors' units.

@@ -58,7 +58,7 @@ class OptimalNoiseSettings(BaseModel):
 
 
 OPTIMAL_NOISE_PRESETS: dict[str, dict[str, Any]] = {
-    # The spec gives no levels. Ours: the noise levels of the defense noise, so that the same energy is compared, and
+    # No levels are published. Ours: the noise levels of the defense noise, so that the same energy is compared, and
     # three shares for mode=pruning.
     "weak": {"noise": 1e-3, "percent": 20.0},
     "paper": {},
@@ -79,8 +79,8 @@ def gradients_and_sensitivities(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """g, and ``J_i = ||d g_i / d x||`` of every entry, estimated as ``sqrt(mean over v of (d g_i / d x . v)^2)``.
 
-    Spec/defenses.md 3.6, with directions v from N(0, I) over all images of the batch together: J^2 is unbiased, with
-    a relative standard deviation of sqrt(2 / directions). Forward over reverse: nothing is kept between directions.
+    docs/defenses.md, with directions v from N(0, I) over all images of the batch together: J^2 is unbiased, with a
+    relative standard deviation of sqrt(2 / directions). Forward over reverse: nothing is kept between directions.
 
     Args:
         model: in eval mode, where no statistics move.
@@ -108,7 +108,7 @@ def gradients_and_sensitivities(
 def disclosure_weights(
     gradients: Mapping[str, Tensor], sensitivities: Mapping[str, Tensor], scope: Scope = "parameter"
 ) -> dict[str, Tensor]:
-    """``w_i = sqrt(min(J_i / max(|g_i|, 1e-8), 1e6))`` (spec/defenses.md 3.6).
+    """``w_i = sqrt(min(J_i / max(|g_i|, 1e-8), 1e6))`` (docs/defenses.md).
 
     With ``layer`` J and |g| are the norms of a tensor, and all of its entries weigh the same.
     """
@@ -122,7 +122,7 @@ def disclosure_weights(
 
 
 def noise_deviations(weights: Mapping[str, Tensor], noise: float) -> dict[str, Tensor]:
-    """``sigma_i = k w_i / rms(w)``, the root mean square over all entries of all tensors (spec/defenses.md 3.6).
+    """``sigma_i = k w_i / rms(w)``, the root mean square over all entries of all tensors (docs/defenses.md).
 
     Weights that are all zero, of gradients that say nothing about the images, give k everywhere. Entries that happen
     to be near zero weigh most: of a small ConvNet 1 percent of the entries get half of the energy and the median
@@ -161,7 +161,7 @@ class OptimalNoiseDefense(ParameterDefense):
     these lead through the whole of local training. g and J are both of the model in eval mode, so that they belong
     together: a bias before batch norm has no gradient in train mode, and the ratio would give it all of the noise.
     A ReLU that is off for the whole batch gets none: J and g are both zero behind it, and those zeros tell an
-    attacker so (spec/defenses.md 3.6 advises smooth activations).
+    attacker so: take smooth activations.
 
     Args:
         seed: the client's own. In a deployment it is a secret of the client's: it reproduces the noise.

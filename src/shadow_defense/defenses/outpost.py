@@ -43,7 +43,7 @@ class OutpostSettings(BaseModel):
 OUTPOST_PRESETS: dict[str, dict[str, Any]] = {
     # Plato's setting against the fishing attack.
     "weak": {"fisher_percent": 10.0, "noise": 0.1},
-    # Plato's defaults (spec/defenses.md, section 4). What the Shadow Defense paper used is unknown.
+    # Plato's defaults. What the Shadow Defense paper used is unknown.
     "paper": {},
     # No step goes unperturbed.
     "strong": {"decay": 0.0},
@@ -51,7 +51,7 @@ OUTPOST_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def perturbation_probability(iteration: int, decay: float) -> float:
-    """``Pr_i = 1 / (1 + beta i)`` (spec/defenses.md 2.5).
+    """``Pr_i = 1 / (1 + beta i)`` (docs/defenses.md).
 
     >>> [round(perturbation_probability(i, 0.125), 4) for i in (0, 1, 2, 8, 72)]
     [1.0, 0.8889, 0.8, 0.5, 0.1]
@@ -91,7 +91,7 @@ def perturb(
     noise: float,
     draws: torch.Generator,
 ) -> dict[str, Tensor]:
-    """``g 1[|g| >= q_rho(|g|)] + N(0, (lambda risk)^2) 1[F >= q_{100-phi}(F)]`` (spec/defenses.md 2.5, steps 2 to 6).
+    """``g 1[|g| >= q_rho(|g|)] + N(0, (lambda risk)^2) 1[F >= q_{100-phi}(F)]`` (docs/defenses.md).
 
     The percentile of |g| is each tensor's own, that of F is over all Fisher values together. Noise may fall on pruned
     entries.

@@ -28,7 +28,7 @@ class PrecodeSettings(BaseModel):
 
 
 PRECODE_PRESETS: dict[str, dict[str, Any]] = {
-    # What the published code of DCS takes for its comparison on CIFAR-10 (spec/defenses.md 3.3).
+    # What the published code of DCS takes for its comparison on CIFAR-10.
     "weak": {"width": 32, "weight": 1e-4},
     # The authors'.
     "paper": {},

@@ -45,7 +45,7 @@ class SoteriaSettings(BaseModel):
 SOTERIA_PRESETS: dict[str, dict[str, Any]] = {
     # The default of the published code of GGL and of Censor.
     "weak": {"percent": 10.0},
-    # The authors' own quick start against image attacks (spec/defenses.md, section 4). What the Shadow Defense paper
+    # The authors' own quick start against image attacks. What the Shadow Defense paper
     # used is unknown.
     "paper": {},
     # The usual strong setting of comparisons, and Balunovic et al. (the Bayes-optimal attack).
@@ -110,7 +110,7 @@ def feature_scores(
     denominator: Denominator = "magnitude",
     chunk: int = 4,
 ) -> Float[Tensor, "k"]:
-    """``s_i = sum_b ||d r_i(x_b) / d x_b||_2 / (|r_i(x_b)| + eps)`` (spec/defenses.md 2.4); the smallest are pruned.
+    """``s_i = sum_b ||d r_i(x_b) / d x_b||_2 / (|r_i(x_b)| + eps)`` (docs/defenses.md); the smallest are pruned.
 
     The published denominator, ``r_i + eps``, takes features to be 0 or more: ``signed``. K backward passes through
     the layers below, ``chunk`` of them at a time.
@@ -149,7 +149,7 @@ def feature_scores(
 
 
 def kept_columns(scores: Float[Tensor, "k"], percent: float) -> Bool[Tensor, "k"]:
-    """False where ``|s_i| < q_p(s)``: the percentile is of the signed scores (spec/defenses.md 2.4).
+    """False where ``|s_i| < q_p(s)``: the percentile is of the signed scores (docs/defenses.md).
 
     >>> kept_columns(torch.tensor([4.0, 1.0, 3.0, 2.0]), 50.0)
     tensor([ True, False,  True, False])

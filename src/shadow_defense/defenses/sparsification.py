@@ -36,7 +36,7 @@ class SparsificationSettings(BaseModel):
 SPARSIFICATION_PRESETS: dict[str, dict[str, Any]] = {
     # The default of the published code of GGL and of Censor.
     "weak": {"percent": 20.0},
-    # Plato's, in the middle of the published 10 to 99 (spec/defenses.md, section 4). What the Shadow Defense paper
+    # Plato's, in the middle of the published 10 to 99. What the Shadow Defense paper
     # used is unknown.
     "paper": {},
     # Learning to Invert (Wu et al. 2023); below about 90 little is hidden of a single image.
@@ -64,7 +64,7 @@ def smallest_kept(magnitudes: Float[Tensor, "n"], percent: float) -> Float[Tenso
 def sparsify(
     tensors: Mapping[str, Tensor], percent: float, scope: Literal["tensor", "global"] = "tensor"
 ) -> dict[str, Tensor]:
-    """``g`` where ``|g| >= q_p(|g|)``, else 0 (spec/defenses.md 2.3); ties at the percentile survive.
+    """``g`` where ``|g| >= q_p(|g|)``, else 0 (docs/defenses.md); ties at the percentile survive.
 
     Args:
         percent: p, percent removed, 0 to 100. Of n different magnitudes n - ceil((n - 1) p / 100) are kept.

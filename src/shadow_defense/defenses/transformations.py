@@ -1,6 +1,6 @@
 """Named transformations of images in [0, 1], each with a level from 0 (nothing) to 9: what ATS policies are made of.
 
-spec/defenses.md 3.2 does not list the published pool of 50, so this one is ours: the ranges are those of AutoAugment
+the paper does not list its pool of 50, so this one is ours: the ranges are those of AutoAugment
 (Cubuk et al. 2019), without its operations on colour, which do nothing to grey images.
 """
 
@@ -207,7 +207,7 @@ POOL: tuple[Step, ...] = tuple(
 
 
 def apply_policy(images: Images, policy: Sequence[SubPolicy], draws: torch.Generator) -> Images:
-    """Each image through one of the sub-policies, chosen uniformly, its operations in order (spec/defenses.md 3.2).
+    """Each image through one of the sub-policies, chosen uniformly, its operations in order (docs/defenses.md).
 
     Operations always happen; shears, shifts, rotations, brightness, contrast and sharpness with a random sign.
 

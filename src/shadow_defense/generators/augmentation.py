@@ -123,7 +123,7 @@ def adapted_probability(
     speed_images: int = 500_000,
     target: float = 0.6,
 ) -> float:
-    """``p <- clip(p + sign(mean_sign - target) images_between / speed_images, 0, 1)`` (spec/stylegan3.md, section 7).
+    """``p <- clip(p + sign(mean_sign - target) images_between / speed_images, 0, 1)`` (ADA, Karras et al. 2020).
 
     ``mean_sign`` is the mean of sign(D(x)) over the real images since the last change: near 1 the discriminator knows
     them by heart, and more augmentation is due. The upper bound is ours: p is a probability.

@@ -47,7 +47,7 @@ DCGAN_RECIPE = Recipe(
 
 
 def stylegan3_recipe(*, fading_blur: bool) -> Recipe:
-    """Section 7 of spec/stylegan3.md; R1's weight is 0.5 at 128 px and four times that for every doubling."""
+    """The published training (docs/generators.md); R1's weight is 0.5 at 128 px, times four for each doubling."""
     return Recipe(
         generator_rate=2.5e-3,
         discriminator_rate=2e-3,

@@ -1,4 +1,4 @@
-"""GAN pre-training of the shadow generator on public images (step 1 of spec/shadow_defense.md)."""
+"""GAN pre-training of the shadow generator on public images (step 1 of docs/method.md)."""
 
 from __future__ import annotations
 

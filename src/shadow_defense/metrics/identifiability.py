@@ -17,7 +17,7 @@ _IMAGES_AT_ONCE = 64
 def pooled_features(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
     """The model's last feature map averaged over its pixels, in eval mode, for images normalised as in training.
 
-    Departure: the published evaluation feeds images that are not normalised (spec/attacks.md, 5d), on which the
+    Departure: the published evaluation feeds images that are not normalised, on which the
     network was never trained. Raises :class:`ModelError` for a model without a feature map.
     """
     layer = model.get_submodule(find_cam_layer(model, images))
@@ -59,7 +59,7 @@ def identified(
 def identifiability_precision(hits: Int64[Tensor, "n"]) -> float:
     """k-IIP: hits among the k nearest, summed over the reconstructions and divided by their number.
 
-    From 0 to k, not a share: as published, the sum is not divided by k (spec/attacks.md, 5d). With k = 1 it is the
+    From 0 to k, not a share: as published, the sum is not divided by k (Hatamizadeh et al. 2023). With k = 1 it is the
     share of reconstructions whose nearest image is the client's. Raises :class:`DataError` without reconstructions.
 
     >>> identifiability_precision(torch.tensor([3, 1, 0, 2]))

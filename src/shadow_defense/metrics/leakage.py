@@ -15,8 +15,8 @@ def relative_data_leakage(
     """The relative data leakage value of each image, ``RDLV = (SSIM(x, r) - SSIM(x, p)) / SSIM(x, p)``.
 
     0: the reconstruction r is as similar to the image x as the prior p, which an attacker has without any update;
-    1: twice as similar; below 0: worse than the prior (spec/attacks.md, section 5d; spec/flower.md). There the greatest
-    value over all pairs is taken, with a data range of 256; here each reconstruction counts against its own image, with
+    1: twice as similar; below 0: worse than the prior (Hatamizadeh et al. 2023). NVFlare's code takes the
+    greatest value over all pairs, with a data range of 256; here each reconstruction counts against its own image, with
     the SSIM of this package, so that means and intervals over images exist. An image whose SSIM to the prior is near 0
     outweighs the others in such a mean.
 

@@ -72,7 +72,7 @@ def recover_statistics(
 ) -> Float[Tensor, "c"]:
     """The batch statistic that moved a running buffer from ``before`` to ``after`` in ``steps`` forward passes.
 
-    ``s = (after - (1-m)^k before) / (1 - (1-m)^k)`` (spec/shadow_defense.md, step 3): exact for one step, for
+    ``s = (after - (1-m)^k before) / (1 - (1-m)^k)`` (step 3 of docs/method.md): exact for one step, for
     more the average of the k batches with weights proportional to ``(1-m)^(k-j)``.
 
     >>> recover_statistics(torch.tensor([0.0]), torch.tensor([0.5]), momentum=0.1, steps=1).item()

@@ -1,4 +1,4 @@
-"""A layer by which a malicious server reads its clients' images (Fowl et al. 2022; spec/attacks.md, section 11)."""
+"""A layer by which a malicious server reads its clients' images (Fowl et al. 2022; docs/attacks.md)."""
 
 from __future__ import annotations
 

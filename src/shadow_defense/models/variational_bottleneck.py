@@ -19,7 +19,7 @@ from shadow_defense.seeds import named_generator, seed_for
 def divergence_bits(mean: Float[Tensor, "n k"], deviation: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
     """KL(N(mean, deviation^2) || N(0, 1)) of each row: ``sum_k -(1 + 2 ln s - mu^2 - s^2) / (2 ln 2)``, in bits.
 
-    spec/defenses.md 3.3.
+    Scheliga et al. 2022 (docs/defenses.md).
 
     >>> round(divergence_bits(torch.ones(1, 1), torch.ones(1, 1)).item(), 5)
     0.72135
@@ -71,7 +71,7 @@ class _AddedPenalty(torch.autograd.Function):
 
 
 class VariationalBottleneck(nn.Module):
-    """Features replaced by what a random code remembers of them (spec/defenses.md 3.3).
+    """Features replaced by what a random code remembers of them (docs/defenses.md).
 
     ``mu, s = W_e h + b_e`` (s through softplus), ``z = mu + s eps``, ``h' = W_d z + b_d``, in training and in tests
     alike, as published. Training it adds ``weight * mean_b KL_b`` (:func:`divergence_bits`) to the loss: to its

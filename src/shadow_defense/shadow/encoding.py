@@ -45,7 +45,7 @@ def encode_samples(
     learning_rate: float = 1e-3,
     iterations: int = 500,
 ) -> Float[Tensor, "n *code"]:
-    """The latent codes of one batch (spec/shadow_defense.md, step 2), found with the generator as it was given.
+    """The latent codes of one batch (step 2 of docs/method.md), found with the generator as it was given.
 
     Args:
         images: normalised images to encode.

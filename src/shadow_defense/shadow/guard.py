@@ -119,7 +119,7 @@ class ShadowGuard:
         round: int,
         rounds: int,
     ) -> Protection:
-        """Steps 2 to 9 of spec/shadow_defense.md on one batch.
+        """Steps 2 to 9 of docs/method.md on one batch.
 
         Args:
             images: clean and normalised with this guard's mean and std.

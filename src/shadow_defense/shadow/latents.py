@@ -49,7 +49,7 @@ def invert_latents(
     Each image keeps its best code and stops after ``patience`` iterations in a row without improvement, counted
     after ``warm_up`` iterations. The loss is summed over images and AdamW works entry by entry, so no image's code
     depends on the others. The authors' code never clears the gradient of z between iterations and never fills the
-    list that its early stop reads; both are mended here (spec/shadow_defense.md, step 2).
+    list that its early stop reads; both are mended here (step 2 of docs/method.md).
 
     Args:
         render: latent codes to normalised images; its parameters are left alone.

@@ -18,7 +18,7 @@ EXPONENTS: dict[Schedule, int] = {"growing": 1, "constant": 0, "decaying": -1}
 def noise_amplitude(round: int, rounds: int, strength: float = 0.19, *, schedule: Schedule = "growing") -> float:
     """``w = strength * exp(e r / R)``: the noise's peak as a share of the image's; all schedules begin at ``strength``.
 
-    The paper's e is 1 (growing; spec/shadow_defense.md, step 9). The others are ours: 0 (constant) and -1 (decaying),
+    The paper's e is 1 (growing; step 9 of docs/method.md). The others are ours: 0 (constant) and -1 (decaying),
     since the first rounds leak most.
 
     >>> f"{noise_amplitude(0, 100):.4f} {noise_amplitude(100, 100):.4f}"

@@ -65,7 +65,7 @@ def shadow_loss(
     fake_statistics: Mapping[str, BatchStatistics],
     weights: ShadowWeights = ShadowWeights(),
 ) -> ShadowLoss:
-    """How well the generator's batch imitates the client's (spec/shadow_defense.md, step 4).
+    """How well the generator's batch imitates the client's (step 4 of docs/method.md).
 
     ``L = a sum_layers ||g - g*||_2 + b sum_BN (||mu - mu*||_2 + ||var - var*||_2) + c TV(G) + d ||G||_2 / (H W)^2
     + e MSE(G, x)``, with images in normalised units and a to e from ``weights``.

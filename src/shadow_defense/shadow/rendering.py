@@ -22,7 +22,7 @@ def render(
     *,
     space: LatentSpace = "z",
 ) -> Float[Tensor, "n c h w"]:
-    """``normalise(resize(clamp(G(z), -1, 1)))`` (spec/shadow_defense.md, step 2).
+    """``normalise(resize(clamp(G(z), -1, 1)))`` (step 2 of docs/method.md).
 
     Args:
         synthesis: parameters that stand in for the generator's own, by name; {} uses its own.

@@ -29,7 +29,7 @@ def equalise_histogram(levels: Int64[Tensor, "n h w"]) -> Int64[Tensor, "n h w"]
     """Histogram-equalise each map to 256 levels: ``round(255 (cdf(v) - cdf_min) / (pixels - cdf_min))``.
 
     Every pixel keeps its place and no two change their order. The authors' code equalises over the whole batch,
-    and a wrong reshape there moves pixels elsewhere (spec/shadow_defense.md, step 6).
+    and a wrong reshape there moves pixels elsewhere (step 6 of docs/method.md).
 
     >>> equalise_histogram(torch.tensor([[[0, 0], [1, 255]]])).tolist()
     [[[0, 0], [128, 255]]]

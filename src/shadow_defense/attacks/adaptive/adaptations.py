@@ -43,7 +43,7 @@ def adaptation(settings: object, scene: Scene) -> MatchingAdaptation | None:
 
 @adaptation.register(SparsificationSettings)
 def sparsification(settings: SparsificationSettings, scene: Scene) -> MatchingAdaptation:
-    """Match where the observed entry is not zero (spec/defenses.md 2.3; attacks.md, section 12).
+    """Match where the observed entry is not zero (docs/attacks.md).
 
     Exact at the truth for distances. A cosine keeps what the zeros tell, that these entries are small, at three tenths
     of their weight. PSNR of four chest X-rays (PneumoniaMNIST, 32 px, ConvNet, one step, 300 iterations of Inverting
@@ -63,10 +63,10 @@ def sparsification(settings: SparsificationSettings, scene: Scene) -> MatchingAd
 
 @adaptation.register(ClippingSettings)
 def clipping(settings: ClippingSettings, scene: Scene) -> MatchingAdaptation:
-    """Clip the simulated update as the client did (spec/defenses.md 2.2).
+    """Clip the simulated update as the client did (docs/defenses.md).
 
     By the known C where it can be told in the update's units, and by what was observed, ``S := ||u*||``, after several
-    steps or where not all that was clipped was sent (attacks.md, section 7).
+    steps or where not all that was clipped was sent.
     """
     if scene.unit is not None and scene.whole:
         bounds = [scene.unit * settings.clip] * len(scene.names)
@@ -83,9 +83,9 @@ def clipping(settings: ClippingSettings, scene: Scene) -> MatchingAdaptation:
 
 @adaptation.register(NoiseSettings)
 def noise(settings: NoiseSettings, scene: Scene) -> MatchingAdaptation:
-    """The noise's likelihood: squares for Gaussian, absolutes for Laplace (spec/defenses.md 2.1).
+    """The noise's likelihood: squares for Gaussian, absolutes for Laplace (docs/defenses.md).
 
-    In place of distances, not of a cosine as the spec has it: that is what squares leave where the update's length is
+    In place of distances, not of a cosine: that is what squares leave where the update's length is
     free, and it is easier to descend. Inverting Gradients in 300 iterations on a ConvNet and one face of 16 px, noise
     of 0.01 and 0.1: 34.5 and 23.1 dB by the cosine, 22.8 and 18.6 dB by squares, the best of four smoothness priors;
     Laplace noise of 0.01: 32.3 dB by the cosine, 25.0 dB by absolutes.
@@ -104,7 +104,7 @@ def noise(settings: NoiseSettings, scene: Scene) -> MatchingAdaptation:
 
 @adaptation.register(LocalDPSettings)
 def local_dp(settings: LocalDPSettings, scene: Scene) -> MatchingAdaptation:
-    """Clip the simulated update to C, then the likelihood of Gaussian noise (spec/defenses.md 2.1a)."""
+    """Clip the simulated update to C, then the likelihood of Gaussian noise (docs/defenses.md)."""
     if scene.unit is None:
         return _likelihood(scene)
     clip = MatchingAdaptation(
@@ -115,7 +115,7 @@ def local_dp(settings: LocalDPSettings, scene: Scene) -> MatchingAdaptation:
 
 @adaptation.register(DPSGDSettings)
 def dp_sgd(settings: DPSGDSettings, scene: Scene) -> MatchingAdaptation:
-    """As :func:`local_dp`, on the gradient of one step; exact for one image (spec/defenses.md 2.1b)."""
+    """As :func:`local_dp`, on the gradient of one step; exact for one image (docs/defenses.md)."""
     if scene.unit is None:
         return _likelihood(scene)
     bound = scene.unit * settings.clip
@@ -128,7 +128,7 @@ def dp_sgd(settings: DPSGDSettings, scene: Scene) -> MatchingAdaptation:
 
 @adaptation.register(SoteriaSettings)
 def soteria(settings: SoteriaSettings, scene: Scene) -> MatchingAdaptation:
-    """Leave out the defended weight's columns that are all zero (spec/defenses.md 2.4)."""
+    """Leave out the defended weight's columns that are all zero (docs/defenses.md)."""
     name = f"{defended_layer(scene.observation.model, settings.layer)}.weight"
     if name not in scene.names:
         return _nothing(f"'{name}', which Soteria prunes, is not sent")
@@ -144,7 +144,7 @@ def soteria(settings: SoteriaSettings, scene: Scene) -> MatchingAdaptation:
 
 @adaptation.register(OutpostSettings)
 def outpost(settings: OutpostSettings, scene: Scene) -> MatchingAdaptation:
-    """Match on the support, each tensor by ``1 / (lambda min(Var(theta), 1))`` (spec/defenses.md 2.5).
+    """Match on the support, each tensor by ``1 / (lambda min(Var(theta), 1))`` (docs/defenses.md).
 
     Of one step the density tells whether it was perturbed: a raw one has few zeros. Weights are relative to that of
     the noisiest tensor and end at ten times it: a tensor of equal parameters has no noise at all.
@@ -175,7 +175,7 @@ def inverse_deviations(deviations: Sequence[float]) -> list[float] | None:
 
 @adaptation.register(CensorSettings)
 def censor(settings: CensorSettings, scene: Scene) -> MatchingAdaptation:
-    """Orthogonality and norm of each tensor, in place of any distance (spec/defenses.md 2.6)."""
+    """Orthogonality and norm of each tensor, in place of any distance (docs/defenses.md)."""
     last = settings.protected_rounds
     if not settings.trials or (last is not None and scene.observation.update.round >= last):
         return _nothing("this round was sent as it is: nothing to fit")
@@ -191,7 +191,7 @@ def censor(settings: CensorSettings, scene: Scene) -> MatchingAdaptation:
 
 @adaptation.register(OptimalNoiseSettings)
 def optimal_noise(settings: OptimalNoiseSettings, scene: Scene) -> MatchingAdaptation:
-    """Pruning: match on the support. Noise: its likelihood, as if it were alike everywhere (spec/defenses.md 3.6)."""
+    """Pruning: match on the support. Noise: its likelihood, as if it were alike everywhere (docs/defenses.md)."""
     if settings.mode == "pruning":
         zeros = scene.share_of_zeros()
         return _masked(scene, scene.moved, f"matched on the support alone: {zeros:.1%} of the entries are zero")

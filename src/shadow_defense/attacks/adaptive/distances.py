@@ -10,7 +10,7 @@ from shadow_defense.attacks.adaptive.matching import Tensors
 
 
 def absolute_distance(simulated: Tensors, observed: Tensors) -> Float[Tensor, ""]:
-    """``sum |u - u*| / sum |u*|`` over all entries: the likelihood of Laplace noise (spec/defenses.md 2.1).
+    """``sum |u - u*| / sum |u*|`` over all entries: the likelihood of Laplace noise (docs/defenses.md).
 
     >>> absolute_distance([torch.tensor([1.0, 2.0])], [torch.tensor([2.0, -2.0])])
     tensor(1.2500)
@@ -21,7 +21,7 @@ def absolute_distance(simulated: Tensors, observed: Tensors) -> Float[Tensor, ""
 
 
 def orthogonality_distance(simulated: Tensors, observed: Tensors) -> Float[Tensor, ""]:
-    """``mean over tensors of cos(u_l, u*_l)^2 + (||u_l|| / ||u*_l|| - 1)^2`` (spec/defenses.md 2.6).
+    """``mean over tensors of cos(u_l, u*_l)^2 + (||u_l|| / ||u*_l|| - 1)^2`` (docs/defenses.md).
 
     0 at the truth: what Censor sends is orthogonal to the gradient and as long. The mean in place of the sum, so that
     weights of priors carry over models; observed tensors of zeros, which say nothing, are left out.

@@ -32,7 +32,7 @@ def shifted(shifts: Sequence[Tensor]) -> Transform:
 
 
 def bounded(bounds: Sequence[float], scope: Literal["global", "tensor"], slack: float = NORM_SLACK) -> Transform:
-    """The simulated update times ``min(1, S / (||u|| + slack))``, as a client clips (spec/defenses.md 2.2).
+    """The simulated update times ``min(1, S / (||u|| + slack))``, as a client clips (docs/defenses.md).
 
     Differentiable: a candidate beyond the bound is moved along it. The observed update is left alone.
 

@@ -100,7 +100,7 @@ class Risk:
     """One of the risks.
 
     Attributes:
-        number: as spec/shadow_defense.md counts them, from 1.
+        number: in the article's order, from 1.
         name: a few words; with the number it names the folder.
         claim: the article's, in our words.
         experiment: how it is tested, in a sentence or two.

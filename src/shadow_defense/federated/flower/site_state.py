@@ -1,6 +1,6 @@
 """Where a node's site has its states, and which of its nodes this is: its own choice, never the server's.
 
-Flower's own ``context.state`` is lost when a SuperNode restarts, and silently when it is large (spec/flower.md 4).
+Flower's own ``context.state`` is lost when a SuperNode restarts, and silently when it is large (docs/flower.md).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ OFFICIAL_DEFAULTS: dict[str, Any] = {
     "use_radial_filters": False,
     "magnitude_ema_beta": 0.999,
 }
-"""What an official generator takes for arguments that its record leaves out (shared/spec/stylegan3.md section 3)."""
+"""What an official generator takes for arguments that its record leaves out (docs/generators.md)."""
 
 
 def _told_by_tensors(record: NetworkRecord) -> dict[str, int]:
@@ -42,7 +42,7 @@ def _told_by_arguments(given: dict[str, Any]) -> dict[str, Any]:
     """The same from the arguments.
 
     The first cut-off is 2, so the first layer has ``rint(min(channel_base / 2 / 2, channel_max))`` channels, and no
-    other has more (shared/spec/stylegan3.md section 3).
+    other has more (docs/generators.md).
     """
     told = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "conv_kernel")
     return {

@@ -101,7 +101,7 @@ def _parse(content: bytes) -> tuple[dict[str, NetworkRecord], dict[str, Any] | N
 
 
 def read_snapshot(path: Path, size_limit: int = SIZE_LIMIT) -> Snapshot:
-    """Read a snapshot without running anything in it (shared/spec/stylegan3.md section 9).
+    """Read a snapshot without running anything in it (docs/generators.md).
 
     The pickle goes through a machine of our own that knows a few names, each replaced by an inert stand-in; the Python
     source text that the file carries is dropped. Peak memory is about three times the file's size.

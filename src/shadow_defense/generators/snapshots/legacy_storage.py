@@ -1,4 +1,4 @@
-"""Storages in torch's old file format, which snapshots hold one for each tensor (shared/spec/stylegan3.md section 9).
+"""Storages in torch's old file format, which snapshots hold one for each tensor (docs/generators.md).
 
 Five pickles of protocol 2 (magic number, version, byte order and sizes, the storage's description, its key), then the
 number of elements as int64 and the elements, little-endian.

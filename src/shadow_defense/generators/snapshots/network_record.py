@@ -121,7 +121,7 @@ def _walk(
 
 
 def network_record(module: PersistentObject, allowance: Allowance) -> NetworkRecord:
-    """Collect a network's arguments and tensors (shared/spec/stylegan3.md sections 8 and 9).
+    """Collect a network's arguments and tensors (docs/generators.md).
 
     Raises:
         SnapshotError: when the record is incomplete, holds itself, or holds anything but tensors and plain arguments.

@@ -56,7 +56,7 @@ def _encode(allowance: Allowance, arguments: tuple[object, ...]) -> bytes:
 
 
 def official_names(allowance: Allowance) -> dict[tuple[str, str], StandIn]:
-    """The stand-ins of one reading, by module and name (shared/spec/stylegan3.md section 9)."""
+    """The stand-ins of one reading, by module and name (docs/generators.md)."""
     replacements: dict[tuple[str, str], Replacement] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): persistent_object,
         ("dnnlib.util", "EasyDict"): _empty_dict,

@@ -1,7 +1,7 @@
 """A machine that reads pickles and can call nothing that the pickle names.
 
 A pickle is a program for a stack machine; Python's own runs whatever callables the program asks for. This one knows
-the instructions that snapshots use (shared/spec/stylegan3.md section 9) and answers every name with an inert stand-in
+the instructions that snapshots use (docs/generators.md) and answers every name with an inert stand-in
 of this package, or refuses it. A ``pickle.Unpickler`` restricted by ``find_class`` would not do: a megabyte of nested
 tuples as a dictionary's key crashes it, nine bytes make it ask for 32 GiB, and its BUILD sets attributes.
 """

@@ -1,4 +1,4 @@
-"""The blur of all that the discriminator sees at the start of configuration R's training (spec, section 7).
+"""The blur of all that the discriminator sees at the start of configuration R's training (docs/generators.md).
 
 It keeps the discriminator from judging by fine detail alone before the generator has any.
 """

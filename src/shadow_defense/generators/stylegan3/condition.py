@@ -1,4 +1,4 @@
-"""The mapping of a condition to the direction that the discriminator's logit is read along (spec, section 6)."""
+"""The mapping of a condition to the direction that the discriminator's logit is read along (docs/generators.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The discriminator of StyleGAN3's training: StyleGAN2's residual network (spec, section 6)."""
+"""The discriminator of StyleGAN3's training: StyleGAN2's residual network (docs/generators.md)."""
 
 from __future__ import annotations
 

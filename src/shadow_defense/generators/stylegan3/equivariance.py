@@ -27,7 +27,7 @@ def translation_equivariance(
     60 dB (T) and 65 dB (R), where StyleGAN2, whose detail sticks to the pixel grid, has 14 dB.
 
     Moving the input by d pixels composes the user's transform, which maps places of the image to places of the
-    Fourier features, with a translation by -d / image_size (spec, section 4). The transform is put back afterwards.
+    Fourier features, with a translation by -d / image_size (docs/generators.md). The transform is put back afterwards.
 
     Args:
         z: latent codes; a conditional generator weighs all classes alike.

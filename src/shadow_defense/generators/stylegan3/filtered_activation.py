@@ -1,4 +1,4 @@
-"""The alias-free activation: up-sample, leaky ReLU, clamp, down-sample, as one operation (spec, section 5, step 4)."""
+"""The alias-free activation: up-sample, leaky ReLU, clamp, down-sample, as one operation (docs/generators.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Low-pass filters of the alias-free layers: Kaiser-windowed sinc, and jinc for radial symmetry (spec, section 5)."""
+"""Low-pass filters of the alias-free layers: Kaiser-windowed sinc, jinc for radial symmetry (docs/generators.md)."""
 
 from __future__ import annotations
 

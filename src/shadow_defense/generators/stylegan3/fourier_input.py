@@ -1,4 +1,4 @@
-"""The input of the synthesis network: a plane of sine waves, moved and turned by the style (spec, section 4)."""
+"""The input of the synthesis network: a plane of sine waves, moved and turned by the style (docs/generators.md)."""
 
 from __future__ import annotations
 

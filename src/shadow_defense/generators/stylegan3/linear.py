@@ -1,4 +1,4 @@
-"""The fully connected layer with equalised learning rate that every StyleGAN3 network uses (spec, section 1)."""
+"""The fully connected layer with equalised learning rate that every StyleGAN3 network uses (docs/generators.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Activation = Literal["linear", "lrelu"]
 
 
 def normalise_second_moment(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """``x / sqrt(mean_j x_j^2 + 1e-8)``: a code of unit mean square (spec, section 2)."""
+    """``x / sqrt(mean_j x_j^2 + 1e-8)``: a code of unit mean square (docs/generators.md)."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 

@@ -1,4 +1,4 @@
-"""The mapping network: latent codes z to styles w (spec, section 2)."""
+"""The mapping network: latent codes z to styles w (docs/generators.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of the synthesis network: rates, sizes, cut-offs, channels and paddings of its layers (spec, 3 and 5)."""
+"""The plan of the synthesis network: rates, sizes, cut-offs, channels, paddings of its layers (docs/generators.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synthesis network: styles to images through alias-free layers (spec, section 5)."""
+"""The synthesis network: styles to images through alias-free layers (docs/generators.md)."""
 
 from __future__ import annotations
 
