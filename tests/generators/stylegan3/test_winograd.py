@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shadow_defense.generators.stylegan3 import winograd
-from shadow_defense.generators.stylegan3.winograd import MAX_COLUMNS, convolve, faster, filter_transform
+from shadow_defense.generators.stylegan3.winograd import MAX_COLUMNS, convolve, faster
+from shadow_defense.generators.stylegan3.winograd_layout import filter_transform
 from shadow_defense.seeds import named_generator
 
 TOLERANCE = 5e-6

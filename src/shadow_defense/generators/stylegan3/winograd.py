@@ -6,7 +6,6 @@ import math
 import threading
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,16 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from shadow_defense.generators.stylegan3.threads import run_shares
-
-POINTS = (0.75, 1.5)
-"""p and q. Half the error of 1 and 2, and all their products are exact."""
-
-BLOCK = 160
-"""Numbers in a block of the scratch array; one for each tile. A multiple of it apart, no block overlaps another, which
-the compiler sees only where it is a constant."""
-
-LANES = 8
-"""Tiles that are read at once. A row's last ones run over into the next row, which is written after it."""
+from shadow_defense.generators.stylegan3.winograd_layout import BLOCK, FILTER_TRANSFORM, LANES
 
 MAX_COLUMNS = (BLOCK - LANES) // 2
 """Tiles in a row of the widest plane."""
@@ -33,22 +23,6 @@ MIN_CHANNELS = 48
 
 CHUNK = 128
 """Tiles that are multiplied at once, at the least: more don't fit the caches, fewer slow the products down."""
-
-
-def filter_transform() -> Float[np.ndarray, "6 3"]:
-    """``G`` for the points 0, ±p, ±q, infinity: row k is ``(1, x_k, x_k²) / prod_{j≠k} (x_k - x_j)`` (Lavin, 2016).
-
-    >>> filter_transform()[5]
-    array([0., 0., 1.])
-    """
-    p, q = POINTS
-    points = [0.0, p, -p, q, -q]
-    rows = [[x**power / np.prod([x - y for y in points if y != x]) for power in range(3)] for x in points]
-    return np.array([*rows, [0.0, 0.0, 1.0]])
-
-
-# (36, 9): both axes at once.
-FILTER_TRANSFORM = torch.from_numpy(np.kron(filter_transform(), filter_transform()).astype(np.float32))
 
 
 def convolve(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"], padding: int) -> Float[Tensor, "n o h2 w2"]:

@@ -13,7 +13,7 @@ from typing import Any, no_type_check
 import numpy as np
 
 from shadow_defense.generators.stylegan3.compiled import compiled
-from shadow_defense.generators.stylegan3.winograd import BLOCK, LANES, POINTS
+from shadow_defense.generators.stylegan3.winograd_layout import BLOCK, LANES, POINTS
 
 P, Q = (np.float32(point) for point in POINTS)
 P2, Q2, P3, Q3 = P * P, Q * Q, P * P * P, Q * Q * Q
