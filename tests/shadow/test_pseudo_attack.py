@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import loss_gradients, split_state
+from shadow_defense.models.image_priors import frobenius_variation
 from shadow_defense.models.settings import ModelSettings
-from shadow_defense.shadow.pseudo_attack import (
-    ShadowLoss,
-    ShadowWeights,
-    frobenius_variation,
-    learning_rate_for,
-    pseudo_attack,
-    shadow_loss,
-)
+from shadow_defense.shadow.pseudo_attack import ShadowLoss, ShadowWeights, learning_rate_for, pseudo_attack, shadow_loss
 from shadow_defense.shadow.victim import VictimSignals, victim_signals
 
 NOTHING = ShadowWeights(0, 0, 0, 0, 0)

@@ -32,9 +32,9 @@ from shadow_defense.models.batchnorm import (
     BatchStatisticsRecorder,
     step_weights,
 )
+from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.pseudo_attack import frobenius_variation, statistics_distance
 
 
 class GradInversion(BaseModel):

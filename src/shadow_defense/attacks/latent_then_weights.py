@@ -21,8 +21,8 @@ from shadow_defense.attacks.priors import anisotropic_variation, mean_norm
 from shadow_defense.attacks.search import step_schedule
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.generators.interface import LatentSpace
+from shadow_defense.models.image_priors import frobenius_variation
 from shadow_defense.progress import Task
-from shadow_defense.shadow.pseudo_attack import frobenius_variation
 
 
 def latent_then_weights(

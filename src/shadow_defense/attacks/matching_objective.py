@@ -24,7 +24,7 @@ from shadow_defense.models.batchnorm import (
     BatchStatisticsRecorder,
     step_weights,
 )
-from shadow_defense.shadow.pseudo_attack import statistics_distance
+from shadow_defense.models.image_priors import statistics_distance
 
 ImagePrior = Callable[[Tensor], Tensor]
 

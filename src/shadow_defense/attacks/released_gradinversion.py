@@ -25,9 +25,9 @@ from shadow_defense.models.batchnorm import (
     layer_momentum,
     recover_statistics,
 )
+from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.pseudo_attack import frobenius_variation, statistics_distance
 
 RELEASED = (
     "mode released: the matching term has no gradient, the global model is trained on the reconstruction, and the last "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
+from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
 from shadow_defense.shadow.victim import VictimSignals
 
 
@@ -33,28 +34,6 @@ class ShadowLoss(NamedTuple):
     total_variation: Float[Tensor, ""]
     norm: Float[Tensor, ""]
     reconstruction: Float[Tensor, ""]
-
-
-def frobenius_variation(images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-    """Sum of the un-squared Frobenius norms of horizontal, vertical and both diagonal differences, over the batch."""
-    differences = (
-        images[..., :, 1:] - images[..., :, :-1],
-        images[..., 1:, :] - images[..., :-1, :],
-        images[..., 1:, 1:] - images[..., :-1, :-1],
-        images[..., 1:, :-1] - images[..., :-1, 1:],
-    )
-    return torch.stack([torch.linalg.vector_norm(difference) for difference in differences]).sum()
-
-
-def statistics_distance(
-    fake: Mapping[str, BatchStatistics], real: Mapping[str, BatchStatistics], like: Tensor
-) -> Float[Tensor, ""]:
-    """``sum over layers of ||mu - mu*||_2 + ||var - var*||_2``; zero for a model without batch norm."""
-    distance = like.new_zeros(())
-    for name, target in real.items():
-        distance = distance + torch.linalg.vector_norm(fake[name].mean - target.mean)
-        distance = distance + torch.linalg.vector_norm(fake[name].variance - target.variance)
-    return distance
 
 
 def shadow_loss(
