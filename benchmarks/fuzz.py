@@ -11,6 +11,7 @@ characters. Exit code 1 where there is one. An input is remade alone from the se
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -83,6 +84,8 @@ def campaign(todo: list[Task], kinds: dict[str, Kind], verbose: bool = False) ->
         scratch.mkdir()
         for name, kind in kinds.items():
             (begun / name).mkdir(parents=True)
+            for module in kind.modules:
+                importlib.import_module(module)
             kind.prepare(begun / name)
         worker = Worker(kinds, scratch)
         for task in todo:

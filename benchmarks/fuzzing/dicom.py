@@ -207,4 +207,4 @@ def _prepare(_: Path) -> None:
                 continue
 
 
-KIND = Kind(make, _prepare)
+KIND = Kind(make, ("shadow_defense.data.dicom_image",), _prepare)

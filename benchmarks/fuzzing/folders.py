@@ -171,4 +171,4 @@ def _prepare(folder: Path) -> None:
     dicom.KIND.prepare(folder)
 
 
-KIND = Kind(make, _prepare)
+KIND = Kind(make, ("shadow_defense.data.build", "shadow_defense.data.summary"), _prepare)

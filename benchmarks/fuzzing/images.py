@@ -157,4 +157,4 @@ def _prepare(_: Path) -> None:
     Image.init()
 
 
-KIND = Kind(make, _prepare)
+KIND = Kind(make, ("shadow_defense.data.images",), _prepare)

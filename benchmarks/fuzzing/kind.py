@@ -35,10 +35,12 @@ class Kind:
 
     Attributes:
         make: makes one.
-        prepare: imports what ``make`` and the project need, and writes what all inputs begin from into the folder.
+        modules: imported before the worker begins, so that no input is judged on their imports.
+        prepare: what else is done once: what all inputs begin from is written into the folder.
     """
 
     make: Make
+    modules: tuple[str, ...] = ()
     prepare: Callable[[Path], None] = lambda _: None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzzing import arrays, dicom, folders, images, settings, tables
+from fuzzing import arrays, dicom, folders, guard, images, settings, tables, tensors
 from fuzzing.kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -15,4 +15,7 @@ KINDS: dict[str, Kind] = {
     "comparison": settings.COMPARISON,
     "override": settings.OVERRIDE,
     "small-run": settings.SMALL_RUN,
+    "tensors": tensors.TENSORS,
+    "generator": tensors.GENERATOR,
+    "guard": guard.KIND,
 }

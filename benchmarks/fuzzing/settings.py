@@ -242,11 +242,14 @@ def make_small(random: np.random.Generator, folder: Path) -> Input:
 
 
 def _prepare(_: Path) -> None:
-
     command("config", "show", "demo")
 
 
-CONFIGURATION = Kind(make_configuration, _prepare)
-COMPARISON = Kind(make_comparison, _prepare)
-OVERRIDE = Kind(make_override, _prepare)
-SMALL_RUN = Kind(make_small, _prepare)
+MODULES = (
+    "shadow_defense.cli.app", "shadow_defense.experiment.comparison.reading", "shadow_defense.experiment.stages",
+    "shadow_defense.generators.stylegan3.discriminator", "shadow_defense.generators.stylegan3.generator",
+)  # fmt: skip
+CONFIGURATION = Kind(make_configuration, MODULES, _prepare)
+COMPARISON = Kind(make_comparison, MODULES, _prepare)
+OVERRIDE = Kind(make_override, MODULES, _prepare)
+SMALL_RUN = Kind(make_small, MODULES, _prepare)

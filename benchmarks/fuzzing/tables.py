@@ -157,4 +157,5 @@ def _prepare(_: Path) -> None:
     Image.init()
 
 
-KIND = Kind(make, _prepare)
+DATA_SET = ("shadow_defense.data.build", "shadow_defense.data.summary")
+KIND = Kind(make, DATA_SET, _prepare)
