@@ -46,7 +46,9 @@ def test_shadow_gets_preset_options_and_normalisation() -> None:
     defense = chosen.build(resources())
     assert isinstance(defense, ShadowDefense)
     assert defense.acts_on == {"batch"}
-    assert defense.guard.settings == ShadowSettings(momentum=0.9, vulnerability_temperature=1.0, strength=0.5)
+    assert defense.guard.settings == ShadowSettings(
+        floor=0.0, momentum=0.9, vulnerability_temperature=1.0, strength=0.5
+    )
     assert defense.guard.normalisation == Normalisation((0.3,), (0.2,))
 
 

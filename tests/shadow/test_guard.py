@@ -212,7 +212,7 @@ def test_encoding_knows_what_it_has_seen() -> None:
 def test_encoding_in_chunks_keeps_codes_with_their_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, chunked = guard(), guard()
     at_once.encode(images_of(0, 1, 2, 3), IDS)
-    monkeypatch.setattr("shadow_defense.shadow.guard.ENCODED_AT_ONCE", 2)
+    monkeypatch.setattr("shadow_defense.shadow.encoding.ENCODED_AT_ONCE", 2)
     # The first is known already, so that places in the batch and among the new ones differ.
     chunked.encode(images_of(0), IDS[:1])
     progress = Counting()
@@ -390,7 +390,9 @@ def test_presets() -> None:
     assert authors == paper.model_copy(update={"cam_class": 1})
     assert (article.momentum, article.vulnerability_temperature) == (0.9, 1.0)
     calibrated = shadow_preset("calibrated")
-    assert calibrated == paper.model_copy(update={"strength": calibrated.strength, "schedule": calibrated.schedule})
+    # The paper's formula is exact where it is named; everywhere else there is a floor.
+    assert paper.floor == authors.floor == shadow_preset("article").floor == 0 < ShadowSettings().floor
+    assert calibrated == ShadowSettings(strength=calibrated.strength, schedule=calibrated.schedule)
     assert calibrated.strength > paper.strength
     assert shadow_preset("article", momentum=0.5).vulnerability_temperature == 1.0
     with pytest.raises(ConfigError, match="did you mean 'article'"):

@@ -15,7 +15,7 @@ from shadow_defense.errors import DataError, DefenseError, GeneratorError, Model
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
-from shadow_defense.shadow.checks import check_batch
+from shadow_defense.shadow.batch import read_images
 from shadow_defense.shadow.guard import ShadowGuard
 from shadow_defense.shadow.settings import ShadowSettings
 
@@ -30,6 +30,10 @@ def guard(channels: int = 1, **changes: Any) -> ShadowGuard:
     return ShadowGuard(generator, ShadowSettings(**{"latent_iterations": 2, "attack_iterations": 1, **changes}))
 
 
+def two() -> Tensor:
+    return torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
 def protect(
     guard: ShadowGuard,
     images: Tensor | None = None,
@@ -39,9 +43,7 @@ def protect(
 ) -> Tensor:
     model = build()
     given = {"model": model, "global_model": model, "loss_fn": F.cross_entropy, "round": 0, "rounds": 5, **changes}
-    return guard.protect(
-        torch.zeros(2, 1, 16, 16) if images is None else images, torch.tensor(labels), sample_ids, **given
-    )
+    return guard.protect(two() if images is None else images, torch.tensor(labels), sample_ids, **given)
 
 
 def refused(kind: type[ShadowDefenseError], message: str, chosen: ShadowGuard, *args: Any, **changes: Any) -> None:
@@ -73,8 +75,8 @@ def test_labels_out_of_range(labels: tuple[int, int], changes: dict[str, Any]) -
 
 
 def test_sample_ids() -> None:
-    refused(DataError, "sample ids repeat", guard(), sample_ids=("x1", "x1"))
-    refused(DataError, "2 images with 2 labels and 1 sample ids", guard(), sample_ids=("x1",))
+    refused(DataError, "two different images of one batch have the id 'x1'", guard(), two(), sample_ids=("x1", "x1"))
+    refused(DataError, "2 images with 1 sample ids", guard(), sample_ids=("x1",))
 
 
 @pytest.mark.parametrize("round", [-1, 5, 6])
@@ -112,13 +114,13 @@ def test_normalisation_of_another_number_of_channels() -> None:
         (torch.zeros(1, 16, 16), "expected .n, channels, height, width."),
         (torch.zeros(0, 1, 16, 16), "n >= 1"),
         (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), "expected floats"),
-        (torch.zeros(2, 1, 4, 4), "2 images with 2 labels and 1 sample ids"),
+        (torch.zeros(2, 1, 4, 4), "2 images with 1 sample ids"),
     ],
 )
 def test_shape_and_type_of_images(images: Tensor, message: str) -> None:
     """Checked by hand, because without the tests' import hook nobody looks at the annotations."""
     with pytest.raises(DataError, match=message):
-        check_batch(images, torch.zeros(len(images), dtype=torch.long), ("x",), 0, 1, Normalisation((0.5,), (0.5,)))
+        read_images(images, ("x",), Normalisation((0.5,), (0.5,)))
 
 
 def test_diverging_pseudo_attack_changes_nothing() -> None:

@@ -50,12 +50,15 @@ def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: tup
     return torch.func.functional_call(model, places, inputs, tie_weights=False)
 
 
-def split_state(model: nn.Module, state: ModelState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_state(
+    model: nn.Module, state: ModelState, like: Tensor | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Detached copies of the trainable parameters, and of everything else, of ``state``.
 
     Args:
         model: says by ``requires_grad`` which parameters are trainable.
         state: another instance of the same architecture, the same instance, or its state dict.
+        like: gives device and precision of the copies, where they are not to be the state's own.
 
     Returns:
         Trainable parameters as fresh leaves that require gradients, and clones of frozen parameters and buffers
@@ -68,6 +71,8 @@ def split_state(model: nn.Module, state: ModelState) -> tuple[dict[str, Tensor],
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters, rest = {}, {}
     for name, tensor in named_state(model, state).items():
+        if like is not None:
+            tensor = tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
         if name in trainable:
             parameters[name] = tensor.clone().requires_grad_()
         else:

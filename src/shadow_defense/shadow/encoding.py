@@ -11,6 +11,7 @@ from torch import Tensor
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.generators.interface import Generator, LatentSpace
 from shadow_defense.models.functional import training_mode
+from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.latents import invert_latents
 from shadow_defense.shadow.rendering import render
@@ -34,6 +35,10 @@ def starting_codes(
         return generator.encode(z, space)
 
 
+ENCODED_AT_ONCE = 64
+"""Images a batch of latent inversion: codes do not depend on it, memory does."""
+
+
 def encode_samples(
     generator: Generator,
     images: Float[Tensor, "n c h w"],
@@ -44,8 +49,9 @@ def encode_samples(
     seed: int = 0,
     learning_rate: float = 1e-3,
     iterations: int = 500,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "n *code"]:
-    """The latent codes of one batch (step 2 of docs/method.md), found with the generator as it was given.
+    """The latent codes of ``images`` (step 2 of docs/method.md), found with the generator as it was given.
 
     Args:
         images: normalised images to encode.
@@ -55,16 +61,23 @@ def encode_samples(
     Raises:
         GeneratorError: when the generator has no such space.
     """
+    task = (progress or Progress()).start("encoding images", len(images))
+    found = []
     with training_mode(generator, False):
         initial = starting_codes(generator, sample_ids, images, space=space, seed=seed)
         # Detached: only the code is sought, and the graph need not hold what the parameters' gradients would take.
         pretrained = {name: parameter.detach() for name, parameter in generator.synthesis_parameters().items()}
-        return invert_latents(
-            lambda codes: render(
-                generator, pretrained, codes, (images.shape[2], images.shape[3]), normalisation, space=space
-            ),
-            images,
-            initial,
-            learning_rate=learning_rate,
-            iterations=iterations,
-        ).z
+        for chunk, start in zip(images.split(ENCODED_AT_ONCE), initial.split(ENCODED_AT_ONCE), strict=True):
+            inversion = invert_latents(
+                lambda codes: render(
+                    generator, pretrained, codes, (images.shape[2], images.shape[3]), normalisation, space=space
+                ),
+                chunk,
+                start,
+                learning_rate=learning_rate,
+                iterations=iterations,
+            )
+            found.append(inversion.z)
+            task.advance(len(chunk))
+    task.finish()
+    return torch.cat(found)

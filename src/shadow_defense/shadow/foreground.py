@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from shadow_defense.errors import DataError, ModelError
 from shadow_defense.models.functional import functional_call, split_state, training_mode
+from shadow_defense.shadow.targets import positive_classes
 
 
 def grad_cam_plus_plus(
@@ -45,14 +48,17 @@ def scale_to_image(maps: Float[Tensor, "n i j"], image_size: tuple[int, int]) ->
     return ((flat - low) / span).view_as(large)
 
 
-def find_cam_layer(model: nn.Module, images: Float[Tensor, "n c h w"]) -> str:
+def find_cam_layer(
+    model: nn.Module, images: Float[Tensor, "n c h w"], state: nn.Module | Mapping[str, Tensor] | None = None
+) -> str:
     """The name of the module whose output is the last feature map before pooling or flattening.
 
-    That is the last module to finish, in a forward pass, with an output of shape (n, k, i, j) and more than one
-    pixel. Raises :class:`ModelError` for a model that has none.
+    That is the last module to finish, in a forward pass with the tensors of ``state`` (the model's own by default),
+    with an output of shape (n, k, i, j) and more than one pixel. Raises :class:`ModelError` for a model that has none.
     """
     finished: list[str] = []
     handles = []
+    parameters, buffers = split_state(model, model if state is None else state, like=images)
     for name, module in model.named_modules():
 
         def note(_: nn.Module, __: object, output: object, name: str = name) -> None:
@@ -62,7 +68,7 @@ def find_cam_layer(model: nn.Module, images: Float[Tensor, "n c h w"]) -> str:
         handles.append(module.register_forward_hook(note))
     try:
         with torch.no_grad(), training_mode(model, False):
-            model(images[:1])
+            functional_call(model, {**parameters, **buffers}, (images[:1],))
     finally:
         for handle in handles:
             handle.remove()
@@ -75,17 +81,24 @@ def class_activation_maps(
     model: nn.Module,
     state: nn.Module | Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    classes: Int64[Tensor, "n"],
+    labels: Tensor,
     layer: str,
+    *,
+    logits: Callable[[Any], Tensor] | None = None,
 ) -> Float[Tensor, "n h w"]:
-    """Grad-CAM++ of ``model`` with the parameters of ``state``, one class an image, scaled to [0, 1] at image size.
+    """Grad-CAM++ of ``model`` with the tensors of ``state``, scaled to [0, 1] at image size.
 
-    In eval mode images do not influence one another, so one backward pass of the summed scores gives every
+    Of each image's classes (:func:`positive_classes`) the largest value is kept at every pixel; an image without one
+    gets zeros. In eval mode images do not influence one another, so one backward pass of the summed scores gives every
     image's gradient. No hook, gradient or mode is left behind. A sigmoid task with one logit takes ``+logit`` for
     class 1 and ``-logit`` for class 0.
 
+    Args:
+        labels: (n,) classes, or (n, k) targets.
+        logits: takes (n, k) or (n,) logits out of what the model gives, where that is not them.
+
     Raises:
-        ModelError: when the model has no module ``layer`` or its output is no feature map.
+        ModelError: when the model has no module ``layer``, its output is no feature map, or the model gives no logits.
         DataError: for a class that the model does not have.
     """
     kept: list[Tensor] = []
@@ -95,7 +108,7 @@ def class_activation_maps(
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()
 
-    parameters, buffers = split_state(model, state)
+    parameters, buffers = split_state(model, state, like=images)
     frozen = {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
     try:
         handle = model.get_submodule(layer).register_forward_hook(keep)
@@ -103,23 +116,58 @@ def class_activation_maps(
         raise ModelError(f"the model has no module '{layer}': give cam_layer one it has, or null to find it") from error
     try:
         with training_mode(model, False), torch.enable_grad():
-            logits = functional_call(model, frozen, (images,))
+            outputs = functional_call(model, frozen, (images,))
     finally:
         handle.remove()
     if not kept or kept[-1].dim() != 4:
         raise ModelError(f"module '{layer}' gives no convolutional feature map: set cam_layer to null to find one")
-    if logits.shape[1] > 1 and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
-        raise DataError(
-            f"classes {int(classes.min())} to {int(classes.max())} for Grad-CAM++: the model has 0 to "
-            f"{logits.shape[1] - 1}; correct the labels or cam_class"
-        )
-    if logits.shape[1] == 1:
-        scores = torch.where(classes > 0, logits[:, 0], -logits[:, 0])
-    else:
-        scores = logits.gather(1, classes.unsqueeze(1)).squeeze(1)
-    (gradients,) = torch.autograd.grad(scores.sum(), kept[-1])
-    maps = grad_cam_plus_plus(kept[-1].detach(), gradients, scores.detach())
-    return scale_to_image(maps, (images.shape[2], images.shape[3]))
+    with torch.enable_grad():
+        given = _as_logits(outputs if logits is None else logits(outputs), len(images))
+        positive = positive_classes(labels, given.shape[1])
+        if given.shape[1] == 1:
+            scores, counted = torch.where(positive, given, -given), torch.ones_like(positive)
+        else:
+            most = max(int(positive.sum(1).max()), 1)
+            order = positive.long().sort(dim=1, descending=True, stable=True).indices[:, :most]
+            scores, counted = given.gather(1, order), positive.gather(1, order)
+    maps = images.new_zeros(len(images), images.shape[2], images.shape[3])
+    for rank in range(scores.shape[1]):
+        (gradients,) = torch.autograd.grad(scores[:, rank].sum(), kept[-1], retain_graph=rank + 1 < scores.shape[1])
+        of_class = grad_cam_plus_plus(kept[-1].detach(), gradients, scores[:, rank].detach())
+        scaled = scale_to_image(of_class, (images.shape[2], images.shape[3]))
+        maps = torch.maximum(maps, torch.where(counted[:, rank, None, None], scaled, torch.zeros_like(scaled)))
+    return maps
+
+
+def _as_logits(outputs: object, count: int) -> Float[Tensor, "n k"]:
+    if isinstance(outputs, Tensor) and outputs.shape == (count,):
+        return outputs.unsqueeze(1)
+    if isinstance(outputs, Tensor) and outputs.dim() == 2 and len(outputs) == count:
+        return outputs
+    what = f"a tensor of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    raise ModelError(
+        f"the model gives {what}, Grad-CAM++ needs logits (n, classes): give ShadowGuard(logits=...) a function that "
+        "takes them out, or for segmentation a map as `foreground`, or switch `foreground` off"
+    )
+
+
+def read_foreground(given: Tensor | np.ndarray, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
+    """A user's map of what the diagnosis rests on, such as a mask, min-max scaled to [0, 1] for each image.
+
+    Args:
+        given: (n, h, w) or (n, 1, h, w), finite, of any type that numbers have.
+
+    Raises:
+        DataError: for another shape, NaN or infinity.
+    """
+    maps = torch.as_tensor(given).detach().as_subclass(Tensor).to(images.device, images.dtype)
+    maps = maps.squeeze(1) if maps.dim() == 4 and maps.shape[1] == 1 else maps
+    size = (images.shape[2], images.shape[3])
+    if maps.shape != (len(images), *size):
+        raise DataError(f"foreground of shape {tuple(maps.shape)}: expected {(len(images), *size)}, a map an image")
+    if not torch.isfinite(maps).all():
+        raise DataError("foreground holds NaN or infinity: give weights of 0 and more")
+    return scale_to_image(maps, size)
 
 
 def keep_top(cam: Float[Tensor, "n h w"], share: float = 0.3) -> Float[Tensor, "n h w"]:

@@ -9,52 +9,72 @@ for images, labels, sample_ids in loader:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import DataError, DefenseError, GeneratorError
+from shadow_defense.errors import GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator, private_copy
 from shadow_defense.models.functional import LossFunction, training_mode
+from shadow_defense.models.named_state import ModelState
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.checks import check_batch, check_state, pack_space
+from shadow_defense.shadow.batch import (
+    Images,
+    ShadowBatch,
+    add_noise,
+    as_normalisation,
+    check_repeats,
+    check_round,
+    read_batch,
+    read_images,
+)
 from shadow_defense.shadow.encoding import encode_samples
-from shadow_defense.shadow.foreground import class_activation_maps, find_cam_layer, spare_foreground, sparing_strength
+from shadow_defense.shadow.foreground import (
+    class_activation_maps,
+    find_cam_layer,
+    read_foreground,
+    spare_foreground,
+    sparing_strength,
+)
+from shadow_defense.shadow.guard_state import GuardState, pack_state, unpack_state
 from shadow_defense.shadow.momentum import blend
-from shadow_defense.shadow.noise import noise_amplitude, scale_noise, shuffle_noise, uniform_noise
+from shadow_defense.shadow.noise import check_noise, noise_amplitude, place_noise, scale_noise
 from shadow_defense.shadow.protection import Protection
 from shadow_defense.shadow.pseudo_attack import learning_rate_for, pseudo_attack
 from shadow_defense.shadow.rendering import render
-from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
+from shadow_defense.shadow.sample_ids import distinct, sample_keys
 from shadow_defense.shadow.settings import ShadowSettings
 from shadow_defense.shadow.spread import spread
-from shadow_defense.shadow.victim import victim_signals
+from shadow_defense.shadow.task import TrainingTask, check_finite, model_in_words, read_task
+from shadow_defense.shadow.thumbnails import check_known, check_size, thumbnails
+from shadow_defense.shadow.victim import VictimSignals, victim_signals
 from shadow_defense.shadow.vulnerability import reconstruction_error, vulnerability_map
-
-ENCODED_AT_ONCE = 64
-"""Images a batch of latent inversion: codes do not depend on it, memory does."""
 
 
 class ShadowGuard:
     """Protects batches with a shadow generator; one guard a client, kept for the whole run.
 
     The generator is copied and the models are only read: they run with other tensors in place of their own. Gradients,
-    buffers, modes, hooks and the global random state of the caller stay as they were.
+    buffers, modes, hooks and the global random state of the caller stay as they were. docs/guard.md lists what is
+    accepted, and what is refused before anything is drawn.
 
     Args:
-        generator: any module from latent codes (n, z_dim) to images in [-1, 1]; shared between guards if wanted.
+        generator: any module from latent codes (n, z_dim) to images in [-1, 1].
         settings: the knobs of the nine steps.
-        mean, std: per-channel normalisation of the images given to :meth:`protect`; the defaults mean [-1, 1].
+        mean, std: normalisation of the images given to :meth:`protect`, a number or one for each channel (sequence,
+            tensor or array); the defaults mean [-1, 1].
         seed: of the latent codes' starting points and of the control placements.
         z_dim: length of a latent code, where the generator has no attribute of that name.
+        logits: takes the logits out of what the task model gives, where that is a tuple, a dict or the like.
 
     Raises:
         GeneratorError: a generator without parameters, or without the latent space of the settings.
+        DataError: a mean or std that is no number, or a std that is not above 0.
     """
 
     def __init__(
@@ -62,41 +82,48 @@ class ShadowGuard:
         generator: nn.Module,
         settings: ShadowSettings = ShadowSettings(),
         *,
-        mean: Sequence[float] = (0.5,),
-        std: Sequence[float] = (0.5,),
+        mean: Any = (0.5,),
+        std: Any = (0.5,),
         seed: int = 0,
         z_dim: int | None = None,
+        logits: Callable[[Any], Tensor] | None = None,
     ) -> None:
+        self.normalisation = as_normalisation(mean, std)
         self.generator = as_generator(private_copy(generator), z_dim)
         self.generator.check_space(settings.latent_space)
         self.settings = settings
-        self.normalisation = Normalisation(tuple(mean), tuple(std))
         self.seed = seed
-        self.synthesis = {
-            name: parameter.detach().clone() for name, parameter in self.generator.synthesis_parameters().items()
-        }
+        # Never written to, only replaced: the copy's own tensors, with which codes are sought, stay.
+        self.synthesis = {name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()}
         if not self.synthesis:
             raise GeneratorError("the generator has no parameters to fine-tune: give a trained network")
         self.latents: dict[str, Tensor] = {}
         self.noise_maps: dict[str, Tensor] = {}
+        self.thumbnails: dict[str, Tensor] = {}
         self.batches_protected = 0
-        self._draws = named_generator(seed, "shadow noise")
+        self.draws = named_generator(seed, "shadow noise")
         self._cam_layer = settings.cam_layer
+        self._logits = logits
 
     def protect(
         self,
-        images: Float[Tensor, "n c h w"],
-        labels: Int64[Tensor, "n"],
-        sample_ids: Sequence[str],
+        images: Images,
+        labels: Any,
+        sample_ids: Any,
         *,
         model: nn.Module,
-        global_model: nn.Module | Mapping[str, Tensor],
+        global_model: ModelState,
         loss_fn: LossFunction,
         round: int,
         rounds: int,
-    ) -> Float[Tensor, "n c h w"]:
-        """The protected images of :meth:`examine`, to train on with the true labels."""
-        return self.examine(
+        foreground: Tensor | np.ndarray | None = None,
+    ) -> Images:
+        """``images`` with the noise of :meth:`examine`, to train on with the true labels.
+
+        In the type, the precision and on the device in which they were given; the steps run in single precision on
+        the device of the model.
+        """
+        protection = self.examine(
             images,
             labels,
             sample_ids,
@@ -105,188 +132,194 @@ class ShadowGuard:
             loss_fn=loss_fn,
             round=round,
             rounds=rounds,
-        ).images
+            foreground=foreground,
+        )
+        return add_noise(images, protection.noise)
 
     def examine(
         self,
-        images: Float[Tensor, "n c h w"],
-        labels: Int64[Tensor, "n"],
-        sample_ids: Sequence[str],
+        images: Tensor | np.ndarray,
+        labels: Any,
+        sample_ids: Any,
         *,
         model: nn.Module,
-        global_model: nn.Module | Mapping[str, Tensor],
+        global_model: ModelState,
         loss_fn: LossFunction,
         round: int,
         rounds: int,
+        foreground: Tensor | np.ndarray | None = None,
     ) -> Protection:
         """Steps 2 to 9 of docs/method.md on one batch.
 
         Args:
-            images: clean and normalised with this guard's mean and std.
-            labels: true class of each image.
-            sample_ids: a stable name for each image; codes and maps are kept under it.
+            images: clean and normalised with this guard's mean and std, (n, channels, height, width).
+            labels: as the training step's loss takes them: (n,) or (n, 1) classes, (n, k) targets, masks; a tensor, an
+                array or a list.
+            sample_ids: a stable name for each image (:func:`sample_keys`); codes and maps are kept under it.
             model: the local model as it stands before the step, in the mode it trains in.
-            global_model: this round's global model, or its state dict.
-            loss_fn: the loss of the training step, from (logits, labels) to a scalar.
+            global_model: this round's global model, its state dict, or the arrays of that in its order.
+            loss_fn: the loss of the training step, from (the model's output, labels) to a scalar or a value an image.
             round, rounds: r (0-based) and R.
+            foreground: (n, height, width), what the diagnosis rests on, in place of Grad-CAM++.
 
         Raises:
-            DataError: images with NaN or infinity, wrong shape, repeated or missing sample ids, labels out of range.
+            DataError: images, labels or ids that cannot be used, or another image under a known id.
+            ModelError: a model that cannot be run with other tensors in place of its own, or gives no logits.
             GeneratorError: a generator whose channels or size don't fit the images.
-            DefenseError: a pseudo attack that diverged; no map and no generator was changed.
+            DefenseError: NaN or infinity in a model, the loss or a result; an image without noise. In every case maps
+                and generator are as they were.
         """
         settings = self.settings
-        sample_ids = tuple(sample_ids)
-        check_batch(images, labels, sample_ids, round, rounds, self.normalisation)
-        check_generator(self.generator, images.shape[1], (images.shape[2], images.shape[3]))
-        rebuilt = None
-        # The caller may hold gradients off around its data; the attack needs them.
-        with torch.enable_grad(), training_mode(self.generator.to(images.device), False):
-            self.encode(images, sample_ids)  # 2
-            unseen = any(sample not in self.noise_maps for sample in sample_ids)
-            if round < settings.shadow_rounds or unseen:
-                z = torch.stack([self.latents[sample] for sample in sample_ids]).to(images)
-                synthesis = {name: tensor.to(images) for name, tensor in self.synthesis.items()}
-                if round < settings.shadow_rounds:
-                    tuned = self._attack(synthesis, z, images, labels, model, global_model, loss_fn)  # 3, 4
-                else:
-                    # First seen after the shadow's rounds: its map comes from the generator as it was left.
-                    tuned = synthesis
+        check_round(round, rounds)
+        task = read_task(model, global_model, loss_fn, self._logits)
+        batch = read_batch(images, labels, sample_ids, self.normalisation, task.device)
+        clean = batch.images[batch.firsts]
+        check_size(self.noise_maps, clean)
+        check_known(self.thumbnails, clean, batch.samples, self.normalisation)
+        check_generator(self.generator, clean.shape[1], (clean.shape[2], clean.shape[3]))
+        attacked, rebuilt, cam = round < settings.shadow_rounds, None, None
+        synthesis, maps = self.synthesis, {key: self.noise_maps[key] for key in batch.samples if key in self.noise_maps}
+        # The caller may hold gradients off around its data, or precision down; the attack needs both.
+        with (
+            torch.enable_grad(),
+            torch.autocast(clean.device.type, enabled=False),
+            training_mode(self.generator.to(clean.device), False),
+        ):
+            # The model's part first: what it can't do is said before minutes of encoding.
+            with model_in_words():
+                if settings.foreground:
+                    cam = self._foreground(batch, task, foreground)  # 8
+                if attacked:
+                    victim = victim_signals(task.model, batch.images, batch.labels, task.loss_fn)  # 3
+            self._encode(clean, batch.samples)  # 2
+            if attacked or len(maps) < len(batch.samples):
+                codes = torch.stack([self.latents[sample] for sample in batch.samples]).to(clean)
+                # After the shadow's rounds a new sample gets its map from the generator as it was left.
+                tuned = before = {name: tensor.to(clean) for name, tensor in synthesis.items()}
+                if attacked:
+                    tuned = self._attack(before, codes, batch, victim, task)  # 4
+                    synthesis = {
+                        name: torch.lerp(tuned[name], old, settings.generator_decay).cpu()
+                        for name, old in before.items()
+                    }
                 with torch.no_grad():
-                    rebuilt = self._render(tuned, z, images)
-                error = reconstruction_error(images, rebuilt)
+                    rebuilt = self._render(tuned, codes, clean)
+                error = reconstruction_error(clean, rebuilt)
                 vulnerability = vulnerability_map(error, settings.vulnerability_temperature)  # 5
                 new_maps = spread(
                     vulnerability, equalise=settings.equalise, temperature=settings.spread_temperature
                 )  # 6
-                for sample, new in zip(sample_ids, new_maps, strict=True):
-                    previous = self.noise_maps.get(sample)
-                    if previous is None or round < settings.shadow_rounds:
-                        self.noise_maps[sample] = blend(new.cpu(), previous, settings.momentum)  # 7
-                self.synthesis = {
-                    name: torch.lerp(tuned[name], old, settings.generator_decay).cpu()
-                    for name, old in synthesis.items()
-                }
-        noise_map = torch.stack([self.noise_maps[sample] for sample in sample_ids]).to(images)
-        cam, spared = None, noise_map
-        if settings.foreground:
-            cam = self._foreground(images, labels, model, global_model)
+                for sample, new in zip(batch.samples, new_maps, strict=True):
+                    if attacked or sample not in maps:
+                        maps[sample] = blend(new.cpu(), maps.get(sample), settings.momentum)  # 7
+        check_finite("the noise map", maps, "lower attack_learning_rate; no update leaves")
+        noise_map = spared = torch.stack([maps[sample] for sample in batch.samples]).to(clean)
+        if cam is not None:
             alpha = sparing_strength(round, rounds, settings.alpha_low, settings.alpha_high)
             spared = spare_foreground(
                 noise_map, cam, alpha, share=settings.foreground_share, temperature=settings.foreground_temperature
-            )  # 8
+            )
         amplitude = noise_amplitude(round, rounds, settings.strength, schedule=settings.schedule)
-        noise = self._place(scale_noise(spared, images, amplitude))  # 9
-        self.batches_protected += 1
-        return Protection(images + noise, noise, noise_map, cam, rebuilt)
+        noise = scale_noise(spared, clean, amplitude, settings.floor / min(self.normalisation.std))
+        if settings.strength > 0:
+            check_noise(noise, batch.samples)
+        noise = place_noise(noise, settings.placement, self.draws)  # 9
+        self.synthesis, self.batches_protected = synthesis, self.batches_protected + 1
+        self.noise_maps.update(maps)
+        return Protection.of_batch(batch, noise, noise_map, cam, rebuilt)
 
-    def encode(
-        self, images: Float[Tensor, "n c h w"], sample_ids: Sequence[str], progress: Progress | None = None
-    ) -> None:
+    def encode(self, images: Tensor | np.ndarray, sample_ids: Any, progress: Progress | None = None) -> None:
         """Step 2 for the samples that have no latent code yet.
 
         Call it on all of a client's images before round 0 to have them encoded in one large batch; otherwise
         :meth:`protect` encodes each sample when it first sees it, with the same result.
         """
-        new = [index for index, sample in enumerate(sample_ids) if sample not in self.latents]
+        keys = sample_keys(sample_ids)
+        plain = read_images(images, keys, self.normalisation)
+        check_repeats(plain, keys, self.normalisation)
+        check_known(self.thumbnails, plain, keys, self.normalisation)
+        firsts, _ = distinct(keys)
+        self._encode(plain[firsts], tuple(dict.fromkeys(keys)), progress)
+
+    def _encode(self, images: Tensor, samples: Sequence[str], progress: Progress | None = None) -> None:
+        new = [index for index, sample in enumerate(samples) if sample not in self.latents]
         if not new:
             return
         check_generator(self.generator, images.shape[1], (images.shape[2], images.shape[3]))
-        task = (progress or Progress()).start("encoding images", len(new))
-        for start in range(0, len(new), ENCODED_AT_ONCE):
-            chunk = new[start : start + ENCODED_AT_ONCE]
-            samples = [sample_ids[index] for index in chunk]
-            # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
-            codes = encode_samples(
-                self.generator.to(images.device),
-                images[chunk],
-                samples,
-                self.normalisation,
-                space=self.settings.latent_space,
-                seed=self.seed,
-                learning_rate=self.settings.latent_learning_rate,
-                iterations=self.settings.latent_iterations if self.settings.latent_pretraining else 0,
-            )
-            self.latents.update(zip(samples, codes.cpu().unbind(), strict=True))
-            task.advance(len(chunk))
-        task.finish()
+        names = [samples[index] for index in new]
+        # The generator as it was given, not as the rounds moved it: a code does not depend on when it is found.
+        codes = encode_samples(
+            self.generator.to(images.device),
+            images[new],
+            names,
+            self.normalisation,
+            space=self.settings.latent_space,
+            seed=self.seed,
+            learning_rate=self.settings.latent_learning_rate,
+            iterations=self.settings.latent_iterations if self.settings.latent_pretraining else 0,
+            progress=progress,
+        ).cpu()
+        found = dict(zip(names, codes.unbind(), strict=True))
+        check_finite("the latent code", found, "lower latent_learning_rate, or give a trained generator")
+        self.latents.update(found)
+        self.thumbnails.update(zip(names, thumbnails(images[new], self.normalisation).cpu().unbind(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, latent codes and their space, noise maps, counter and random state, as nested dicts of tensors."""
-        return {
-            "synthesis": dict(self.synthesis),
-            "latent_space": pack_space(self.settings.latent_space),
-            "latents": pack_samples(self.latents),
-            "noise_maps": pack_samples(self.noise_maps),
-            "batches_protected": torch.tensor(self.batches_protected),
-            "random_state": self._draws.get_state(),
-        }
+        """Generator (as given and as moved), codes, maps, thumbnails, counter and random state, with their latent space
+        and normalisation, as nested dicts of tensors. As private as the images.
+        """
+        return pack_state(self._state(), self.settings.latent_space, self.normalisation)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave.
+        """Restore what :meth:`state_dict` gave; where it raises, the guard stays as it was.
 
         Raises:
-            DefenseError: when it is another generator's, or its latent codes are of another space.
+            DefenseError: when the state is not whole, or of another generator, latent space or normalisation.
         """
-        check_state(state, self.synthesis, self.settings.latent_space)
-        self.synthesis = {name: tensor.clone() for name, tensor in state["synthesis"].items()}
-        self.latents = unpack_samples(state.get("latents", {}))
-        self.noise_maps = unpack_samples(state.get("noise_maps", {}))
-        self.batches_protected = int(state["batches_protected"])
-        self._draws.set_state(state["random_state"])
+        restored = unpack_state(state, self._state(), self.settings.latent_space, self.normalisation)
+        for field in fields(GuardState):
+            setattr(self, field.name, getattr(restored, field.name))
 
-    def _render(self, synthesis: Mapping[str, Tensor], z: Tensor, like: Tensor) -> Tensor:
+    def _state(self) -> GuardState:
+        return GuardState(**{field.name: getattr(self, field.name) for field in fields(GuardState)})
+
+    def _render(self, synthesis: Mapping[str, Tensor], codes: Tensor, like: Tensor) -> Tensor:
         size, space = (like.shape[2], like.shape[3]), self.settings.latent_space
-        return render(self.generator, synthesis, z, size, self.normalisation, space=space)
+        return render(self.generator, synthesis, codes, size, self.normalisation, space=space)
 
     def _attack(
         self,
-        synthesis: dict[str, Tensor],
-        z: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        model: nn.Module,
-        global_model: nn.Module | Mapping[str, Tensor],
-        loss_fn: LossFunction,
+        synthesis: Mapping[str, Tensor],
+        codes: Tensor,
+        batch: ShadowBatch,
+        victim: VictimSignals,
+        task: TrainingTask,
     ) -> dict[str, Tensor]:
-        try:
-            victim = victim_signals(model, images, labels, loss_fn)
-        except IndexError as error:
-            raise DataError(
-                f"labels {labels.min()} to {labels.max()} do not fit the model's classes: {error}"
-            ) from error
-        tuned, losses = pseudo_attack(
-            lambda parameters, codes: self._render(parameters, codes, images),
-            synthesis,
-            z,
-            images,
-            labels,
-            victim,
-            model=model,
-            global_state=global_model,
-            loss_fn=loss_fn,
-            iterations=self.settings.attack_iterations,
-            learning_rate=self.settings.attack_learning_rate or learning_rate_for(len(images)),
-            weights=self.settings.weights,
-        )
-        if not all(torch.isfinite(tensor).all() for tensor in tuned.values()):
-            raise DefenseError(
-                f"the pseudo attack diverged (loss {losses[-1]}): lower attack_learning_rate; no update leaves"
-            )
-        return tuned
+        with model_in_words():
+            return pseudo_attack(
+                # An image that is in the batch twice has one code, and counts twice in the gradient.
+                lambda parameters, own: self._render(parameters, own, batch.images)[batch.places],
+                synthesis,
+                codes,
+                batch.images,
+                batch.labels,
+                victim,
+                model=task.model,
+                global_state=task.global_state,
+                loss_fn=task.loss_fn,
+                iterations=self.settings.attack_iterations,
+                learning_rate=self.settings.attack_learning_rate or learning_rate_for(len(batch.images)),
+                weights=self.settings.weights,
+            )[0]
 
-    def _foreground(
-        self, images: Tensor, labels: Tensor, model: nn.Module, global_model: nn.Module | Mapping[str, Tensor]
-    ) -> Tensor:
+    def _foreground(self, batch: ShadowBatch, task: TrainingTask, given: Tensor | np.ndarray | None) -> Tensor:
+        if given is not None:
+            return read_foreground(given, batch.images)[batch.firsts]
+        clean, labels = batch.images[batch.firsts], batch.labels[batch.firsts]
+        if self.settings.cam_class != "label":
+            labels = torch.full((len(clean),), self.settings.cam_class, device=clean.device)
         if self._cam_layer is None:
-            self._cam_layer = find_cam_layer(model, images)
-        chosen = self.settings.cam_class
-        classes = labels if chosen == "label" else torch.full_like(labels, int(chosen))
-        return class_activation_maps(model, global_model, images, classes, self._cam_layer)
-
-    def _place(self, noise: Tensor) -> Tensor:
-        if self.settings.placement == "shuffled":
-            return shuffle_noise(noise, self._draws)
-        if self.settings.placement == "uniform":
-            return uniform_noise(noise, self._draws)
-        return noise
+            self._cam_layer = find_cam_layer(task.model, clean, task.global_state)
+        maps = class_activation_maps(task.model, task.global_state, clean, labels, self._cam_layer, logits=task.logits)
+        check_finite("Grad-CAM++", dict(zip(batch.samples, maps, strict=True)), "mend the model; no update leaves")
+        return maps

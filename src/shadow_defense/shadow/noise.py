@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shadow_defense.errors import DefenseError
+
 Schedule = Literal["growing", "constant", "decaying"]
+Placement = Literal["targeted", "shuffled", "uniform"]
 
 EXPONENTS: dict[Schedule, int] = {"growing": 1, "constant": 0, "decaying": -1}
 """For each schedule the ``e`` of :func:`noise_amplitude`."""
@@ -28,14 +32,18 @@ def noise_amplitude(round: int, rounds: int, strength: float = 0.19, *, schedule
 
 
 def scale_noise(
-    noise_map: Float[Tensor, "n c h w"], images: Float[Tensor, "n k h w"], amplitude: float
+    noise_map: Float[Tensor, "n c h w"], images: Float[Tensor, "n k h w"], amplitude: float, least_peak: float = 0.0
 ) -> Float[Tensor, "n k h w"]:
     """``N = |max(x) / max(N4) * w| * N4``, with the maxima over each whole image; normalised units.
+
+    In normalised units max(x) tells how far the brightest pixel is from the mean: where the two are near, the paper's
+    formula (``least_peak`` 0) gives next to no noise. ``|max(x)|`` therefore counts as ``least_peak`` at least.
 
     A map of zeros gives no noise.
     """
     peak = noise_map.flatten(1).amax(1)
-    factor = (images.flatten(1).amax(1) / torch.where(peak != 0, peak, torch.ones_like(peak)) * amplitude).abs()
+    brightest = images.flatten(1).amax(1).abs().clamp_min(least_peak)
+    factor = (brightest / torch.where(peak != 0, peak, torch.ones_like(peak)) * amplitude).abs()
     return (factor.view(-1, 1, 1, 1) * noise_map).expand_as(images)
 
 
@@ -51,3 +59,26 @@ def uniform_noise(noise: Float[Tensor, "n c h w"], generator: torch.Generator) -
     drawn = torch.rand(noise.shape, generator=generator, dtype=noise.dtype).to(noise.device) * 2 - 1
     energy = torch.linalg.vector_norm(noise.flatten(1), dim=1) / torch.linalg.vector_norm(drawn.flatten(1), dim=1)
     return drawn * energy.view(-1, 1, 1, 1)
+
+
+def place_noise(
+    noise: Float[Tensor, "n c h w"], placement: Placement, generator: torch.Generator
+) -> Float[Tensor, "n c h w"]:
+    """Where the map says (targeted), or one of the two controls."""
+    if placement == "shuffled":
+        return shuffle_noise(noise, generator)
+    if placement == "uniform":
+        return uniform_noise(noise, generator)
+    return noise
+
+
+def check_noise(noise: Float[Tensor, "n c h w"], samples: Sequence[str]) -> None:
+    """Raise :class:`DefenseError`, naming the sample, where an image would get no noise, or noise that is no number."""
+    for sample, each in zip(samples, noise, strict=True):
+        if not torch.isfinite(each).all():
+            raise DefenseError(f"the noise of image '{sample}' holds NaN or infinity: no update leaves")
+        if not each.any():
+            raise DefenseError(
+                f"image '{sample}' would get no noise, since its brightest pixel is at the normalisation's mean: set "
+                "`floor` above 0"
+            )

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shadow_defense.errors import DefenseError
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
@@ -76,7 +77,7 @@ def learning_rate_for(batch_size: int) -> float:
 def pseudo_attack(
     render: Callable[[Mapping[str, Tensor], Tensor], Tensor],
     synthesis: Mapping[str, Tensor],
-    z: Float[Tensor, "n *code"],
+    z: Float[Tensor, "m *code"],
     images: Float[Tensor, "n c h w"],
     labels: Tensor,
     victim: VictimSignals,
@@ -94,17 +95,20 @@ def pseudo_attack(
     term really moves the generator.
 
     Args:
-        render: synthesis parameters and latent codes to normalised images.
+        render: synthesis parameters and the codes of m samples to n normalised images (a sample may be there twice).
         synthesis: the generator's current synthesis parameters, by name; left alone.
         images, labels: the clean batch.
         global_state: this round's global model.
 
     Returns:
         The fine-tuned parameters, detached, and the loss before each iteration.
+
+    Raises:
+        DefenseError: when a parameter ended as NaN or infinity.
     """
     tuned = {name: tensor.detach().clone().requires_grad_() for name, tensor in synthesis.items()}
     optimiser = torch.optim.Adam(list(tuned.values()), lr=learning_rate)
-    parameters, buffers = split_state(model, global_state)
+    parameters, buffers = split_state(model, global_state, like=images)
     losses = []
     with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
         for _ in range(iterations):
@@ -116,4 +120,8 @@ def pseudo_attack(
                 tensor.grad = derivative
             optimiser.step()
             losses.append(loss.total.item())
+    if not all(torch.isfinite(tensor).all() for tensor in tuned.values()):
+        raise DefenseError(
+            f"the pseudo attack diverged (loss {losses[-1]}): lower attack_learning_rate; no update leaves"
+        )
     return {name: tensor.detach() for name, tensor in tuned.items()}, losses

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.generators.interface import LatentSpace
-from shadow_defense.shadow.noise import Schedule
+from shadow_defense.shadow.noise import Placement, Schedule
 from shadow_defense.shadow.pseudo_attack import ShadowWeights
 from shadow_defense.validation import validated
 
 
 class ShadowSettings(BaseModel):
-    """Every choice that the nine steps leave open; the defaults are the paper's."""
+    """Every choice that the nine steps leave open; the defaults are the paper's, but for the floor under the noise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,17 +46,25 @@ class ShadowSettings(BaseModel):
         "growing",
         description="step 9: the strength grows by exp(r/R) over the rounds, stays constant, or decays by exp(-r/R)",
     )
-    placement: Literal["targeted", "shuffled", "uniform"] = Field(
+    floor: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="step 9: least value that counts as the image's peak, as a share of the range that images have "
+        "after normalisation; 0 is the paper's formula, which gives an image no noise whose brightest pixel is near "
+        "the mean",
+    )
+    placement: Placement = Field(
         "targeted", description="targeted: where the map says; shuffled and uniform: controls of the same energy"
     )
     generator_decay: float = Field(0.5, ge=0, le=1, description="after step 9: share of the old generator that stays")
 
 
 SHADOW_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
+    "paper": {"floor": 0.0},
     # Class 1 for every image, whatever its label.
-    "authors": {"cam_class": 1},
-    "article": {"vulnerability_temperature": 1.0, "momentum": 0.9},
+    "authors": {"floor": 0.0, "cam_class": 1},
+    "article": {"floor": 0.0, "vulnerability_temperature": 1.0, "momentum": 0.9},
     # From `shadow-defense calibrate calibrated --target rdlv=0.25 --tolerance 0.2` on PneumoniaMNIST, RetinaMNIST and
     # Kermany's X-rays (docs/results/calibration.md), 2026-11-23: other data and other attackers ask for their own.
     "calibrated": {"strength": 0.6, "schedule": "growing"},

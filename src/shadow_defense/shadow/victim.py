@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shadow_defense.errors import DefenseError
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, loss_gradients, split_state
 
@@ -28,13 +30,28 @@ def victim_signals(
 
     Parameters, gradients, buffers and the global random state of the caller stay as they were. The statistics are
     recorded where they arise, which gives what step 3's formula recovers from the running buffers.
+
+    Raises:
+        DefenseError: when the loss or a gradient is NaN or infinite.
     """
-    parameters, buffers = split_state(model, model)
+
+    def finite_loss(outputs: Any, labels: Tensor) -> Tensor:
+        loss = loss_fn(outputs, labels)
+        if not torch.isfinite(loss).all():
+            raise DefenseError(
+                f"the loss of the clean batch is {loss.item()}: mend the loss or lower the learning rate"
+            )
+        return loss
+
+    parameters, buffers = split_state(model, model, like=images)
     # A dropout layer draws from the global random state: the real step must find it untouched.
     devices = [images.device] if images.is_cuda else []
     with torch.random.fork_rng(devices=devices), BatchStatisticsRecorder(model) as recorder:
-        gradients = loss_gradients(model, parameters, buffers, images, labels, loss_fn)
+        gradients = loss_gradients(model, parameters, buffers, images, labels, finite_loss)
         statistics = recorder.take()
+    for name, gradient in gradients.items():
+        if not torch.isfinite(gradient).all():
+            raise DefenseError(f"the clean batch's gradient of '{name}' holds NaN or infinity: mend the loss")
     return VictimSignals(
         {name: gradient.detach() for name, gradient in gradients.items()},
         {name: BatchStatistics(s.mean.detach(), s.variance.detach(), s.size) for name, s in statistics.items()},
