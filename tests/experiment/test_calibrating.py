@@ -48,7 +48,6 @@ from shadow_defense.report.records.calibration import (
     ScheduleEntry,
     Strength,
     Target,
-    read_calibration,
 )
 from shadow_defense.report.records.calibration import Leakage as WorstRound
 from shadow_defense.report.records.calibration import Rise as RiseShown
@@ -329,7 +328,7 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     )
 
     page = (folder / "calibration.html").read_text(encoding="utf-8")
-    assert page == render_calibration(read_calibration(closer))
+    assert page == render_calibration(read_record(CalibrationRecord, closer))
     assert f"strength: {closer['chosen']['strength']}" in page
     assert "growing (chosen)" in page or "constant (chosen)" in page
 

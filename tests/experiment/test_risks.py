@@ -30,7 +30,8 @@ from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
 from shadow_defense.report.pages.risks import render_risks
-from shadow_defense.report.records.risks import read_risks
+from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.risks import RisksRecord
 
 
 def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Image, float]:
@@ -47,7 +48,7 @@ def checked(finding: Finding) -> Finding:
     record = json.loads(json.dumps(finding.as_dict(), allow_nan=False))
     entry = {"number": 1, "name": "x", "claim": "c", "experiment": "e", "folders": ["f"], "finding": record}
     page = {"title": "t", "created": "d", "command": "k", "seeds": [0], "versions": {}, "config": {}, "risks": [entry]}
-    html = render_risks(read_risks(page))
+    html = render_risks(read_record(RisksRecord, page))
     assert html.count('<svg class="chart" role="img"') == len(finding.charts)
     assert finding.outcome in html
     return finding
@@ -391,5 +392,5 @@ def test_the_page_escapes_what_it_is_given() -> None:
         "finding": found.as_dict(),
     }
     page = {"title": "<script>", "created": "d", "command": "k", "seeds": [0], "versions": {}, "config": {}}
-    html = render_risks(read_risks({**page, "risks": [entry]}))
+    html = render_risks(read_record(RisksRecord, {**page, "risks": [entry]}))
     assert "<script>" not in html and "<b>" not in html and "<i>" not in html

@@ -78,9 +78,10 @@ def _summary(results: dict[str, Any], page: Path) -> None:
     from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.report.kit.template import nested_text
     from shadow_defense.report.pages.calibrate import calibration_summary
-    from shadow_defense.report.records.calibration import read_calibration
+    from shadow_defense.report.records.calibration import CalibrationRecord
+    from shadow_defense.report.records.reading import read_record
 
-    record = read_calibration(results)
+    record = read_record(CalibrationRecord, results)
     console = Console()
     console.print(calibration_summary(record).terminal())
     print_sentences(console, record.verdict)

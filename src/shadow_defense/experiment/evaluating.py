@@ -23,7 +23,7 @@ from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks
 from shadow_defense.federated.rounds import read_journal
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
-from shadow_defense.report.pages.run import run_numbers, write_run
+from shadow_defense.report.pages.run import render_run, run_numbers
 from shadow_defense.report.records.run import read_run
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.shadow.settings import ShadowSettings
@@ -66,7 +66,7 @@ def report_stage(run: Run, progress: Progress | None = None) -> None:
     mend = f"run `shadow-defense evaluate {run.folder}` again"
     results, scores = read_json(run.results_path, mend), read_json(run.folder / "scores.json", mend)
     task = (progress or Progress()).start("writing the report", 1)
-    write_run(run.report_path, read_run(results, str(run.results_path)), collect_exhibits(run, scores))
+    write_text(run.report_path, render_run(read_run(results, str(run.results_path)), collect_exhibits(run, scores)))
     task.advance()
     task.finish()
 

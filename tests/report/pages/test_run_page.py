@@ -14,7 +14,7 @@ import torch
 from tests.report.html_page import HOSTILE, Page, renamed
 
 from shadow_defense.errors import RunError
-from shadow_defense.report.pages.run import render_run, write_run
+from shadow_defense.report.pages.run import render_run
 from shadow_defense.report.records.run import ArmPictures, Exhibit, RunRecord, read_run
 
 
@@ -99,12 +99,6 @@ def test_colour_images_and_long_names(thin: dict[str, Any]) -> None:
     page = Page(render_run(read_run({**thin, "arms": {name: thin["arms"]["none"]}}), (exhibit,)))
     assert name in page.shown()
     assert [image.get("class") for image in page.named("img") if image.get("width")] == [None] * 5
-
-
-def test_report_is_written_whole(tmp_path: Path, record: RunRecord, exhibits: tuple[Exhibit, ...]) -> None:
-    write_run(tmp_path / "run" / "report.html", record, exhibits[:1])
-    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == render_run(record, exhibits[:1])
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.html"]
 
 
 def test_script_runs_in_a_browser(tmp_path: Path, html: str) -> None:

@@ -24,11 +24,12 @@ from shadow_defense.experiment.audit.facts import Facts, facts_of
 from shadow_defense.experiment.audit.outcome import Outcome, judge
 from shadow_defense.experiment.audit.scoring import Limit, check_limits, exceeded, identify, risk_rows
 from shadow_defense.experiment.evaluating import versions
-from shadow_defense.files import write_json
+from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress, Task
-from shadow_defense.report.pages.audit import write_audit
-from shadow_defense.report.records.audit import AuditPictures, read_audit
+from shadow_defense.report.pages.audit import render_audit
+from shadow_defense.report.records.audit import AuditPictures, AuditRecord
+from shadow_defense.report.records.reading import read_record
 
 JSON, PAGE = "audit.json", "audit.html"
 
@@ -78,7 +79,8 @@ def run_audit(
         raise errors[0]
     results = _results(case, observations, facts, attacks, limits, command)
     write_json(folder / JSON, results)
-    write_audit(folder / PAGE, read_audit(results), AuditPictures(pictures, case.truths, case.template))
+    shown = AuditPictures(pictures, case.truths, case.template)
+    write_text(folder / PAGE, render_audit(read_record(AuditRecord, results), shown))
     return results
 
 

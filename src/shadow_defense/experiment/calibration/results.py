@@ -19,8 +19,9 @@ from shadow_defense.files import is_empty, read_json, write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.plain_yaml import as_mapping, read_yaml
 from shadow_defense.progress import Progress
-from shadow_defense.report.pages.calibrate import write_calibration
-from shadow_defense.report.records.calibration import read_calibration
+from shadow_defense.report.pages.calibrate import render_calibration
+from shadow_defense.report.records.calibration import CalibrationRecord
+from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.sentences.calibration import calibration_verdict
 from shadow_defense.shadow.noise import Schedule
 
@@ -95,9 +96,9 @@ def run_calibration(
         for measured in entry["measurements"]
         if measured["strength"] > 0
     )
-    results["verdict"] = calibration_verdict(read_calibration(results))
+    results["verdict"] = calibration_verdict(read_record(CalibrationRecord, results))
     write_json(folder / "calibration.json", results)
-    write_calibration(folder / "calibration.html", read_calibration(results))
+    write_text(folder / "calibration.html", render_calibration(read_record(CalibrationRecord, results)))
     return results
 
 

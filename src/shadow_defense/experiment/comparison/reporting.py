@@ -13,7 +13,7 @@ from shadow_defense.experiment.comparison.running import Comparison
 from shadow_defense.files import write_json, write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.kit.plane import write_plane
-from shadow_defense.report.pages.compare import comparison_numbers, write_comparison
+from shadow_defense.report.pages.compare import comparison_numbers, render_comparison
 from shadow_defense.report.pages.compare_markdown import comparison_markdown
 from shadow_defense.report.records.comparison import read_comparison
 from shadow_defense.report.sentences.comparison import comparison_verdict
@@ -38,7 +38,7 @@ def write_results(comparison: Comparison, command: str, progress: Progress | Non
     write_text(folder / "comparison.md", comparison_markdown(record))
     for plane in record.planes:
         write_plane(folder / f"plane-{plane.model}-{plane.attack}.svg", plane, record.defenses)
-    write_comparison(page_path(folder), record, pictures(comparison, scores))
+    write_text(page_path(folder), render_comparison(record, pictures(comparison, scores)))
     return results
 
 

@@ -16,10 +16,11 @@ from shadow_defense.experiment.risks.base import shadow_arm
 from shadow_defense.experiment.risks.risk import Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.stages import STAGES
-from shadow_defense.files import read_json, write_json
+from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
-from shadow_defense.report.pages.risks import write_risks
-from shadow_defense.report.records.risks import read_risks
+from shadow_defense.report.pages.risks import render_risks
+from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.risks import RisksRecord
 
 RESULTS, PAGE = "risks.json", "risks.html"
 
@@ -140,4 +141,4 @@ def _write(base: RunConfig, seeds: int, out: Path, command: str, entry: dict[str
         "risks": sorted([*earlier, entry], key=lambda each: each["number"]),
     }
     write_json(path, results)
-    write_risks(out / PAGE, read_risks(results))
+    write_text(out / PAGE, render_risks(read_record(RisksRecord, results)))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.files import write_text
 from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric, number
 from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
 from shadow_defense.report.kit.table import Column, Table
@@ -78,11 +76,6 @@ def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
         threat_models=_threat_models(record.threat_models),
         metrics=[RISKS[name] for name in _measured([row for each in record.attacks.values() for row in each.rows])],
     )
-
-
-def write_audit(path: Path, record: AuditRecord, pictures: AuditPictures) -> None:
-    """Write :func:`render_audit` to ``path``, whole or not at all."""
-    write_text(path, render_audit(record, pictures))
 
 
 def _measured(rows: Sequence[RiskRow]) -> list[str]:

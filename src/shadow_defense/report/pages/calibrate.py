@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from shadow_defense.files import write_text
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.charts import Panel, legend_key, styles
 from shadow_defense.report.kit.formatting import number, signed_with_interval, with_interval
@@ -42,11 +40,6 @@ def render_calibration(record: CalibrationRecord) -> str:
         metrics=[LEAKAGE[metric] for metric in metrics],
         setting=None if record.chosen is None else nested_text({"arms": record.chosen.arm}),
     )
-
-
-def write_calibration(path: Path, record: CalibrationRecord) -> None:
-    """Write :func:`render_calibration` to ``path``, whole or not at all."""
-    write_text(path, render_calibration(record))
 
 
 def calibration_summary(record: CalibrationRecord) -> Table[tuple[str, ScheduleEntry]]:
@@ -135,7 +128,7 @@ def _table(record: CalibrationRecord, metrics: Sequence[str]) -> Table[StrengthR
         Column("Macro F1", lambda row: row.measured.mean_f1),
         Column("To no defense", lambda row: _signed(row.measured.f1_difference)),
     )
-    return Table("Leakage (in the worst round) and macro F1", columns, rows)
+    return Table("Leakage (in the worst round) and macro F1", columns, rows, kind="scores")
 
 
 def _leakage_column(metric: str) -> Column[StrengthRow]:

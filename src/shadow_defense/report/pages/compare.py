@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from shadow_defense.files import write_text
 from shadow_defense.report.columns import ATTACK, IMAGES, NUMBERS, ROUND, number_table, score_table
 from shadow_defense.report.kit.formatting import METRICS, better_when, metric_and_region, metric_named
 from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
@@ -79,11 +77,6 @@ def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPic
         ablations=[_pair(table) for table in record.ablations],
         cards=[_card(entry) for entry in pictures],
     )
-
-
-def write_comparison(path: Path, record: ComparisonRecord, pictures: Sequence[ComparisonPictures]) -> None:
-    """Write :func:`render_comparison` to ``path``, whole or not at all."""
-    write_text(path, render_comparison(record, pictures))
 
 
 def comparison_numbers(record: ComparisonRecord) -> Table[Measurement]:

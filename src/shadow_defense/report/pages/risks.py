@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from shadow_defense.files import write_text
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.charts import (
     BASELINE_STYLE,
@@ -43,11 +41,6 @@ def render_risks(record: RisksRecord) -> str:
         for risk in record.risks
     ]
     return render_page("risks", record, seeds=record.seeds, sections=sections, outcomes=OUTCOMES)
-
-
-def write_risks(path: Path, record: RisksRecord) -> None:
-    """Write :func:`render_risks` to ``path``, whole or not at all."""
-    write_text(path, render_risks(record))
 
 
 def _charts(name: str, finding: Finding) -> tuple[Panel, ...]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from shadow_defense.files import write_text
 from shadow_defense.report.columns import (
     ARM,
     ATTACK,
@@ -84,11 +82,6 @@ def render_run(record: RunRecord, exhibits: Sequence[Exhibit] = ()) -> str:
         curves=curve_panels(record.arms, arm_styles),
         legend=[(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(arm_styles.items())],
     )
-
-
-def write_run(path: Path, record: RunRecord, exhibits: Sequence[Exhibit]) -> None:
-    """Write :func:`render_run` to ``path``, whole or not at all."""
-    write_text(path, render_run(record, exhibits))
 
 
 def run_numbers(record: RunRecord) -> Table[Measurement]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.report.records.reading import Settings, read_record
+from shadow_defense.report.records.reading import Settings
 from shadow_defense.report.records.scores import Header
 
 
@@ -70,11 +70,6 @@ class AuditRecord(Header):
     verdict: tuple[str, ...]
     limits: tuple[Limit, ...] = ()
     exceeded: tuple[str, ...] = ()
-
-
-def read_audit(results: Mapping[str, object], source: str = "these results") -> AuditRecord:
-    """The record of an audit. Raises :class:`RunError`."""
-    return read_record(AuditRecord, results, source)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric
-from shadow_defense.report.records.reading import Measure, Settings, read_record
+from shadow_defense.report.records.reading import Measure, Settings
 from shadow_defense.report.records.scores import Data, Header
 
 LEAKAGE: dict[str, Metric] = {"ssim": METRICS["ssim"], "psnr": METRICS["psnr"], "rdlv": RELATIVE_LEAKAGE}
@@ -114,8 +114,3 @@ class CalibrationRecord(Header):
     schedules: Mapping[str, ScheduleEntry]
     chosen: Chosen | None
     verdict: tuple[str, ...] = field(default=())
-
-
-def read_calibration(results: Mapping[str, object], source: str = "these results") -> CalibrationRecord:
-    """The record of a calibration. Raises :class:`RunError`."""
-    return read_record(CalibrationRecord, results, source)

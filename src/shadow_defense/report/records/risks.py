@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from shadow_defense.report.records.reading import Measure, Measures, Settings, read_record
+from shadow_defense.report.records.reading import Measure, Measures, Settings
 from shadow_defense.report.records.scores import Header
 
 
@@ -72,8 +72,3 @@ class RisksRecord(Header):
     seeds: tuple[int, ...]
     config: Settings
     risks: tuple[RiskEntry, ...]
-
-
-def read_risks(results: Mapping[str, object], source: str = "these results") -> RisksRecord:
-    """The record of the risks. Raises :class:`RunError`."""
-    return read_record(RisksRecord, results, source)

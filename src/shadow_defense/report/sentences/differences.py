@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.formatting import counted, listed, plain, signed_with_interval
+from shadow_defense.report.kit.formatting import listed, plain, signed_with_interval
 
 _MOST_NAMES = 4
 
@@ -81,12 +81,3 @@ def counted_names(names: Sequence[str]) -> str:
     ('2 (a and b)', '0')
     """
     return f"{len(names)} ({some(names)})" if names else "0"
-
-
-def pairs(count: int) -> str:
-    """As many pairs.
-
-    >>> pairs(1), pairs(3)
-    ('1 pair', '3 pairs')
-    """
-    return counted(count, "pair")

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.pareto import dominates
-from shadow_defense.report.kit.formatting import listed
+from shadow_defense.report.kit.formatting import counted, listed
 from shadow_defense.report.records.comparison import DefenseEntry, Plane
 from shadow_defense.report.records.scores import Row, ScoreTable
 from shadow_defense.report.sentences.differences import (
     counted_names,
     direction,
-    pairs,
     sentences_of,
     some,
     spoken,
@@ -91,11 +90,11 @@ def _control_sentence(shadows: Sequence[str], defenses: Defenses, tables: Sequen
     if len(neither) == count:
         return (
             "against its uniform-noise control of equal energy, Shadow Defense let clearly less or more through in "
-            f"none of {pairs(count)} ({how}): where the noise goes made no difference that can be told here."
+            f"none of {counted(count, 'pair')} ({how}): where the noise goes made no difference that can be told here."
         )
     return (
         f"against its uniform-noise control of equal energy, Shadow Defense let clearly less through in "
-        f"{counted_names(less)} of {pairs(count)}, clearly more in {counted_names(more)}, and neither in "
+        f"{counted_names(less)} of {counted(count, 'pair')}, clearly more in {counted_names(more)}, and neither in "
         f"{len(neither)} ({how})."
     )
 
@@ -130,7 +129,7 @@ def _worth_sentences(shadows: Sequence[str], defenses: Defenses, table: ScoreTab
     if count:
         sentences.append(
             f"macro F1 against that of the uniform control was clearly better in {counted_names(against[1])} of "
-            f"{pairs(count)}, clearly worse in {counted_names(against[-1])}."
+            f"{counted(count, 'pair')}, clearly worse in {counted_names(against[-1])}."
         )
     return sentences
 
