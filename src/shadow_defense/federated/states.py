@@ -26,9 +26,9 @@ def change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[st
     }
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bits: equal for equal states only."""
-    found = hashlib.sha256()
+def digest(state: Mapping[str, Tensor], *words: str) -> str:
+    """SHA-256 over names, types, shapes and bits, and over ``words``: equal for equal states only."""
+    found = hashlib.sha256("".join(f"{len(word)}:{word}" for word in words).encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

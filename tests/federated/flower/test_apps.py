@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Context
 from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid
 from tests.federated.three_sites import shadow
@@ -19,7 +20,7 @@ from shadow_defense.defenses.base import Batch, Defense, RoundContext, SharedBat
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client_state import ClientStateFolder
-from shadow_defense.federated.flower.client_app import build_client_app
+from shadow_defense.federated.flower.client_app import Participant, build_client_app
 from shadow_defense.federated.flower.refusal import WITHHELD
 from shadow_defense.federated.rounds import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
@@ -266,3 +267,17 @@ def test_a_server_of_another_model_is_named(tmp_path: Path) -> None:
     (state_folder(tmp_path, 3) / "global.safetensors").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"state-0003/global\.safetensors"):
         sites.on_flower(tmp_path, PLAIN)
+
+
+def test_a_client_in_the_place_of_another_sends_nothing(tmp_path: Path) -> None:
+    """Two nodes that were given one partition and one folder: the second would draw the first one's noise."""
+    grid = sites.on_flower(tmp_path, sites.named("local-dp"))
+    given = sites.participants(tmp_path / "clients", sites.named("local-dp"))
+
+    def in_its_place(context: Context) -> Participant:
+        made, other = given(context), sites.dataset().clients[1]
+        return replace(made, client=replace(other, name=made.client.name))
+
+    other = InProcessGrid(build_client_app(in_its_place), len(sites.SIZES))
+    asked = [message for message in grid.sent if message.metadata.dst_node_id == 100][-1]
+    assert grid.answer(asked).has_content() and other.answer(asked).has_error()

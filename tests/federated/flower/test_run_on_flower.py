@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import telemetry
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.processes import LOOPBACK, listening, told
@@ -243,3 +245,19 @@ def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(
     for name, tensor in final(alone).items():
         assert torch.equal(tensor, final(simulated)[name])
     assert without_seconds(alone) == without_seconds(simulated)
+
+
+def test_a_site_says_over_how_many_images_it_evaluates_at_least(tmp_path: Path) -> None:
+    made = run(tmp_path / "run")
+    for given, said in ((1, True), (1000, False), ("all", False)):
+        grid = InProcessGrid(
+            client_app(made.folder, "dp"), 2, {"state-dir": str(tmp_path / str(given)), "least-evaluated": given}
+        )
+        FedAvg(min_train_nodes=2, min_available_nodes=2, min_evaluate_nodes=2).start(
+            grid=grid, initial_arrays=ArrayRecord(made.new_model("dp").state_dict()), num_rounds=1
+        )
+        answers = [reply for reply in grid.replies if reply.metadata.message_type == "evaluate" and reply.has_content()]
+        assert bool(answers) == said
+        for reply in answers:
+            client = made.dataset.clients[reply.metadata.src_node_id - 100]
+            assert reply.content["metrics"]["num-examples"] == len(client.validation)

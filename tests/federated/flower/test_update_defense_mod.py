@@ -27,6 +27,7 @@ from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.refusal import WITHHELD
 from shadow_defense.federated.flower.update_defense_mod import UpdateDefenseMod
 from shadow_defense.federated.site_secret import secret_seed
+from shadow_defense.folder_lock import holding
 
 Spoil = Callable[[int, dict[str, Tensor]], None]
 
@@ -411,3 +412,10 @@ def test_two_nodes_of_one_folder_draw_differently(tmp_path: Path) -> None:
         noise.append(flat(reply.content["arrays"].to_torch_state_dict()) - flat(start))
     assert noise[0].norm() > 0 and abs(float(torch.cosine_similarity(*noise, dim=0))) < 0.2
     assert len(list((tmp_path / "secrets").iterdir())) == 2
+
+
+def test_two_processes_do_not_train_as_one_node(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with holding(ClientStateFolder(tmp_path, "training", "partition-0").folder):
+        assert one_round(tmp_path).has_error()
+    assert "is in use by process" in caplog.text
+    assert one_round(tmp_path).has_content()

@@ -25,6 +25,7 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.states import digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
+from shadow_defense.folder_lock import holding
 from shadow_defense.models.functional import LossFunction, training_mode
 
 EVALUATED_AT_ONCE = 256
@@ -122,12 +123,16 @@ def answer_or_refuse(
     participant: Callable[[Context], Participant],
     answer: Callable[[Participant], Message],
 ) -> Message:
-    """What ``answer`` replies for the client whose node ``context`` is of, or, whatever it raises, a refusal."""
+    """What ``answer`` replies for the client whose node ``context`` is of, or, whatever it raises, a refusal.
+
+    One process at a time: two that trained as one client would draw the same noise for two updates.
+    """
     states: ClientStateFolder | None = None
     try:
         taking_part = participant(context)
         states = taking_part.states
-        return answer(taking_part)
+        with holding(states.folder):
+            return answer(taking_part)
     except Exception as error:
         # Not ours to know what a defense may raise: whatever it is, nothing leaves.
         return refuse(message, error, states)
@@ -149,7 +154,8 @@ def train_round(taking_part: Participant, content: RecordDict) -> RecordDict:
     withheld = withheld_names(model, taking_part.share_bn)
     received = _received(content, initial, withheld)
     global_state = {name: received.get(name, tensor) for name, tensor in initial.items()}
-    asked = digest(global_state)
+    # Another client that took this one's place would draw the same noise for other images.
+    asked = digest(global_state, *taking_part.client.train.sample_ids)
     taking_part.defense.check_model(model)
     before = states.resume(round, asked)
     if before is None:

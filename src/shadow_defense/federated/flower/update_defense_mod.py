@@ -35,6 +35,7 @@ from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
 from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
+from shadow_defense.folder_lock import holding
 
 
 class UpdateDefenseMod:
@@ -90,7 +91,9 @@ class UpdateDefenseMod:
         states: ClientStateFolder | None = None
         try:
             states = ClientStateFolder(state_root(context), self.run, node_name(context))
-            content = answer(message, context, call_next, states)
+            # Two processes that trained as one node would draw the same noise for two updates.
+            with holding(states.folder):
+                content = answer(message, context, call_next, states)
         except Exception as error:
             return refuse(message, error, states)
         if kind == "train":

@@ -30,6 +30,7 @@ from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.folder_lock import holding
 
 OWN_CONTROL = "scaffold_c_local"
 """The key of a task's meta data under which the filter hands the training its own control variate c_i."""
@@ -109,7 +110,9 @@ class UpdateDefenseFilter(Filter):
             )
         states = self._states(fl_ctx)
         try:
-            leaving = self._protected(dxo, shareable, states)
+            # Two processes that protect as one site would draw the same noise for two updates.
+            with holding(states.folder):
+                leaving = self._protected(dxo, shareable, states)
         except Exception as error:
             # A full disk may be what went wrong.
             with suppress(OSError, ShadowDefenseError):
