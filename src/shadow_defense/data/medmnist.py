@@ -8,7 +8,7 @@ from pathlib import Path
 from shadow_defense.data.dataset import Parts
 from shadow_defense.data.npz import read_npz
 from shadow_defense.data.source import Source
-from shadow_defense.errors import DataError
+from shadow_defense.errors import DataError, shown
 from shadow_defense.registry import NoOptions
 
 ORGANS = (
@@ -108,9 +108,10 @@ def _download(name: str, image_size: int | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fetch(split="train", download=True, root=str(folder), size=side)
-    except (OSError, RuntimeError, ValueError) as error:
+    # Whatever the network and that package's own checks lead to.
+    except Exception as error:
         raise DataError(
-            f"medmnist could not download '{name}' ({error}): connect to the network, or {remedy}"
+            f"medmnist could not download '{name}' ({shown(error)}): connect to the network, or {remedy}"
         ) from error
     return folder / (f"{name}.npz" if side == 28 else f"{name}_{side}.npz")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shadow_defense.errors import ModelError
+from shadow_defense.data.archive import read_arrays
+from shadow_defense.errors import DataError, ModelError
 
 CHANNELS = (3, 64, 192, 384, 256, 256)
 KERNEL_SIZES = (11, 5, 3, 3, 3)
@@ -101,14 +101,14 @@ def read_alexnet_weights(path: Path | None) -> LpipsWeights:
             "LPIPS 'alexnet' has no weights of its own: name an npz of LPIPS v0.1 weights, or use 'st-lpips'"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            kernels = [file[f"AlexNet_0.Conv_{i}.kernel"].transpose(3, 2, 0, 1) for i in range(5)]
-            biases = [file[f"AlexNet_0.Conv_{i}.bias"] for i in range(5)]
-            heads = [file[f"NetLinLayer_{i}.Conv_0.kernel"].reshape(-1) for i in range(5)]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path)
+        kernels = [arrays[f"AlexNet_0.Conv_{i}.kernel"].transpose(3, 2, 0, 1) for i in range(5)]
+        biases = [arrays[f"AlexNet_0.Conv_{i}.bias"] for i in range(5)]
+        heads = [arrays[f"NetLinLayer_{i}.Conv_0.kernel"].reshape(-1) for i in range(5)]
+    except (DataError, KeyError, ValueError) as error:
         raise ModelError(
-            f"cannot read LPIPS weights from {path} ({type(error).__name__}): "
-            "give an npz with AlexNet_0.Conv_{i}.kernel, .bias and NetLinLayer_{i}.Conv_0.kernel, i = 0 to 4"
+            f"cannot read LPIPS weights from {path} ({error}): give an npz with AlexNet_0.Conv_{{i}}.kernel, .bias and "
+            "NetLinLayer_{i}.Conv_0.kernel, i = 0 to 4"
         ) from error
 
     def tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shadow_defense.data.archive import read_arrays
 from shadow_defense.defenses.base import SharedBatchNorm
-from shadow_defense.errors import ModelError, RunError, UpdateError
+from shadow_defense.errors import DataError, ModelError, RunError, UpdateError, shown
 from shadow_defense.experiment.audit.plausibility import check_state
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.update import ModelUpdate, state_difference
@@ -48,14 +46,9 @@ def read_named_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict
 
 def _read_arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, Tensor]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UpdateError(f"{path} holds one bare array: expected an .npz of one array a tensor")
-        with archive:
-            arrays = {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise UpdateError(f"cannot read {path} as .npz of tensors ({reason}): save plain arrays of numbers") from error
+        arrays = {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
+    except (DataError, TypeError, ValueError) as error:
+        raise UpdateError(f"{shown(path)} is no .npz of one array a tensor: {error}") from error
     if set(arrays) != {f"arr_{index}" for index in range(len(arrays))}:
         return arrays
     # Sorted by name, arr_10 would come before arr_2.
