@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(trained.eval()(z), loaded(z))
 
 
-def test_files_that_are_no_generators(tmp_path: Path) -> None:
+def test_files_that_are_no_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "a_module_of_a_file.py").write_text("")
     path = tmp_path / "generator.safetensors"
     generator = DCGANGenerator(image_size=16, z_dim=4, width=4)
     save_generator(path, generator, "dcgan", {})
@@ -160,8 +163,10 @@ def test_files_that_are_no_generators(tmp_path: Path) -> None:
     refused("cannot read .*generator.safetensors")
     write_tensors(path, generator.state_dict(), {"kind": "update"})
     refused("holds no generator")
-    write_tensors(path, generator.state_dict(), {"kind": "generator", "name": "stylegan9", "arguments": {}})
-    refused("unknown generator 'stylegan9'")
+    for name in ("stylegan9", "a_module_of_a_file:ENTRY"):
+        write_tensors(path, generator.state_dict(), {"kind": "generator", "name": name, "arguments": {}})
+        refused(f"made by the generator '{name}', which is not known here")
+    assert "a_module_of_a_file" not in sys.modules
     arguments = {"image_size": 32, "channels": 1, "z_dim": 4, "width": 4}
     write_tensors(path, generator.state_dict(), {"kind": "generator", "name": "dcgan", "arguments": arguments})
     refused("does not fit its architecture")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shadow_defense.errors import GeneratorError, RunError
+from shadow_defense.errors import GeneratorError, RunError, shown
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.kind import Architecture
@@ -133,6 +133,12 @@ def read_generator(path: Path) -> tuple[str, Generator]:
     if metadata.get("kind") != "generator":
         raise GeneratorError(f"{path} holds no generator: give a file that `shadow-defense pretrain` wrote")
     name = str(metadata.get("name"))
+    # Never one to import: a file says nothing about which code is run.
+    if name not in GENERATORS:
+        raise GeneratorError(
+            f"{shown(path)} was made by the generator '{shown(name)}', which is not known here: install its package, "
+            "or choose it as generator.name first"
+        )
     try:
         # The constructors draw weights, which the file's replace: the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
