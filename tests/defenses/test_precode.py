@@ -19,13 +19,13 @@ from shadow_defense.defenses.precode import PRECODE_PRESETS, PrecodeDefense, Pre
 from shadow_defense.defenses.soteria import feature_scores
 from shadow_defense.errors import ConfigError, DefenseError, ModelError
 from shadow_defense.models.build import build_model
+from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.models.variational_bottleneck import (
     VariationalBottleneck,
     divergence_bits,
     insert_bottleneck,
 )
-from shadow_defense.shadow.foreground import class_activation_maps, find_cam_layer
 
 WEIGHT = 0.3
 

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shadow_defense.models.batchnorm import BatchStatistics
-from shadow_defense.shadow.foreground import (
-    class_activation_maps,
-    grad_cam_plus_plus,
-    scale_to_image,
-    spare_foreground,
-    sparing_strength,
-)
+from shadow_defense.models.class_activation import class_activation_maps, grad_cam_plus_plus, scale_to_image
+from shadow_defense.shadow.foreground import spare_foreground, sparing_strength
 from shadow_defense.shadow.noise import noise_amplitude, scale_noise
 from shadow_defense.shadow.pseudo_attack import shadow_loss
 from shadow_defense.shadow.victim import VictimSignals

@@ -12,8 +12,8 @@ from tests.shadow.little_guard import COUNT, SIDE, guard, images, net, step
 from torch import Tensor, nn
 
 from shadow_defense.errors import DataError, ModelError
-from shadow_defense.shadow.foreground import class_activation_maps
-from shadow_defense.shadow.targets import positive_classes, training_loss
+from shadow_defense.models.class_activation import class_activation_maps, positive_classes
+from shadow_defense.shadow.targets import training_loss
 
 CLASSES = torch.tensor([0, 1, 0, 1])
 BCE = nn.BCEWithLogitsLoss()

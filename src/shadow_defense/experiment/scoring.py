@@ -19,8 +19,8 @@ from shadow_defense.federated.rounds import read_journal, state_folder, train_ag
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.lpips import Lpips, load_lpips
+from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer, keep_top
 from shadow_defense.progress import Progress
-from shadow_defense.shadow.foreground import class_activation_maps, find_cam_layer, keep_top
 
 MEAN_IMAGE = "mean image"
 """The baseline arm: what an attacker draws who never looks at an update."""

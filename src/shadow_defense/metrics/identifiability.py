@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from shadow_defense.errors import DataError
+from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.models.functional import training_mode
-from shadow_defense.shadow.foreground import find_cam_layer
 
 _IMAGES_AT_ONCE = 64
 

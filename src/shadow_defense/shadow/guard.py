@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator, private_copy
+from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.models.named_state import ModelState
 from shadow_defense.progress import Progress
@@ -34,13 +35,7 @@ from shadow_defense.shadow.batch import (
     read_images,
 )
 from shadow_defense.shadow.encoding import encode_samples
-from shadow_defense.shadow.foreground import (
-    class_activation_maps,
-    find_cam_layer,
-    read_foreground,
-    spare_foreground,
-    sparing_strength,
-)
+from shadow_defense.shadow.foreground import read_foreground, spare_foreground, sparing_strength
 from shadow_defense.shadow.guard_state import GuardState, pack_state, unpack_state
 from shadow_defense.shadow.momentum import blend
 from shadow_defense.shadow.noise import check_noise, noise_amplitude, place_noise, scale_noise

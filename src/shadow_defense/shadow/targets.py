@@ -1,4 +1,4 @@
-"""Labels in every form that a loss takes, the loss as a number, and which classes an image's map is of."""
+"""Labels in every form that a loss takes, and the loss as a number."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from shadow_defense.errors import DataError, ModelError
 from shadow_defense.models.functional import LossFunction
-
-LEAST_SHARE = 0.1
-"""Share of its image's greatest target from which on a class counts: mixed images have several, smoothing adds none."""
 
 
 def as_labels(labels: Any, count: int) -> Tensor:
@@ -98,40 +94,3 @@ def _shape_in_words(outputs: Any) -> str:
 
 def _first_line(error: Exception | None) -> str:
     return (str(error).splitlines() or [""])[0][:160]
-
-
-def positive_classes(labels: Tensor, classes: int) -> Bool[Tensor, "n k"]:
-    """Which classes each image's Grad-CAM++ is of: its class, or all that it has (multi-label, mixed images).
-
-    Args:
-        labels: (n,) or (n, 1), the class of each image, or for one logit its target; (n, k), a target for each class,
-            of which those count that are at least :data:`LEAST_SHARE` of the image's greatest.
-        classes: k, the number of logits.
-
-    Raises:
-        DataError: for classes that the model does not have.
-
-    >>> positive_classes(torch.tensor([1, 0]), 2).tolist()
-    [[False, True], [True, False]]
-    >>> positive_classes(torch.tensor([[0.7, 0.3, 0.0]]), 3).tolist()
-    [[True, True, False]]
-    """
-    count = len(labels)
-    if labels.numel() == count:
-        flat = labels.reshape(count)
-        if classes == 1:
-            return (flat >= 0.5).unsqueeze(1)
-        chosen = flat.long()
-        if not torch.equal(chosen.to(flat.dtype), flat) or not 0 <= int(chosen.min()) <= int(chosen.max()) < classes:
-            raise DataError(
-                f"classes {flat.min().item():g} to {flat.max().item():g} for Grad-CAM++: the model has 0 to "
-                f"{classes - 1}; correct the labels or cam_class"
-            )
-        return torch.zeros(count, classes, dtype=torch.bool, device=labels.device).scatter_(1, chosen[:, None], True)
-    if labels.shape != (count, classes):
-        raise DataError(
-            f"labels of shape {tuple(labels.shape)} for Grad-CAM++ with {classes} logits: give classes (n,) or a "
-            "target for each logit (n, k), set cam_class to one class, or give a map as `foreground`"
-        )
-    greatest = labels.amax(1, keepdim=True)
-    return (labels > 0) & (labels >= LEAST_SHARE * greatest)

@@ -1,4 +1,4 @@
-"""Step 8: Grad-CAM++ per image, in a batch, leaving the model as it was."""
+"""Grad-CAM++ per image, in a batch, leaving the model as it was."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import DataError, ModelError
 from shadow_defense.models.build import build_model
+from shadow_defense.models.class_activation import (
+    class_activation_maps,
+    find_cam_layer,
+    grad_cam_plus_plus,
+    scale_to_image,
+)
 from shadow_defense.models.settings import ModelSettings
-from shadow_defense.shadow.foreground import class_activation_maps, find_cam_layer, grad_cam_plus_plus, scale_to_image
 
 
 def build(name: str, normalisation: str = "batch", *, size: int = 16, stem: str = "auto", seed: int = 0) -> nn.Module:
