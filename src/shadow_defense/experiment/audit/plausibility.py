@@ -11,6 +11,7 @@ from shadow_defense.attacks.label_recovery import last_linear_layer
 from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.errors import ModelError, UpdateError
 from shadow_defense.experiment.audit.facts import impossible_share
+from shadow_defense.report.records.audit_facts import TOO_LONG
 
 SAME_DIRECTION = 0.3
 """Cosine to the global parameters from which an update may be a state: a training's own lies below 0.1, for what it
@@ -22,9 +23,6 @@ by a little of their length."""
 
 NO_STATE = 0.1
 """How much of the global parameters a client's state holds at least, whatever weight decay took."""
-
-TOO_LONG = 3.0
-"""Length of an update, relative to the parameters, that no training of a round has; 400 large steps came to 1.1."""
 
 UNDISTURBED = 0.02
 """Share of the last layer's update up to which its rows add up to zero: no noise lies on it."""

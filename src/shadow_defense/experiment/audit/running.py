@@ -19,17 +19,18 @@ from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
 from shadow_defense.experiment.attacking import reconstruct
 from shadow_defense.experiment.audit.case import Case
-from shadow_defense.experiment.audit.diagnosis import diagnose
-from shadow_defense.experiment.audit.facts import Facts, facts_of
-from shadow_defense.experiment.audit.outcome import Outcome, judge
-from shadow_defense.experiment.audit.scoring import Limit, check_limits, exceeded, identify, risk_rows
+from shadow_defense.experiment.audit.facts import facts_of
+from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, risk_rows
 from shadow_defense.experiment.evaluating import versions
 from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress, Task
 from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.records.audit import AuditPictures, AuditRecord
+from shadow_defense.report.records.audit import AuditPictures, AuditRecord, Limit
+from shadow_defense.report.records.audit_facts import Facts
 from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.sentences.audit_diagnosis import diagnose
+from shadow_defense.report.sentences.audit_outcome import Outcome, judge
 
 JSON, PAGE = "audit.json", "audit.html"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from shadow_defense.metrics.identifiability import identifiability_precision, id
 from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.lpips import Lpips
 from shadow_defense.metrics.ssim import ssim
+from shadow_defense.report.records.audit import Limit
 
 NEAREST = (1, 3, 5)
 """The k of k-IIP, as far as the gallery reaches."""
@@ -31,14 +31,6 @@ LIMITED = {
 }
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A measured value above which the audit fails."""
-
-    metric: str
-    value: float
 
 
 def parse_limit(text: str) -> Limit:

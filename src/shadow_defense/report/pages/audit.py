@@ -36,7 +36,7 @@ GROUPS = {
     "limits the attack": "What limits this attack, and protects from no better one",
     "not known": "What is not known",
 }
-"""The effects of :mod:`shadow_defense.experiment.audit.diagnosis`, in the order of the page."""
+"""What each effect of a reason is called, in the order of the page."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,11 +36,16 @@ class AttackEnd:
     notes: tuple[str, ...] = ()
 
 
+Effect = Literal["hides", "gives away", "limits the attack", "not known"]
+"""What a reason means for the client. What limits only this attack protects from no better one; what is not known,
+protects from none."""
+
+
 @dataclass(frozen=True)
 class Reason:
-    """One thing about the update, and what it does: a key of :data:`shadow_defense.report.pages.audit.GROUPS`."""
+    """One thing about the update, and what it does."""
 
-    effect: str
+    effect: Effect
     sentence: str
 
 

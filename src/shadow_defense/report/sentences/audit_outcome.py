@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shadow_defense.experiment.audit.diagnosis import diagnose, untold
-from shadow_defense.experiment.audit.facts import Facts
+from shadow_defense.report.records.audit_facts import Facts
+from shadow_defense.report.sentences.audit_diagnosis import diagnose, untold
 
 Verdict = Literal["rebuilt", "not rebuilt", "not known"]
 """What an attack's end says of the update."""

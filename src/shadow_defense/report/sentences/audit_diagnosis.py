@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
-from shadow_defense.experiment.audit.facts import Facts
-from shadow_defense.experiment.audit.plausibility import TOO_LONG
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.losses import LossName
-
-Effect = Literal["hides", "gives away", "limits the attack", "not known"]
-"""What a reason means for the client. What limits only this attack protects from no better one; what is not known,
-protects from none."""
+from shadow_defense.report.records.audit import Reason
+from shadow_defense.report.records.audit_facts import TOO_LONG, Facts
 
 DROWNED = 0.5
 """Share of the last layer's update from which on noise is said to drown it: a quarter of its energy."""
@@ -26,14 +20,6 @@ SPARSE = 0.2
 
 LARGE_BATCH = 8
 """Images in one gradient from which on published attacks on a smooth network without priors mix them up."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One thing about the update, and what it does."""
-
-    effect: Effect
-    sentence: str
 
 
 def untold(facts: Facts) -> tuple[str, ...]:
