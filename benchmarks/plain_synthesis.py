@@ -1,8 +1,8 @@
 """StyleGAN3's synthesis network in the plain way: the other side of benchmarks/generator.py.
 
 One convolution with its own weights for each image, zeros stuffed between the samples, every filter run at the full
-rate, automatic differentiation throughout: what a straightforward PyTorch implementation does, and what the spec's
-baselines were measured with (spec/stylegan3.md, section 11). Same parameters, same images as ours.
+rate, automatic differentiation throughout: what a straightforward PyTorch implementation does. Same parameters,
+same images as ours.
 """
 
 from __future__ import annotations

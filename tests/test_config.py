@@ -34,7 +34,7 @@ def test_every_preset_loads_and_opens_with_its_command() -> None:
 
 @pytest.mark.parametrize("name", ["chestxray", "eyepacs"])
 def test_the_papers_setting(name: str) -> None:
-    """spec/shadow_defense.md, 'The federated setting of the paper'."""
+    """The federated setting of the paper."""
     config = load_config(name)
     assert (config.training.rounds, config.training.local_epochs, config.training.learning_rate) == (100, 1, 1e-2)
     assert [config.training.learning_rate_at(r) for r in (39, 40, 80)] == pytest.approx([1e-2, 1e-3, 1e-4])

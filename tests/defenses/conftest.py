@@ -1,4 +1,4 @@
-"""The network of spec/defenses.md section 6, and one client's round of local training."""
+"""A network small enough to work its numbers out by hand, and one client's round of local training."""
 
 from __future__ import annotations
 

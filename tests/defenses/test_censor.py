@@ -1,4 +1,4 @@
-"""Censor: the numbers of spec/defenses.md section 6, orthogonality and norms, the choice, the model it leaves."""
+"""Censor: numbers worked out by hand, orthogonality and norms, the choice, the model it leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clipping: numbers of spec/defenses.md section 6, properties, and one round of training."""
+"""Clipping: numbers worked out by hand, properties, and one round of training."""
 
 from __future__ import annotations
 

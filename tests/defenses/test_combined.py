@@ -62,7 +62,7 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
 
 
 def test_each_part_gets_what_the_one_before_left(toy_gradients: dict[str, Tensor]) -> None:
-    """Clipped to 1 of 2.9154759, then the smaller half of each tensor removed (spec/defenses.md, section 6)."""
+    """Clipped to 1 of 2.9154759, then the smaller half of each tensor removed."""
     sparse = SparsificationDefense(SparsificationSettings(percent=50))
     made = CombinedDefense({"gradient-clipping": clip(1.0), "gradient-sparsification": sparse})
     made.begin_round(context())

@@ -1,4 +1,4 @@
-"""DCS: the cone of spec/defenses.md section 6, closed forms of a linear model, finite differences, what is sent."""
+"""DCS: a cone worked out by hand, closed forms of a linear model, finite differences, what is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimal noise: the numbers of spec/defenses.md section 6, exact Jacobians, finite differences, where noise goes."""
+"""Optimal noise: numbers worked out by hand, exact Jacobians, finite differences, where noise goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OUTPOST: the numbers of spec/defenses.md section 6, a reference in numpy, counting, and that it really perturbs."""
+"""OUTPOST: numbers worked out by hand, a reference in numpy, counting, and that it really perturbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soteria: the numbers of spec/defenses.md section 6, a naive score, the columns it zeroes, the model it leaves."""
+"""Soteria: numbers worked out by hand, a naive score, the columns it zeroes, the model it leaves."""
 
 from __future__ import annotations
 

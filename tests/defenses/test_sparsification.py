@@ -1,4 +1,4 @@
-"""Sparsification against numpy's percentile, the numbers of spec/defenses.md section 6, and one round of training."""
+"""Sparsification against numpy's percentile, numbers worked out by hand, and one round of training."""
 
 from __future__ import annotations
 

@@ -83,10 +83,7 @@ def _begun(settings: GeneratorSettings, path: Path, image_size: int, channels: i
         )
     if settings.z_dim is not None or settings.width is not None:
         raise GeneratorError("generator.z_dim and width are the file's where begin_from is given: leave them out")
-    from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator, training_magnitude_decay
-
-    if isinstance(generator, StyleGAN3Generator):
-        generator.set_magnitude_decay(training_magnitude_decay(settings.batch_size))
+    architecture(name).begin(generator, settings)
     return generator
 
 

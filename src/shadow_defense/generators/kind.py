@@ -23,6 +23,7 @@ class Architecture(Entry):
         generator: gives the class; ``arguments`` are those of its constructor, and attributes of the network.
         chosen: constructor arguments from the settings, beside image_size and channels.
         discriminator: an untrained one that fits a generator.
+        begin: readies a generator of a file for training by the settings.
     """
 
     sizes: tuple[int, ...]
@@ -31,3 +32,4 @@ class Architecture(Entry):
     chosen: Callable[[GeneratorSettings], dict[str, Any]]
     discriminator: Callable[[Any], nn.Module]
     recipe: Recipe
+    begin: Callable[[Any, GeneratorSettings], None] = lambda generator, settings: None

@@ -45,6 +45,12 @@ def _stylegan3_arguments(settings: GeneratorSettings, *, base: int, most: int, r
     }
 
 
+def _begin(generator: StyleGAN3Generator, settings: GeneratorSettings) -> None:
+    from shadow_defense.generators.stylegan3.generator import training_magnitude_decay
+
+    generator.set_magnitude_decay(training_magnitude_decay(settings.batch_size))
+
+
 def _stylegan3_discriminator(generator: StyleGAN3Generator) -> nn.Module:
     from shadow_defense.generators.stylegan3.discriminator import StyleGAN3Discriminator
 
@@ -77,6 +83,7 @@ def _stylegan3(name: str, summary: str, base: int, most: int, *, rotation: bool)
         partial(_stylegan3_arguments, base=base, most=most, rotation=rotation),
         _stylegan3_discriminator,
         stylegan3_recipe(fading_blur=rotation),
+        _begin,
     )
 
 

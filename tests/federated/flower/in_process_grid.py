@@ -11,7 +11,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-# Private, and needed by Message(...) outside of the engines since 1.41 (spec/flower.md 2c).
+# Private, and needed by Message(...) outside of the engines since 1.41.
 from flwr.supercore.task_identity import TaskIdentity
 
 

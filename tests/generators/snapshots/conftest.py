@@ -21,7 +21,7 @@ SOURCE = "raise SystemExit('this text must never run')"
 
 
 class Persistent(nn.Module):
-    """Reduces as the specification says of official modules (shared/spec/stylegan3.md section 9)."""
+    """Reduces as the specification says of official modules."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__()

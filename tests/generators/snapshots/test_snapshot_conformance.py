@@ -12,7 +12,7 @@ from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.snapshots.importing import Snapshot, import_snapshot, read_snapshot
 
 IMAGE_TOLERANCE = 2e-4
-"""Of the images' standard deviation (shared/spec/stylegan3.md section 10)."""
+"""Of the images' standard deviation."""
 
 
 @pytest.fixture(scope="module")

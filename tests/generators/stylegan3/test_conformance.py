@@ -224,7 +224,7 @@ def tables() -> str:
 
 
 def official(configuration: str, size: int, channels: int = 3, c_dim: int = 0) -> dict[str, Any]:
-    """The constructor's arguments behind the tables (specification, section 3)."""
+    """The constructor's arguments behind the tables."""
     base, maximum, kernel = (65536, 1024, 1) if configuration == "R" else (32768, 512, 3)
     return {
         "img_resolution": size, "img_channels": channels, "channel_base": base, "channel_max": maximum,

@@ -27,7 +27,7 @@ STATE_DICTS = CASES.parents[1] / "spec" / "stylegan3_state_dicts.txt"
 
 GRADIENT_TOLERANCE = 5e-3
 LOGIT_TOLERANCE = 2e-4
-"""Of the logits' standard deviation, as the images' (shared/spec/stylegan3.md section 10)."""
+"""Of the logits' standard deviation, as the images'."""
 
 Case = dict[str, np.ndarray]
 
@@ -185,7 +185,7 @@ def test_conformance_stylegan3_conditional_state_dict() -> None:
 
 
 def test_numbers_of_parameters() -> None:
-    """As the specification counts them (shared/spec/stylegan3.md section 8): 26.49 million at 64 px."""
+    """As the specification counts them: 26.49 million at 64 px."""
     parameters = listed_network(64, 1).parameters()
     assert sum(parameter.numel() for parameter in parameters) == 26_487_809
 
