@@ -13,11 +13,12 @@ from shadow_defense.data.dataset import Normalisation, no_images
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import DefenseKind, Resources
 from shadow_defense.defenses.registry import DEFENSES
-from shadow_defense.errors import DefenseError
+from shadow_defense.errors import ConfigError, DefenseError
 from shadow_defense.registry import Registry
 
 PLUGIN = """
 from pydantic import BaseModel, ConfigDict, Field
+from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.kind import DefenseKind
 
@@ -31,6 +32,7 @@ class Mine(Defense):
 class Other(Defense):
     acts_on = frozenset({"update"})
 
+half = AttackKind("half", "", Settings)
 unsaid = DefenseKind("unsaid", "", Settings, lambda settings, resources: Other(), acts_on=("batch",))
 """
 
@@ -109,6 +111,11 @@ def test_a_place_that_the_entry_does_not_say(defenses: Registry[DefenseKind]) ->
     nothing = Resources(None, Normalisation((0.5,), (0.5,)), no_images(), 2, "site-1", seed=0)
     with pytest.raises(DefenseError, match="acts on update, which its entry does not say"):
         DefenseSettings(defense="a_stranger:unsaid").build(nothing)
+
+
+def test_half_an_attack(defenses: Registry[DefenseKind]) -> None:
+    with pytest.raises(ConfigError, match="'a_stranger:half' is a Settings without needs, steps or reconstruct"):
+        AttackSettings(attack="a_stranger:half")
 
 
 def test_attacks_are_found_in_their_modules() -> None:

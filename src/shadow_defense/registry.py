@@ -91,7 +91,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             if ":" in name:
                 module, _, attribute = name.partition(":")
                 self._plugins[name] = self._loaded(
-                    name, f"{self.what} '{name}'", lambda: _attribute(importlib.import_module(module), attribute)
+                    f"{self.what} '{name}'", lambda: _attribute(importlib.import_module(module), attribute)
                 )
             elif name in self.points:
                 self._plugins[name] = self._of_point(name)
@@ -110,9 +110,9 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             )
         [point] = self.points[name]
         where = f"{self.what} '{name}' of {packages[0]} (entry point {self.group}: {name} = {point.value})"
-        return self._loaded(name, where, point.load)
+        return self._loaded(where, point.load)
 
-    def _loaded(self, name: str, where: str, load: Callable[[], object]) -> Kind:
+    def _loaded(self, where: str, load: Callable[[], object]) -> Kind:
         try:
             found = load()
         # Whatever a stranger's module raises must not hide whose it is.

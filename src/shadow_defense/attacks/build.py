@@ -47,8 +47,12 @@ class AttackSettings(BaseModel):
 
     def build(self) -> Attack:
         """The attack, adaptive where asked for; an unknown name raises :class:`ConfigError` listing the valid ones."""
-        attack = validated(ATTACKS.find(self.attack).attack, self.options, ConfigError, self.attack)
+        attack = validated(ATTACKS.find(self.attack).options, self.options, ConfigError, self.attack)
+        if not isinstance(attack, Attack):
+            raise ConfigError(
+                f"attack '{self.attack}' is a {type(attack).__name__} without needs, steps or reconstruct: see "
+                "shadow_defense.attacks.observation.Attack"
+            )
         if self.adaptive is not None:
-            attack = AdaptiveAttack(name=self.attack, inner=attack, adaptive=self.adaptive)
-        assert isinstance(attack, Attack)
+            return AdaptiveAttack(name=self.attack, inner=attack, adaptive=self.adaptive)
         return attack

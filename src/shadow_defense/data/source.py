@@ -15,7 +15,8 @@ class Source(Entry):
     """A source of images by name.
 
     Attributes:
-        read: takes, by name, those fields of :class:`DataSettings` (and the seed) that its signature lists.
+        read: takes, by name, those fields of :class:`DataSettings` (and the seed) that its signature lists; its
+            ``options`` are checked and made into :attr:`options` before.
     """
 
     read: Callable[..., Parts]
