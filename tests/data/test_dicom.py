@@ -315,6 +315,8 @@ TILE = jpeg2000().index(b"\xff\x90")
         (with_segment(0xFF5F, CODING), "a segment FF5F"),
         (with_segment(0xFF52, TILE + 12), "a segment FF52 in a tile"),
         (bytes(jpeg2000()[:60]), "cannot read the DICOM image"),
+        (bytes(jpeg2000()[:TILE]) + b"\xff\x64\0\2" * 10**6, "more than 1000 segments"),
+        (b"\xff\xd8" + b"\xff\xe0\0\2" * 10**6, "more than 1000 segments"),
         (b"\x89PNG" + bytes(60), "no JPEG or JPEG 2000"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from shadow_defense.data.picture import check_scans
 from shadow_defense.errors import DataError, shown
 
 # JPEG's start of frame, which holds the size: C0 to CF without tables (C4, C8, CC), and F7 of JPEG-LS.
-START_OF_FRAME = (*(0xC0 + kind for kind in range(16) if kind not in (4, 8, 12)), 0xF7)
+START_OF_FRAME = (*(0xFFC0 + kind for kind in range(16) if kind not in (4, 8, 12)), 0xFFF7)
+END_OF_IMAGE = 0xFFD9
 JPEG_START, JPEG2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 CODING, START_OF_TILE, START_OF_DATA = 0xFF52, 0xFF90, 0xFF93
 # Quantisation, pointers and comments cost a decoder nothing; what changes the coding of a part is left to converters.
 HARMLESS = (0xFF5C, 0xFF5D, 0xFF55, 0xFF57, 0xFF58, 0xFF63, 0xFF64)
 TILES = 1024
+TILE_PARTS = 10 * TILES
+SEGMENTS = 1000
 # Layers times code blocks: an empty layer takes a byte of the file and a pass over all blocks.
 VISITS = 4_000_000
 
@@ -45,13 +49,23 @@ def check_compressed(frame: bytes, width: int, height: int, samples: int, path: 
         )
 
 
+def _segments(frame: bytes, place: int, end: int) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment from ``place`` on, up to and with the marker ``end``, which ends the header."""
+    for _ in range(SEGMENTS):
+        marker = struct.unpack_from(">H", frame, place)[0]
+        yield marker, place
+        if marker == end:
+            return
+        place += 2 + struct.unpack_from(">H", frame, place + 2)[0]
+    raise ValueError(f"its compressed pixels have a header of more than {SEGMENTS} segments")
+
+
 def _jpeg_size(frame: bytes) -> tuple[int, int]:
-    place = 2
-    while frame[place + 1] not in START_OF_FRAME:
-        # Any number of FF may stand before a marker.
-        place += 1 if frame[place + 1] == 0xFF else 2 + struct.unpack_from(">H", frame, place + 2)[0]
-    height, width = struct.unpack_from(">HH", frame, place + 5)
-    return width, height
+    for marker, place in _segments(frame, 2, END_OF_IMAGE):
+        if marker in START_OF_FRAME:
+            height, width = struct.unpack_from(">HH", frame, place + 5)
+            return width, height
+    raise ValueError("its JPEG has no frame")
 
 
 @dataclass(frozen=True)
@@ -83,32 +97,32 @@ def _checked_jpeg2000(frame: bytes, samples: int, path: Path) -> tuple[int, int]
     tiles = (width // max(tile_width, 1) + 2) * (height // max(tile_height, 1) + 2)
     if tiles > TILES:
         raise DataError(refusal % f"{tiles} tiles, expected at most {TILES}")
-    place, coding = 4 + struct.unpack_from(">H", frame, 4)[0], None
-    while (marker := struct.unpack_from(">H", frame, place)[0]) != START_OF_TILE:
+    coding, place = None, 4 + struct.unpack_from(">H", frame, 4)[0]
+    for marker, at in _segments(frame, place, START_OF_TILE):
         if marker == CODING:
-            coding = _Coding.read(frame, place)
-        elif marker not in HARMLESS:
+            coding = _Coding.read(frame, at)
+        elif marker not in (*HARMLESS, START_OF_TILE):
             raise DataError(refusal % f"a segment {marker:04X}")
-        place += 2 + struct.unpack_from(">H", frame, place + 2)[0]
     if coding is None or coding.levels > 32 or coding.smallest_precinct < 5:
         raise DataError(refusal % "precincts below 32 pixels, or without a coding style")
     visits = coding.layers * components * (width * height // coding.block + tiles * (coding.levels + 1))
     if visits > VISITS:
         raise DataError(refusal % f"{coding.layers} layers of small blocks")
-    _check_tile_headers(frame, place, refusal)
+    _check_tile_headers(frame, at, refusal)
     return width, height
 
 
 def _check_tile_headers(frame: bytes, place: int, refusal: str) -> None:
     """A tile may not change the coding that was checked."""
-    while place + 12 <= len(frame) and frame[place : place + 2] == b"\xff\x90":
-        length = struct.unpack_from(">I", frame, place + 6)[0]
-        inside = place + 12
-        while (marker := struct.unpack_from(">H", frame, inside)[0]) != START_OF_DATA:
-            if marker not in HARMLESS:
+    for _ in range(TILE_PARTS):
+        if frame[place : place + 2] != b"\xff\x90":
+            return
+        for marker, _ in _segments(frame, place + 12, START_OF_DATA):
+            if marker not in (*HARMLESS, START_OF_DATA):
                 raise DataError(refusal % f"a segment {marker:04X} in a tile")
-            inside += 2 + struct.unpack_from(">H", frame, inside + 2)[0]
+        length = struct.unpack_from(">I", frame, place + 6)[0]
         if length < 14:
             # 0: the tile reaches to the end.
             return
         place += length
+    raise DataError(refusal % f"more than {TILE_PARTS} parts of tiles")
