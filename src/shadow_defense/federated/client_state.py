@@ -41,7 +41,8 @@ class ClientState:
         defense: what :meth:`Defense.state_dict` gave.
         own: the tensors that the client does not share (``share_bn``), by state-dict name.
         control: the client's control variate c_i (SCAFFOLD), by state-dict name.
-        protected_digest: of what the defense protected, where its caller trained on its own.
+        sent, said: the tensors, by set and name, and the numbers that left, where the caller answers a round that is
+            asked again by them: a training of somebody else's need not come to the same update twice.
     """
 
     round: int
@@ -49,7 +50,8 @@ class ClientState:
     defense: Mapping[str, Any]
     own: Mapping[str, Tensor]
     control: Mapping[str, Tensor] = field(default_factory=dict)
-    protected_digest: str = ""
+    sent: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    said: Mapping[str, int | float] = field(default_factory=dict)
 
     @classmethod
     def prepared(cls, defense: Mapping[str, Any], own: Mapping[str, Tensor]) -> ClientState:
@@ -95,22 +97,17 @@ class ClientStateFolder:
             raise RunError(f"{self.folder} lacks the state before round {round + 1}: {self._mend()}")
         return self._read(rounds[-2])
 
+    def answered(self, round: int, global_digest: str) -> ClientState | None:
+        """What left in a round (0-based) that is asked again; None where it is new, or was not kept."""
+        last = self.last()
+        if last is None or (last.round, last.global_digest) != (round, global_digest) or not last.sent:
+            return None
+        return last
+
     def before(self, round: int) -> ClientState | None:
         """The newest state from before a round (0-based); errors as in :meth:`resume`."""
         rounds = [each for each in self._rounds() if each < round]
         return self._read(rounds[-1]) if rounds else None
-
-    def check_protected(self, round: int, digest: str) -> None:
-        """Refuse to protect another update in a round that is asked again: equal draws would cancel.
-
-        Raises :class:`RunError` where this round ended with another ``digest`` than this one.
-        """
-        last = self.last()
-        if last is not None and last.round == round and last.protected_digest != digest:
-            raise RunError(
-                f"client '{self.client}' has trained round {round + 1} of run '{self.run}' already and comes to "
-                "another update now: nothing is sent twice; make the training repeatable"
-            )
 
     def last(self) -> ClientState | None:
         """The newest state; errors as in :meth:`resume`."""
@@ -129,9 +126,10 @@ class ClientStateFolder:
             **flatten_tensors({"defense": state.defense}),
             **{f"own::{name}": tensor for name, tensor in state.own.items()},
             **{f"control::{name}": tensor for name, tensor in state.control.items()},
+            **flatten_tensors({"sent": state.sent}),
         }
         metadata = {"kind": "client state", "run": self.run, "client": self.client, "round": state.round}
-        metadata |= {"global_digest": state.global_digest, "protected_digest": state.protected_digest}
+        metadata |= {"global_digest": state.global_digest, "said": dict(state.said)}
         write_tensors(self._path(state.round), tensors, metadata)
         for round in self._rounds()[:-KEPT]:
             self._path(round).unlink(missing_ok=True)
@@ -185,13 +183,15 @@ class ClientStateFolder:
         for key, value in expected.items():
             if metadata.get(key) != value:
                 raise RunError(f"{path} is no state of client '{self.client}' ({key} is not {value}): {self._mend()}")
-        nested = nest_tensors({name: tensor for name, tensor in tensors.items() if name.startswith("defense::")})
+        nested = nest_tensors(
+            {name: tensor for name, tensor in tensors.items() if name.startswith(("defense::", "sent::"))}
+        )
         own, control = (
             {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
             for kind in ("own::", "control::")
         )
-        asked, protected = (str(metadata.get(key, "")) for key in ("global_digest", "protected_digest"))
-        return ClientState(round, asked, nested.get("defense", {}), own, control, protected)
+        asked, said = str(metadata.get("global_digest", "")), dict(metadata.get("said", {}))
+        return ClientState(round, asked, nested.get("defense", {}), own, control, nested.get("sent", {}), said)
 
     def _mend(self) -> str:
         return f"restore it from a copy, or delete {self.folder} and begin a run of another name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -139,4 +140,6 @@ def _of_one_kind(replies: Sequence[Message]) -> list[Message]:
 
 def _same_message(reply: Message, content: RecordDict) -> Message:
     """``content`` as from the sender of ``reply``, which itself stays as it came."""
-    return Message(content=content, metadata=reply.metadata)
+    same = copy.copy(reply)
+    same.content = content
+    return same

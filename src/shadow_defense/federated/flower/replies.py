@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -33,8 +34,9 @@ def sender_of(reply: Message, names: Sequence[str] = ()) -> str:
 def senders_of(replies: Sequence[Message], names: Sequence[str] = ()) -> list[str]:
     """The name of each reply's client; where several say that they are the same one, none of them is believed."""
     claimed = [sender_of(reply, names) for reply in replies]
+    times = Counter(claimed)
     return [
-        name if claimed.count(name) == 1 else f"node-{reply.metadata.src_node_id}"
+        name if times[name] == 1 else f"node-{reply.metadata.src_node_id}"
         for name, reply in zip(claimed, replies, strict=True)
     ]
 

@@ -48,8 +48,8 @@ class UpdateDefenseMod:
     training too, nothing is uploaded.
 
     The defense's state (such as a privacy budget) and the secret of its draws lie below the folder that the site gave
-    its node, ``--node-config 'state-dir="..."'``. A round asked again with the same model and the same result leaves as
-    it did before; with another it is refused, since equal draws would cancel.
+    its node, ``--node-config 'state-dir="..."'``. A round asked again with the same model is answered by what left
+    before, which is kept there; with another model it is refused, since equal draws would cancel.
 
     With ``share_bn`` the tensors of batch norm that the policy keeps come from the client's own state, and the server
     gets back what it sent: its average stays as it was, whatever the strategy.
@@ -112,6 +112,9 @@ class UpdateDefenseMod:
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad and name not in withheld}
         control = self._control(message.content, trained)
         asked = digest({**received, **{f"{CONTROL} {name}": tensor for name, tensor in control.items()}})
+        again = states.answered(round, asked)
+        if again is not None:
+            return _leaving(again)
         defense = self._defense(context, states.client)
         defense.check_model(model)
         before = states.resume(round, asked)
@@ -130,24 +133,22 @@ class UpdateDefenseMod:
         after = in_types_of(read_record(arrays_of(content), like, "the training's model"), like)
         model.load_state_dict(after)
         shared = {name: tensor for name, tensor in received.items() if name not in withheld}
-        raw = change(shared, after)
-        given = digest(raw)
-        states.check_protected(round, given)
         round_context = RoundContext(model, received, F.cross_entropy, round, self.rounds, 1.0)
         defense.begin_round(round_context)
-        protected = defense.protect_update(raw, round_context)
+        protected = defense.protect_update(change(shared, after), round_context)
         # A ModelUpdate is finite.
         update = ModelUpdate(dict(protected), _whole(metrics, SAMPLES), 0, round, states.client)
         sent = {name: tensor + update.tensors[name] if name in shared else tensor for name, tensor in received.items()}
-        leaving = RecordDict({ARRAYS: to_record(sent), METRICS: metrics})
+        leaving = {ARRAYS: sent}
         if control:
             changed = self._control_change(control, change(received, sent), metrics)
             own_control = {name: tensor + changed[name] for name, tensor in own_control.items()}
-            leaving.array_records[CONTROL] = to_record(changed)
+            leaving[CONTROL] = changed
         own = {name: after[name] for name in sorted(withheld)}
-        states.save(ClientState(round, asked, defense.state_dict(), own, own_control, given))
+        now = ClientState(round, asked, defense.state_dict(), own, own_control, leaving, _numbers(metrics))
+        states.save(now)
         states.note(defense.measurements())
-        return leaving
+        return _leaving(now)
 
     def _evaluated(
         self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
@@ -189,6 +190,16 @@ def read_control(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, T
     if not isinstance(record, ArrayRecord):
         raise UpdateError(f"the server's message has no '{CONTROL}': let its strategy send SCAFFOLD's, zeros at first")
     return in_types_of(read_record(record, like, "the server's control variate"), like)
+
+
+def _leaving(state: ClientState) -> RecordDict:
+    """The reply of a round, from what is on disk: the same whenever it is asked for."""
+    records = {name: to_record(tensors) for name, tensors in state.sent.items()}
+    return RecordDict({**records, METRICS: MetricRecord(dict(state.said))})
+
+
+def _numbers(metrics: MetricRecord) -> dict[str, int | float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _whole(metrics: MetricRecord, key: str) -> int:
