@@ -68,6 +68,36 @@ def test_every_form_of_one_update_gives_the_same(audit: Audit, form: tuple[str, 
     assert torch.equal(audit.images("inverting-gradients"), reference.images("inverting-gradients"))
 
 
+def test_one_step_of_adam_is_said_and_attacked_as_what_it_is(audit: Audit, tmp_path: Path) -> None:
+    """Whether told or read off the update; and no noise is heard where there is none."""
+    state, update = update_of(private(), [1], optimiser="adam", learning_rate=1e-3)
+    save_file(state, tmp_path / "global.safetensors")
+    update.save(tmp_path / "update.safetensors")
+    given = ("--model", "@model.yaml", "--global", str(tmp_path / "global.safetensors"), "--truth", "@truth")
+    given = (*given, "--template", "@public", "--update", str(tmp_path / "update.safetensors"), "--iterations", "150")
+    local = ("--steps", "1", "--learning-rate", "0.001")
+    for told in ((), ("--optimiser", "adam", "--loss", "ce"), (*local, "--optimiser", "adam", "--loss", "ce"), local):
+        results = audit(*given, *told)
+        (row,) = results["attacks"]["inverting-gradients"]["rows"]
+        assert row["ssim"] > max(0.8, row["template_ssim"])
+        assert results["attacks"]["inverting-gradients"]["verdict"] == "rebuilt"
+        said = [reason["sentence"] for reason in results["diagnosis"]]
+        assert any("equally large: it looks like the first step of Adam" in sentence for sentence in said)
+        assert not any("oise" in sentence for sentence in said)
+        assert any("Not told" in sentence for sentence in said) == ("adam" not in told)
+        assert ("What is not known" in (audit.out / "audit.html").read_text()) == ("adam" not in told)
+    assert results["local_training"]["optimiser"] is None and results["told"] == {"optimiser": None, "loss": None}
+
+
+def test_an_optimiser_is_attacked_with_where_the_rest_is_not_known(audit: Audit) -> None:
+    """And by nobody who is not granted the local training."""
+    told = ("--optimiser", "rmsprop", "--attack", "r-gap")
+    notes = audit(*DIFFERENCE, *told)["attacks"]["r-gap"]["notes"]
+    assert "taken as one step on all images, by rmsprop" in notes[0] and "a step of rmsprop is no gradient" in notes[2]
+    notes = audit(*DIFFERENCE, *told, "--threat-model", "eavesdropper")["attacks"]["r-gap"]["notes"]
+    assert "taken for SGD" in notes[0]
+
+
 def test_our_own_file_says_how_many_images_and_steps(audit: Audit) -> None:
     results = audit(*MODEL, "--update", "@ours.safetensors", "--learning-rate", "0.1", *QUICK)
     assert results["local_training"]["steps"] == results["local_training"]["batch_size"] == 1
@@ -232,6 +262,12 @@ def test_updates_that_fit_nothing_are_refused(
     [
         ((), "audit needs a run directory, or --model"),
         (("nowhere",), "nowhere is no run directory"),
+        (("nowhere", "--optimiser", "adam"), "--optimiser does not go with this form"),
+        ((*DIFFERENCE, "--optimiser", "adma"), "training.optimiser = 'adma': input should be 'sgd', 'adam'"),
+        ((*DIFFERENCE, "--optimiser", "adam", "--momentum", "0.9"), "training.momentum is of sgd and rmsprop"),
+        ((*DIFFERENCE, "--betas", "0.9"), "training.betas.1 is missing"),
+        ((*DIFFERENCE, "--loss", "mse", "--label-smoothing", "0.1"), "training.label_smoothing is of the loss ce"),
+        ((*DIFFERENCE, "--learning-rate", "inf", "--steps", "1"), "training.learning_rate = inf"),
         (("nowhere", "--samples", "1"), "--samples does not go with this form"),
         ((*DIFFERENCE, "--arm", "fedavg"), "--arm does not go with this form"),
         (MODEL, "expected one of --update"),

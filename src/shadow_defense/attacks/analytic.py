@@ -50,6 +50,15 @@ def layer_on_the_image(model: nn.Module, image_shape: tuple[int, int, int]) -> s
     return found[0]
 
 
+def step_notes(target: Target) -> list[str]:
+    """That the client's step is not the gradient which is solved for, where that is so."""
+    if target.local.optimiser in (None, "sgd"):
+        return []
+    return [
+        f"a step of {target.local.optimiser} is no gradient: where that is large, only its sign is left to solve for"
+    ]
+
+
 def explained(
     observation: Observation, target: Target, images: Float[Tensor, "n c h w"], labels: Tensor | None = None
 ) -> float:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from shadow_defense.attacks.analytic import explained, layer_on_the_image
+from shadow_defense.attacks.analytic import explained, layer_on_the_image, step_notes
 from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
@@ -87,7 +87,7 @@ class FullyConnectedLeak(BaseModel):
         weight, bias = (observation.update.tensors[f"{layer}.{part}"].detach() for part in ("weight", "bias"))
         if not bias.any():
             raise UpdateError(f"the bias of '{layer}' did not move: the update gives nothing to divide by")
-        notes = list(target.notes)
+        notes = [*target.notes, *step_notes(target)]
         if target.count == 1:
             kept = observation.matching.support.get(f"{layer}.weight")
             rows = leaked_input(weight, bias, kept).unsqueeze(0)

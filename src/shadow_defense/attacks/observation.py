@@ -67,6 +67,7 @@ class Observation:
         global_state: parameters before the round, and buffers (public: the server sent them).
         image_shape: (channels, height, width).
         rounds: of the whole training (public: all take part in them); None for unknown.
+        optimiser: the client's, where it is known and the rest of the local training is not.
         matching: how the attack's matching term is fitted to the defense; no knowledge, but what was made of it.
     """
 
@@ -86,6 +87,7 @@ class Observation:
     _defense: DefenseSettings | None = None
     _earlier: tuple[Observation, ...] | None = None
     rounds: int | None = None
+    optimiser: OptimiserName | None = None
     matching: MatchingAdaptation = field(default_factory=MatchingAdaptation)
 
     @property
@@ -154,6 +156,7 @@ def observe(
     defense: DefenseSettings | None = None,
     earlier: Sequence[Observation] = (),
     rounds: int | None = None,
+    optimiser: OptimiserName | None = None,
 ) -> Observation:
     """Keep of everything only what ``threat_model`` grants.
 
@@ -167,6 +170,7 @@ def observe(
         defense: what the client applies; None: no defense.
         earlier: the same client in the rounds before, oldest first, under the same threat model.
         rounds: of the whole training.
+        optimiser: the client's, for who is granted no more of the local training than that.
     """
     granted = threat_model.granted
     if "buffers" not in granted:
@@ -196,6 +200,7 @@ def observe(
         (defense or DefenseSettings()) if "defense" in granted else None,
         tuple(earlier) if "earlier rounds" in granted else None,
         rounds,
+        None if "local training" in granted else optimiser,
     )
 
 

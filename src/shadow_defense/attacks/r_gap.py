@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.analytic import explained, step_notes
 from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.layer_chain import Link, layer_chain
 from shadow_defense.attacks.observation import Observation, Reconstruction
@@ -146,7 +146,7 @@ class RGAP(BaseModel):
         if not update[f"{last.name}.bias"].any():
             raise UpdateError(f"the bias of '{last.name}' did not move: the update gives nothing to start from")
         target = matching_target(observation, longest_unroll=1)
-        notes = list(target.notes)
+        notes = [*target.notes, *step_notes(target)]
         if target.count > 1 or observation.update.samples > 1:
             notes.append("several images: the equations hold for one; what is returned explains none of them")
         solved, open_layers = solve_chain(links, observation.global_state, update)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.analytic import explained, step_notes
 from shadow_defense.attacks.kind import AttackKind
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
@@ -76,7 +76,7 @@ class RobbingTheFed(BaseModel):
         found = imprinted_images(weight, bias, target.count)
         low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
         images = found.view(-1, *observation.image_shape).clamp(low, high)
-        notes = list(target.notes)
+        notes = [*target.notes, *step_notes(target)]
         if len(images) < target.count:
             notes.append(f"{len(images)} bins hold all {target.count} images: some are means of several")
         if task:

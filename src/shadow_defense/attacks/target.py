@@ -82,8 +82,10 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
             notes.append(f"{local.steps} local steps taken as one average step; {count} of {samples} images sought")
             local = as_single_step(local)
     else:
-        local, count = LocalTraining(1.0, samples, 1, optimiser=assumed_optimiser(observed)), samples
-        notes.append(f"local training unknown: the update taken as one step on all images, {_assumption(local)}")
+        optimiser = observation.optimiser or assumed_optimiser(observed)
+        local, count = LocalTraining(1.0, samples, 1, optimiser=optimiser), samples
+        assumed = f"by {optimiser}" if observation.optimiser else _assumption(local)
+        notes.append(f"local training unknown: the update taken as one step on all images, {assumed}")
     return Simulation(
         parameters=parameters,
         buffers=buffers,

@@ -31,11 +31,13 @@ class TrainingSettings(BaseModel):
     )
     local_epochs: int = Field(1, ge=1, le=10_000, description="passes over a client's images in each round")
     optimiser: OptimiserName = Field("sgd", description="of the clients: sgd, adam, adamw or rmsprop; anew every round")
-    learning_rate: float = Field(1e-2, gt=0, description="of the clients' optimiser")
+    learning_rate: float = Field(1e-2, gt=0, allow_inf_nan=False, description="of the clients' optimiser")
     momentum: float = Field(0.0, ge=0, lt=1, description="of the clients' SGD or RMSprop, within a round")
-    weight_decay: float = Field(0.0, ge=0, description="of the clients' optimiser; apart from the gradient in adamw")
+    weight_decay: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="of the clients' optimiser; apart from the gradient in adamw"
+    )
     betas: tuple[UnitInterval, UnitInterval] = Field((0.9, 0.999), description="of Adam and AdamW, each in [0, 1)")
-    epsilon: float = Field(1e-8, gt=0, description="of Adam, AdamW and RMSprop")
+    epsilon: float = Field(1e-8, gt=0, allow_inf_nan=False, description="of Adam, AdamW and RMSprop")
     smoothing: float = Field(0.99, ge=0, lt=1, description="alpha of RMSprop")
     loss: LossName = Field(
         "ce", description="of the clients: ce (softmax cross entropy), bce (sigmoid, one-hot targets) or mse"

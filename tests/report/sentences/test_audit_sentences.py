@@ -64,6 +64,7 @@ def test_nothing_hides_a_clean_update() -> None:
         (replace(CLEAN, exact="first layer"), "gives away", "by one division, exactly."),
         (replace(CLEAN, exact="chain", steps=5), "gives away", "layer by layer, for one image in one step of SGD."),
         (replace(CLEAN, exact="chain", optimiser=None), "gives away", "for one image in one step of SGD."),
+        (replace(CLEAN, loss="bce"), "gives away", "SGD on sigmoid cross entropy leaves no such sums: check what was"),
         (replace(CLEAN, relative_norm=7.0), "not known", "The update is 7.0 times as long as the global model's"),
         (
             replace(CLEAN, optimiser="adam"),

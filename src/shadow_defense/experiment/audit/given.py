@@ -127,6 +127,9 @@ def case_of_update(given: Given) -> Case:
             template=blank if mean_image is None else mean_image,
             generator=None if given.generator is None else partial(load_generator, given.generator),
             public=public,
+            optimiser=told.optimiser
+            if "local training" in threat_model(attacks[attack].threat_model).granted
+            else None,
         )
 
     gallery = None if given.gallery is None else _gallery(_images(given.gallery, side, channels), truths)

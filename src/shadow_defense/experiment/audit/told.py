@@ -26,10 +26,8 @@ class Told:
 
 def with_told(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
     """The configuration with what flags tell of the training in it. Raises :class:`ConfigError` for what cannot be."""
-    # Not model_dump, which leaves out what is as it always was, and with it that somebody said so.
-    written = {name: getattr(config.training, name) for name in config.training.model_fields_set}
     given = {name: value for name, value in values.items() if value is not None}
-    return config.model_copy(update={"training": validated(TrainingSettings, written | given, ConfigError, "training")})
+    return config.model_copy(update={"training": _changed(config.training, given)})
 
 
 def told_in(training: TrainingSettings) -> Told:
@@ -63,6 +61,14 @@ def told_training(
         if any(value is not None for value in asked):
             raise ConfigError(f"the local training is known in part only: give {' and '.join(missing)} too")
         return None
-    training = training.model_copy(update={"learning_rate": learning_rate, "milestones": ()})
-    known = local_training(training, 0, batch_size, update.steps)
-    return replace(known, optimiser=told_in(training).optimiser)
+    told = _changed(training, {"learning_rate": learning_rate, "milestones": ()})
+    return replace(local_training(told, 0, batch_size, update.steps), optimiser=told_in(training).optimiser)
+
+
+def _changed(training: TrainingSettings, values: Mapping[str, object]) -> TrainingSettings:
+    """The settings with others in their place, checked, and as told as they were.
+
+    Not by model_dump, which leaves out what is as it always was, and with it that somebody said so.
+    """
+    said = {name: getattr(training, name) for name in training.model_fields_set}
+    return validated(TrainingSettings, said | dict(values), ConfigError, "training")

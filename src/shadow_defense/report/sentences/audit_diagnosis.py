@@ -73,10 +73,12 @@ def _of_the_values(facts: Facts) -> Iterator[Reason]:
 def _of_the_sums(facts: Facts, noise: float) -> Reason:
     """What the sums of the last layer's rows tell, each class a row: of SGD on cross entropy alone they are zero."""
     if noise <= max(AUDIBLE, 4 * facts.rounding):
+        belied = facts.loss not in (None, "ce")
+        other = f" {_training(facts)} leaves no such sums: check what was told." if belied else ""
         return Reason(
             "gives away",
-            "There is no noise on the update: the rows of the last layer's add up to zero, as training on cross "
-            "entropy leaves them. A defense that acts on the images themselves is not seen by this.",
+            "There is no noise on the update: the rows of the last layer's add up to zero, as SGD on cross entropy "
+            f"leaves them. A defense that acts on the images themselves is not seen by this.{other}",
         )
     if facts.plain is None:
         return Reason(
