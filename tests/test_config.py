@@ -106,6 +106,10 @@ def test_wrong_files(tmp_path: Path) -> None:
 def test_the_fingerprint_is_of_what_decides_the_numbers() -> None:
     base = load_config("demo")
     assert base.fingerprint() == load_config("demo", ["workers=7", "title=x"]).fingerprint()
+    same = ["training.optimiser=sgd", "training.loss=ce", "training.betas=[0.9, 0.999]"]
+    assert base.fingerprint() == load_config("demo", same).fingerprint()
+    for change in ("training.optimiser=adam", "training.loss=bce", "training.label_smoothing=0.1"):
+        assert base.fingerprint() != load_config("demo", [change]).fingerprint(), change
     for change in ("seed=1", "threads=2", "arms.fedavg.defense=shadow", "attacks.inverting-gradients.rounds=[1]"):
         assert base.fingerprint() != load_config("demo", [change]).fingerprint(), change
 

@@ -266,6 +266,7 @@ def test_updates_that_fit_nothing_are_refused(
         ((*DIFFERENCE, "--optimiser", "adma"), "training.optimiser = 'adma': input should be 'sgd', 'adam'"),
         ((*DIFFERENCE, "--optimiser", "adam", "--momentum", "0.9"), "training.momentum is of sgd and rmsprop"),
         ((*DIFFERENCE, "--betas", "0.9"), "training.betas.1 is missing"),
+        ((*DIFFERENCE, "--betas", "0.9,1"), "training.betas = [0.9, 1.0]: expected two numbers from 0 to below 1"),
         ((*DIFFERENCE, "--loss", "mse", "--label-smoothing", "0.1"), "training.label_smoothing is of the loss ce"),
         ((*DIFFERENCE, "--learning-rate", "inf", "--steps", "1"), "training.learning_rate = inf"),
         (("nowhere", "--samples", "1"), "--samples does not go with this form"),

@@ -59,15 +59,16 @@ def train(
     **settings: object,
 ) -> LocalResult:
     model = model or build()
+    chosen = TrainingSettings(**{"learning_rate": 0.1, **settings})
     return train_locally(
         model,
         state_of(model),
         data or client(),
         defense or Defense(),
-        settings=TrainingSettings(**{"learning_rate": 0.1, **settings}),
+        settings=chosen,
         round=round,
         normalisation=NORMALISATION,
-        loss_fn=F.cross_entropy,
+        loss_fn=chosen.loss_function(),
         seed=seed,
         explain=frozenset(explain),
     )
@@ -79,20 +80,33 @@ def train(
         {},
         {"local_epochs": 3, "momentum": 0.9, "weight_decay": 0.01},
         {"batch_norm": "eval", "local_epochs": 2},
+        {"optimiser": "adam", "betas": (0.5, 0.9), "weight_decay": 0.01, "local_epochs": 2},
+        {"optimiser": "adamw", "weight_decay": 0.01, "epsilon": 1e-3, "loss": "bce"},
+        {"optimiser": "rmsprop", "momentum": 0.5, "smoothing": 0.9, "loss": "mse", "local_epochs": 2},
     ],
 )
-def test_without_defense_it_is_plain_sgd(settings: dict[str, object]) -> None:
+def test_without_defense_it_is_torchs_own_training(settings: dict[str, object]) -> None:
     data, twin = client(), build()
     before = state_of(twin)
     chosen = TrainingSettings(**{"learning_rate": 0.1, **settings})
-    optimiser = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
+    shared = {"lr": 0.1, "weight_decay": chosen.weight_decay}
+    adaptive = {**shared, "eps": chosen.epsilon}
+    parameters = list(twin.parameters())
+    optimiser = {
+        "sgd": lambda: torch.optim.SGD(parameters, momentum=chosen.momentum, **shared),
+        "adam": lambda: torch.optim.Adam(parameters, betas=chosen.betas, **adaptive),
+        "adamw": lambda: torch.optim.AdamW(parameters, betas=chosen.betas, **adaptive),
+        "rmsprop": lambda: torch.optim.RMSprop(parameters, alpha=0.9, momentum=chosen.momentum, **adaptive),
+    }[chosen.optimiser]()
+    loss_fn = {"ce": nn.CrossEntropyLoss(), "bce": nn.BCEWithLogitsLoss(), "mse": nn.MSELoss()}[chosen.loss]
     twin.train(chosen.batch_norm == "train")
     images = (data.train.images.float() / 255 - 0.5) / 0.25
     losses = []
     orders = batch_orders(5, 2, chosen.local_epochs, named_generator(0, "order", "site-1", 0))
     for order in orders:
         optimiser.zero_grad()
-        loss = F.cross_entropy(twin(images[order]), data.train.labels[order])
+        labels = data.train.labels[order]
+        loss = loss_fn(twin(images[order]), labels if chosen.loss == "ce" else F.one_hot(labels, 2).float())
         loss.backward()
         optimiser.step()
         losses.append(loss.item())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
@@ -13,8 +13,6 @@ from shadow_defense.models.losses import ClassLoss, LossName
 
 NEWER = ("clients_per_round", "optimiser", "betas", "epsilon", "smoothing", "loss", "label_smoothing")
 """Settings that the first trainings did not have."""
-
-UnitInterval = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingSettings(BaseModel):
@@ -36,7 +34,7 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="of the clients' optimiser; apart from the gradient in adamw"
     )
-    betas: tuple[UnitInterval, UnitInterval] = Field((0.9, 0.999), description="of Adam and AdamW, each in [0, 1)")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of Adam and AdamW, each in [0, 1)")
     epsilon: float = Field(1e-8, gt=0, allow_inf_nan=False, description="of Adam, AdamW and RMSprop")
     smoothing: float = Field(0.99, ge=0, lt=1, description="alpha of RMSprop")
     loss: LossName = Field(
@@ -60,6 +58,8 @@ class TrainingSettings(BaseModel):
             raise ConfigError(
                 f"training.momentum is of sgd and rmsprop: leave it at 0 with {self.optimiser}; see betas"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"training.betas = {list(self.betas)}: expected two numbers from 0 to below 1")
         if self.label_smoothing and self.loss != "ce":
             raise ConfigError(f"training.label_smoothing is of the loss ce: leave it at 0 with {self.loss}")
         return self

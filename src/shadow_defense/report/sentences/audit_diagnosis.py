@@ -120,8 +120,7 @@ def _of_the_training(facts: Facts) -> Iterator[Reason]:
         yield Reason(
             "gives away",
             f"{facts.equal:.0%} of the update's values are equally large: it looks like the first step of Adam or "
-            f"RMSprop (or a few on the same images), or like signs alone{told}. The gradient's signs are enough to "
-            "rebuild an image from.",
+            f"RMSprop (or a few on the same images), or like signs alone{told}.",
         )
     unknown = untold(facts)
     if unknown:
@@ -177,11 +176,12 @@ def _of_the_steps(facts: Facts) -> Iterator[Reason]:
         )
     elif facts.optimiser == "sgd" and not facts.like_signs:
         yield Reason("gives away", "One local step: the update is a gradient, up to the learning rate.")
-    elif facts.optimiser is not None and not facts.like_signs:
+    else:
+        known = "" if facts.optimiser is None or facts.like_signs else f" of {OPTIMISERS[facts.optimiser]}"
         yield Reason(
             "gives away",
-            f"One local step of {OPTIMISERS[facts.optimiser]}: the update holds the gradient's signs at least, which "
-            "are enough to rebuild an image from.",
+            f"One local step{known}: the update holds the gradient's signs at least, which are enough to rebuild an "
+            "image from.",
         )
 
 
