@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from shadow_defense.shadow.foreground import spare_foreground, sparing_strength
 from shadow_defense.shadow.momentum import blend
 from shadow_defense.shadow.noise import EXPONENTS, noise_amplitude, scale_noise, shuffle_noise, uniform_noise
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
+from shadow_defense.shadow.settings import ShadowSettings
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -120,3 +123,17 @@ def test_samples_survive_packing() -> None:
     assert list(unpacked) == list(samples)
     assert all(torch.equal(unpacked[name], samples[name]) for name in samples)
     assert pack_samples({}) == {} and unpack_samples({}) == {}
+
+
+def test_no_chest_x_ray_is_left_without_noise(shared_data: Path) -> None:
+    """PneumoniaMNIST's training images, normalised by their own statistics; on a flat map noise is its scale."""
+    with np.load(shared_data / "medmnist" / "pneumoniamnist.npz") as data:
+        images = torch.from_numpy(data["train_images"]).unsqueeze(1).float() / 255
+    normalised, flat = (images - images.mean()) / images.std(), torch.ones(len(images), 1, 28, 28)
+
+    def below(least_peak: float) -> int:
+        noise = scale_noise(flat, normalised, 0.19, least_peak)[:, 0, 0, 0]
+        return int((noise < noise.median() / 4).sum())
+
+    assert below(0.0) == 61
+    assert below(ShadowSettings().floor / float(images.std())) == 0
