@@ -215,6 +215,7 @@ def test_numbers_with_the_same_name_say_whose_they_are() -> None:
         ("dcs+dp-sgd", "dcs computes gradients anew from the batch, and dp-sgd does so again: take one of the two"),
         ("dp-sgd+dcs", "dcs reads the private images after dp-sgd.*: take local-dp in place of dp-sgd"),
         ("mixup+shadow", "mixup mixes labels and shadow attacks with classes: put shadow first"),
+        ("ats+shadow", "ats changes the images that shadow knows by their ids: put shadow first"),
         ("none+noise", "'none', which protects nothing: leave it out"),
         ("noise+dp+noise", "names 'noise' twice"),
         ("dp+local-dp", "names 'local-dp' twice"),

@@ -152,6 +152,8 @@ def test_segmentation_takes_a_map_or_none() -> None:
     with pytest.raises(ModelError, match="for segmentation a map as `foreground`, or switch `foreground` off"):
         guard().protect(**given)
     assert guard(foreground=False).examine(**given).cam is None
+    with pytest.raises(DataError, match="a foreground was given but the settings spare none"):
+        guard(foreground=False).examine(**given, foreground=masks)
     for foreground in (masks, masks.unsqueeze(1).float(), masks.numpy()):
         protection = guard().examine(**given, foreground=foreground)
         assert protection.cam is not None and torch.equal(protection.cam, masks.float())

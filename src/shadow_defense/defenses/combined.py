@@ -98,6 +98,12 @@ def _check_part(
             name,
             f"mixes labels and {name} attacks with classes: put {name} first",
         )
+    if kind.knows_images:
+        _refuse(
+            [other for other in before if "batch" in places[other]],
+            name,
+            f"changes the images that {name} knows by their ids: put {name} first",
+        )
 
 
 def _private_at_the_update() -> str:

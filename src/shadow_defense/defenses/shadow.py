@@ -112,6 +112,7 @@ SHADOW = DefenseKind(
     acts_on=("batch",),
     needs_generator=True,
     needs_classes=True,
+    knows_images=True,
     searches=True,
     adds_noise_to_images=True,
     nothing_to_fit="noise on images: the update is that of the noisy images, and is matched as it is",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shadow_defense.errors import GeneratorError
+from shadow_defense.errors import DataError, GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator, private_copy
 from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer
 from shadow_defense.models.functional import LossFunction, training_mode
@@ -166,6 +166,8 @@ class ShadowGuard:
         """
         settings = self.settings
         check_round(round, rounds)
+        if foreground is not None and not settings.foreground:
+            raise DataError("a foreground was given but the settings spare none: set foreground=True, or give none")
         task = read_task(model, global_model, loss_fn, self._logits)
         batch = read_batch(images, labels, sample_ids, self.normalisation, task.device)
         clean = batch.images[batch.firsts]
