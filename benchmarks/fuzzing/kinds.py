@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzzing import arrays, dicom, folders, guard, images, settings, tables, tensors
+from fuzzing import arrays, dicom, folders, guard, images, replies, runs, settings, snapshots, tables, tensors
 from fuzzing.kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -17,5 +17,11 @@ KINDS: dict[str, Kind] = {
     "small-run": settings.SMALL_RUN,
     "tensors": tensors.TENSORS,
     "generator": tensors.GENERATOR,
+    "snapshot": snapshots.KIND,
+    "run-directory": runs.RUN_DIRECTORY,
     "guard": guard.KIND,
+    "flower-reply": replies.LIE,
+    "flower-training": replies.TRAINING,
+    "nvflare-result": replies.RESULT,
+    "audit": runs.AUDIT,
 }
