@@ -63,7 +63,7 @@ class TestPlugin:
         assert len({psnr[arm, "inverting-gradients"] for arm in arms}) == 3
 
     def test_its_options_are_checked(self) -> None:
-        with pytest.raises(ConfigError, match="did you mean 'scale'"):
+        with pytest.raises(ConfigError, match=r"defenses\.signs: unknown key 'signs\.scael': did you mean 'scale'"):
             load_grid(str(EXAMPLES / "plugin" / "signs.yaml"), ["defenses.signs.options.scael=1"])
 
     def test_its_entry_points_name_what_is_there(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from shadow_defense.errors import (
     DataError,
     GeneratorError,
     ModelError,
-    ShadowDefenseError,
     shown,
     unknown_name,
 )
@@ -31,7 +30,7 @@ from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.models.build import MODELS
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
-from shadow_defense.validation import validated
+from shadow_defense.validation import one_by_one, validated
 
 
 class MetricSettings(BaseModel):
@@ -80,19 +79,7 @@ class RunConfig(BaseModel):
     )
     workers: int | None = Field(None, ge=1, le=1024, description="processes in parallel; null: one a processor core")
 
-    @field_validator("arms", "attacks", mode="wrap")
-    @classmethod
-    def _one_by_one(cls, values: Any, check: Callable[[Any], Any], info: Any) -> dict[str, Any]:
-        """An error says in which of the entries it is."""
-        if not isinstance(values, Mapping):
-            return check(values)
-        checked: dict[str, Any] = {}
-        for name, value in values.items():
-            try:
-                checked |= check({name: value})
-            except ShadowDefenseError as error:
-                raise type(error)(f"{info.field_name}.{shown(name)}: {error}") from error
-        return checked
+    _located = field_validator("arms", "attacks", mode="wrap")(one_by_one)
 
     @model_validator(mode="after")
     def _known(self) -> RunConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,19 @@ def validated(
         return model.model_validate(dict(values))
     except ValidationError as failure:
         raise error(_explain(failure, model, where)) from failure
+
+
+def one_by_one(values: Any, check: Callable[[Any], Any], info: Any) -> Any:
+    """A wrap validator of a field that holds settings by name: an error says in which of them it is."""
+    if not isinstance(values, Mapping):
+        return check(values)
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            checked |= check({name: value})
+        except ShadowDefenseError as error:
+            raise type(error)(f"{info.field_name}.{shown(name)}: {error}") from error
+    return checked
 
 
 def _explain(failure: ValidationError, model: type[BaseModel], where: str) -> str:

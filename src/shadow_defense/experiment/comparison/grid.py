@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.config import MetricSettings, RunConfig, config_from
@@ -16,7 +16,7 @@ from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.experiment.comparison.ablations import ablation_arms
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.settings import GeneratorSettings
-from shadow_defense.validation import validated
+from shadow_defense.validation import one_by_one, validated
 
 NO_DEFENSE = "fedavg"
 
@@ -87,6 +87,8 @@ class Grid(BaseModel):
     )
     threads: int = Field(1, ge=1, le=1024, description="threads of each process, as in a run")
     workers: int | None = Field(None, ge=1, le=1024, description="processes in parallel; null: one a processor core")
+
+    _located = field_validator("defenses", "attacks", mode="wrap")(one_by_one)
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
