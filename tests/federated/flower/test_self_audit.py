@@ -177,7 +177,7 @@ def test_only_the_rounds_and_clients_that_a_site_says(
         ("ssim=nan", "self-audit.threshold = 'nan'"),
         ("nowhere.yaml", "cannot read the configuration nowhere.yaml"),
         ("@ssim=0.4", "expected keys and values"),
-        ("@{", "cannot read"),
+        ("@{", "is not valid YAML"),
         ("@evry: 2", "did you mean 'every'"),
         ("@attack: {attack: inverting-gradient}", "did you mean 'inverting-gradients'"),
         ("@attack: {longest_client: 2}", "use every and most_images"),
