@@ -163,7 +163,7 @@ def make(random: np.random.Generator, folder: Path) -> Input:
     from shadow_defense.data.npz import read_npz
 
     arrays: dict[str, Any] = valid(random)
-    changes = [change_arrays(random, arrays) for _ in range(int(random.integers(0, 3))) if arrays]
+    changes = [change_arrays(random, arrays) for _ in range(pick(random, (0, 0, 1, 1, 2))) if arrays]
     content, how = file_of(random, arrays)
     path = folder / "set.npz"
     path.write_bytes(content)

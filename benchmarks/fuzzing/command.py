@@ -39,10 +39,9 @@ def command(*arguments: str | Path) -> None:
     out, refused = _text(printed), _text(errors)
     assert not _controls(out), f"control characters on the terminal: {_controls(out)!a}"
     if code == 2:
+        line = refused.rstrip("\n").removeprefix("shadow-defense: ")
         # What typer says of a flag stands below its usage.
-        raise RefusedError(
-            refused.rstrip("\n").split("\n")[-1] if refused.startswith("Usage:") else refused.rstrip("\n")
-        )
+        raise RefusedError(line.split("\n")[-1] if line.startswith("Usage:") else line)
     assert code in (0, 1, None), f"exit code {code}"
 
 

@@ -114,7 +114,7 @@ def make(random: np.random.Generator, folder: Path) -> Input:
     for part in parts:
         for name in ("a", "b"):
             _class(random, root / part / name, ".dcm" if source == "dicom_folder" else ".png")
-    for _ in range(int(random.integers(0, 4))):
+    for _ in range(pick(random, (0, 1, 1, 2, 3))):
         place = root / pick(random, parts) / pick(random, ("a", "b", ".", "..", "../.."))
         if root not in (place.resolve(), *place.resolve().parents):
             place = root

@@ -136,7 +136,7 @@ def make(random: np.random.Generator, folder: Path) -> Input:
 
     choice = random.random()
     content, what = encoded(random) if choice < 0.6 else _claim(random) if choice < 0.8 else _other(random)
-    if random.random() < 0.6:
+    if random.random() < 0.4:
         content, change = change_bytes(random, content)
         what = f"{what}, {change}"
     suffix = pick(random, SUFFIXES)

@@ -83,7 +83,7 @@ def _document(random: np.random.Generator, name: str) -> tuple[bytes, str]:
     if choice < 0.3:
         number = int(random.integers(len(DOCUMENTS)))
         return DOCUMENTS[number].encode("utf-8", "surrogatepass"), f"document {number}, {DOCUMENTS[number][:40]!a}"
-    values, what = change_tree(random, presets()[name], 3)
+    values, what = change_tree(random, presets()[name], pick(random, (1, 1, 3)))
     try:
         content = yaml.safe_dump(values, allow_unicode=bool(random.integers(2))).encode("utf-8", "surrogatepass")
     except (yaml.YAMLError, RecursionError):
