@@ -42,6 +42,10 @@ def test_arrays_come_back_as_arrays() -> None:
         protected = guard().protect(**step(images().numpy().astype(dtype)))
         assert isinstance(protected, np.ndarray) and protected.dtype == dtype
         np.testing.assert_allclose(protected, plain.numpy(), rtol=0, atol=1e-6)
+    reversed_twice = np.ascontiguousarray(images().numpy()[..., ::-1])[..., ::-1]
+    np.testing.assert_allclose(guard().protect(**step(reversed_twice)), plain.numpy(), rtol=0, atol=1e-6)
+    with pytest.raises(DataError, match="images are an array of object"):
+        guard().protect(**step(images().numpy().astype(object)))
 
 
 def test_monai_tensors_keep_their_metadata() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from shadow_defense.errors import ModelError
+from shadow_defense.models.tensor_names import under_own_names
 
 ModelState: TypeAlias = nn.Module | Mapping[str, Tensor | np.ndarray] | Sequence[np.ndarray]
 """A model's tensors: the model, its state dict (of tensors or arrays), or a list of arrays in its order."""
@@ -21,7 +22,7 @@ WRAPPERS: dict[str, str] = {
     "DistributedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
-"""Classes that hold the real model, and under which attribute: it is the prefix of its tensors' names, too."""
+"""Classes that hold the real model, and under which attribute."""
 
 REFUSED: dict[str, str] = {
     "ScriptModule": "TorchScript",
@@ -108,15 +109,12 @@ def named_state(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
 def _by_name(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
     if isinstance(state, nn.Module):
         plain = plain_module(state)
-        tensors = chain(plain.named_parameters(remove_duplicate=False), plain.named_buffers(remove_duplicate=False))
-        return {name: tensor.detach() for name, tensor in tensors}
+        own = chain(plain.named_parameters(remove_duplicate=False), plain.named_buffers(remove_duplicate=False))
+        return {name: tensor.detach() for name, tensor in own}
     names = [name for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)]
     if isinstance(state, Mapping):
         # A module's extra state (get_extra_state) is no tensor and has no gradient: the model's own stays.
         named = {name: value for name, value in state.items() if isinstance(value, Tensor | np.ndarray | np.generic)}
-        for prefix in (f"{attribute}." for _ in range(2) for attribute in dict.fromkeys(WRAPPERS.values())):
-            if all(name.startswith(prefix) for name in named) and not any(name.startswith(prefix) for name in names):
-                named = {name.removeprefix(prefix): value for name, value in named.items()}
     else:
         if len(state) != len(names):
             raise ModelError(
@@ -126,9 +124,10 @@ def _by_name(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
         named = dict(zip(names, state, strict=True))
     try:
         # Arrays that came by wire are often read-only, which torch warns of: hence the copy.
-        return {
+        tensors = {
             name: value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
             for name, value in named.items()
         }
     except (TypeError, ValueError) as error:
         raise ModelError(f"the state holds what is no tensor ({error}): give tensors or arrays of numbers") from error
+    return under_own_names(tensors, first_names(model), ())[0]

@@ -69,9 +69,14 @@ def read_images(images: Any, sample_ids: Sequence[str], normalisation: Normalisa
         DataError: for another shape or type, NaN or infinity (naming the sample), a range that ``normalisation``
             cannot give, or another number of ids.
     """
-    if not isinstance(images, Tensor | np.ndarray):
-        raise DataError(f"images of type {type(images).__name__}: expected a tensor or an array")
-    plain = torch.as_tensor(images).detach().as_subclass(Tensor)
+    if not isinstance(images, Tensor | np.ndarray) or (
+        isinstance(images, np.ndarray) and images.dtype.kind not in "fiub"
+    ):
+        what = f"an array of {images.dtype}" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+        raise DataError(f"images are {what}: expected a tensor or an array of floats")
+    # A copy of an array: torch takes no reversed ones, and warns of those that are read-only.
+    plain = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).detach()
+    plain = plain.as_subclass(Tensor)
     if plain.dim() != 4 or len(plain) == 0:
         raise DataError(f"images of shape {tuple(plain.shape)}: expected (n, channels, height, width) with n >= 1")
     if not plain.is_floating_point():

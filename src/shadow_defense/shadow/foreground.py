@@ -20,7 +20,12 @@ def read_foreground(given: Tensor | np.ndarray, images: Float[Tensor, "n c h w"]
     Raises:
         DataError: for another shape, NaN or infinity.
     """
-    maps = torch.as_tensor(given).detach().as_subclass(Tensor).to(images.device, images.dtype)
+    maps = (
+        torch.as_tensor(np.array(given) if isinstance(given, np.ndarray) else given)
+        .detach()
+        .as_subclass(Tensor)
+        .to(images.device, images.dtype)
+    )
     maps = maps.squeeze(1) if maps.dim() == 4 and maps.shape[1] == 1 else maps
     size = (images.shape[2], images.shape[3])
     if maps.shape != (len(images), *size):

@@ -23,7 +23,7 @@ def as_labels(labels: Any, count: int) -> Tensor:
         DataError: for anything else, another length, NaN or infinity, or a negative class.
     """
     try:
-        values = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).detach()
+        values = torch.as_tensor(labels if isinstance(labels, Tensor) else np.array(labels)).detach()
     except (TypeError, ValueError) as error:
         raise DataError(f"labels of type {type(labels).__name__} are no numbers: give a tensor or a list") from error
     values = values.as_subclass(Tensor)
