@@ -31,3 +31,9 @@ def test_no_room_imports_what_is_further_down_the_road(room: str) -> None:
 def test_what_measures_a_defense_does_not_import_it(room: str) -> None:
     found = [str(path.relative_to(SOURCE)) for path in (SOURCE / room).rglob("*.py") if "shadow" in imported(path)]
     assert found == []
+
+
+def test_pages_know_nothing_of_the_stages_that_fill_them() -> None:
+    later = {"experiment", "config", "schema", "cli"}
+    found = {str(path.relative_to(SOURCE)): imported(path) & later for path in (SOURCE / "report").rglob("*.py")}
+    assert {path: rooms for path, rooms in found.items() if rooms} == {}

@@ -86,7 +86,8 @@ def _epsilon(row: Row) -> str | None:
     spent = row.epsilon
     if spent is None:
         return None
-    return f"{with_interval(spent.epsilon.mean, spent.epsilon.interval, 1)} ({spent.delta:g})"
+    text = with_interval(spent.epsilon.mean, spent.epsilon.interval, 1)
+    return text if spent.delta is None else f"{text} ({spent.delta:g})"
 
 
 def _measured(row: Row) -> str | None:
@@ -108,7 +109,6 @@ COLUMNS: dict[str, Column[Row]] = {
     "share_bn": Column("Batch norm", lambda row: row.share_bn or MISSING, about="which of its values are shared"),
     "measured": Column("Measured by the defense", _measured, about="means"),
     "scored": Column("Scored", lambda row: f"{counted(row.images, 'image')}, {counted(row.seeds, 'seed')}"),
-    "images": Column("Images", lambda row: str(row.images)),
     "on_front": Column("Front", lambda row: "yes" if row.on_front else MISSING),
 }
 
