@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
+from shadow_defense.report.kit.formatting import counted
 from shadow_defense.report.records.scores import Header
 
 
@@ -14,7 +15,7 @@ def render_page(name: str, record: Header, *, seeds: Sequence[int], **parts: obj
     """The page ``name`` of ``report/pages`` as one HTML document that needs no network and no other file.
 
     All text is escaped, no name may be missing, and a content security policy in the page forbids loading anything.
-    Templates extend ``kit/base.html.j2`` and have the filter ``settings``, which is :func:`nested_text`.
+    Templates extend ``kit/base.html.j2`` and have two filters: ``settings`` is :func:`nested_text`, ``counted`` itself.
 
     Args:
         parts: what the template lays out besides ``record`` and ``seeds``.
@@ -28,7 +29,7 @@ def render_page(name: str, record: Header, *, seeds: Sequence[int], **parts: obj
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["settings"] = nested_text
+    environment.filters |= {"settings": nested_text, "counted": counted}
     return environment.get_template(f"pages/{name}.html.j2").render(record=record, seeds=seeds, **parts)
 
 
