@@ -133,7 +133,7 @@ def test_rotation_blurs_what_the_discriminator_sees_at_first(monkeypatch: pytest
 def test_fine_tuning_begins_from_the_files(tmp_path: Path) -> None:
     first = training()
     save_generator(tmp_path / "g.safetensors", first.generator, TINY, {})
-    save_discriminator(tmp_path / "d.safetensors", first.discriminator.state_dict())
+    save_discriminator(tmp_path / "d.safetensors", first.discriminator, TINY)
     begun = settings(
         z_dim=None,
         begin_from=tmp_path / "g.safetensors",

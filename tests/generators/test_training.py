@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from shadow_defense.generators.adversarial import discriminator_loss, generator_
 from shadow_defense.generators.build import load_generator, save_generator
 from shadow_defense.generators.dcgan import DCGANDiscriminator, DCGANGenerator
 from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
 from shadow_defense.generators.training import GanTraining, as_generator_images, pretrain
 
 
@@ -174,3 +176,29 @@ def test_files_that_are_no_generators(tmp_path: Path, monkeypatch: pytest.Monkey
     refused("does not fit its architecture")
     write_tensors(path, generator.state_dict(), {"kind": "generator", "name": "dcgan"})
     refused("does not fit its architecture")
+    for wrong in ({"width": 10**9}, {"z_dim": 10**6}, {"width": "4"}, {"z_dim": -4}, {"width": 0}, {"channels": 2}):
+        told = {"image_size": 16, "channels": 1, "z_dim": 4, "width": 4} | wrong
+        write_tensors(path, generator.state_dict(), {"kind": "generator", "name": "dcgan", "arguments": told})
+        refused("does not fit its architecture|channels was asked for")
+    broken = {"synthesis.0.weight": generator.state_dict()["synthesis.0.weight"] * float("nan")}
+    told = {"image_size": 16, "channels": 1, "z_dim": 4, "width": 4}
+    write_tensors(path, generator.state_dict() | broken, {"kind": "generator", "name": "dcgan", "arguments": told})
+    refused("NaN")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{"mapping_layers": 100_000}, {"channel_max": 10**6, "channel_base": 10**6}, {"z_dim": 10**6}, {"c_dim": 10**6}],
+)
+def test_what_a_stylegan3_file_claims_is_compared_before_it_is_built(tmp_path: Path, claim: dict[str, int]) -> None:
+    path = tmp_path / "generator.safetensors"
+    network = StyleGAN3Generator(image_size=16, z_dim=4, w_dim=4, channel_base=64, channel_max=8)
+    save_generator(path, network, "stylegan3-t", {})
+    assert equal(load_generator(path), network)
+    tensors, metadata = read_tensors(path)
+    metadata["arguments"] |= claim
+    write_tensors(path, tensors, metadata)
+    started = time.process_time()
+    with pytest.raises(GeneratorError, match=r"generator.safetensors does not fit its architecture"):
+        load_generator(path)
+    assert time.process_time() - started < 5

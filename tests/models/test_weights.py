@@ -240,7 +240,7 @@ class RunsCode:
 
 def test_pickles_with_code_are_refused_unrun(tmp_path: Path) -> None:
     torch.save({"fc.weight": RunsCode(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises(ModelError, match=r"refused weights .*evil\.pth: the pickle holds '\w+\.mkdir'") as caught:
+    with pytest.raises(ModelError, match=r"refused weights .*evil\.pth: it asks for '\w+\.mkdir'") as caught:
         build("resnet18", tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
     assert "\n" not in str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,10 @@ def build_networks(
             generator = kind.generator()(image_size=image_size, channels=channels, **kind.chosen(settings))
         else:
             generator = _begun(settings, settings.begin_from, image_size, channels)
-        discriminator = kind.discriminator(generator)
-    if settings.begin_from_discriminator is not None:
-        _load_discriminator(discriminator, settings.begin_from_discriminator)
+        if settings.begin_from_discriminator is None:
+            discriminator = kind.discriminator(generator)
+        else:
+            discriminator = begun_discriminator(kind, generator, settings.begin_from_discriminator)
     return generator.eval(), discriminator
 
 
@@ -87,22 +88,55 @@ def _begun(settings: GeneratorSettings, path: Path, image_size: int, channels: i
     return generator
 
 
-def _load_discriminator(discriminator: nn.Module, path: Path) -> None:
+def begun_discriminator(kind: Architecture, generator: Generator, path: Path) -> nn.Module:
+    """The discriminator of a file, for a generator of its kind. Raises :class:`GeneratorError` as for a generator."""
     try:
         tensors, metadata = read_tensors(path)
         if metadata.get("kind") != "discriminator":
             raise GeneratorError(f"{path} holds no discriminator: give one that `import-snapshot` wrote")
+        options = {name: metadata[name] for name in kind.discriminator_options if name in metadata}
+        _check_fit(lambda: kind.discriminator(generator, **options), tensors)
+        discriminator = kind.discriminator(generator, **options)
         discriminator.load_state_dict(tensors)
-    except (RunError, RuntimeError) as error:
+    except (RunError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise GeneratorError(
             f"{path} does not fit the generator: {reason}; give the discriminator of the same snapshot"
         ) from error
+    return discriminator
 
 
-def save_discriminator(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a discriminator's weights, for ``generator.begin_from_discriminator``."""
-    write_tensors(path, dict(tensors), {"kind": "discriminator"})
+def save_discriminator(path: Path, discriminator: nn.Module, name: str) -> None:
+    """Write a discriminator's weights and what it chose of its architecture, for ``begin_from_discriminator``."""
+    options = {option: getattr(discriminator, option) for option in architecture(name).discriminator_options}
+    write_tensors(path, discriminator.state_dict(), {"kind": "discriminator", **options})
+
+
+MOST_ARGUMENT = 2**20
+"""Of a number in a file that says how large its network is; StyleGAN3's channel_base is the largest, at 2^16."""
+
+
+def _check_fit(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless the network that ``build`` makes has these tensors; nothing of its size is made."""
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    for name in expected.keys() | tensors.keys():
+        if name not in tensors or name not in expected or tensors[name].shape != expected[name]:
+            raise ValueError(f"tensor '{name}' is missing, unexpected or of another shape")
+        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+            raise ValueError(f"tensor '{name}' holds NaN or infinity")
+
+
+def _checked_arguments(kind: Architecture, given: object, parts: int) -> dict[str, Any]:
+    """What a file says of its network; ``ValueError`` for other names, and for all but texts and small numbers."""
+    if not isinstance(given, dict) or not given.keys() <= set(kind.arguments):
+        raise ValueError(f"its arguments are not {', '.join(kind.arguments)}")
+    for name, value in given.items():
+        # Each layer of a mapping network has tensors of its own: that many are there, or the claim is false.
+        most = parts if name == "mapping_layers" else MOST_ARGUMENT
+        if not isinstance(value, str) and not (isinstance(value, int | float) and 0 <= value <= most):
+            raise ValueError(f"its {name} is said to be {shown(value)}: expected 0 to {most}")
+    return given
 
 
 def save_generator(path: Path, generator: Generator, name: str, training: dict[str, Any]) -> None:
@@ -139,9 +173,12 @@ def read_generator(path: Path) -> tuple[str, Generator]:
     try:
         # The constructors draw weights, which the file's replace: the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
-            generator = architecture(name).generator()(**metadata["arguments"])
+            kind = architecture(name)
+            arguments = _checked_arguments(kind, metadata.get("arguments"), len(tensors))
+            _check_fit(lambda: kind.generator()(**arguments), tensors)
+            generator = kind.generator()(**arguments)
         generator.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise GeneratorError(
             f"{path} does not fit its architecture: {reason}; pre-train the generator again"

@@ -24,12 +24,14 @@ class Architecture(Entry):
         chosen: constructor arguments from the settings, beside image_size and channels.
         discriminator: an untrained one that fits a generator.
         begin: readies a generator of a file for training by the settings.
+        discriminator_options: what may differ between discriminators of the same generator, attributes of them.
     """
 
     sizes: tuple[int, ...]
     generator: Callable[[], type[Generator]]
     arguments: tuple[str, ...]
     chosen: Callable[[GeneratorSettings], dict[str, Any]]
-    discriminator: Callable[[Any], nn.Module]
+    discriminator: Callable[..., nn.Module]
     recipe: Recipe
     begin: Callable[[Any, GeneratorSettings], None] = lambda generator, settings: None
+    discriminator_options: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def _begin(generator: StyleGAN3Generator, settings: GeneratorSettings) -> None:
     generator.set_magnitude_decay(training_magnitude_decay(settings.batch_size))
 
 
-def _stylegan3_discriminator(generator: StyleGAN3Generator) -> nn.Module:
+def _stylegan3_discriminator(generator: StyleGAN3Generator, **options: Any) -> nn.Module:
     from shadow_defense.generators.stylegan3.discriminator import StyleGAN3Discriminator
 
     factor = ROTATION_WIDENS if generator.kernel == 1 else 1
@@ -60,11 +60,15 @@ def _stylegan3_discriminator(generator: StyleGAN3Generator) -> nn.Module:
         img_channels=generator.channels,
         channel_base=generator.channel_base // factor,
         channel_max=generator.channel_max // factor,
+        **options,
     )
 
 
 ROTATION_WIDENS = 2
 """Configuration R's generator has twice the channels of T's; the discriminator is the same."""
+
+DEVIATION_OPTIONS = ("deviation_group", "deviation_channels")
+"""Of the discriminator, which official trainings can choose (``mbstd_group_size``)."""
 
 STYLEGAN3_ARGUMENTS = (
     "image_size", "channels", "z_dim", "w_dim", "c_dim", "channel_base", "channel_max", "kernel", "radial",
@@ -84,6 +88,7 @@ def _stylegan3(name: str, summary: str, base: int, most: int, *, rotation: bool)
         _stylegan3_discriminator,
         stylegan3_recipe(fading_blur=rotation),
         _begin,
+        discriminator_options=DEVIATION_OPTIONS,
     )
 
 

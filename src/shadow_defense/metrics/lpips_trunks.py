@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shadow_defense.data.archive import read_arrays
-from shadow_defense.errors import DataError, ModelError
+from shadow_defense.errors import DataError, ModelError, SnapshotError
+from shadow_defense.torch_files import read_torch_file
 
 CHANNELS = (3, 64, 192, 384, 256, 256)
 KERNEL_SIZES = (11, 5, 3, 3, 3)
@@ -72,15 +73,14 @@ def read_shift_tolerant_weights(path: Path | None) -> LpipsWeights:
             raise ModelError("st-lpips needs the weights in the package stlpips-pytorch: install it or name a file")
         path = Path(spec.submodule_search_locations[0]) / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
     try:
-        # The published file was saved on a GPU.
-        state: Mapping[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+        state: Any = read_torch_file(path)
         return LpipsWeights(
             origin=str(path),
             kernels=tuple(state[f"net.{name}.weight"] for name in _SHIFT_TOLERANT_CONVOLUTIONS),
             biases=tuple(state[f"net.{name}.bias"] for name in _SHIFT_TOLERANT_CONVOLUTIONS),
             heads=tuple(state[f"lin{i}.model.1.weight"].flatten() for i in range(5)),
         )
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SnapshotError) as error:
         raise ModelError(
             f"cannot read shift-tolerant LPIPS weights from {path} ({type(error).__name__}): "
             "give alex_shift_tolerant.pth of the package stlpips-pytorch"
@@ -101,10 +101,10 @@ def read_alexnet_weights(path: Path | None) -> LpipsWeights:
             "LPIPS 'alexnet' has no weights of its own: name an npz of LPIPS v0.1 weights, or use 'st-lpips'"
         )
     try:
-        arrays = read_arrays(path)
-        kernels = [arrays[f"AlexNet_0.Conv_{i}.kernel"].transpose(3, 2, 0, 1) for i in range(5)]
-        biases = [arrays[f"AlexNet_0.Conv_{i}.bias"] for i in range(5)]
-        heads = [arrays[f"NetLinLayer_{i}.Conv_0.kernel"].reshape(-1) for i in range(5)]
+        file = read_arrays(path)
+        kernels = [file[f"AlexNet_0.Conv_{i}.kernel"].transpose(3, 2, 0, 1) for i in range(5)]
+        biases = [file[f"AlexNet_0.Conv_{i}.bias"] for i in range(5)]
+        heads = [file[f"NetLinLayer_{i}.Conv_0.kernel"].reshape(-1) for i in range(5)]
     except (DataError, KeyError, ValueError) as error:
         raise ModelError(
             f"cannot read LPIPS weights from {path} ({error}): give an npz with AlexNet_0.Conv_{{i}}.kernel, .bias and "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from shadow_defense.errors import ModelError
+from shadow_defense.errors import ModelError, SnapshotError
+from shadow_defense.files import check_tensor_file
 from shadow_defense.models.tensor_names import under_own_names
+from shadow_defense.torch_files import read_torch_file
 
 IMAGENET_STEM = (64, 3, 7, 7)
 """Shape of the first convolution's weight in torchvision's ResNet-18 and DenseNet-121."""
@@ -110,25 +109,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: when the file is missing, damaged, of another kind, or holds anything but named tensors.
     """
-    path = path.expanduser()
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise ModelError(f"cannot read weights {path}: expected a .safetensors, .pth or .pt file")
-    if not path.is_file():
-        raise ModelError(f"no weights at {path}: give the path of a .safetensors, .pth or .pt file")
     try:
+        path = path.expanduser()
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            check_tensor_file(path)
+            state: object = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message advises to load the file unsafely.
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"'{found[1]}'" if found else "something that is not a tensor, or is damaged"
+            state = read_torch_file(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"no weights at {path}: give the path of a .safetensors, .pth or .pt file") from error
+    except SnapshotError as error:
         raise ModelError(
-            f"refused weights {path}: the pickle holds {what}, which could run code; "
-            "give a state dict of tensors, best as .safetensors"
+            f"refused weights {path}: {error}; give a state dict of tensors, best as .safetensors"
         ) from error
     except Exception as error:  # a damaged file can make the readers fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.importing import read_snapshot
 from shadow_defense.generators.snapshots.stand_ins import official_names
-from shadow_defense.generators.snapshots.unpickling import Allowance
+from shadow_defense.unpickling import Allowance
 
 # Not exec and import: the checker of shapes does both, once for each function.
 ACTS = ("pickle.", "os.", "subprocess.", "socket.", "shutil.", "ctypes.")

@@ -14,7 +14,7 @@ import torch
 
 from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.legacy_storage import LegacyStorage, read_legacy_storage
-from shadow_defense.generators.snapshots.unpickling import Allowance
+from shadow_defense.unpickling import Allowance
 
 
 def read(content: bytes) -> LegacyStorage:

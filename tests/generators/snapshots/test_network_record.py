@@ -18,7 +18,7 @@ from shadow_defense.generators.snapshots.network_record import (
     plain_value,
 )
 from shadow_defense.generators.snapshots.stand_ins import official_names
-from shadow_defense.generators.snapshots.unpickling import Allowance, Machine
+from shadow_defense.unpickling import Allowance, Machine
 
 
 def record(content: bytes, name: str = "G") -> NetworkRecord:

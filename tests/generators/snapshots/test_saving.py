@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from shadow_defense.cli.import_snapshot import import_snapshot
 from shadow_defense.errors import ShadowDefenseError, SnapshotError
 from shadow_defense.files import read_tensors
-from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.build import architecture, begun_discriminator, load_generator
+from shadow_defense.generators.stylegan3.discriminator import StyleGAN3Discriminator
 
 Content = dict[str, Any]
 
@@ -49,8 +51,53 @@ def test_both_networks_are_written(small_snapshot: Content, tmp_path: Path) -> N
         assert tensors.keys() == expected.keys()
         assert all(torch.equal(tensors[key], expected[key]) for key in expected), name
     assert read_tensors(out)[1]["training"]["augment_probability"] == 0.25
-    assert read_tensors(discriminator)[1] == {"kind": "discriminator"}
+    assert read_tensors(discriminator)[1] == {
+        "kind": "discriminator",
+        "deviation_group": 4,
+        "deviation_channels": 1,
+    }
     assert set(files(tmp_path)) == {path, out, discriminator}
+
+
+@pytest.mark.parametrize(("told", "group"), [({"mbstd_group_size": 8}, 8), ({"mbstd_group_size": None}, None), ({}, 4)])
+def test_the_minibatch_group_of_the_training_is_kept(
+    small_snapshot: Content, tmp_path: Path, told: dict[str, Any], group: int | None
+) -> None:
+    small_snapshot["D"]._init_kwargs["epilogue_kwargs"] = told
+    import_snapshot(written(tmp_path, small_snapshot), tmp_path / "g", discriminator=tmp_path / "d")
+    sizes: dict[str, Any] = {"channel_base": 64, "channel_max": 8, "img_resolution": 16, "img_channels": 1}
+
+    def made(**options: Any) -> StyleGAN3Discriminator:
+        return StyleGAN3Discriminator(**sizes, **options)
+
+    # The registry's own are wider than the test's.
+    kind = replace(architecture("stylegan3-t"), discriminator=lambda _, **options: made(**options))
+    found = begun_discriminator(kind, load_generator(tmp_path / "g"), tmp_path / "d")
+    images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for other in (2, 4, 8, None):
+        same = made(deviation_group=other)
+        same.load_state_dict(small_snapshot["D"].state_dict())
+        # All eight images are one group of eight.
+        expected = (other or 8) == (group or 8)
+        assert torch.equal(found(images), same(images)) is expected, other
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"mbstd_group_size": 0},
+        {"mbstd_group_size": 10**9},
+        {"mbstd_group_size": True},
+        {"mbstd_num_channels": None},
+        {"mbstd_num_channels": 3},
+        {"activation": "relu"},
+        3,
+    ],
+)
+def test_a_last_block_that_is_not_known_is_refused(small_snapshot: Content, tmp_path: Path, told: object) -> None:
+    small_snapshot["D"]._init_kwargs["epilogue_kwargs"] = told
+    path = written(tmp_path, small_snapshot)
+    assert str(path) in refused(path, tmp_path / "g.safetensors", tmp_path / "d.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.legacy_storage import LegacyStorage
 from shadow_defense.generators.snapshots.tensors import rebuild_parameter, rebuild_tensor
-from shadow_defense.generators.snapshots.unpickling import Allowance
+from shadow_defense.unpickling import Allowance
 
 VALUES = np.arange(24, dtype="<f4")
 STORAGE = LegacyStorage("FloatStorage", VALUES)

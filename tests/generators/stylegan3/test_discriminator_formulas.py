@@ -136,6 +136,17 @@ def test_minibatch_deviation_by_hand() -> None:
     # The mean over channels and pixels is of deviations, not of variances: 1 and 3 here.
     two = torch.tensor([[0.0, 0.0], [2.0, 6.0]], dtype=torch.float64).view(2, 2, 1, 1)
     torch.testing.assert_close(append_deviation(two)[:, 2].flatten(), torch.full((2,), 2.0, dtype=torch.float64))
+    # A part of the features each: deviations of 1 and 3.
+    parts = append_deviation(two, channels=2)[:, 2:].flatten()
+    torch.testing.assert_close(parts, torch.tensor([1.0, 3.0, 1.0, 3.0], dtype=torch.float64))
+    assert append_deviation(two, channels=0) is two
+    # Groups {0, 4}, {1, 5}, {2, 6} and {3, 7} of two; all eight in one: variance 52 / 8.
+    pairs = append_deviation(images, 2)[:, 1].flatten()
+    expected = torch.tensor([0.0, 0, 0, 4] * 2, dtype=torch.float64)
+    torch.testing.assert_close(pairs, expected, rtol=0, atol=1.1e-4)
+    whole = append_deviation(images, None)[:, 1].flatten()
+    torch.testing.assert_close(whole, torch.full((8,), math.sqrt(6.5), dtype=torch.float64))
+    assert torch.equal(append_deviation(images, 8), append_deviation(images, None))
     # One image differs from none; the 1e-8 stays.
     assert append_deviation(images[:1])[0, 1].item() == pytest.approx(1e-4)
 

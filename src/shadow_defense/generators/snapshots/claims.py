@@ -6,7 +6,7 @@ from typing import Any
 
 from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.network_record import NetworkRecord
-from shadow_defense.generators.snapshots.unpickling import quoted
+from shadow_defense.unpickling import quoted
 
 OFFICIAL_DEFAULTS: dict[str, Any] = {
     "mapping_kwargs": {},

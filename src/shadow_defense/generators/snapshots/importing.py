@@ -19,7 +19,7 @@ from shadow_defense.generators.snapshots.network_record import (
     plain_value,
 )
 from shadow_defense.generators.snapshots.stand_ins import official_names
-from shadow_defense.generators.snapshots.unpickling import Allowance, Machine, quoted
+from shadow_defense.unpickling import Allowance, Machine, quoted
 
 SIZE_LIMIT = 2 * 2**30
 """Bytes. Official snapshots have at most 0.4 GiB; reading one takes about three times its size in memory."""
@@ -189,7 +189,7 @@ def save_imported(
         partial.touch()
         save_generator(partial, generator, name, _origin(path, snapshot, network))
         if discriminator is not None and discriminator_out is not None:
-            save_discriminator(discriminator_out, discriminator.state_dict())
+            save_discriminator(discriminator_out, discriminator, name)
 
 
 def import_snapshot(path: Path, out: Path, network: str = "G_ema", size_limit: int = SIZE_LIMIT) -> Snapshot:

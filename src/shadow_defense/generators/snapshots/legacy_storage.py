@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from shadow_defense.errors import SnapshotError
-from shadow_defense.generators.snapshots.unpickling import Allowance, Machine, StandIn
+from shadow_defense.unpickling import Allowance, Machine, StandIn
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001

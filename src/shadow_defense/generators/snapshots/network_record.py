@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.tensors import TensorRecord
-from shadow_defense.generators.snapshots.unpickling import Allowance, quoted
+from shadow_defense.unpickling import Allowance, quoted
 
 FORMAT = 6
 """The version of the record that all official PyTorch networks carry."""

@@ -8,7 +8,7 @@ from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.legacy_storage import LegacyStorage, read_legacy_storage
 from shadow_defense.generators.snapshots.network_record import persistent_object
 from shadow_defense.generators.snapshots.tensors import rebuild_parameter, rebuild_tensor
-from shadow_defense.generators.snapshots.unpickling import Allowance, Placeholder, Replacement, StandIn, string_keys
+from shadow_defense.unpickling import Allowance, Placeholder, Replacement, StandIn, string_keys
 
 NUMPY = (
     ("numpy", "ndarray"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shadow_defense.errors import SnapshotError
 from shadow_defense.generators.snapshots.legacy_storage import LegacyStorage
-from shadow_defense.generators.snapshots.unpickling import Allowance
+from shadow_defense.unpickling import Allowance
 
 MOST_DIMENSIONS = 8
 """Networks have four at most."""

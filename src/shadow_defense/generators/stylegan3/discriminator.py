@@ -26,26 +26,30 @@ def binomial_filter() -> Float[Tensor, "4 4"]:
     return torch.outer(taps, taps) / 64
 
 
-def check_batch_size(count: int) -> None:
-    """Raise :class:`GeneratorError` unless ``count`` images fall into groups of ``min(4, count)``.
+def check_batch_size(count: int, group: int | None = DEVIATION_GROUP) -> None:
+    """Raise :class:`GeneratorError` unless ``count`` images fall into groups of ``min(group, count)``; None: in one.
 
     >>> check_batch_size(3), check_batch_size(8)
     (None, None)
     """
-    if count < 1 or count % min(DEVIATION_GROUP, count):
-        below = count - count % DEVIATION_GROUP
-        mend = f"{below} or {below + DEVIATION_GROUP}" if below else str(DEVIATION_GROUP)
+    group = group or max(count, 1)
+    if count < 1 or count % min(group, count):
+        below = count - count % group
+        mend = f"{below} or {below + group}" if below else str(group)
         raise GeneratorError(
-            f"StyleGAN3's discriminator was given a batch of {count} images: expected 1, 2, 3 or a multiple of "
-            f"{DEVIATION_GROUP}; set generator.batch_size to {mend}"
+            f"StyleGAN3's discriminator was given a batch of {count} images: expected fewer than {group} or a multiple "
+            f"of {group}; set generator.batch_size to {mend}"
         )
 
 
-def append_deviation(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c+1 h w"]:
+def append_deviation(
+    x: Float[Tensor, "n c h w"], group: int | None = DEVIATION_GROUP, channels: int = 1
+) -> Float[Tensor, "n c+{channels} h w"]:
     """Append the minibatch standard deviation, which shows a discriminator that fakes resemble each other.
 
-    Image i is in group ``i mod (n / G)`` of ``G = min(4, n)`` images. The new channel is, for the whole group, the
-    mean over channels and pixels of ``sqrt(var_group(x) + 1e-8)``, the variance being the biased one.
+    Image i is in group ``i mod (n / G)`` of ``G = min(group, n)`` images. The features are cut into ``channels`` equal
+    parts; each new channel is, for the whole group, the mean over a part's channels and pixels of
+    ``sqrt(var_group(x) + 1e-8)``, the variance being the biased one.
 
     Raises:
         GeneratorError: when n is no multiple of G.
@@ -55,11 +59,13 @@ def append_deviation(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c+1 h w"]:
     [2.0, 2.0]
     """
     count, _, height, width = x.shape
-    check_batch_size(count)
-    group = min(DEVIATION_GROUP, count)
-    variance = x.unflatten(0, (group, count // group)).var(dim=0, correction=0)
-    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    return torch.cat([x, deviation.repeat(group).view(count, 1, 1, 1).expand(-1, -1, height, width)], dim=1)
+    check_batch_size(count, group)
+    if channels == 0:
+        return x
+    size = min(group or count, count)
+    variance = x.unflatten(0, (size, count // size)).var(dim=0, correction=0)
+    deviation = (variance + 1e-8).sqrt().unflatten(1, (channels, -1)).mean(dim=(2, 3, 4))
+    return torch.cat([x, deviation.repeat(size, 1)[:, :, None, None].expand(-1, -1, height, width)], dim=1)
 
 
 class Convolution(nn.Module):
@@ -134,14 +140,17 @@ class ResidualBlock(nn.Module):
 class Epilogue(nn.Module):
     """4 x 4 features to ``outputs`` numbers an image, by way of the minibatch standard deviation."""
 
-    def __init__(self, channels: int, outputs: int, clamp: float | None) -> None:
+    def __init__(
+        self, channels: int, outputs: int, clamp: float | None, group: int | None, deviation_channels: int
+    ) -> None:
         super().__init__()
-        self.conv = Convolution(channels + 1, channels, 3, clamp=clamp)
+        self.group, self.deviation_channels = group, deviation_channels
+        self.conv = Convolution(channels + deviation_channels, channels, 3, clamp=clamp)
         self.fc = FullyConnected(channels * 16, channels, activation="lrelu")
         self.out = FullyConnected(channels, outputs)
 
     def forward(self, x: Float[Tensor, "n c 4 4"]) -> Float[Tensor, "n outputs"]:
-        return self.out(self.fc(self.conv(append_deviation(x)).flatten(1)))
+        return self.out(self.fc(self.conv(append_deviation(x, self.group, self.deviation_channels)).flatten(1)))
 
 
 class StyleGAN3Discriminator(nn.Module):
@@ -155,9 +164,12 @@ class StyleGAN3Discriminator(nn.Module):
         img_channels: 1 or 3 in this project.
         c_dim: length of the condition; 0 for none.
         conv_clamp: greatest magnitude of the activations: None in float32, 256 where half precision could overflow.
+        deviation_group: images compared by the minibatch standard deviation; None: the whole batch.
+        deviation_channels: channels that it adds, one for each equal part of the features; 0: none.
 
     Raises:
-        GeneratorError: for another side, or for a channel_base that leaves the first layer without channels.
+        GeneratorError: for another side, a channel_base that leaves the first layer without channels, or
+            deviation_channels that do not divide the features.
     """
 
     def __init__(
@@ -169,6 +181,8 @@ class StyleGAN3Discriminator(nn.Module):
         channel_max: int,
         c_dim: int = 0,
         conv_clamp: float | None = None,
+        deviation_group: int | None = DEVIATION_GROUP,
+        deviation_channels: int = 1,
     ) -> None:
         super().__init__()
         if img_resolution < 8 or img_resolution & (img_resolution - 1):
@@ -189,9 +203,16 @@ class StyleGAN3Discriminator(nn.Module):
             self.add_module(f"b{side}", block)
             side //= 2
         channels = min(channel_base // 4, channel_max)
+        if channels % max(deviation_channels, 1):
+            raise GeneratorError(
+                f"{deviation_channels} channels of minibatch deviation were asked for {channels} features: expected a "
+                "divisor of them"
+            )
+        self.deviation_group, self.deviation_channels = deviation_group, deviation_channels
         # Before b4: the order of the official files.
         self.mapping = ConditionMapping(c_dim, channels) if c_dim > 0 else None
-        self.b4 = Epilogue(channels, channels if c_dim > 0 else 1, conv_clamp)
+        outputs = channels if c_dim > 0 else 1
+        self.b4 = Epilogue(channels, outputs, conv_clamp, deviation_group, deviation_channels)
 
     def forward(
         self, images: Float[Tensor, "n c s s"], c: Float[Tensor, "n condition"] | None = None
@@ -199,8 +220,8 @@ class StyleGAN3Discriminator(nn.Module):
         """One logit an image: positive means real.
 
         Raises:
-            GeneratorError: for images or conditions of another shape, or a number of images that neither is below 4
-                nor a multiple of 4.
+            GeneratorError: for images or conditions of another shape, or a number of images that neither is below
+                ``deviation_group`` nor a multiple of it.
         """
         self._check(images, c)
         x, side = images, self.img_resolution
@@ -213,7 +234,7 @@ class StyleGAN3Discriminator(nn.Module):
         return (out * self.mapping(c)).sum(dim=1) / math.sqrt(out.shape[1])
 
     def _check(self, images: Tensor, c: Tensor | None) -> None:
-        check_batch_size(len(images))
+        check_batch_size(len(images), self.deviation_group)
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(images.shape[1:]) != expected:
             raise GeneratorError(

@@ -19,7 +19,7 @@ from shadow_defense.generators.snapshots.legacy_storage import STORAGE_TYPES, Le
 from shadow_defense.generators.snapshots.network_record import PersistentObject
 from shadow_defense.generators.snapshots.stand_ins import official_names
 from shadow_defense.generators.snapshots.tensors import TensorRecord
-from shadow_defense.generators.snapshots.unpickling import Allowance, Machine, Placeholder, StandIn
+from shadow_defense.unpickling import Allowance, Machine, Placeholder, StandIn
 
 
 def run(content: bytes, steps: int = 10_000, copied: int = 10_000) -> Any:

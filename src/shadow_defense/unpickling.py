@@ -1,7 +1,7 @@
 """A machine that reads pickles and can call nothing that the pickle names.
 
 A pickle is a program for a stack machine; Python's own runs whatever callables the program asks for. This one knows
-the instructions that snapshots use (docs/generators.md) and answers every name with an inert stand-in
+the instructions that files of tensors use and answers every name with an inert stand-in
 of this package, or refuses it. A ``pickle.Unpickler`` restricted by ``find_class`` would not do: a megabyte of nested
 tuples as a dictionary's key crashes it, nine bytes make it ask for 32 GiB, and its BUILD sets attributes.
 """
@@ -41,7 +41,7 @@ class Allowance:
         """Count one instruction. Raises :class:`SnapshotError` when the allowance is spent."""
         self._steps -= 1
         if self._steps < 0:
-            raise SnapshotError("it has more parts than any official snapshot")
+            raise SnapshotError("it has more parts than anything that is read here")
 
     def copy(self, size: int) -> None:
         """Count ``size`` bytes about to be copied. Raises :class:`SnapshotError` when the allowance is spent."""
@@ -64,6 +64,12 @@ class StandIn:
 
 class Placeholder:
     """Something that is not needed: takes any state and forgets it."""
+
+    __slots__ = ()
+
+
+class RemarkedDict(dict[str, object]):
+    """A dictionary that also takes any state and forgets it: torch's state dicts carry remarks for loading."""
 
     __slots__ = ()
 
@@ -103,7 +109,7 @@ class Machine:
         """The value of the pickle at the stream's position, which moves behind it.
 
         Raises:
-            SnapshotError: when the pickle is damaged, or uses an instruction or a name that no snapshot needs.
+            SnapshotError: when the pickle is damaged, or uses an instruction or a name that is not known.
         """
         try:
             with warnings.catch_warnings():
@@ -139,7 +145,7 @@ class Machine:
         elif name in INSTRUCTIONS:
             INSTRUCTIONS[name](self, argument)
         else:
-            raise SnapshotError(f"it uses the pickle instruction {name}, which no official snapshot does")
+            raise SnapshotError(f"it uses the pickle instruction {name}, which nothing that is read here does")
 
     def _protocol(self, argument: object) -> None:
         if argument not in range(2, HIGHEST_PROTOCOL + 1):
@@ -189,8 +195,9 @@ class Machine:
 
     def _set(self, items: list[object]) -> None:
         target = self._stack[-1]
-        if type(target) is not dict:
+        if type(target) not in (dict, RemarkedDict):
             raise SnapshotError("it sets items of something that is no dictionary")
+        assert isinstance(target, dict)
         target.update(zip(string_keys(items[::2]), items[1::2], strict=True))
 
     def _global(self, module: object, name: object) -> None:
@@ -201,7 +208,7 @@ class Machine:
         stand_in = self._names.get((module, name))
         if stand_in is None:
             raise SnapshotError(
-                f"it asks for {quoted(f'{module}.{name}')}, which no official snapshot needs and which could run code"
+                f"it asks for {quoted(f'{module}.{name}')}, which no file of tensors needs and which could run code"
             )
         self._stack.append(stand_in)
 
@@ -221,7 +228,7 @@ class Machine:
 
     def _build(self, argument: object) -> None:
         self._stack.pop()
-        if type(self._stack[-1]) is not Placeholder:
+        if type(self._stack[-1]) not in (Placeholder, RemarkedDict):
             raise SnapshotError("it sets the state of something that has none")
 
     def _persistent_id(self, argument: object) -> None:
@@ -261,4 +268,4 @@ INSTRUCTIONS: dict[str, Callable[[Machine, object], None]] = {
     "BUILD": Machine._build,
     "BINPERSID": Machine._persistent_id,
 }
-"""The instructions that move more than one value; protocols 2 to 5 as far as snapshots use them."""
+"""The instructions that move more than one value; protocols 2 to 5 as far as torch and snapshots use them."""
