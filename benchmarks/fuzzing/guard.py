@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fuzzing.kind import Input, Kind, pick
-from fuzzing.mutations import NUMBERS, TEXTS
+from fuzzing.mutations import TEXTS
 
 BATCH, SIDE = 3, 16
 
@@ -82,7 +82,7 @@ def _losses() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _images(random: np.random.Generator) -> tuple[Any, str]:
+def _images(random: np.random.Generator, odd: bool) -> tuple[Any, str]:
     import torch
 
     plain = torch.from_numpy(random.uniform(-1, 1, (BATCH, 1, SIDE, SIDE))).float()
@@ -97,11 +97,11 @@ def _images(random: np.random.Generator) -> tuple[Any, str]:
         "integers": plain.long(), "one pixel": plain[..., :1, :1], "complex": plain + 1j, "none": None,
         "meta": plain.to("meta"), "expanded": plain[:1].expand(BATCH, 1, SIDE, SIDE), "wide": plain[..., :5],
     }  # fmt: skip
-    name = pick(random, ("plain",) * 20 + tuple(options))
+    name = pick(random, tuple(options)) if odd else "plain"
     return options[name], name
 
 
-def _labels(random: np.random.Generator) -> tuple[Any, str]:
+def _labels(random: np.random.Generator, odd: bool) -> tuple[Any, str]:
     import torch
 
     plain = torch.tensor([0, 1, 1])
@@ -115,11 +115,11 @@ def _labels(random: np.random.Generator) -> tuple[Any, str]:
         "scalar": torch.tensor(1), "half": plain.half(), "ignored": torch.tensor([0, 1, -100]),
         "cubes": torch.zeros(BATCH, 2, 2, 2), "complex": plain + 0j,
     }  # fmt: skip
-    name = pick(random, ("plain",) * 12 + tuple(options))
+    name = pick(random, tuple(options)) if odd else "plain"
     return options[name], name
 
 
-def _ids(random: np.random.Generator) -> tuple[Any, str]:
+def _ids(random: np.random.Generator, odd: bool) -> tuple[Any, str]:
     import torch
 
     options: dict[str, Any] = {
@@ -130,7 +130,7 @@ def _ids(random: np.random.Generator) -> tuple[Any, str]:
         "bytes": [b"a", b"b", b"c"], "odd": [pick(random, TEXTS) for _ in range(3)], "dicts": [{}, {}, {}],
         "bool": [True, False, 1], "numpy text": np.array(["a", "b", "c"]), "set": {"a", "b", "c"}, "5": 5,
     }  # fmt: skip
-    name = pick(random, ("plain",) * 12 + tuple(options))
+    name = pick(random, tuple(options)) if odd else "plain"
     return options[name], name
 
 
@@ -163,7 +163,41 @@ def _spoil_state(random: np.random.Generator, state: dict[str, Any]) -> str:
     return f"{how} {key}"
 
 
-STARTS = ("same",) * 12 + ("state", "arrays", "other", "none", "nan", "partial")
+ROUNDS = (
+    (1, 2),
+    (2, 2),
+    (-1, 2),
+    (0, 0),
+    (10**9, 10**12),
+    (2**63, 2**70),
+    (0.5, 3),
+    (float("nan"), 3),
+    ("0", 2),
+    (None, 1),
+)
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"shadow_rounds": 0}, {"foreground": False}, {"placement": "uniform"}, {"strength": 1e30}, {"cam_layer": "x"},
+    {"cam_class": 99},
+)  # fmt: skip
+RANGES: tuple[dict[str, Any], ...] = (
+    {"mean": 0.5}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, {"std": (0.0,)}, {"mean": (float("nan"),)}, {"std": ("x",)},
+    {"mean": ()},
+)  # fmt: skip
+ASPECTS = (
+    "images",
+    "labels",
+    "labels",
+    "ids",
+    "model",
+    "model",
+    "global",
+    "loss",
+    "rounds",
+    "settings",
+    "range",
+    "state",
+)
+STARTS = ("state", "arrays", "other", "none", "nan", "partial")
 
 
 def make(random: np.random.Generator, folder: Path) -> Input:
@@ -174,48 +208,27 @@ def make(random: np.random.Generator, folder: Path) -> Input:
     from shadow_defense.generators.dcgan import DCGANGenerator
 
     torch.manual_seed(0)
-    (images, seen), (labels, named), (ids, called) = _images(random), _labels(random), _ids(random)
+    odd = {pick(random, ASPECTS) for _ in range(int(random.integers(0, 4)))}
+    images, seen = _images(random, "images" in odd)
+    labels, named = _labels(random, "labels" in odd)
+    ids, called = _ids(random, "ids" in odd)
     models, losses = _models(), _losses()
-    which, whose = pick(random, ("small",) * 20 + tuple(models)), pick(random, STARTS)
-    loss = pick(random, ("ce",) * 12 + tuple(losses))
+    which = pick(random, tuple(models)) if "model" in odd else "small"
+    whose = pick(random, STARTS) if "global" in odd else "same"
+    loss = pick(random, tuple(losses)) if "loss" in odd else "ce"
     model = models[which]
     state = model.state_dict()
     start: Any = {
         "same": copy.deepcopy(model), "state": dict(state), "arrays": [each.numpy() for each in state.values()],
         "other": models["five"], "none": None, "nan": models["nan"], "partial": dict(list(state.items())[:1]),
     }[whose]  # fmt: skip
-    rounds = pick(
-        random,
-        ((0, 2),) * 20 + ((1, 2), (2, 2), (-1, 2), (0, 0), (pick(random, NUMBERS), 3), (10**9, 10**12), ("0", 2)),
-    )
-    changes: dict[str, Any] = pick(
-        random,
-        ({},) * 16
-        + (
-            {"shadow_rounds": 0},
-            {"foreground": False},
-            {"placement": "uniform"},
-            {"strength": 1e30},
-            {"cam_layer": "x"},
-            {"cam_class": 99},
-        ),
-    )
+    rounds = pick(random, ROUNDS) if "rounds" in odd else (0, 2)
+    changes: dict[str, Any] = pick(random, SETTINGS) if "settings" in odd else {}
     settings = ShadowSettings(latent_iterations=1, attack_iterations=1, **changes)
     generator = DCGANGenerator(image_size=SIDE, channels=1, z_dim=4, width=4)
-    normalisation = pick(
-        random,
-        ({},) * 16
-        + (
-            {"mean": 0.5},
-            {"mean": (0.5,) * 3, "std": (0.5,) * 3},
-            {"std": (0.0,)},
-            {"mean": (float("nan"),)},
-            {"std": ("x",)},
-            {"mean": ()},
-        ),
-    )
+    normalisation = pick(random, RANGES) if "range" in odd else {}
     spoiled, saved = "", None
-    if random.random() < 0.25:
+    if "state" in odd:
         saved = ShadowGuard(generator, settings)
         plain = torch.rand(BATCH, 1, SIDE, SIDE)
         saved.encode(plain, ["a", "b", "c"])

@@ -15,7 +15,7 @@ from shadow_defense.errors import DataError, DefenseError, GeneratorError, Model
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
-from shadow_defense.shadow.batch import read_images
+from shadow_defense.shadow.batch import as_normalisation, check_round, read_images
 from shadow_defense.shadow.guard import ShadowGuard
 from shadow_defense.shadow.settings import ShadowSettings
 
@@ -142,3 +142,14 @@ def test_global_state_of_another_model() -> None:
 def test_layer_that_the_model_does_not_have() -> None:
     with pytest.raises(ModelError, match="no module 'layer5'"):
         protect(guard(cam_layer="layer5"))
+
+
+@pytest.mark.parametrize("round", [0.5, "0", None, float("nan")])
+def test_a_round_that_is_no_whole_number_is_refused(round: Any) -> None:
+    with pytest.raises(DataError, match="whole numbers"):
+        check_round(round, 2)
+
+
+def test_images_without_values_are_refused() -> None:
+    with pytest.raises(DataError, match="'meta'"):
+        read_images(torch.zeros(1, 1, 8, 8, device="meta"), ["a"], as_normalisation(0.5, 0.5))

@@ -271,6 +271,8 @@ class Reconstruction:
             )
         except KeyError as error:
             raise RunError(f"{path} holds no reconstruction (no {error}); {mend}") from error
+        except TypeError as error:
+            raise RunError(f"{path} holds no reconstruction ({error}); {mend}") from error
 
 
 @runtime_checkable

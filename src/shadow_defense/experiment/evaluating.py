@@ -17,6 +17,7 @@ from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scores_file import read_scores
 from shadow_defense.experiment.scoring import Score, score_all
 from shadow_defense.experiment.tables import all_tables
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
@@ -64,7 +65,7 @@ def report_stage(run: Run, progress: Progress | None = None) -> None:
     if not run.results_path.exists():
         raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
     mend = f"run `shadow-defense evaluate {run.folder}` again"
-    results, scores = read_json(run.results_path, mend), read_json(run.folder / "scores.json", mend)
+    results, scores = read_json(run.results_path, mend), read_scores(run, mend)
     task = (progress or Progress()).start("writing the report", 1)
     write_text(run.report_path, render_run(read_run(results, str(run.results_path)), collect_exhibits(run, scores)))
     task.advance()

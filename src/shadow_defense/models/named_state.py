@@ -116,6 +116,10 @@ def _by_name(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
         # A module's extra state (get_extra_state) is no tensor and has no gradient: the model's own stays.
         named = {name: value for name, value in state.items() if isinstance(value, Tensor | np.ndarray | np.generic)}
     else:
+        if not hasattr(state, "__len__"):
+            raise ModelError(
+                f"the state is a {type(state).__name__}: expected a module, its state dict, or a list of its arrays"
+            )
         if len(state) != len(names):
             raise ModelError(
                 f"the state is a list of {len(state)} arrays but the model's state dict has {len(names)} tensors: give "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,9 +57,11 @@ def as_normalisation(mean: Any, std: Any) -> Normalisation:
     return Normalisation(means, stds)
 
 
-def check_round(round: int, rounds: int) -> None:
+def check_round(round: object, rounds: object) -> None:
     """Raise :class:`DataError` for a round that is none of the rounds."""
-    if not 0 <= round < rounds:
+    if not (isinstance(round, Integral) and isinstance(rounds, Integral)):
+        raise DataError(f"round {round!r} of {rounds!r}: expected whole numbers")
+    if not 0 <= int(round) < int(rounds):
         raise DataError(f"round {round} of {rounds}: expected 0 <= round < rounds (rounds count from 0)")
 
 
@@ -81,6 +84,8 @@ def read_images(images: Any, sample_ids: Sequence[str], normalisation: Normalisa
         raise DataError(f"images of shape {tuple(plain.shape)}: expected (n, channels, height, width) with n >= 1")
     if not plain.is_floating_point():
         raise DataError(f"images of type {plain.dtype}: expected floats, normalised with the guard's mean and std")
+    if plain.is_meta:
+        raise DataError("images on the device 'meta', where there are no values: give tensors of a real device")
     if len(sample_ids) != len(plain):
         raise DataError(f"{len(plain)} images with {len(sample_ids)} sample ids: give one of each")
     finite = torch.isfinite(plain).flatten(1).all(1)

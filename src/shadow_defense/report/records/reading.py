@@ -19,9 +19,9 @@ Settings = Mapping[str, object]
 def _estimate(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
-    ends = value["interval"] if "interval" in value else (value.get("low"), value.get("high"))
-    interval = None if ends is None or ends[0] is None else tuple(ends)
-    return Estimate(value["mean"], interval, value.get("count") or 0)
+    ends = value.get("interval", [value.get("low"), value.get("high")])
+    interval = None if isinstance(ends, list | tuple) and list(ends[:1]) == [None] else ends
+    return {"mean": value.get("mean"), "interval": interval, "count": value.get("count") or 0}
 
 
 Measure = Annotated[Estimate, BeforeValidator(_estimate)]
