@@ -32,8 +32,8 @@ from shadow_defense.attacks.observation import Observation, randomised
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ShadowDefenseError
-from shadow_defense.experiment.attacking import reconstruct
-from shadow_defense.experiment.evaluating import versions
+from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.files import read_json, write_json
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.progress import Task

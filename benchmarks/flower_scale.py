@@ -26,8 +26,8 @@ from threading import Event, Thread
 
 from shadow_defense.config import config_from
 from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.training import pretrain_stage
 from shadow_defense.progress import Progress, Task
 
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -12,9 +12,9 @@ import pytest
 from shadow_defense.attacks.build import ATTACKS
 from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.comparison.cell_scores import score_cells
-from shadow_defense.experiment.comparison.reading import load_grid
-from shadow_defense.experiment.comparison.running import Comparison
+from shadow_defense.experiment.plans.comparison.plan import Comparison
+from shadow_defense.experiment.plans.comparison.reading import load_grid
+from shadow_defense.experiment.plans.comparison.scores import finished_scores
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -54,7 +54,7 @@ class TestPlugin:
     def test_its_defense_and_attack_go_through_a_comparison(self, tmp_path: Path) -> None:
         comparison = Comparison(tmp_path, load_grid(str(EXAMPLES / "plugin" / "signs.yaml"), ["workers=1"]))
         comparison.run()
-        scores = score_cells(comparison)["convnet"]
+        scores = finished_scores(comparison)["convnet"]
         assert not comparison.failures
         psnr = {(score.arm, score.attack): score.rows[0]["psnr_whole"] for score in scores if score.round == 1}
         arms = {"fedavg", "signs", "clipped-signs"}

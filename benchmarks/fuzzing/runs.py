@@ -208,6 +208,6 @@ def _prepare_audit(folder: Path) -> None:
     (files / "model.yaml").write_text(yaml.safe_dump({"model": settings, "data": data, "metrics": {"lpips": None}}))
 
 
-MODULES = ("shadow_defense.cli.app", "shadow_defense.experiment.stages", "shadow_defense.experiment.audit.running")
+MODULES = ("shadow_defense.cli.app", "shadow_defense.experiment.plans.run", "shadow_defense.experiment.audit.running")
 RUN_DIRECTORY = Kind(make_run, MODULES, _prepare_run)
 AUDIT = Kind(make_audit, MODULES, _prepare_audit)

@@ -129,7 +129,7 @@ def make_configuration(random: np.random.Generator, folder: Path) -> Input:
 
 def make_comparison(random: np.random.Generator, folder: Path) -> Input:
     """One YAML file of a comparison, read as far as its cells are known."""
-    from shadow_defense.experiment.comparison.reading import load_grid
+    from shadow_defense.experiment.plans.comparison.reading import load_grid
 
     content, what = _document(random, pick(random, [name for name in presets() if "/" in name]))
     path = str(_path(random, folder, content))
@@ -247,7 +247,8 @@ def _prepare(_: Path) -> None:
 
 
 MODULES = (
-    "shadow_defense.cli.app", "shadow_defense.experiment.comparison.reading", "shadow_defense.experiment.stages",
+    "shadow_defense.cli.app",
+    "shadow_defense.experiment.plans.comparison.reading", "shadow_defense.experiment.plans.run",
     "shadow_defense.generators.stylegan3.discriminator", "shadow_defense.generators.stylegan3.generator",
 )  # fmt: skip
 CONFIGURATION = Kind(make_configuration, MODULES, _prepare)

@@ -325,6 +325,6 @@ def _prepare_generators(folder: Path) -> None:
         save_generator(folder / f"{name}.safetensors", generator, name, {})
 
 
-READERS = ("shadow_defense.experiment.audit.given", "shadow_defense.experiment.stages")
+READERS = ("shadow_defense.experiment.audit.given", "shadow_defense.experiment.plans.run")
 TENSORS = Kind(make, READERS)
 GENERATOR = Kind(make_generator, READERS, _prepare_generators)

@@ -22,8 +22,9 @@ import yaml
 from processes import Deployment
 
 from shadow_defense.config import config_from
+from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.training import pretrain_stage, rounds_done
+from shadow_defense.federated.rounds import read_journal
 
 HERE = Path(__file__).resolve().parent
 RUN = "hospitals"
@@ -73,8 +74,10 @@ def main() -> int:
         print(f"SuperLink on {deployment.address} and {len(nodes)} SuperNodes: {time.perf_counter() - started:.0f} s")
         for arm in server.config.arms:
             log = deployment.run(HERE / "app", run_dir=str(server.folder), arm=arm)
-            print(f"{rounds_done(server, arm)} rounds of arm {arm}: {time.perf_counter() - started:.0f} s")
-            if rounds_done(server, arm) < server.config.training.rounds:
+            print(
+                f"{read_journal(server.arm_folder(arm))[0]} rounds of arm {arm}: {time.perf_counter() - started:.0f} s"
+            )
+            if read_journal(server.arm_folder(arm))[0] < server.config.training.rounds:
                 where = folder / "flower" / "logs"
                 print(f"{log}\nthe training stopped: the reason is above, and in {where}", file=sys.stderr)
                 return 1

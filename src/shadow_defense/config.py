@@ -77,7 +77,16 @@ class RunConfig(BaseModel):
         description="threads of each training and attacking process; another number may give other last digits. On "
         "small networks one thread is as fast as two",
     )
-    workers: int | None = Field(None, ge=1, le=1024, description="processes in parallel; null: one a processor core")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="processes in parallel; null: one a processor core, 0: all in the one that was started",
+    )
+    engine: str = Field(
+        "in-process",
+        description="what carries the training: in-process, flower-simulation or flower-secure-aggregation",
+    )
 
     _located = field_validator("arms", "attacks", mode="wrap")(one_by_one)
 

@@ -17,7 +17,7 @@ from shadow_defense.attacks.target import Target, matching_target
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
-from shadow_defense.experiment.attacking import local_training
+from shadow_defense.experiment.tasks.attacking import local_training
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.settings import TrainingSettings

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from tests.experiment.conftest import TINY
+from tests.experiment.in_process import train_arm
 
-from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.config import config_from
-from shadow_defense.experiment.attacking import attack_stage, build_observation, jobs
-from shadow_defense.experiment.comparison.cells import GridRun
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.training import train_arm
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.experiment.tasks.attacking import build_observation, reconstruct
+from shadow_defense.federated.rounds import kept_updates, round_folder
+from shadow_defense.files import read_tensors
+from shadow_defense.progress import Task
 
 
 def config(rounds: int, attacked: list[int] | None = None) -> dict[str, Any]:
@@ -35,26 +35,37 @@ def test_the_rounds_before_are_kept_and_not_attacked(tmp_path: Path) -> None:
     run = Run(tmp_path, config_from(config(3, [1, 3])))
     small = frozenset({"client-1", "client-2"})
     assert run.kept() == {0: small, 1: small, 2: small}
-    assert sorted({job.round for job in jobs(run)}) == [0, 2]
+    assert sorted({job.round for job in run.jobs()}) == [0, 2]
     assert Run(tmp_path, config_from(config(2))).kept() == {1: small, 2: small}
     assert Run(tmp_path, config_from(config(1))).kept() == {2: small}
     # More rounds than there were before.
     assert Run(tmp_path, config_from(config(9, [2]))).kept() == {0: small, 1: small}
 
 
-def test_a_comparison_trains_anew_for_rounds_that_were_not_kept(tmp_path: Path) -> None:
-    keys = {GridRun(tmp_path, config_from(config(rounds))).training_key("sparse") for rounds in (1, 2, 3)}
-    assert len(keys) == 3
-    one, two = (GridRun(tmp_path, config_from(config(rounds, [1, 2, 3]))) for rounds in (1, 2))
-    assert one.training_key("sparse") == two.training_key("sparse")
-    job = jobs(one)[0]
-    assert one.attack_key(job) != two.attack_key(job)
+def test_a_training_that_kept_fewer_rounds_trains_again_to_the_same_numbers(tmp_path: Path) -> None:
+    few, more = (Run.create(tmp_path / f"run-{rounds}", config_from(config(rounds))) for rounds in (1, 3))
+    assert few.training("sparse").key == more.training("sparse").key
+    train_arm(few, "sparse")
+    assert not more.store.has(more.training("sparse"))
+    train_arm(more, "sparse")
+    assert more.store.has(few.training("sparse"))
+    path = round_folder(Path(), 2) / "update-client-1.safetensors"
+    first, second = (read_tensors(run.arm_folder("sparse") / path)[0] for run in (few, more))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    # What one process has trained with few is gone on with: its own rounds stay kept.
+    folder = few.folder.parent / "more-in-few"
+    few.folder.rename(folder)
+    few = Run(folder, more.config)
+    train_arm(few, "sparse")
+    assert {round for round, _ in kept_updates(few.arm_folder("sparse"))} == {0, 1, 2}
+    one, two = (Run(tmp_path, config_from(config(rounds, [1, 2, 3]))) for rounds in (1, 2))
+    assert one.attacking(one.jobs()[0]).key != two.attacking(two.jobs()[0]).key
 
 
 def test_observations_of_the_rounds_before_reach_the_attack(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", config_from(config(3)))
     train_arm(run, "sparse")
-    job = jobs(run)[0]
+    job = run.jobs()[0]
     seen = build_observation(run, job, run.new_model("sparse"))
     assert [each.update.round for each in seen.earlier] == [0, 1]
     assert {each.update.client for each in seen.earlier} == {seen.update.client} == {"client-1"}
@@ -65,7 +76,6 @@ def test_observations_of_the_rounds_before_reach_the_attack(tmp_path: Path) -> N
     (round_folder(run.arm_folder("sparse"), 0) / "update-client-1.safetensors").unlink()
     seen = build_observation(run, job, run.new_model("sparse"))
     assert [each.update.round for each in seen.earlier] == [1]
-    attack_stage(run)
-    found = Reconstruction.load(run.reconstruction_path("sparse", "ig", 2, "client-1"))
+    found = reconstruct(run.config.attacks["ig"], seen, 0, Task())
     assert any(note.startswith("2 of 3 rounds") for note in found.notes)
     assert any("of the entries are zero" in note for note in found.notes)

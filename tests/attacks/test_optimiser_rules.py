@@ -14,7 +14,7 @@ from shadow_defense.attacks.label_recovery import label_rule
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.optimiser_rules import OPTIMISER_RULES, relative_to_size
 from shadow_defense.attacks.target import client_simulation
-from shadow_defense.experiment.attacking import local_training
+from shadow_defense.experiment.tasks.attacking import local_training
 from shadow_defense.federated.optimiser import local_optimiser
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr

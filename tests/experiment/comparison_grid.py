@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shadow_defense.experiment.comparison.cells import GridRun, grid_run
-from shadow_defense.experiment.comparison.costs import Cost, StepCost
-from shadow_defense.experiment.comparison.grid import Grid
+from shadow_defense.experiment.plans.comparison.grid import Grid
+from shadow_defense.experiment.plans.comparison.plan import Comparison
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.tasks.costing import Cost, StepCost
 
 TINY: dict[str, Any] = {
     "title": "tiny",
@@ -37,8 +38,8 @@ def grid(**changes: Any) -> Grid:
     return Grid.model_validate({**TINY, **changes})
 
 
-def the_run(folder: Path, **changes: Any) -> GridRun:
-    return grid_run(folder, grid(**changes), "convnet", 0)
+def the_scene(folder: Path, **changes: Any) -> Scene:
+    return Comparison(folder, grid(**changes)).scene("convnet", 0)
 
 
 def fixed_cost(*_: object) -> Cost:

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 from shadow_defense.cli.app import app
 from shadow_defense.config import config_from
 from shadow_defense.errors import ThreatModelError, UpdateError
-from shadow_defense.experiment.attacking import Job, attack_seed, build_observation, reconstruct
 from shadow_defense.experiment.audit.reading import read_update
+from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.stages import STAGES
+from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.tasks.attacking import attack_seed, build_observation, reconstruct
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress, Task

@@ -14,8 +14,8 @@ import yaml
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import DataError
-from shadow_defense.experiment.attacking import reconstruct
 from shadow_defense.experiment.audit.public_images import read_labelled_images
+from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
 from tests.attacks.clients import SHORT, lenet, observation, private

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-from collections.abc import Callable, Iterator
-from ctypes import c_long
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from typer.testing import CliRunner
 from shadow_defense.cli.calibrate import calibrate as calibrate_command
 from shadow_defense.config import config_from
 from shadow_defense.errors import DataError, ShadowDefenseError
-from shadow_defense.experiment import workers
-from shadow_defense.experiment.calibration.bisection import (
+from shadow_defense.experiment.plans.calibration.bisection import (
     Calibration,
     CalibrationSettings,
     Crossing,
@@ -31,10 +28,10 @@ from shadow_defense.experiment.calibration.bisection import (
     parse_target,
     worst_round,
 )
-from shadow_defense.experiment.calibration.results import run_calibration
-from shadow_defense.experiment.calibration.runs import CalibrationRuns, Measurement
-from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.workers import Call
+from shadow_defense.experiment.plans.calibration.results import run_calibration
+from shadow_defense.experiment.plans.calibration.runs import Calibrating, Measurement
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.files import read_json
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.leakage import relative_data_leakage
@@ -251,21 +248,9 @@ EXACT: dict[str, Any] = {
     "arms": {"strong": {"defense": "shadow", "options": {"latent_iterations": 3, "momentum": 0.3}}},
     "attacks": {"r-gap": {"attack": "r-gap"}, "ig": {"options": {"iterations": 2}, "longest_client": 1}},
     "metrics": {"lpips": None},
+    "workers": 0,
 }
 """R-GAP solves a LeNet's equations: without defense SSIM 1, with Shadow the protected images, in a second."""
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No new processes: starting each takes seconds, and test_workers.py and test_run.py look at them."""
-
-    def run_here(calls: Iterator[tuple[Any, Call]], *, finished: Callable[[Any, Any], None], **_: Any) -> None:
-        monkeypatch.setattr(workers, "_steps_done", multiprocessing.Value(c_long, 0))
-        for key, call in calls:
-            finished(key, call.function(*call.arguments))
-
-    for module in ("calibration.runs", "attacking"):
-        monkeypatch.setattr(f"shadow_defense.experiment.{module}.run_parallel", run_here)
 
 
 def sought(**changes: Any) -> CalibrationSettings:
@@ -278,15 +263,14 @@ def files(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("at_once")
 def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> None:
     folder, heard = tmp_path / "calibrated", list[tuple[str, float]]()
 
-    def told(schedule: str, measured: Measurement) -> None:
+    def hear(schedule: str, measured: Measurement) -> None:
         heard.append((schedule, measured.strength))
 
     config = config_from(EXACT)
-    results = run_calibration(folder, config, sought(), told=told)
+    results = run_calibration(folder, config, sought(), on_measurement=hear)
     growing = results["schedules"]["growing"]
     strengths = [measured["strength"] for measured in growing["measurements"]]
     assert sorted(heard) == [("growing", strength) for strength in strengths]
@@ -299,12 +283,12 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     arm = results["chosen"]["arm"]["shadow-calibrated"]
     wanted = {"latent_iterations": 3, "momentum": 0.3, "strength": results["chosen"]["strength"], "schedule": "growing"}
     assert arm == {**config.arms["strong"].model_dump(mode="json"), "options": wanted}
-    place = folder / "growing" / f"strength-{results['chosen']['strength']:.4f}" / "seed-0"
-    assert Run.open(place).config.arms["shadow"].options == wanted
+    trained = [read_json(path)["task"]["defense"]["settings"] for path in folder.glob("store/training-*/task.json")]
+    assert any(wanted.items() <= settings.items() for settings in trained)
     assert config_from({"arms": {"a": arm}}).arms["a"].options == wanted
 
     # The baseline is an attacker's who never looks, computed here by hand.
-    run = Run.open(folder / "undefended" / "seed-0")
+    run = Scene(config)
     truths = torch.cat([client.train.unit_images() for client in run.dataset.clients])
     expected = psnr(run.mean_image.expand_as(truths), truths).mean().item()
     assert results["mean_image"]["psnr"]["mean"] == pytest.approx(expected, rel=1e-5)
@@ -336,23 +320,22 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
         run_calibration(folder, config_from({**EXACT, "seed": 5}), sought())
 
 
-@pytest.mark.usefixtures("at_once")
 def test_seeds_see_other_images_and_have_generators_of_their_own(tmp_path: Path) -> None:
-    runs = CalibrationRuns(tmp_path, config_from(EXACT), sought(seeds=2))
+    runs = Calibrating(tmp_path, config_from(EXACT), sought(seeds=2))
     public, private = ([set(part(run)) for run in runs.probes] for part in (_public, _private))
     assert private[0] != private[1]
     assert not public[0] & private[0] and not public[1] & private[1]
     # Why they do not share one: some of one seed's private images are public under the other.
     assert public[0] & private[1] or public[1] & private[0]
-    first, second = runs.generators
-    assert first != second and first.read_bytes() != second.read_bytes()
+    first, second = (Pretraining(probe).key for probe in runs.probes)
+    assert first != second
 
 
-def _public(run: Run) -> list[str]:
+def _public(run: Scene) -> list[str]:
     return list(run.dataset.public.sample_ids)
 
 
-def _private(run: Run) -> list[str]:
+def _private(run: Scene) -> list[str]:
     return [name for client in run.dataset.clients for name in client.train.sample_ids]
 
 
@@ -437,15 +420,15 @@ def test_a_configuration_without_attacks_says_so(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "chapter.txt").write_text("years of work")
-    with pytest.raises(ShadowDefenseError, match="exists and is no calibration"):
+    with pytest.raises(ShadowDefenseError, match="holds files that no calibration wrote"):
         run_calibration(tmp_path, config_from(EXACT), sought())
     assert [path.name for path in tmp_path.iterdir()] == ["chapter.txt"]
 
 
 @pytest.mark.parametrize("content", [b"- 1\n", b"\xff\xfe", b"[1", b"training: 3\n"])
 def test_a_damaged_record_of_the_configuration_is_one_line(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "base.yaml").write_bytes(content)
-    with pytest.raises(ShadowDefenseError, match=r"cannot read .*base.yaml") as error:
+    (tmp_path / "calibration.yaml").write_bytes(content)
+    with pytest.raises(ShadowDefenseError, match=r"calibration\.yaml|another configuration") as error:
         run_calibration(tmp_path, config_from(EXACT), sought())
     assert "\n" not in str(error.value)
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.attacking import Job
-from shadow_defense.experiment.comparison import costs, forecast, measuring
-from shadow_defense.experiment.comparison.cells import Cell, grid_run
-from shadow_defense.experiment.comparison.costs import cost_from
-from shadow_defense.experiment.comparison.grid import Grid
-from shadow_defense.experiment.comparison.measuring import Measurements
-from shadow_defense.experiment.comparison.running import Comparison
+from shadow_defense.experiment.plans.comparison import costs
+from shadow_defense.experiment.plans.comparison.grid import Grid
+from shadow_defense.experiment.plans.comparison.plan import Comparison
+from shadow_defense.experiment.scheduler import missing
+from shadow_defense.experiment.tasks import costing
+from shadow_defense.experiment.tasks.costing import Costing, cost_from
 from shadow_defense.progress import Progress
-from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, the_run
+from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, the_scene
 
 
 class TestForecast:
@@ -27,24 +26,23 @@ class TestForecast:
         assert [COST.step_seconds(size) for size in (1, 4, 5, 32)] == [0.2, 0.2, 2.0, 2.0]
 
     def test_a_training_counts_steps_evaluations_and_preparation(self, tmp_path: Path) -> None:
-        run = the_run(tmp_path, training={"rounds": 3, "local_epochs": 2, "evaluate_every": 2})
+        run = the_scene(tmp_path, training={"rounds": 3, "local_epochs": 2, "evaluate_every": 2})
         # Two clients of one image (2 steps each), one of four in one batch (2 steps); 2 evaluations; 6 images.
-        assert forecast.training_seconds(run, COST) == pytest.approx(3 * (6 * 0.2) + 2 * 1.0 + 6 * 0.5)
+        assert costs.training_seconds(run, COST) == pytest.approx(3 * (6 * 0.2) + 2 * 1.0 + 6 * 0.5)
 
     def test_a_full_disk_is_said_before(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "total used free")
-        monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: usage(10**10, 0, 2 * 10**9))
-        forecast.check_disk(tmp_path, 2 * 10**9)
+        monkeypatch.setattr(costs.shutil, "disk_usage", lambda _: usage(10**10, 0, 2 * 10**9))
+        costs.check_disk(tmp_path, 2 * 10**9)
         with pytest.raises(RunError, match=r"would write 2.1 GB and .* has 2.0 GB free: choose another folder"):
-            forecast.check_disk(tmp_path, 2_100_000_000)
+            costs.check_disk(tmp_path, 2_100_000_000)
 
     def test_bytes_cover_what_a_training_writes(self, tmp_path: Path) -> None:
-        run = the_run(tmp_path)
-        comparison = Comparison(tmp_path, grid(defenses={"fedavg": {"defense": "none"}}, seeds=[0]))
-        model = run.new_model("fedavg")
-        expected = forecast.training_bytes(comparison.of("convnet", 0), model, 0)
+        comparison = Comparison(tmp_path / "out", grid(defenses={"fedavg": {"defense": "none"}}, seeds=[0], workers=0))
+        scene = comparison.scene("convnet", 0)
+        expected = costs.training_bytes(scene, "fedavg", 0)
         comparison.run()
-        folder = comparison.of("convnet", 0).arm_folder("fedavg")
+        folder = comparison.store.place(comparison.training(scene, "fedavg"))
         written = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
         assert expected == pytest.approx(written, rel=0.3)
 
@@ -59,53 +57,54 @@ def no_cost(*_: object) -> None:
 
 
 class TestMeasuring:
-    def measured(self, folder: Path, made: Grid) -> Measurements:
-        found = Measurements(folder, made, lambda model, seed: grid_run(folder, made, model, seed))
-        found.measure([("convnet", "inverting-gradients")], Progress())
-        return found
+    def measured(self, folder: Path, made: Grid) -> tuple[Comparison, dict[str, str]]:
+        comparison = Comparison(folder, made)
+        waiting = missing([scoring for _, scoring in comparison.scorings()], comparison.store)
+        return comparison, comparison.costs.measure(waiting, Progress())
 
     def test_a_model_without_the_first_strength_has_a_cost_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+        monkeypatch.setattr(costing, "in_own_process", fixed_cost)
         own = {"convnet": {**TINY["models"]["convnet"], "defenses": ["fedavg", "noise-strong"]}}
-        found = self.measured(tmp_path, grid(models=own))
-        assert set(found.costs) == {("convnet", "fedavg"), ("convnet", "noise-strong")}
-        assert found.cost_of("convnet", "noise-strong") == COST
+        found, _ = self.measured(tmp_path / "out", grid(models=own, workers=0))
+        assert found.costs.cost_of("convnet", "noise-strong") == COST
 
     def test_an_ablation_is_forecast_as_its_whole_and_shown_without_a_cost(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
-        found = self.measured(tmp_path, grid(ablations="shadow-1.0"))
-        assert found.cost_of("convnet", "without-momentum") is None
-        assert found.cost_of("convnet", "shadow-1.0") == COST
-        both = [found.seconds(Cell("convnet", 0, arm)) for arm in ("without-momentum", "shadow-1.0")]
-        assert both[0] == both[1] != measuring.UNKNOWN
+        monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+        found, _ = self.measured(tmp_path / "out", grid(ablations="shadow-1.0", workers=0))
+        assert found.costs.cost_of("convnet", "without-momentum") is None
+        assert found.costs.cost_of("convnet", "shadow-1.0") == COST
+        scene = found.scene("convnet", 0)
+        both = [found.costs.seconds(found.training(scene, arm)) for arm in ("without-momentum", "shadow-1.0")]
+        assert both[0] == both[1] != costs.UNKNOWN
 
     def test_what_cannot_be_measured_stops_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(measuring, "in_own_process", no_cost)
-        found = self.measured(tmp_path, grid())
-        assert found.failures["convnet, noise-weak: cost"] == "too large"
-        job = Job("fedavg", "inverting-gradients", 0, "client-1")
-        assert found.seconds(Cell("convnet", 0, "fedavg", job)) == measuring.UNKNOWN
-        assert found.seconds(Cell("convnet", 0, "noise-weak")) == measuring.UNKNOWN
+        monkeypatch.setattr(costing, "in_own_process", no_cost)
+        found, failures = self.measured(tmp_path / "out", grid(workers=0))
+        assert failures["convnet, noise-weak: cost"] == "too large"
+        scene = found.scene("convnet", 0)
+        attack = next(scoring.attack for _, scoring in found.scorings())
+        assert found.costs.seconds(attack) == costs.UNKNOWN
+        assert found.costs.seconds(found.training(scene, "noise-weak")) == costs.UNKNOWN
 
-    @pytest.mark.parametrize("damage", ["", "[]", '{"steps": [{}]}'])
-    def test_a_damaged_file_is_measured_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-    ) -> None:
-        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
-        self.measured(tmp_path, grid())
-        for path in (tmp_path / "cells").glob("cost-*.json"):
-            path.write_text(damage)
-        found = self.measured(tmp_path, grid())
-        assert found.failures == {} and found.costs["convnet", "noise-weak"] == COST
+    def test_a_damaged_file_is_named_and_measured_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+        found, _ = self.measured(tmp_path / "out", grid(workers=0))
+        path = found.store.place(Costing(found.scene("convnet", 0), "noise-weak")) / costing.COST
+        path.write_text('{"steps": [{}]}')
+        with pytest.raises(RunError, match="delete it to have it measured again"):
+            found.costs.cost_of("convnet", "noise-weak")
+        path.unlink()
+        assert found.costs.measure([], Progress()) == {}
+        assert found.costs.cost_of("convnet", "noise-weak") == COST
 
     def test_steps_reported_together_count_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter([0.0, 1.0, 7.0])
-        monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
-        watch = costs._Stopwatch()
+        monkeypatch.setattr(costing.time, "perf_counter", lambda: next(clock))
+        watch = costing._Stopwatch()
         watch.advance()
         watch.advance(3)
         assert watch.seconds() == 2.0
@@ -113,7 +112,7 @@ class TestMeasuring:
 
 def test_a_full_disk_is_said_before_generators_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: usage(10**10, 0, 10))
+    monkeypatch.setattr(costs.shutil, "disk_usage", lambda _: usage(10**10, 0, 10))
     with pytest.raises(RunError, match="would write"):
         Comparison(tmp_path / "out", grid()).run()
-    assert not (tmp_path / "out" / "cells").exists()
+    assert not (tmp_path / "out" / "store").exists()

@@ -11,12 +11,13 @@ import torch
 import yaml
 
 from shadow_defense.errors import ConfigError, DefenseError
-from shadow_defense.experiment.attacking import Job
-from shadow_defense.experiment.comparison.ablations import ABLATIONS
-from shadow_defense.experiment.comparison.cells import Cell, GridRun, grid_run
-from shadow_defense.experiment.comparison.grid import Grid
-from shadow_defense.experiment.comparison.reading import comparison_names, load_grid
-from tests.experiment.comparison_grid import TINY, grid, the_run
+from shadow_defense.experiment.plans.comparison.ablations import ABLATIONS
+from shadow_defense.experiment.plans.comparison.grid import Grid
+from shadow_defense.experiment.plans.comparison.reading import comparison_names, load_grid
+from shadow_defense.experiment.scene import Job, Scene
+from shadow_defense.experiment.tasks import keys as task_keys
+from shadow_defense.experiment.tasks.keys import attack_key, generator_key, score_key, training_key
+from tests.experiment.comparison_grid import TINY, grid, the_scene
 
 
 class TestGrid:
@@ -173,20 +174,16 @@ class TestReading:
         assert message in str(raised.value)
 
 
-def keys(run: GridRun) -> dict[str, str]:
+def keys(scene: Scene) -> dict[str, str]:
     job = Job("noise-weak", "inverting-gradients", 0, "client-1")
-    return {
-        "generator": run.generator_key,
-        "fedavg": run.training_key("fedavg"),
-        "noise": run.training_key("noise-weak"),
-        "shadow": run.training_key("shadow-1.0"),
-        "attack": run.attack_key(job),
-        "score": run.score_key(job),
-    }
+    training = {arm: training_key(scene, arm) for arm in ("fedavg", "noise-weak", "shadow-1.0")}
+    attack = attack_key(scene, job, training["noise-weak"], False)
+    score = score_key(scene, attack, training["fedavg"])
+    return {"generator": generator_key(scene), **training, "attack": attack, "score": score}
 
 
 def changed(folder: Path, **changes: Any) -> set[str]:
-    before, after = keys(the_run(folder)), keys(the_run(folder, **changes))
+    before, after = keys(the_scene(folder)), keys(the_scene(folder, **changes))
     return {name for name in before if before[name] != after[name]}
 
 
@@ -199,35 +196,46 @@ class TestContentKeys:
         longer = {"inverting-gradients": {**TINY["attacks"]["inverting-gradients"], "options": {"iterations": 5}}}
         assert changed(tmp_path, attacks=longer) == {"attack", "score"}
         shadow = {**defenses["shadow"], "options": {"latent_iterations": 4}}
-        assert changed(tmp_path, defenses={**defenses, "shadow": shadow}) == {"shadow"}
-        assert changed(tmp_path, generator={**TINY["generator"], "steps": 5}) == {"generator", "shadow"}
-        everything = {"fedavg", "noise", "shadow", "attack", "score"}
+        assert changed(tmp_path, defenses={**defenses, "shadow": shadow}) == {"shadow-1.0"}
+        assert changed(tmp_path, generator={**TINY["generator"], "steps": 5}) == {"generator", "shadow-1.0"}
+        everything = {"fedavg", "noise-weak", "shadow-1.0", "attack", "score"}
         assert changed(tmp_path, training={"rounds": 2, "learning_rate": 0.1}) == everything
+        assert changed(tmp_path, engine="flower-simulation") == everything
         assert changed(tmp_path, data={**TINY["data"], "image_size": 24}) == {*everything, "generator"}
+        # Other clients, and the same public images: the generator stays.
+        split = {"kind": "sizes", "sizes": [1, 2, 4], "batch_sizes": [1, 1, 4]}
+        assert changed(tmp_path, data={**TINY["data"], "split": split}) == everything
+
+    def test_other_code_and_other_libraries_are_other_results(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = keys(the_scene(tmp_path))
+        with monkeypatch.context() as patched:
+            patched.setattr(task_keys, "libraries", lambda: "torch 99")
+            assert not set(before.values()) & set(keys(the_scene(tmp_path)).values())
+        real = task_keys.code_hash
+        monkeypatch.setattr(task_keys, "code_hash", lambda *parts: real(*parts) + "x" * ("attacks" in parts))
+        after = keys(the_scene(tmp_path))
+        assert {name for name in before if before[name] != after[name]} == {"attack", "score"}
 
     def test_a_preset_and_its_settings_spelt_out_are_one_cell(self, tmp_path: Path) -> None:
         spelt = {"fedavg": {"defense": "none"}, "noise-weak": {"defense": "noise", "options": {"scale": 1e-3}}}
-        run = grid_run(tmp_path, grid(defenses=spelt), "convnet", 0)
-        assert run.training_key("noise-weak") == the_run(tmp_path).training_key("noise-weak")
+        scene = the_scene(tmp_path, defenses=spelt)
+        assert training_key(scene, "noise-weak") == training_key(the_scene(tmp_path), "noise-weak")
 
     def test_other_lesion_masks_are_other_scores(self, tmp_path: Path) -> None:
-        def masked(value: bool) -> GridRun:
-            run = GridRun(tmp_path, grid().run_config("convnet", 0))
+        def masked(value: bool) -> Scene:
+            run = Scene(grid().run_config("convnet", 0))
             clients = [
                 replace(client, train=replace(client.train, masks=torch.full((len(client.train), 16, 16), value)))
                 for client in run.dataset.clients
             ]
-            run.dataset = replace(run.dataset, clients=tuple(clients))
+            run.images.dataset = replace(run.dataset, clients=tuple(clients))
             return run
 
         first, second = keys(masked(True)), keys(masked(False))
         assert {name for name in first if first[name] != second[name]} == {"score"}
 
     def test_another_seed_is_another_cell(self, tmp_path: Path) -> None:
-        other = grid_run(tmp_path, grid(), "convnet", 1)
-        assert not set(keys(other).values()) & set(keys(the_run(tmp_path)).values())
-
-
-def test_a_cell_is_named_for_people() -> None:
-    job = Job("noise", "dlg", 0, "client-1")
-    assert str(Cell("convnet", 1, "noise", job)) == "convnet, seed 1, noise: dlg, round 1, client-1"
+        other = Scene(grid().run_config("convnet", 1))
+        assert not set(keys(other).values()) & set(keys(the_scene(tmp_path)).values())

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from shadow_defense.attacks.observation import Reconstruction
-from shadow_defense.experiment.attacking import Job
-from shadow_defense.experiment.comparison.ablations import ABLATIONS
-from shadow_defense.experiment.comparison.cells import RANDOM_UPDATE, Cell
-from shadow_defense.experiment.comparison.reporting import write_results
-from shadow_defense.experiment.comparison.running import Comparison
-from shadow_defense.experiment.scoring import MEAN_IMAGE
-from shadow_defense.files import read_tensors
+from shadow_defense.experiment.plans.comparison.ablations import ABLATIONS
+from shadow_defense.experiment.plans.comparison.plan import Comparison
+from shadow_defense.experiment.plans.comparison.reporting import write_results
+from shadow_defense.experiment.plans.run import STAGES
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks import costing
+from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
+from shadow_defense.experiment.tasks.pretraining import Pretraining
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, RANDOM_UPDATE, SCORES, Scoring
+from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.metrics.confidence import mean_interval, paired_difference
-from tests.experiment.comparison_grid import TINY, grid
+from shadow_defense.progress import Progress
+from tests.experiment.comparison_grid import COST, TINY, grid
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +37,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, dict
     return comparison, write_results(comparison, "shadow-defense compare tiny.yaml")
 
 
+def scorings(comparison: Comparison, seed: int = 0) -> dict[tuple[str, int, str], Scoring]:
+    """By arm, round and client."""
+    found = (scoring for _, scoring in comparison.scorings() if scoring.scene.config.seed == seed)
+    return {(scoring.arm, scoring.job.round, scoring.job.client): scoring for scoring in found}
+
+
+def rebuilt(comparison: Comparison, scoring: Scoring) -> Reconstruction:
+    return Reconstruction.load(comparison.store.place(scoring.attack) / RECONSTRUCTION)
+
+
 @pytest.mark.slow
 class TestWholeComparison:
     def test_every_cell_of_the_others_is_there_and_the_broken_one_is_named(
         self, finished: tuple[Comparison, dict[str, Any]]
     ) -> None:
         comparison, results = finished
-        missing = [cell for cell in comparison.cells() if not comparison.is_done(cell)]
-        assert {cell.arm for cell in missing} == {"noise-broken"}
+        lacking = [scoring for _, scoring in comparison.scorings() if not comparison.store.has(scoring)]
+        assert {scoring.arm for scoring in lacking} == {"noise-broken"}
         failed = [entry["cell"] for entry in results["failures"]]
         assert {f"convnet, seed {seed}, noise-broken: training" for seed in (0, 1)} <= set(failed)
         assert any("NaN or infinity" in entry["error"] for entry in results["failures"])
@@ -66,22 +75,20 @@ class TestWholeComparison:
         f1: dict[str, list[float]] = {}
         for arm in ("fedavg", "noise-strong", RANDOM_UPDATE):
             for seed in (0, 1):
-                run = comparison.of("convnet", seed)
+                scene, done = comparison.scene("convnet", seed), scorings(comparison, seed)
                 for client in ("client-1", "client-2"):
-                    truth = run.client(client).train.unit_images()[0].numpy()
+                    truth = scene.client(client).train.unit_images()[0].numpy()
                     both = [
                         peak_signal_noise_ratio(
                             truth,
-                            Reconstruction.load(run.reconstruction_path(arm, "inverting-gradients", round, client))
-                            .images[0]
-                            .numpy(),
+                            rebuilt(comparison, done[arm, round, client]).images[0].numpy(),
                             data_range=1.0,
                         )
                         for round in (0, 1)
                     ]
                     psnr.setdefault(arm, []).append(sum(both) / 2)
                 if arm != RANDOM_UPDATE:
-                    history = json.loads((run.arm_folder(arm) / "history.json").read_text())["history"]
+                    history = comparison.history(scene, arm)
                     f1.setdefault(arm, []).append(history[-1]["test"]["f1_macro"])
         rows = {row["defense"]: row for row in results["tables"][0]["rows"]}
         for arm, values in psnr.items():
@@ -105,29 +112,28 @@ class TestWholeComparison:
     def test_damaged_files_cost_their_own_cells_and_no_others(
         self, finished: tuple[Comparison, dict[str, Any]], tmp_path: Path
     ) -> None:
-        shutil.copytree(finished[0].folder, tmp_path / "out")
-        comparison = Comparison(tmp_path / "out", finished[0].grid)
-        run = comparison.of("convnet", 0)
-        job = Job("noise-weak", "inverting-gradients", 0, "client-1")
-        run.reconstruction_path(job.arm, job.attack, job.round, job.client).write_text("")
-        run.cell("score", run.score_key(job)).with_suffix(".json").unlink()
-        other = replace(job, client="client-2")
-        run.cell("score", run.score_key(other)).with_suffix(".json").write_text('{"rows": []}')
-        (run.arm_folder("noise-strong") / "history.json").write_text("{")
+        shutil.copytree(finished[0].folder, tmp_path / "apart" / "out")
+        comparison = Comparison(tmp_path / "apart" / "out", finished[0].grid)
+        done, store = scorings(comparison), comparison.store
+        damaged, missed = (done["noise-weak", 0, client] for client in ("client-1", "client-2"))
+        (store.place(damaged.attack) / RECONSTRUCTION).write_text("")
+        (store.place(damaged) / SCORES).unlink()
+        (store.place(missed) / SCORES).unlink()
+        scene = comparison.scene("convnet", 0)
+        (store.place(comparison.training(scene, "noise-strong")) / "history.json").write_text("{")
+        comparison.run()
         results = write_results(comparison, "")
-        ((cell, error),) = comparison.failures.items()
-        assert cell == str(Cell("convnet", 0, "noise-weak", job)) and "is damaged: delete it" in error
+        label = "convnet, seed 0, noise-weak: inverting-gradients, round 1, client-1, scores"
+        assert "delete it" in comparison.failures[label]
+        assert "history.json" in comparison.failures["convnet, seed 0, noise-strong: training"]
         before, after = ({row["defense"]: row for row in each["tables"][0]["rows"]} for each in (finished[1], results))
         assert after["fedavg"]["metrics"] == before["fedavg"]["metrics"]
         assert after["noise-weak"]["images"] == before["noise-weak"]["images"] - 1
         assert after["noise-strong"]["seeds"] == 1
 
     def test_the_random_update_is_another_one(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
-        run = finished[0].of("convnet", 0)
-        paths = [
-            run.reconstruction_path(arm, "inverting-gradients", 0, "client-1") for arm in ("fedavg", RANDOM_UPDATE)
-        ]
-        first, second = (Reconstruction.load(path).images for path in paths)
+        done = scorings(finished[0])
+        first, second = (rebuilt(finished[0], done[arm, 0, "client-1"]).images for arm in ("fedavg", RANDOM_UPDATE))
         assert not first.equal(second)
 
     def test_ablations_stand_apart_beside_their_whole(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
@@ -147,7 +153,7 @@ class TestWholeComparison:
 
     def test_a_second_call_computes_nothing_but_the_failures(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
         comparison, results = finished
-        cells = comparison.folder / "cells"
+        cells = comparison.folder / "store"
 
         def stamps() -> dict[Path, int]:
             return {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.is_file()}
@@ -160,30 +166,30 @@ class TestWholeComparison:
         assert repeated["tables"] == results["tables"]
 
 
-@pytest.mark.slow
-def test_killed_at_any_time_it_ends_with_the_same_images(tmp_path: Path) -> None:
-    file = tmp_path / "grid.yaml"
-    small = {**TINY, "seeds": [0], "defenses": {name: TINY["defenses"][name] for name in ("fedavg", "shadow")}}
-    file.write_text(yaml.safe_dump(small))
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    command = [sys.executable, "-m", "shadow_defense.cli", "compare", str(file), "--quiet", "--out"]
-    started = time.monotonic()
-    subprocess.run([*command, str(unbroken)], check=True, timeout=300)
-    duration = time.monotonic() - started
-    kills = 0
-    for share in (0.3, 0.45, 0.6, 0.7):
-        process = subprocess.Popen([*command, str(broken)], start_new_session=True)
-        try:
-            process.wait(timeout=share * duration)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills
-    subprocess.run([*command, str(broken)], check=True, timeout=300)
-    images = {}
-    for folder in (unbroken, broken):
-        found = sorted((folder / "cells").glob("attack-*.safetensors"))
-        images[folder] = {path.name: read_tensors(path)[0]["images"] for path in found}
-    assert images[unbroken].keys() == images[broken].keys() and len(images[unbroken]) == 3 * 2 * 2 + 4
-    assert all(images[unbroken][name].equal(images[broken][name]) for name in images[unbroken])
+def test_what_a_run_has_trained_and_attacked_a_comparison_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another folder beside it: only what the run lacks, the control, is computed."""
+    made = grid(seeds=[0], defenses={name: TINY["defenses"][name] for name in ("fedavg", "noise")}, workers=0)
+    config = made.run_config("convnet", 0)
+    run = Run.create(tmp_path / "run", config)
+    for stage in STAGES.values():
+        stage(run, Progress())
+    computed: list[Task] = []
+    for kind in (Pretraining, Training, Attacking, Scoring):
+        monkeypatch.setattr(kind, "compute", noted(kind.compute, computed))
+    monkeypatch.setattr(costing, "in_own_process", lambda *_: COST)
+    comparison = Comparison(tmp_path / "comparison", made)
+    comparison.run()
+    assert comparison.failures == {}
+    assert {type(task) for task in computed} == {Attacking, Scoring}
+    assert all(task.randomised for task in computed if isinstance(task, Attacking))
+    assert {task.arm for task in computed if isinstance(task, Scoring)} == {RANDOM_UPDATE}
+
+
+def noted(compute: Callable[..., None], computed: list[Task]) -> Callable[..., None]:
+    def noting(task: Task, store: Store, progress: Progress) -> None:
+        computed.append(task)
+        compute(task, store, progress)
+
+    return noting

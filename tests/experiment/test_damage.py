@@ -11,16 +11,17 @@ import torch
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError, ShadowDefenseError
-from shadow_defense.experiment.attacking import build_observation, jobs
 from shadow_defense.experiment.exhibits import collect_exhibits
+from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.stages import STAGES
-from shadow_defense.experiment.training import pretrain_stage, train_arm
+from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.tasks.scoring import SCORES
+from shadow_defense.experiment.tasks.training import train_in_process
 from shadow_defense.federated.rounds import MOST_EXPLAINED
 from shadow_defense.files import write_tensors
 from shadow_defense.progress import Progress
-from shadow_defense.seeds import seed_for
 from tests.experiment.conftest import numbers
+from tests.experiment.in_process import train_arm, written
 
 
 @pytest.mark.parametrize(
@@ -74,52 +75,58 @@ def test_a_run_cannot_be_a_file_or_lie_in_one(tiny: dict[str, Any], tmp_path: Pa
         Run.create(tmp_path / "file" / "run", config_from(tiny))
 
 
-def train_stage_here(run: Run, progress: Progress) -> None:
-    for arm in run.config.arms:
-        train_arm(run, arm)
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def attack_stage_here(run: Run, progress: Progress) -> None:
-    """The stage ``attack`` in this process: starting others would take most of the test's time."""
-    for job in jobs(run):
-        path = run.reconstruction_path(job.arm, job.attack, job.round, job.client)
-        if not path.exists():
-            observation = build_observation(run, job, run.new_model(job.arm))
-            seed = seed_for(run.config.seed, "attack", job.attack, job.round, job.client)
-            run.config.attacks[job.attack].build().reconstruct(observation, seed=seed).save(path)
+@pytest.mark.parametrize("name", ["global", "defense-client-1"])
+def test_a_damaged_state_is_named_where_a_training_goes_on(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    run = Run.create(tmp_path / "run", config_from(tiny))
+    pretrain_stage(run)
+    train_arm(run, "shadow")
+    damaged = run.arm_folder("shadow") / "state-0003" / f"{name}.safetensors"
+    cut_in_half(damaged)
+    with pytest.raises(RunError) as error:
+        train_in_process(written(run, "shadow"))
+    assert str(damaged) in str(error.value) and f"delete {run.arm_folder('shadow')}/history.json" in str(error.value)
 
 
 @pytest.mark.slow
 def test_every_damaged_file_is_named_and_mended_as_its_line_says(tiny: dict[str, Any], tmp_path: Path) -> None:
     """A file cut in half: one line that names it; done as the line says, the run ends with the same numbers."""
     tiny["attacks"]["ig"]["rounds"] = [1]
-    run = Run.create(tmp_path / "run", config_from(tiny))
-    stages = (pretrain_stage, train_stage_here, attack_stage_here, STAGES["evaluate"], STAGES["report"])
+    run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
+    stages = STAGES.values()
     for stage in stages:
         stage(run, Progress())
     whole = numbers(json.loads(run.results_path.read_text()))
-    arm = run.arm_folder("shadow")
-    rebuilt = run.reconstruction_path("shadow", "ig", 0, "client-1")
-    places = {
+    arm = run.arm_folder("shadow").resolve()
+    rebuilt = run.reconstruction_path(Job("shadow", "ig", 0, "client-1")).resolve()
+    score = next(run.store.place(task) / SCORES for task in run.scorings() if task.arm == "shadow")
+    damages = {
         arm / "history.json": arm / "history.json",
-        arm / "state-0003" / "global.safetensors": arm / "history.json",
-        arm / "state-0003" / "defense-client-1.safetensors": arm / "history.json",
         arm / "round-0000" / "global.safetensors": arm / "history.json",
         arm / "round-0000" / "update-client-1.safetensors": arm / "history.json",
         arm / "round-0000" / "explanation-client-1.safetensors": arm / "history.json",
         rebuilt: rebuilt,
+        score: score,
     }
-    for damaged, deleted in places.items():
+    for damaged, deleted in damages.items():
         if damaged.name.startswith(("global", "update")):
             # Read by the attack alone.
             rebuilt.unlink(missing_ok=True)
-        damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+        if damaged == rebuilt:
+            score.unlink()
+        cut_in_half(damaged)
         with pytest.raises(ShadowDefenseError) as error:
             for stage in stages:
                 stage(run, Progress())
         line = str(error.value)
-        assert str(damaged) in line and "\n" not in line
-        assert ("delete it" if damaged == rebuilt else f"delete {deleted}") in line
+        # A training is named as people know it, or by its place in the store.
+        names = [arm, run.arm_folder("shadow")] if arm in damaged.parents else [arm]
+        places = [str(damaged).replace(str(arm), str(name)) for name in names]
+        mends = ["delete it"] if damaged in (rebuilt, score) else [f"delete {name / deleted.name}" for name in names]
+        assert any(place in line for place in places) and any(mend in line for mend in mends) and "\n" not in line
         deleted.unlink()
         for stage in stages:
             stage(run, Progress())
@@ -138,10 +145,10 @@ def test_a_state_of_another_model_is_refused(tiny: dict[str, Any], tmp_path: Pat
     train_arm(run, "fedavg")
     write_tensors(run.arm_folder("fedavg") / "state-0003" / "global.safetensors", {"other": torch.zeros(1)})
     with pytest.raises(RunError, match=r"global.safetensors is of another model; delete .*history.json"):
-        train_arm(run, "fedavg")
+        train_in_process(written(run, "fedavg"))
     (run.arm_folder("fedavg") / "history.json").write_text("{}")
     with pytest.raises(RunError, match=r"history.json has no 'rounds_done': .*; delete"):
-        train_arm(run, "fedavg")
+        train_in_process(written(run, "fedavg"))
 
 
 def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -149,9 +156,9 @@ def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[s
     tiny["attacks"]["ig"] = {"options": {"iterations": 1}, "rounds": [1]}
     tiny["training"]["rounds"] = 1
     tiny["arms"] = {"shadow": {"defense": "shadow", "options": {"latent_iterations": 1}}}
-    run = Run.create(tmp_path / "run", config_from(tiny))
-    for stage in (pretrain_stage, train_stage_here, attack_stage_here, STAGES["evaluate"]):
-        stage(run, Progress())
+    run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
+    for stage in ("train", "attack", "evaluate"):
+        STAGES[stage](run, Progress())
     exhibits = collect_exhibits(run, json.loads((run.folder / "scores.json").read_text()))
     names = run.client("client-1").train.sample_ids
     assert [exhibit.sample_id for exhibit in exhibits] == list(names)

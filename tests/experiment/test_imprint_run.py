@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
+from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.config import config_from
-from shadow_defense.experiment import stages
-from shadow_defense.experiment.attacking import jobs
+from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scoring import load_reconstruction
 from shadow_defense.progress import Progress
 
 
@@ -22,12 +21,12 @@ def test_a_planted_layer_gives_images_away_with_their_noise(tiny: dict[str, Any]
     tiny["attacks"] = {
         "robbing": {"attack": "robbing-the-fed", "threat_model": "malicious server", "longest_client": 6}
     }
-    run = Run.create(tmp_path / "run", config_from(tiny))
-    for stage in stages.STAGES.values():
+    run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
+    for stage in STAGES.values():
         stage(run, Progress())
     errors = {}
-    for job in jobs(run):
-        found = load_reconstruction(run, job)
+    for job in run.jobs():
+        found = Reconstruction.load(run.reconstruction_path(job))
         truth = run.client(job.client).train.unit_images()
         if len(truth) == 1:
             errors.setdefault(job.arm, []).append(float((found.images - truth).abs().max()))

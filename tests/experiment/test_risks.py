@@ -17,15 +17,23 @@ from typer.testing import CliRunner
 from shadow_defense.cli.risks import risks as risks_command
 from shadow_defense.config import RunConfig, config_from, load_config
 from shadow_defense.errors import ConfigError, RunError
-from shadow_defense.experiment.risks import batch_norm, client_size, cost, perturbation, pretrained, regions, rounds
-from shadow_defense.experiment.risks.base import shadow_arm
-from shadow_defense.experiment.risks.build import RISKS, chosen_risks
-from shadow_defense.experiment.risks.intervals import DRAWS, f1_difference, macro_f1, mean_ratio, welch_difference
-from shadow_defense.experiment.risks.readings import Image, image_values
-from shadow_defense.experiment.risks.risk import Finding
-from shadow_defense.experiment.risks.running import run_risks
+from shadow_defense.experiment.plans.risks import (
+    batch_norm,
+    client_size,
+    cost,
+    perturbation,
+    pretrained,
+    regions,
+    rounds,
+)
+from shadow_defense.experiment.plans.risks.base import shadow_arm
+from shadow_defense.experiment.plans.risks.build import RISKS, chosen_risks
+from shadow_defense.experiment.plans.risks.intervals import DRAWS, f1_difference, macro_f1, mean_ratio, welch_difference
+from shadow_defense.experiment.plans.risks.readings import Image, image_values
+from shadow_defense.experiment.plans.risks.risk import Finding
+from shadow_defense.experiment.plans.risks.running import run_risks
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scoring import MEAN_IMAGE
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
@@ -301,6 +309,7 @@ def test_a_base_that_a_risk_cannot_be_tested_on(
 def base(tiny: dict[str, Any]) -> RunConfig:
     tiny["data"]["split"] = {"kind": "sizes", "sizes": [1, 1, 6]}
     tiny["model"] = {**tiny["model"], "width": 8}
+    tiny["workers"] = 0
     return config_from(tiny)
 
 

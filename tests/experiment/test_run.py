@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,16 +18,16 @@ import torch
 from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.attacking import build_observation, jobs
+from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
-from shadow_defense.experiment.stages import STAGES
 from shadow_defense.experiment.tables import table
-from shadow_defense.experiment.training import pretrain_stage, train_arm
+from shadow_defense.experiment.tasks.attacking import build_observation
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
 from tests.experiment.conftest import numbers
+from tests.experiment.in_process import train_arm
 
 COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
 
@@ -41,27 +42,18 @@ def finish(*arguments: str) -> None:
     assert process.returncode == 0, output
 
 
-@pytest.mark.slow
-def test_all_stages_and_every_kill_between_them_give_the_same_numbers(tiny_file: Path, tmp_path: Path) -> None:
-    """SIGKILL at times spread over the whole run: started again, it ends with the same numbers, to the bit."""
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    started = time.monotonic()
-    finish("run", str(tiny_file), "--out", str(unbroken), "--quiet")
-    duration = time.monotonic() - started
-    kills = 0
-    for share in (0.15, 0.3, 0.4, 0.5, 0.6, 0.75):
-        process = subprocess.Popen(
-            [*COMMAND, "run", str(tiny_file), "--out", str(broken), "--quiet"], start_new_session=True
-        )
-        try:
-            process.wait(timeout=share * duration)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills >= 2
-    finish("run", str(tiny_file), "--out", str(broken), "--quiet")
+class Killed(BaseException):
+    """Ends a process's work where it stands, as a kill does."""
 
+
+def all_stages(folder: Path, tiny: dict[str, Any]) -> None:
+    run = Run.create(folder, config_from({**tiny, "workers": 0}))
+    for stage in STAGES.values():
+        stage(run, Progress())
+
+
+def equal_results(unbroken: Path, broken: Path) -> int:
+    """The number of files of tensors, all of which are the same in both folders, to the bit."""
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (unbroken, broken))
     assert numbers(first) == numbers(second)
     compared = 0
@@ -72,15 +64,58 @@ def test_all_stages_and_every_kill_between_them_give_the_same_numbers(tiny_file:
         for name, tensor in ours.items():
             assert torch.equal(tensor, theirs[name]), (path, name)
         compared += 1
+    return compared
+
+
+@pytest.mark.slow
+def test_stopped_between_any_two_files_a_run_ends_with_the_same_numbers(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed again and again, each time after some more files, it ends as if nothing had happened, to the bit."""
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "apart" / "broken"
+    all_stages(unbroken, tiny)
+    whole, left, kills = os.fsync, 0, 0
+
+    def fsync(file: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        whole(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    while not (broken / "report.html").exists():
+        # More than the files of a round's state, so that every attempt gets somewhere.
+        left, kills = 9 + kills % 5, kills + 1
+        with contextlib.suppress(Killed):
+            all_stages(broken, tiny)
+    assert kills >= 6
     # The generator and its checkpoint, both arms' states, and 2 arms x 2 rounds x 2 clients of attacks at least.
-    assert compared >= 2 + 2 * 4 + 8
+    assert equal_results(unbroken, broken) >= 2 + 2 * 4 + 8
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_a_run_goes_on(tiny: dict[str, Any], tiny_file: Path, tmp_path: Path) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "apart" / "broken"
+    all_stages(unbroken, tiny)
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(tiny_file), "--out", str(broken), "--quiet"], start_new_session=True
+    )
+    while not list(broken.glob("store/training-*/history.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "report.html").exists()
+    finish("run", str(tiny_file), "--out", str(broken), "--quiet")
+    assert equal_results(unbroken, broken) >= 2 + 2 * 4 + 8
     assert not list(broken.rglob("*.partial*"))
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_complete_and_does_nothing_again(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_complete_and_does_nothing_again(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    finish("run", str(tiny_file), "--out", str(folder), "--quiet")
+    all_stages(folder, tiny)
     for name in ("config.yaml", "results.json", "results.csv", "scores.json", "report.html"):
         assert (folder / name).is_file(), name
     results = json.loads((folder / "results.json").read_text())
@@ -94,16 +129,15 @@ def test_a_finished_run_is_complete_and_does_nothing_again(tiny_file: Path, tmp_
     expected = float(np.mean([psnr(blank, truth).item() for truth in truths]))
     assert math.isclose(over_rounds["rows"][-1]["metrics"]["psnr_whole"]["mean"], expected, rel_tol=1e-5)
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
-    finish("run", str(tiny_file), "--out", str(folder), "--quiet")
+    all_stages(folder, tiny)
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
 
 
 def test_stages_say_what_must_run_before_them(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", config_from(tiny))
     wanted = {
-        "train": "no shadow generator yet: run `shadow-defense pretrain",
-        "attack": "is not at round 1 yet: run `shadow-defense train",
-        "evaluate": "not fully trained yet: run `shadow-defense train",
+        "attack": "not fully trained: run `shadow-defense train",
+        "evaluate": "is missing: run `shadow-defense attack",
         "report": "no results yet: run `shadow-defense evaluate",
     }
     for stage, message in wanted.items():
@@ -141,7 +175,7 @@ def test_an_attacker_sees_what_its_threat_model_grants(tiny: dict[str, Any], tmp
     pretrain_stage(run)
     assert not run.generator_path.exists(), "no arm asks for a generator"
     train_arm(run, "fedavg")
-    seen = {job.attack: build_observation(run, job, run.new_model(job.arm)) for job in jobs(run)}
+    seen = {job.attack: build_observation(run, job, run.new_model(job.arm)) for job in run.jobs()}
     assert seen["ig"].labels.tolist() == [1]
     assert seen["ig"].local_training.steps == 1
     with pytest.raises(Exception, match="does not grant it"):
@@ -190,14 +224,14 @@ def test_table_by_hand() -> None:
 
 
 def test_foreground_is_the_lesion_where_it_is_known(tiny: dict[str, Any], tmp_path: Path) -> None:
-    from shadow_defense.experiment.scoring import Foreground
+    from shadow_defense.experiment.tasks.scoring import Foreground
 
     tiny["data"] = {"source": "chest_phantom", "images": 40, "image_size": 16, "split": tiny["data"]["split"]}
     tiny["arms"] = {"fedavg": {"defense": "none"}}
     run = Run.create(tmp_path / "run", config_from(tiny))
     train_arm(run, "fedavg")
     images: ImageSet = run.client("client-1").train
-    foreground = Foreground(run)
+    foreground = Foreground(run, run.arm_folder("fedavg"))
     assert images.masks is not None
     assert torch.equal(foreground.masks(images), images.masks)
     unknown = ImageSet(images.images, images.labels, images.sample_ids)

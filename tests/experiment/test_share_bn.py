@@ -10,15 +10,16 @@ import torch
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import ConfigError, DataError, UpdateError
-from shadow_defense.experiment.attacking import build_observation, jobs
-from shadow_defense.experiment.evaluating import evaluate_stage, report_stage
+from shadow_defense.experiment.plans.run import evaluate_stage, report_stage, train_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scoring import Foreground
-from shadow_defense.experiment.training import evaluation, train_arm, train_stage
+from shadow_defense.experiment.tasks.attacking import build_observation
+from shadow_defense.experiment.tasks.scoring import Foreground
+from shadow_defense.experiment.tasks.training import evaluation
 from shadow_defense.federated.batch_norm_policy import public_statistics, withheld_names
 from shadow_defense.federated.rounds import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
+from tests.experiment.in_process import train_arm
 
 
 def run_of(tiny: dict[str, Any], folder: Path, **changes: Any) -> Run:
@@ -34,7 +35,7 @@ def test_an_arm_keeps_batch_norm_on_its_clients(tiny: dict[str, Any], tmp_path: 
         train_arm(run, arm)
     kept = {arm: withheld_names(run.new_model(arm), settings.share_bn) for arm, settings in run.config.arms.items()}
     assert [len(kept[arm]) for arm in ("silo", "fedbn", "fedavg")] == [15, 25, 0]
-    for job in jobs(run):
+    for job in run.jobs():
         seen = build_observation(run, job, run.new_model(job.arm))
         assert seen.update.tensors.keys() == seen.global_state.keys() - kept[job.arm]
         assert seen.update.withheld == tuple(sorted(kept[job.arm]))
@@ -44,7 +45,7 @@ def test_an_arm_keeps_batch_norm_on_its_clients(tiny: dict[str, Any], tmp_path: 
     assert torch.equal(state["features.norm0.running_mean"], model.state_dict()["features.norm0.running_mean"])
     final = {**state, **public_statistics(model, state, data.public.images, data.normalisation)}
     model.load_state_dict(final)
-    shown = Foreground(run)._model.state_dict()
+    shown = Foreground(run, run.arm_folder(run.reference))._model.state_dict()
     assert all(torch.equal(tensor, shown[name]) for name, tensor in final.items())
     run.config.attacks.clear()
     results = evaluate_stage(run)
@@ -95,7 +96,7 @@ def test_an_update_of_another_policy_is_refused(tiny: dict[str, Any], tmp_path: 
     run = run_of(tiny, tmp_path / "run")
     for arm in ("fedbn", "fedavg"):
         train_arm(run, arm)
-    job = {each.arm: each for each in jobs(run)}
+    job = {each.arm: each for each in run.jobs()}
     paths = {arm: round_folder(run.arm_folder(arm), 0) / f"update-{job[arm].client}.safetensors" for arm in job}
     whole, lacking = ModelUpdate.load(paths["fedavg"]), ModelUpdate.load(paths["fedbn"])
     whole.save(paths["fedbn"])

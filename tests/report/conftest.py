@@ -10,8 +10,8 @@ import torch
 from tests.report.comparison_record import build_comparison
 from torch import Tensor
 
-from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
 from shadow_defense.experiment.tables import all_tables
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.comparison import ComparisonRecord

@@ -8,8 +8,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from shadow_defense.config import config_from
 from shadow_defense.experiment.flower_apps import server_app
+from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.training import pretrain_stage
 
 app = ServerApp()
 

@@ -61,45 +61,44 @@ StageConfig = Annotated[
 ]
 
 Engine = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--engine",
         help="What carries the training: in-process, flower-simulation, or flower-secure-aggregation (extra `flower`).",
     ),
 ]
 
-IN_PROCESS = "in-process"
-
 STAGES = ("pretrain", "train", "attack", "evaluate", "report")
 
 
-def _stage(name: str, run: Run, quiet: bool, engine: str = IN_PROCESS) -> None:
+def _stage(name: str, run: Run, quiet: bool) -> None:
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.experiment import stages
-    from shadow_defense.experiment.engines import engine_named
+    from shadow_defense.experiment.plans.run import STAGES
 
-    chosen = {"engine": engine_named(engine)} if name == "train" else {}
     with progress_unless(quiet) as progress:
-        stages.STAGES[name](run, progress, **chosen)
+        STAGES[name](run, progress)
+
+
+def with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
+    """The overrides of a configuration, with the engine that ``--engine`` names among them."""
+    return [*(overrides or ()), *([] if engine is None else [f"engine={engine}"])]
 
 
 def _run_all(
-    config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, engine: str = IN_PROCESS
+    config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, engine: str | None = None
 ) -> Run:
     from shadow_defense.config import load_config
-    from shadow_defense.experiment.engines import engine_named
+    from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
-    # Both before anything is computed or written.
-    chosen = engine_named(engine)
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, with_engine(overrides, engine))
     with holding(out):
-        run = Run.create(out, loaded, restart=restart, check=chosen.check_run)
+        run = Run.create(out, loaded, restart=restart, check=check_run)
         if not quiet:
             typer.echo(f"run directory: {out}")
         for stage in STAGES:
-            _stage(stage, run, quiet, engine)
+            _stage(stage, run, quiet)
     if not quiet:
         _summary(run)
     return run
@@ -127,21 +126,24 @@ def _stage_command(
     config: str | None,
     overrides: list[str] | None,
     quiet: bool,
-    engine: str = IN_PROCESS,
+    engine: str | None = None,
 ) -> None:
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
+    from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
-    if config is None and overrides:
-        raise ConfigError("--set changes a new run only: give --config too, or edit nothing and leave --set out")
+    if config is None and (overrides or engine):
+        raise ConfigError(
+            "--set and --engine change a new run only: give --config too, or edit nothing and leave them out"
+        )
     # Opened before it is locked: what is no run directory stays untouched.
     opened = Run.open(folder) if config is None else None
-    loaded = opened.config if opened else load_config(str(config), overrides or ())
+    loaded = opened.config if opened else load_config(str(config), with_engine(overrides, engine))
     with holding(folder):
-        run = opened or Run.create(folder, loaded)
-        _stage(name, run, quiet, engine)
+        run = opened or Run.create(folder, loaded, check=check_run)
+        _stage(name, run, quiet)
 
 
 @app.command()
@@ -161,7 +163,7 @@ def run_command(
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<preset or file name>.")] = None,
     overrides: Overrides = None,
     restart: Restart = False,
-    engine: Engine = IN_PROCESS,
+    engine: Engine = None,
     quiet: Quiet = False,
 ) -> None:
     """All stages of a run, to the report. A run that was stopped goes on where it stopped."""
@@ -209,7 +211,7 @@ def train(
     folder: RunFolder,
     config: StageConfig = None,
     overrides: Overrides = None,
-    engine: Engine = IN_PROCESS,
+    engine: Engine = None,
     quiet: Quiet = False,
 ) -> None:
     """Train every arm federated, each with its defense."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from shadow_defense.experiment.calibration.runs import Measurement
+    from shadow_defense.experiment.plans.calibration.runs import Measurement
 
 
 def calibrate(
@@ -42,8 +42,8 @@ def calibrate(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.calibration.bisection import CalibrationSettings, parse_target
-    from shadow_defense.experiment.calibration.results import run_calibration
+    from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, parse_target
+    from shadow_defense.experiment.plans.calibration.results import run_calibration
     from shadow_defense.folder_lock import holding
     from shadow_defense.validation import validated
 
@@ -54,12 +54,12 @@ def calibrate(
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
     terminal = Console(stderr=True)
 
-    def told(schedule: str, measured: Measurement) -> None:
+    def on_measurement(schedule: str, measured: Measurement) -> None:
         if not quiet:
             terminal.print(_line(schedule, measured, settings.target.metric), highlight=False)
 
     with holding(folder), progress_unless(quiet, terminal) as progress:
-        results = run_calibration(folder, loaded, settings, progress, told)
+        results = run_calibration(folder, loaded, settings, progress, on_measurement)
     if not quiet:
         _summary(results, folder / "calibration.html")
 

@@ -39,9 +39,9 @@ def compare(
     from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.errors import shown
-    from shadow_defense.experiment.comparison.reading import load_grid
-    from shadow_defense.experiment.comparison.reporting import page_path, write_results
-    from shadow_defense.experiment.comparison.running import Comparison
+    from shadow_defense.experiment.plans.comparison.plan import Comparison
+    from shadow_defense.experiment.plans.comparison.reading import load_grid
+    from shadow_defense.experiment.plans.comparison.reporting import page_path, write_results
     from shadow_defense.folder_lock import holding
     from shadow_defense.report.pages.compare import comparison_summary
     from shadow_defense.report.records.comparison import read_comparison
@@ -60,7 +60,7 @@ def compare(
     with holding(folder), progress_unless(quiet) as progress:
         comparison = Comparison(folder, settings)
         comparison.run(progress)
-        results = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]), progress)
+        results = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]))
     if not quiet:
         console = Console()
         for table in comparison_summary(read_comparison(results)):

@@ -33,8 +33,8 @@ def risks(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import shown
-    from shadow_defense.experiment.risks.build import chosen_risks
-    from shadow_defense.experiment.risks.running import PAGE, run_risks
+    from shadow_defense.experiment.plans.risks.build import chosen_risks
+    from shadow_defense.experiment.plans.risks.running import PAGE, run_risks
     from shadow_defense.folder_lock import holding
 
     chosen, config = chosen_risks(only), load_config(base, overrides or ())

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from shadow_defense.experiment.attacking import Job
+from shadow_defense.attacks.observation import Reconstruction
+from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scoring import MEAN_IMAGE, load_reconstruction
+from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tables import COLUMNS
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.report.records.run import ArmPictures, Exhibit
@@ -55,7 +57,7 @@ def _exhibit(
             continue
         row = next((row for row in score["rows"] if row["sample_id"] == sample_id), None)
         if row is not None:
-            rebuilt = load_reconstruction(run, Job(arm, attack, round, client)).images[row["reconstruction"]]
+            rebuilt = _reconstruction(run, Job(arm, attack, round, client)).images[row["reconstruction"]]
             measured = {column: row[column] for column in COLUMNS}
             arms[arm] = ArmPictures(rebuilt, measured, **_explanation(run, arm, round, client, sample_id))
     return Exhibit(
@@ -67,6 +69,13 @@ def _exhibit(
         original=images.unit_images()[index],
         arms=arms,
     )
+
+
+def _reconstruction(run: Run, job: Job) -> Reconstruction:
+    path = run.reconstruction_path(job)
+    if not path.exists():
+        raise RunError(f"{path} is missing: run `shadow-defense attack {run.folder}` first")
+    return Reconstruction.load(path)
 
 
 def _explanation(run: Run, arm: str, round: int, client: str, sample_id: str) -> dict[str, Tensor]:

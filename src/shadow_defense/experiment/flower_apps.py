@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scene import Placed
+from shadow_defense.experiment.scheduler import Workers
 from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
-from shadow_defense.experiment.training import build_defense, evaluation, load_run_generator
-from shadow_defense.experiment.workers import worker_count
+from shadow_defense.experiment.tasks.pretraining import load_run_generator
+from shadow_defense.experiment.tasks.training import TrainingPlace, build_defense, evaluation
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import (
@@ -57,17 +59,11 @@ LEAST_KEY = "least-evaluated"
 
 
 @lru_cache(maxsize=2)
-def opened(folder: Path) -> tuple[Run, Generator | None]:
-    """A run with its data and generator, once for all messages that a process handles."""
-    run = Run.open(folder)
+def opened(folder: Path, arm: str, simulated: bool) -> tuple[Placed, Generator | None]:
+    """A training or a run with its data and generator, once for all messages that a process handles."""
+    run: Placed = TrainingPlace.open(folder) if simulated else Run.open(folder)
     torch.set_num_threads(run.config.threads)
-    return run, load_run_generator(run)
-
-
-@lru_cache(maxsize=2)
-def _kept(folder: Path) -> dict[int, frozenset[str]]:
-    """Looks at every client, which one of a thousand should not for every message."""
-    return opened(folder)[0].kept()
+    return run, load_run_generator(run, arm)
 
 
 def participant(folder: Path, arm: str, context: Context, *, simulated: bool) -> Participant:
@@ -78,14 +74,14 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     ``least-evaluated``, no model is evaluated on fewer images.
 
     Args:
-        folder: of the run, on this client's machine.
-        simulated: all clients share this machine: states and pictures are written into the run's folder.
+        folder: of the run, on this client's machine; of the training where it is simulated.
+        simulated: all clients share this machine: states and pictures are written into the training's folder.
 
     Raises:
         RunError: where the node was not told which client it is, or where to keep its state.
         ConfigError: for a self-audit that cannot be read: then nothing leaves.
     """
-    run, generator = opened(folder)
+    run, generator = opened(folder, arm, simulated)
     partition = context.node_config.get(PARTITION)
     clients = run.dataset.clients
     alone = len(clients) == 1 and not simulated
@@ -109,7 +105,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         share_bn=run.config.arms[arm].share_bn,
         partition=partition,
         states=ClientStateFolder(root, name, client.name),
-        explanations=_explanations(run, arm, client, _kept(folder)) if simulated else {},
+        explanations=_explanations(run, arm, client) if isinstance(run, TrainingPlace) else {},
         exact=simulated,
         # An attack draws by PyTorch's own generator, whose seeds are short.
         before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret % SECRET),
@@ -124,7 +120,7 @@ def _least_evaluated(context: Context) -> int:
     return given
 
 
-def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: int) -> BeforeUpload:
+def _self_audit(run: Placed, arm: str, client: ClientData, context: Context, seed: int) -> BeforeUpload:
     if not is_asked_for(context.node_config):
         return unchecked
     return SelfAudit(
@@ -143,13 +139,11 @@ def _self_audit(run: Run, arm: str, client: ClientData, context: Context, seed: 
     )
 
 
-def _explanations(
-    run: Run, arm: str, client: ClientData, kept: Mapping[int, frozenset[str]]
-) -> dict[int, tuple[Path, frozenset[str]]]:
+def _explanations(run: TrainingPlace, arm: str, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
     samples = frozenset(client.train.sample_ids[:MOST_EXPLAINED])
     return {
         round: (round_folder(run.arm_folder(arm), round) / explanation_name(client.name), samples)
-        for round, names in kept.items()
+        for round, names in run.keep.items()
         if client.name in names
     }
 
@@ -172,7 +166,7 @@ def client_app(folder: Path, arm: str, *, simulated: bool = False, secure: bool 
 
 
 def server_app(
-    run: Run,
+    run: Placed,
     arm: str,
     *,
     at_least: int = 1,
@@ -205,7 +199,7 @@ def server_app(
             settings=run.config.training,
             evaluate=lambda model: evaluation(run, model),
             folder=run.arm_folder(arm),
-            keep=run.kept(),
+            keep=run.keep if isinstance(run, TrainingPlace) else run.kept(),
             share_bn=run.config.arms[arm].share_bn,
             at_least=at_least,
             timeout=timeout,
@@ -217,7 +211,7 @@ def server_app(
     return build_server_app(server)
 
 
-def train_arm_in_simulation(run: Run, arm: str, progress: Progress | None = None, *, secure: bool = False) -> None:
+def train_arm_in_simulation(run: TrainingPlace, progress: Progress | None = None, *, secure: bool = False) -> None:
     """Train one arm, or go on with it, with every client simulated on Flower's engine.
 
     The same numbers as in one process, since simulated clients send double precision (:class:`Participant`).
@@ -228,7 +222,7 @@ def train_arm_in_simulation(run: Run, arm: str, progress: Progress | None = None
     Raises:
         RunError: where a client withheld its update: with all of them on one machine nobody is to be spared.
     """
-    folder = run.arm_folder(arm)
+    arm, folder = run.arm, run.arm_folder(run.arm)
     images = {client.name: len(client.train) for client in run.dataset.clients}
     states = {name: ClientStateFolder(folder, STATES, name) for name in images}
     rounds_done = read_journal(folder)[0]
@@ -264,9 +258,9 @@ def train_arm_in_simulation(run: Run, arm: str, progress: Progress | None = None
                 secure=secure,
             ),
             # Processes of the engine may have another working directory.
-            client_app(run.folder.resolve(), arm, simulated=True, secure=secure),
+            client_app(folder.resolve(), arm, simulated=True, secure=secure),
             clients=len(images),
-            at_once=worker_count(run.config.workers, len(images)),
+            at_once=Workers(run.config.workers).at_once(len(images)),
         )
     except RunError as error:
         refusals = [line for state in states.values() if (line := state.refusal())]

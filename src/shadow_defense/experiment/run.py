@@ -1,60 +1,75 @@
-"""A run directory: its configuration, its data, and where each stage puts its files."""
+"""A run directory: its configuration, and names for the results of its tasks."""
 
 from __future__ import annotations
 
-import math
+import os
 import shutil
-import statistics
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor, nn
 
-from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig, config_from
-from shadow_defense.data.build import load_dataset
-from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.errors import ConfigError, RunError, ShadowDefenseError, shown
-from shadow_defense.experiment.averaged_clients import as_one_client
+from shadow_defense.errors import RunError, ShadowDefenseError
+from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.recorded import Recorded
+from shadow_defense.experiment.scene import Job, Placed, Scene, with_absolute_paths
+from shadow_defense.experiment.store import STORE, Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
+from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Scoring
+from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.federated.rounds import kept_updates
-from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.update import ALL_CLIENTS
-from shadow_defense.files import LOCK, is_empty, path_name, remove_leftovers, write_text
-from shadow_defense.models.build import build_model
+from shadow_defense.files import LOCK, is_empty, make_private_folder, path_name, remove_leftovers, write_text
 from shadow_defense.plain_yaml import as_mapping, read_yaml
 
 
-class Run:
+class Run(Placed):
     """One run: a folder and the configuration in it.
+
+    The results lie in the folder's store; ``arms/<arm>``, ``shadow`` and ``attacks/<arm>/<attack>/...`` are links to
+    them. Where ``arms/<arm>`` is a folder of its own, a server of another engine recorded it: it is taken as it is.
 
     Attributes:
         folder: where everything is written.
+        store: where its results lie: below the folder, but for a run that is a part of something larger.
         config: what decides the numbers.
     """
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: RunConfig, store: Store | None = None) -> None:
+        super().__init__(config)
+        self.folder, self.store = folder, store or Store(folder)
+
+    @property
+    def scene(self) -> Scene:
+        """The run without its folder."""
+        return Scene(self.config, self.images)
 
     @classmethod
     def create(
-        cls, folder: Path, config: RunConfig, *, restart: bool = False, check: Callable[[Run], None] | None = None
+        cls,
+        folder: Path,
+        config: RunConfig,
+        *,
+        restart: bool = False,
+        check: Callable[[Run], None] | None = None,
+        store: Store | None = None,
     ) -> Run:
         """Make the folder, or go on in one that holds the same configuration.
 
         Args:
             restart: delete what a run directory holds and begin anew.
+            store: where its results lie; None: in the folder.
             check: raises for a run that cannot be carried out, before anything is written or deleted.
 
         Raises:
             RunError: when the folder holds another configuration, or files that no run wrote.
         """
         config = with_absolute_paths(config)
-        made = cls(folder, config)
+        made = cls(folder, config, store)
         if check is not None:
             check(made)
         written = folder / "config.yaml"
@@ -90,73 +105,29 @@ class Run:
                 "configuration there again (`shadow-defense config show` prints one), or begin anew with --restart"
             ) from error
 
-    @cached_property
-    def dataset(self) -> FederatedDataset:
-        return load_dataset(self.config.data, self.config.seed)
-
-    @cached_property
-    def mean_image(self) -> Tensor:
-        """The mean of the public images, (c, h, w) in [0, 1]; mid-grey where there are none."""
-        public = self.dataset.public
-        if len(public) == 0:
-            return torch.full((self.dataset.channels, *self.dataset.image_size), 0.5)
-        return public.images.float().mean(0) / 255
-
-    @cached_property
-    def brightness(self) -> tuple[float, float]:
-        """Mean and standard deviation of the public images' mean normalised pixel; 0 and 1 where none is needed.
-
-        An imprint needs them; of fewer than two images there is no deviation.
-        """
-        public = self.dataset.public
-        if self.config.model.imprint is None or len(public) < 2:
-            return 0.0, 1.0
-        # Sums of floats differ in their last digit with the number of threads; these do not.
-        sums = public.images.sum(dim=(2, 3), keepdim=True, dtype=torch.int64)
-        pixels = sums.double() / math.prod(public.image_size)
-        each = self.dataset.normalisation.apply(pixels / 255).mean(dim=(1, 2, 3)).tolist()
-        return statistics.fmean(each), statistics.stdev(each)
-
-    def new_model(self, arm: str) -> nn.Module:
-        """The task model as an arm starts it: the same weights for all, but where a defense changes the model."""
-        data = self.dataset
-        model = build_model(
-            self.config.model,
-            channels=data.channels,
-            classes=data.classes,
-            image_size=data.image_size,
-            seed=self.config.seed,
-            brightness=self.brightness,
-        )
-        return self.config.arms[arm].adapt_model(model, self.config.seed)
-
     @property
     def shows_averages(self) -> bool:
         """Whether the server saw averages and no single update (secure aggregation): they are attacked then."""
-        return any(
-            sender == ALL_CLIENTS for arm in self.config.arms for _, sender in kept_updates(self.arm_folder(arm))
+        recorded = (self.arm_folder(arm) for arm in self.config.arms)
+        return super().shows_averages or any(
+            sender == ALL_CLIENTS for folder in recorded for _, sender in kept_updates(folder)
         )
-
-    @cached_property
-    def all_clients(self) -> ClientData:
-        """All clients as one, with batches of all their batches together: an average is nearly this one's update."""
-        return as_one_client(self.dataset.clients)
-
-    def client(self, name: str) -> ClientData:
-        if name == ALL_CLIENTS:
-            return self.all_clients
-        return next(client for client in self.dataset.clients if client.name == name)
 
     @property
     def generator_path(self) -> Path:
-        return self.folder / "shadow" / "generator.safetensors"
+        return self.folder / "shadow" / GENERATOR
 
     def arm_folder(self, arm: str) -> Path:
         return self.folder / "arms" / arm
 
-    def reconstruction_path(self, arm: str, attack: str, round: int, client: str) -> Path:
-        """``round`` is 0-based."""
-        return self.folder / "attacks" / arm / attack / f"round-{round:04d}-{path_name(client)}.safetensors"
+    def reconstruction_path(self, job: Job) -> Path:
+        return (
+            self.folder
+            / "attacks"
+            / job.arm
+            / job.attack
+            / f"round-{job.round:04d}-{path_name(job.client)}.safetensors"
+        )
 
     @property
     def results_path(self) -> Path:
@@ -166,91 +137,57 @@ class Run:
     def report_path(self) -> Path:
         return self.folder / "report.html"
 
-    def kept(self) -> dict[int, frozenset[str]]:
-        """For each round (0-based) that some attack asks for, or uses besides, the clients that it asks for."""
-        kept: dict[int, frozenset[str]] = {}
-        for attack, settings in self.config.attacks.items():
-            clients = frozenset(client.name for client in self._chosen_clients(attack))
-            for attacked in self.config.attacked_rounds(attack):
-                for round in (*earlier_rounds(settings, attacked), attacked):
-                    kept[round] = kept.get(round, frozenset()) | clients
-        return kept
+    def pretraining(self) -> Pretraining:
+        return Pretraining(self.scene)
 
-    def attacked_clients(self, attack: str) -> list[ClientData]:
-        """The clients that an attack is tried on, or all as one where the server saw averages.
+    def training(self, arm: str) -> Task:
+        """The training of an arm; one that something else recorded, where its folder is no link."""
+        folder = self.arm_folder(arm)
+        if folder.is_dir() and not folder.is_symlink():
+            return Recorded(folder, self.config.training.rounds)
+        return Training(self.scene, arm, engine_named(self.config.engine), self.kept())
 
-        Raises :class:`RunError` for a client that does not exist.
-        """
-        if self.shows_averages:
-            self.check_attack_on_averages(attack)
-            return [self.all_clients]
-        return self._chosen_clients(attack)
+    def trainings(self) -> list[Task]:
+        return [self.training(arm) for arm in self.config.arms]
 
-    def _chosen_clients(self, attack: str) -> list[ClientData]:
-        settings = self.config.attacks[attack]
-        names = [client.name for client in self.dataset.clients]
-        for name in settings.clients or ():
-            if name not in names:
-                raise RunError(f"attacks.{attack}.clients names '{name}': the clients are {', '.join(names)}")
-        chosen = [
-            client
-            for client in self.dataset.clients
-            if (settings.clients is None or client.name in settings.clients)
-            and (settings.longest_client is None or len(client.train) <= settings.longest_client)
-        ]
-        if not chosen:
-            raise RunError(
-                f"attack '{attack}' has no client to attack: raise attacks.{attack}.longest_client or name clients"
-            )
-        return chosen
+    def attacking(self, job: Job) -> Attacking:
+        return Attacking(self.scene, job, self.training(job.arm))
 
-    def attacked_updates(self, attack: str) -> list[tuple[int, ClientData]]:
-        """The rounds (0-based) and clients whose updates an attack is tried on: of clients that take part in the round.
+    def scorings(self) -> Iterator[Scoring]:
+        """For every attack, and after those of the first arm for the mean image on the same updates."""
+        reference = self.training(self.reference)
+        for job in self.jobs():
+            attack = self.attacking(job)
+            yield Scoring(self.scene, job, job.arm, attack, reference)
+            if job.arm == self.reference:
+                yield Scoring(self.scene, job, MEAN_IMAGE, attack, reference)
 
-        Raises :class:`RunError` where there are none, and as :meth:`attacked_clients`.
-        """
-        clients, averages = self.attacked_clients(attack), self.shows_averages
-        rounds = {round: self.taking_part(round) for round in self.config.attacked_rounds(attack)}
-        updates = [
-            (round, client) for round, names in rounds.items() for client in clients if averages or client.name in names
-        ]
-        if not updates:
-            raise RunError(
-                f"attack '{attack}' has no update to attack: none of its clients is drawn for round "
-                f"{', '.join(str(round + 1) for round in rounds)}; name others in attacks.{attack}.rounds or clients"
-            )
-        return updates
+    def name_generator(self) -> None:
+        """A link from the name that people know to the result in the store, whether it is there yet or not."""
+        link(self.folder / "shadow", self.store.place(self.pretraining()))
 
-    def taking_part(self, round: int) -> frozenset[str]:
-        """The names of the clients of a round (0-based). Raises :class:`ConfigError` where there are too few."""
-        clients = self.dataset.clients
-        drawn = taking_part(len(clients), self.config.training.clients_per_round, seed=self.config.seed, round=round)
-        return frozenset(clients[number].name for number in drawn)
+    def name_training(self, arm: str) -> None:
+        training = self.training(arm)
+        if training.given is None:
+            link(self.arm_folder(arm), self.store.place(training))
 
-    def check_attack_on_averages(self, attack: str) -> None:
-        """Raise :class:`RunError` where an attack cannot be tried on the average of all clients."""
-        settings, images = self.config.attacks[attack], sum(len(client.train) for client in self.dataset.clients)
-        if settings.longest_client is not None and settings.longest_client < images:
-            raise RunError(
-                f"attack '{attack}' is for at most {settings.longest_client} images and secure aggregation shows the "
-                f"server averages over {images} only: begin a run with attacks.{attack}.longest_client={images}"
-            )
-        learns = "public images" in settings.build().needs
-        if learns and "data distribution" in threat_model(settings.threat_model).granted:
-            raise RunError(
-                f"attack '{attack}' learns from other clients' images and an average is of all clients: begin a run "
-                "with another threat_model, or with another engine"
-            )
+    def name_reconstruction(self, attacking: Attacking) -> None:
+        link(self.reconstruction_path(attacking.job), self.store.place(attacking) / RECONSTRUCTION)
 
 
-def earlier_rounds(attack: AttackSettings, attacked: int) -> range:
-    """The rounds (0-based) before ``attacked`` that an adaptive attack uses, as far as there are any."""
-    used = 1 if attack.adaptive is None else attack.adaptive.rounds
-    return range(max(attacked - used + 1, 0), attacked)
+def link(name: Path, target: Path) -> None:
+    """Make ``name`` a link to ``target``, relative, so that both can be moved together."""
+    wanted = os.path.relpath(target, name.parent)
+    if name.is_symlink() and str(name.readlink()) == wanted:
+        return
+    make_private_folder(name.parent)
+    make_private_folder(target.parent)
+    name.unlink(missing_ok=True)
+    name.symlink_to(wanted)
 
 
 WRITTEN = frozenset(
-    {"config.yaml", "shadow", "arms", "attacks", "scores.json", "results.csv", "results.json", "report.html"}
+    {"config.yaml", STORE, "shadow", "arms", "attacks", "scores.json", "results.csv", "results.json", "report.html"}
 )
 """All that a run writes into its folder."""
 
@@ -268,35 +205,6 @@ def _delete_run(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """So that a run goes on from any working directory."""
-
-    def absolute(path: Path | None) -> Path | None:
-        try:
-            return None if path is None else path.expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"{shown(path)} is no path: {error}; give another") from error
-
-    data = config.data.model_copy(
-        update={"path": absolute(config.data.path), "public_path": absolute(config.data.public_path)}
-    )
-    return config.model_copy(
-        update={
-            "data": data,
-            "model": config.model.model_copy(
-                update={name: absolute(getattr(config.model, name)) for name in ("weights", "start")}
-            ),
-            "generator": config.generator.model_copy(
-                update={
-                    name: absolute(getattr(config.generator, name))
-                    for name in ("path", "begin_from", "begin_from_discriminator")
-                }
-            ),
-            "metrics": config.metrics.model_copy(update={"lpips_weights": absolute(config.metrics.lpips_weights)}),
-        }
-    )
 
 
 def _first_difference(earlier: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

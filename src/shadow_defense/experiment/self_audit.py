@@ -19,8 +19,8 @@ from shadow_defense.attacks.threat_model import Knowledge, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError, ShadowDefenseError
-from shadow_defense.experiment.attacking import local_training, reconstruct
 from shadow_defense.experiment.audit.scoring import Row, risk_rows
+from shadow_defense.experiment.tasks.attacking import local_training, reconstruct
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.interface import Generator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shadow_defense.experiment.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
 from shadow_defense.metrics.fidelity import METRICS
 from shadow_defense.metrics.foreground import REGIONS

@@ -18,18 +18,18 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore import telemetry
+from tests.experiment.in_process import train_arm, written
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.processes import LOOPBACK, listening, told
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment import flower_apps
-from shadow_defense.experiment.attacking import build_observation, jobs
 from shadow_defense.experiment.audit.of_run import case_of_run
 from shadow_defense.experiment.engines import ENGINES, engine_named
 from shadow_defense.experiment.flower_apps import client_app, server_app, train_arm_in_simulation
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.training import train_arm
+from shadow_defense.experiment.tasks.attacking import build_observation
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT, be_silent
 from shadow_defense.federated.flower.server_app import ROUND_TIMEOUT
@@ -77,7 +77,9 @@ def test_a_site_keeps_its_state_and_its_draws_to_itself(tmp_path: Path) -> None:
 
 def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
     made = run(tmp_path / "run", TINY.replace("local-dp", "none"))
-    start(server_app(made, "dp"), InProcessGrid(client_app(made.folder, "dp", simulated=True), 2))
+    start(
+        server_app(made, "dp"), InProcessGrid(client_app(written(made, "dp").arm_folder("dp"), "dp", simulated=True), 2)
+    )
     case = case_of_run(made.folder, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=3)
     assert case.name == "client-1 in round 1 of dp"
     observation = case.observe("ig" if "ig" in case.attacks else next(iter(case.attacks)))
@@ -90,7 +92,7 @@ def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
 
 def test_a_server_waits_for_a_time_that_ends_if_not_told_otherwise(tmp_path: Path) -> None:
     made = run(tmp_path / "run")
-    grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2)
+    grid = InProcessGrid(client_app(written(made, "dp").arm_folder("dp"), "dp", simulated=True), 2)
     start(server_app(made, "dp"), grid)
     assert set(grid.timeouts) == {ROUND_TIMEOUT}
     for timeout in (0.0, -1.0, float("nan"), float("inf")):
@@ -100,7 +102,7 @@ def test_a_server_waits_for_a_time_that_ends_if_not_told_otherwise(tmp_path: Pat
 
 def test_a_node_that_does_not_know_who_it_is_sends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = run(tmp_path / "run")
-    grid = InProcessGrid(client_app(made.folder, "dp", simulated=True), 2, {"partition-id": 7})
+    grid = InProcessGrid(client_app(written(made, "dp").arm_folder("dp"), "dp", simulated=True), 2, {"partition-id": 7})
     with pytest.raises(RunError, match="0 usable updates"):
         start(server_app(made, "dp"), grid)
     assert "partition-id=7): expected 0 to 1" in caplog.text
@@ -133,12 +135,12 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_simulated_training_is_journalled_as_in_one_process_and_can_be_begun_again(tmp_path: Path) -> None:
     alone, simulated = run(tmp_path / "alone"), run(tmp_path / "simulated")
     train_arm(alone, "dp")
-    train_arm_in_simulation(simulated, "dp")
+    train_arm_in_simulation(written(simulated, "dp"))
     assert without_seconds(simulated) == without_seconds(alone)
     assert "epsilon_spent" in str(without_seconds(simulated))
     # As the line about a damaged file says: the journal deleted, all is computed again.
     (simulated.arm_folder("dp") / "history.json").unlink()
-    train_arm_in_simulation(simulated, "dp")
+    train_arm_in_simulation(written(simulated, "dp"))
     assert without_seconds(simulated) == without_seconds(alone)
     for name, tensor in final(alone).items():
         assert torch.equal(tensor, final(simulated)[name])
@@ -149,7 +151,7 @@ def test_of_clients_that_are_drawn_both_engines_train_and_attacks_see_the_same(t
     text = TINY.replace("[1, 3]", "[1, 3, 2]").replace("rounds: 2,", "rounds: 2, clients_per_round: 2,")
     alone, simulated = run(tmp_path / "alone", text), run(tmp_path / "simulated", text)
     train_arm(alone, "dp")
-    train_arm_in_simulation(simulated, "dp")
+    train_arm_in_simulation(written(simulated, "dp"))
     assert without_seconds(simulated) == without_seconds(alone)
     assert [sorted(entry["clients"]) for entry in read_json(alone.arm_folder("dp") / "history.json")["history"]] == [
         ["client-1", "client-3"],
@@ -157,11 +159,11 @@ def test_of_clients_that_are_drawn_both_engines_train_and_attacks_see_the_same(t
     ]
     # The attack is on client 1 in both rounds, which rests in the second.
     for made in (alone, simulated):
-        (job,) = jobs(made)
+        (job,) = made.jobs()
         assert (job.round, job.client) == (0, "client-1")
         assert build_observation(made, job, made.new_model("dp")).update.samples == 1
     with pytest.raises(RunError, match=r"none of its clients is drawn for round 2; name others"):
-        jobs(run(tmp_path / "none", text.replace("longest_client: 1", "longest_client: 1, rounds: [2]")))
+        run(tmp_path / "none", text.replace("longest_client: 1", "longest_client: 1, rounds: [2]")).jobs()
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -171,7 +173,7 @@ def test_where_a_simulated_client_withholds_its_update_the_line_says_which_and_w
     states.folder.mkdir(parents=True)
     (states.folder / "round-000000.safetensors").write_bytes(b"half")
     with pytest.raises(RunError, match=r"client 'client-2': update withheld: RunError: .*round-000000") as raised:
-        train_arm_in_simulation(simulated, "dp")
+        train_arm_in_simulation(written(simulated, "dp"))
     assert "\n" not in str(raised.value)
 
 
@@ -179,7 +181,7 @@ def test_an_arm_begun_in_one_process_is_not_gone_on_with(tmp_path: Path) -> None
     made = run(tmp_path / "run")
     train_arm(made, "dp")
     with pytest.raises(RunError, match="was begun with another engine"):
-        train_arm_in_simulation(made, "dp")
+        train_arm_in_simulation(written(made, "dp"))
 
 
 def test_engines_by_name() -> None:
@@ -193,8 +195,8 @@ def test_without_flower_one_line_names_the_extra(tmp_path: Path) -> None:
         "import sys; sys.modules['flwr'] = None\n"
         "from shadow_defense.errors import RunError\n"
         "from shadow_defense.experiment.engines import engine_named\n"
-        "engine_named('in-process')\n"
-        "try: engine_named('flower-simulation')\n"
+        "engine_named('in-process').check()\n"
+        "try: engine_named('flower-simulation').check()\n"
         "except RunError as error: print('LINE', error)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
@@ -217,12 +219,14 @@ def test_the_simulation_engine_gives_the_same_numbers_and_leaves_nothing_behind(
     alone, simulated = run(tmp_path / "alone"), run(tmp_path / "simulated")
     train_arm(alone, "dp")
     temporary = Path(tempfile.mkdtemp(prefix="t-"))
-    command = [sys.executable, "-m", "shadow_defense.cli", "train", str(simulated.folder), "--quiet"]
+    config = simulated.folder / "config.yaml"
+    command = [sys.executable, "-m", "shadow_defense.cli", "train", str(tmp_path / "engine"), "--quiet"]
+    simulated = Run(tmp_path / "engine", simulated.config)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "HOME": str(tmp_path)}
     listened = set[str]()
     try:
         with subprocess.Popen(
-            [*command, "--engine", "flower-simulation"],
+            [*command, "--config", str(config), "--engine", "flower-simulation"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

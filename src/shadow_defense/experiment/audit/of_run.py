@@ -10,10 +10,11 @@ from torch import Tensor
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.errors import RunError, unknown_name
-from shadow_defense.experiment.attacking import Job, attack_seed, build_observation, local_training
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
 from shadow_defense.experiment.audit.told import Told
 from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.tasks.attacking import attack_seed, build_observation, local_training
 from shadow_defense.federated.rounds import kept_updates, update_path
 
 

@@ -17,11 +17,11 @@ from shadow_defense.attacks.analytic import explained
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
-from shadow_defense.experiment.attacking import reconstruct
 from shadow_defense.experiment.audit.case import Case
 from shadow_defense.experiment.audit.facts import facts_of
 from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, risk_rows
-from shadow_defense.experiment.evaluating import versions
+from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress, Task

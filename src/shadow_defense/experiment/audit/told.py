@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.attacking import local_training
+from shadow_defense.experiment.tasks.attacking import local_training
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate

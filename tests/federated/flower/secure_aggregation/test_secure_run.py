@@ -12,18 +12,17 @@ import torch
 import yaml
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from tests.experiment.in_process import train_arm, written
 from tests.federated.flower.in_process_grid import start
 from tests.federated.flower.secure_aggregation.secure_sites import SecureGrid
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError
 from shadow_defense.experiment import flower_apps
-from shadow_defense.experiment.attacking import jobs
 from shadow_defense.experiment.audit.of_run import case_of_run
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.flower_apps import train_arm_in_simulation
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.training import train_arm
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import FixedPoint
 from shadow_defense.files import read_json, read_tensors
 
@@ -65,10 +64,10 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_attacked_is_the_average(tmp_path: Path) -> None:
     alone, secure = run(tmp_path / "alone"), run(tmp_path / "secure")
     train_arm(alone, "plain")
-    assert [job.client for job in jobs(alone)] == ["client-1", "client-2"]
-    train_arm_in_simulation(secure, "plain", secure=True)
+    assert [job.client for job in alone.jobs()] == ["client-1", "client-2"]
+    train_arm_in_simulation(written(secure, "plain"), secure=True)
     assert_up_to_the_fixed_point(secure, alone)
-    assert [(job.client, job.round) for job in jobs(secure)] == [("all-clients", 0)]
+    assert [(job.client, job.round) for job in secure.jobs()] == [("all-clients", 0)]
     together = secure.client("all-clients")
     assert len(together.train) == 4 and together.batch_size == sum(
         min(client.batch_size, len(client.train)) for client in secure.dataset.clients
@@ -89,7 +88,7 @@ def test_what_is_attacked_is_the_average(tmp_path: Path) -> None:
 def test_an_attack_that_an_average_is_too_large_for_is_named_before_the_training(tmp_path: Path) -> None:
     made = run(tmp_path / "run", TINY.replace("{iterations: 8}", "{iterations: 8}, longest_client: 1"))
     with pytest.raises(RunError, match=r"over 4 only: begin a run with attacks\.ig\.longest_client=4") as raised:
-        engine_named("flower-secure-aggregation").check_run(made)
+        engine_named("flower-secure-aggregation").check_scene(made)
     assert "\n" not in str(raised.value)
     assert not made.arm_folder("plain").exists()
 

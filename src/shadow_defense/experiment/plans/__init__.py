@@ -1,0 +1,1 @@
+"""Plans: each yields tasks, gathers their results, and writes its pages."""

@@ -1,0 +1,189 @@
+"""What a calibration measures with: for each candidate and seed a training, its attacks, their scores."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from shadow_defense.config import RunConfig
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.plans.calibration.bisection import Calibration, CalibrationSettings, Leakage, calibrate
+from shadow_defense.experiment.plans.calibration.scores import Scores, leakage_of, leaked, mean_image_scores
+from shadow_defense.experiment.scene import Scene, with_absolute_paths
+from shadow_defense.experiment.scheduler import Workers, carry_out
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.tasks.attacking import Attacking
+from shadow_defense.experiment.tasks.scoring import Scoring
+from shadow_defense.experiment.tasks.training import Training, check_scene
+from shadow_defense.federated.rounds import read_journal
+from shadow_defense.progress import Progress
+from shadow_defense.shadow.noise import Schedule, noise_amplitude
+
+UNDEFENDED, DEFENDED = "fedavg", "shadow"
+"""Names of the one arm in a scene without defense, and in a candidate's."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One setting, trained and attacked with every seed.
+
+    Attributes:
+        leakage: by metric.
+        f1: macro F1 on the test images after the last round, by seed.
+        seconds: of training and attacking, all seeds together, on the machine that ran them.
+    """
+
+    strength: float
+    leakage: Mapping[str, Leakage]
+    f1: tuple[float, ...]
+    seconds: float
+
+
+class Calibrating:
+    """The measurements of one calibration, in one store.
+
+    The undefended arm is trained once for all schedules. Each seed has a generator of its own, pre-trained once: the
+    seed decides which images are public, and a generator must not have seen the clients' images of another seed.
+
+    Args:
+        config: attacks, data, model and training; its arms give the Shadow settings that the strength is changed in.
+    """
+
+    def __init__(
+        self, folder: Path, config: RunConfig, settings: CalibrationSettings, progress: Progress | None = None
+    ) -> None:
+        self.store, self.settings, self.progress = Store(folder), settings, progress or Progress()
+        if not config.attacks:
+            raise ConfigError("the configuration has no attack to calibrate against: add one under attacks")
+        self.attack = settings.attack or next(iter(config.attacks))
+        if self.attack not in config.attacks:
+            raise ConfigError(unknown_name("attack of the configuration", self.attack, config.attacks))
+        arms = [arm for arm in config.arms.values() if arm.defense == "shadow"]
+        self.shadow = arms[0] if arms else DefenseSettings(defense="shadow")
+        # Which statistics are sent stays as it is: only the noise is what a candidate has and this has not.
+        self.plain = DefenseSettings(share_bn=self.shadow.share_bn)
+        self.engine = engine_named(config.engine)
+        self.config = with_absolute_paths(
+            config.model_copy(
+                update={
+                    "attacks": {self.attack: config.attacks[self.attack]},
+                    "metrics": config.metrics.model_copy(update={"lpips": None}),
+                }
+            )
+        )
+
+    @property
+    def seeds(self) -> range:
+        """The configuration's seed and those that follow."""
+        return range(self.config.seed, self.config.seed + self.settings.seeds)
+
+    @cached_property
+    def probes(self) -> list[Scene]:
+        """For each seed what can be checked before anything is trained: its data, with both arms."""
+        arms = {UNDEFENDED: self.plain, DEFENDED: self.shadow}
+        return [Scene(self.config.model_copy(update={"seed": seed, "arms": arms})) for seed in self.seeds]
+
+    @cached_property
+    def prior(self) -> list[dict[str, Scores]]:
+        """For each seed and attacked image, how close the mean image comes: ``psnr`` and ``ssim``."""
+        return [mean_image_scores(probe, self.attack) for probe in self.probes]
+
+    def mean_image(self) -> dict[str, Leakage]:
+        """By metric, what an attacker reaches who never looks at an update; nothing is trained for it."""
+        return leakage_of({1: [leaked(scores, scores) for scores in self.prior]})
+
+    def check(self) -> None:
+        """Refuse what cannot be calibrated before anything is trained.
+
+        Raises:
+            ConfigError: when fewer than two images are attacked, or the target asks for less than the mean image shows.
+        """
+        self.engine.check()
+        for probe in self.probes:
+            check_scene(probe)
+            self.engine.check_scene(probe)
+        images = {image for seed in self.prior for image in seed}
+        if len(images) < 2:
+            raise ConfigError(
+                f"'{self.attack}' is tried on {len(images)} image: an interval needs two at least; attack more clients "
+                f"(attacks.{self.attack}.longest_client, clients) or give more seeds"
+            )
+        target, blank = self.settings.target, self.mean_image()
+        if target.metric not in blank:
+            raise ConfigError(
+                "rdlv is a share of the mean image's SSIM, which is not above 0 on these images: give a target in ssim "
+                "or psnr"
+            )
+        if target.value <= blank[target.metric].mean:
+            raise ConfigError(
+                f"target {target.metric}={target.value:g} is out of reach: the mean of the public images, which an "
+                f"attacker has who never looks at an update, reaches {blank[target.metric].mean:.3g} on the attacked "
+                "images; give a target above that"
+            )
+
+    def undefended(self) -> Measurement:
+        """Train, attack and score without defense, or read what is there."""
+        return self._measure(0.0, UNDEFENDED, self.plain)
+
+    def measure(self, strength: float, schedule: Schedule) -> Measurement:
+        """Train, attack and score one candidate, or read what is there; strength 0 is the undefended arm."""
+        if strength == 0:
+            return self.undefended()
+        return self._measure(strength, DEFENDED, self.defense(strength, schedule))
+
+    def defense(self, strength: float, schedule: Schedule) -> DefenseSettings:
+        """The configuration's Shadow arm with this strength and schedule."""
+        options = {**self.shadow.options, "strength": strength, "schedule": schedule}
+        return self.shadow.model_copy(update={"options": options})
+
+    def calibrate(
+        self, schedule: Schedule, on_measurement: Callable[[Schedule, Measurement], None]
+    ) -> tuple[Calibration, dict[float, Measurement]]:
+        """Bisect one schedule; ``on_measurement`` hears every one. Also returns all that was measured."""
+        measurements: dict[float, Measurement] = {}
+
+        def leakage(strength: float) -> Leakage:
+            measurements[strength] = self.measure(strength, schedule)
+            on_measurement(schedule, measurements[strength])
+            return measurements[strength].leakage[self.settings.target.metric]
+
+        chosen = self.settings
+        found = calibrate(leakage, chosen.target.value, most=chosen.most, tolerance=chosen.tolerance)
+        return found, dict(sorted(measurements.items()))
+
+    def _measure(self, strength: float, arm: str, defense: DefenseSettings) -> Measurement:
+        scenes = [probe.varied(probe.config.model_copy(update={"arms": {arm: defense}})) for probe in self.probes]
+        trainings = [Training(scene, arm, self.engine, scene.kept()) for scene in scenes]
+        scorings = [
+            [Scoring(scene, job, arm, Attacking(scene, job, training), training) for job in scene.jobs()]
+            for scene, training in zip(scenes, trainings, strict=True)
+        ]
+        workers = Workers(self.config.workers, self.config.threads)
+        title = "no defense" if strength == 0 else f"strength {strength:g}"
+        carry_out([task for each in scorings for task in each], self.store, workers, self.progress, name=title)
+        values: dict[int, list[Mapping[str, Scores]]] = {}
+        f1, seconds = [], 0.0
+        for training, each, prior in zip(trainings, scorings, self.prior, strict=True):
+            for score in (scoring.load(self.store) for scoring in each):
+                images = {
+                    row["sample_id"]: {"psnr": row["psnr_whole"], "ssim": row["ssim_whole"]}
+                    for row in score.rows
+                    if row["sample_id"] is not None
+                }
+                values.setdefault(score.round + 1, []).append(leaked(images, prior))
+                seconds += score.seconds or 0.0
+            history = read_journal(self.store.place(training))[1]
+            f1.append(history[-1]["test"]["f1_macro"])
+            seconds += sum(entry["seconds"] for entry in history)
+        return Measurement(strength, leakage_of(values), tuple(f1), seconds)
+
+
+def mean_amplitude(config: RunConfig, strength: float, schedule: Schedule) -> float:
+    """The noise's amplitude averaged over the rounds of the training: what tells which setting is weaker."""
+    rounds = config.training.rounds
+    return statistics.fmean(noise_amplitude(round, rounds, strength, schedule=schedule) for round in range(rounds))

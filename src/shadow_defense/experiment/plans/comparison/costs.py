@@ -1,0 +1,164 @@
+"""What a comparison's defenses and attacks cost: for its tables, and for the forecast of time and disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.plans.comparison.grid import Grid
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.scheduler import Workers, carry_out
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.attacking import Attacking
+from shadow_defense.experiment.tasks.costing import AttackCosting, Cost, Costing
+from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
+from shadow_defense.experiment.tasks.training import Training
+from shadow_defense.progress import Progress
+
+UNKNOWN = 60.0
+"""Seconds of a task whose cost could not be measured: some number has to stand in the sum."""
+
+ATTACK_START = 1.0
+"""Seconds that an attack takes beside its steps: reading the update, building the model, writing the images."""
+
+SCORING = 0.2
+"""Seconds of scoring one reconstruction."""
+
+
+class Costs:
+    """What defenses and attacks cost with each model, measured with the first seed."""
+
+    def __init__(self, grid: Grid, store: Store, workers: Workers, scene: Callable[[str, int], Scene]) -> None:
+        self._grid, self._store, self._workers, self._scene_of = grid, store, workers, scene
+        self._costs: dict[tuple[str, str], Cost | None] = {}
+
+    def measure(self, waiting: Sequence[Task], progress: Progress) -> dict[str, str]:
+        """Measure every defense that was not measured before, and what of the ``waiting`` tasks is an attack.
+
+        Returns the one-line error of each defense whose cost could not be measured.
+        """
+        costings = {
+            f"{model}, {arm}: cost": Costing(self._scene(model), arm)
+            for model in self._grid.models
+            for arm in self._first(model).values()
+        }
+        attacks = {
+            (task.job.attack, task.scene.config.model.model_dump_json()): AttackCosting(task.scene, task.job.attack)
+            for task in waiting
+            if isinstance(task, Attacking) and task.scene.config.seed == self._grid.seeds[0]
+        }
+        outcome = carry_out(
+            [*costings.values(), *attacks.values()],
+            self._store,
+            self._workers,
+            progress,
+            name="measuring what defenses and attacks cost",
+            isolate=True,
+        )
+        failed = {task.name: error for task, error in outcome.failures.items()}
+        # What is wrong with an attack its own tasks say; its cost is needed for the forecast alone.
+        return {label: failed[task.name] for label, task in costings.items() if task.name in failed}
+
+    def cost_of(self, model: str, arm: str) -> Cost | None:
+        """Of an arm, measured at the first strength of its family with that model; None for ablations."""
+        point = self._grid.points().get(arm)
+        if point is None:
+            return None
+        key = (model, self._first(model).get(point.family, arm))
+        if key not in self._costs:
+            costing = Costing(self._scene(model), key[1])
+            there = self._store.has(costing)
+            self._costs[key] = costing.load(self._store) if there else None
+        return self._costs[key]
+
+    def seconds(self, task: Task) -> float:
+        """Of one process that computes the task, roughly."""
+        if isinstance(task, Attacking):
+            step = AttackCosting(task.scene, task.job.attack)
+            if not self._store.has(step):
+                return UNKNOWN
+            return ATTACK_START + task.steps() * step.load(self._store)
+        if not isinstance(task, Training):
+            return SCORING
+        model, points = self._model(task.scene), self._grid.points()
+        # An ablation takes about what its whole takes.
+        arm = task.arm if task.arm in points else str(self._grid.ablations)
+        cost = self.cost_of(model, arm) or self.cost_of(model, task.scene.reference)
+        return UNKNOWN if cost is None else training_seconds(task.scene, cost)
+
+    def bytes_of(self, task: Task) -> int:
+        """What a training will leave on disk; before pre-training nothing is known of a generator's size."""
+        if not isinstance(task, Training):
+            return 0
+        generator = self._store.place(Pretraining(task.scene)) / GENERATOR
+        size = generator.stat().st_size if task.needs() and generator.exists() else 0
+        return training_bytes(task.scene, task.arm, size)
+
+    def _scene(self, model: str) -> Scene:
+        return self._scene_of(model, self._grid.seeds[0])
+
+    def _model(self, scene: Scene) -> str:
+        seed = scene.config.seed
+        return next(model for model in self._grid.models if self._scene_of(model, seed) is scene)
+
+    def _first(self, model: str) -> dict[str, str]:
+        """The first arm of each family that is compared with the model."""
+        points, first = self._grid.points(), dict[str, str]()
+        for arm in self._grid.arms(model):
+            if arm in points:
+                first.setdefault(points[arm].family, arm)
+        return first
+
+
+def local_steps(samples: int, batch_size: int, epochs: int) -> int:
+    """Optimiser steps of a client in one round.
+
+    >>> local_steps(9, 4, 2)
+    6
+    """
+    return epochs * math.ceil(samples / batch_size)
+
+
+def training_seconds(scene: Scene, cost: Cost) -> float:
+    """Of one whole federated training with a defense of this cost."""
+    training, clients = scene.config.training, scene.dataset.clients
+    round_seconds = sum(
+        local_steps(len(client.train), client.batch_size, training.local_epochs) * cost.step_seconds(client.batch_size)
+        for client in clients
+    )
+    evaluations = math.ceil(training.rounds / training.evaluate_every)
+    prepared = cost.prepare_seconds * sum(len(client.train) for client in clients)
+    return training.rounds * round_seconds + evaluations * cost.evaluation_seconds + prepared
+
+
+def training_bytes(scene: Scene, arm: str, generator_bytes: int) -> int:
+    """What one training leaves on disk: kept rounds, the last state, and each client's generator where it has one."""
+    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in scene.new_model(arm).state_dict().values())
+    kept = sum(1 + len(clients) for clients in scene.kept().values())
+    return model_bytes * (kept + 1) + generator_bytes * len(scene.dataset.clients)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise :class:`RunError` when ``needed`` bytes are more than what is free where ``folder`` is to lie."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise RunError(
+            f"the comparison would write {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: choose "
+            "another folder with --out, or compare fewer seeds, defenses, clients or rounds"
+        )
+
+
+def duration_text(seconds: float) -> str:
+    """As in a sentence.
+
+    >>> duration_text(40.0), duration_text(700.0), duration_text(9000.0)
+    ('less than a minute', 'about 12 minutes', 'about 2.5 hours')
+    """
+    if seconds < 60:
+        return "less than a minute"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"

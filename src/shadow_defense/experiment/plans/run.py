@@ -1,0 +1,256 @@
+"""The plan of one run: its generator, trainings, attacks and scores; then numbers, CSV and the page."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.exhibits import collect_exhibits
+from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scene import Scene, needs_generator
+from shadow_defense.experiment.scheduler import Workers, carry_out
+from shadow_defense.experiment.scores_file import read_scores
+from shadow_defense.experiment.tables import all_tables
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.keys import data_hash
+from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.training import check_defenses, check_scene
+from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
+from shadow_defense.federated.rounds import read_journal
+from shadow_defense.files import read_json, write_json, write_text
+from shadow_defense.progress import Progress
+from shadow_defense.report.pages.run import render_run, run_numbers
+from shadow_defense.report.records.run import read_run
+from shadow_defense.report.sentences.run import run_verdict
+from shadow_defense.shadow.settings import ShadowSettings
+
+
+def check_run(run: Run) -> None:
+    """Raise what would stop the run, before anything is written or computed."""
+    engine = engine_named(run.config.engine)
+    engine.check()
+    engine.check_scene(run)
+
+
+def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
+    """Train the shadow generator on the public images, or take the one that the configuration names."""
+    if needs_generator(run):
+        check_scene(run)
+        run.name_generator()
+        _carry_out(run, [run.pretraining()], progress, "pre-training the shadow generator, steps")
+
+
+def train_stage(run: Run, progress: Progress | None = None) -> None:
+    """Train the arms that are not finished, each in a process of its own."""
+    check_scene(run)
+    check_run(run)
+    waiting = [arm for arm in run.config.arms if not run.store.has(run.training(arm))]
+    if not waiting:
+        return
+    pretrain_stage(run, progress)
+    check_defenses(run)
+    for arm in run.config.arms:
+        run.name_training(arm)
+    _carry_out(run, run.trainings(), progress, f"training {len(waiting)} arms, rounds")
+
+
+def attack_stage(run: Run, progress: Progress | None = None) -> None:
+    """Run the attacks whose reconstruction is not there yet."""
+    attacks = [run.attacking(job) for job in run.jobs()]
+    for arm, training in zip(run.config.arms, run.trainings(), strict=True):
+        if attacks and not run.store.has(training):
+            raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
+    waiting = sum(not run.store.has(attack) for attack in attacks)
+    _carry_out(run, attacks, progress, f"attacking {waiting} updates")
+    for attack in attacks:
+        run.name_reconstruction(attack)
+
+
+def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]:
+    """Score every reconstruction and write ``results.json``, ``results.csv`` and ``scores.json`` (image by image)."""
+    for job in run.jobs():
+        if not run.store.has(run.attacking(job)):
+            raise RunError(f"{run.reconstruction_path(job)} is missing: run `shadow-defense attack {run.folder}` first")
+    scorings = list(run.scorings())
+    _carry_out(run, scorings, progress, "scoring reconstructions")
+    scores = [scoring.load(run.store) for scoring in scorings]
+    rounds = {attack: run.config.attacked_rounds(attack) for attack in run.config.attacks}
+    results: dict[str, Any] = {
+        "title": run.config.title,
+        "seed": run.config.seed,
+        "created": datetime.date.today().isoformat(),
+        "command": f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again",
+        "versions": {**versions(), "threads": str(run.config.threads)},
+        "config": run.config.as_dict(),
+        "data": data_record(run),
+        "threat_models": {
+            name: threat_model(attack.threat_model).describe() for name, attack in run.config.attacks.items()
+        },
+        "attack_settings": {
+            name: {"attack": attack.attack, **_plain(attack.build())} for name, attack in run.config.attacks.items()
+        },
+        "arms": _arms(run),
+        "tables": all_tables(scores, list(run.config.arms), rounds),
+        "tasks": _tasks(run, scorings),
+    }
+    record = read_run(results)
+    results["verdict"] = run_verdict(record)
+    results["notes"] = _notes(run, scores)
+    write_json(run.folder / "scores.json", [score.as_record() for score in scores])
+    write_text(run.folder / "results.csv", run_numbers(record).csv())
+    write_json(run.results_path, results)
+    return results
+
+
+def report_stage(run: Run, progress: Progress | None = None) -> None:
+    """Write ``report.html`` from the results and the stored pictures."""
+    if not run.results_path.exists():
+        raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
+    mend = f"run `shadow-defense evaluate {run.folder}` again"
+    results, scores = read_json(run.results_path, mend), read_scores(run, mend)
+    task = (progress or Progress()).start("writing the report", 1)
+    write_text(run.report_path, render_run(read_run(results, str(run.results_path)), collect_exhibits(run, scores)))
+    task.advance()
+    task.finish()
+
+
+STAGES: dict[str, Callable[[Run, Progress], Any]] = {
+    "pretrain": pretrain_stage,
+    "train": train_stage,
+    "attack": attack_stage,
+    "evaluate": evaluate_stage,
+    "report": report_stage,
+}
+"""The stages by name, in their order."""
+
+
+def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name: str) -> None:
+    carry_out(tasks, run.store, Workers(run.config.workers, run.config.threads), progress, name=name)
+
+
+def _tasks(run: Run, scorings: Sequence[Task]) -> list[Mapping[str, Any]]:
+    """Of every result behind the numbers: its key, and when and with what it was computed."""
+    found: dict[str, Task] = {}
+
+    def visit(task: Task) -> None:
+        if task.name not in found and task.given is None:
+            for need in task.needs():
+                visit(need)
+            found[task.name] = task
+
+    for task in scorings:
+        visit(task)
+    return [run.store.provenance(task) for task in found.values()]
+
+
+def _plain(attack: Any) -> dict[str, Any]:
+    return attack.model_dump(mode="json")
+
+
+def data_record(scene: Scene) -> dict[str, Any]:
+    data = scene.dataset
+    return {
+        "name": data.name,
+        "classes": list(data.class_names),
+        "image_size": list(data.image_size),
+        "channels": data.channels,
+        "clients": {
+            client.name: {
+                "train": len(client.train),
+                "validation": len(client.validation),
+                "test": len(client.test),
+                "batch_size": client.batch_size,
+            }
+            for client in data.clients
+        },
+        "public": len(data.public),
+        "test": len(data.test),
+        "sha256": data_hash(scene),
+    }
+
+
+def _arms(run: Run) -> dict[str, Any]:
+    arms = {}
+    for arm, settings in run.config.arms.items():
+        rounds_done, history = read_journal(run.arm_folder(arm))
+        if rounds_done < run.config.training.rounds:
+            raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
+        kind = settings.kind()
+        arms[arm] = {
+            "defense": settings.defense,
+            "preset": settings.preset,
+            "options": dict(settings.options),
+            # Of a model without batch norm there is nothing to say, but for what was asked for.
+            "share_bn": settings.share_bn if settings.share_bn != "all" or _has_batch_norm(run, arm) else None,
+            "summary": kind.summary,
+            "acts_on": list(settings.acts_on()),
+            "history": history,
+            "test": history[-1]["test"],
+        }
+    return arms
+
+
+def _has_batch_norm(run: Run, arm: str) -> bool:
+    return bool(withheld_names(run.new_model(arm), "none"))
+
+
+def _batch_norm_notes(run: Run) -> list[str]:
+    """What it means that some arms keep batch norm on the clients; nothing where none does."""
+    mode, arms = run.config.training.batch_norm, run.config.arms
+    models = {name: run.new_model(name) for name, arm in arms.items() if arm.share_bn != "all"}
+    without_statistics = [name for name in models if lacks_statistics(models[name], arms[name].share_bn, mode)]
+    kept = {
+        name: withheld_names(model, arms[name].share_bn).intersection(key for key, _ in model.named_parameters())
+        for name, model in models.items()
+    }
+    without_parameters = [name for name, names in kept.items() if names]
+    notes = []
+    if without_statistics:
+        notes.append(
+            f"Running statistics stay with the clients in {', '.join(without_statistics)}: wherever the global model "
+            "is run in eval mode, to measure its F1 too, they are estimated anew on "
+            f"{min(len(run.dataset.public), MOST_PUBLIC_IMAGES)} public images."
+        )
+    if without_parameters:
+        notes.append(
+            f"Batch norm's scales and shifts stay with the clients in {', '.join(without_parameters)}: the global "
+            "model keeps its first ones. Its F1 is that of the server's model, which no client uses as it is."
+        )
+    return notes
+
+
+def _notes(run: Run, scores: list[Score]) -> list[str]:
+    training, model = run.config.training, run.config.model
+    mode = {
+        "train": "train mode, with the statistics of each batch where the model has batch norm",
+        "eval": "eval mode, with frozen batch-norm statistics",
+    }[training.batch_norm]
+    # Smooth activations leak more: which one is there belongs to the reading of the numbers.
+    activation = f" ({model.activation})" if model.name == "convnet" else ""
+    notes = [
+        f"The task model is {model.name}{activation} with {model.normalisation} normalisation; "
+        f"clients train in {mode}.",
+        "PSNR and SSIM: higher means that the attacker sees more. LPIPS: lower means that the attacker sees more.",
+        "Reconstructions are matched to the client's images one to one (optimal assignment by PSNR); 'best match' is "
+        "the paper's form, in which every metric takes its own best over all of the client's images.",
+        "Inside and outside refer to the foreground: "
+        + (
+            "the lesion's mask."
+            if run.dataset.test.masks is not None
+            else f"the top {run.config.metrics.foreground_share:.0%} of Grad-CAM++ of the first arm's final model."
+        ),
+    ]
+    notes += _batch_norm_notes(run)
+    spared = [part for arm in run.config.arms.values() for part in arm.parts().values()]
+    if any(isinstance(arm, ShadowSettings) and arm.foreground and arm.foreground_temperature >= 1 for arm in spared):
+        notes.append(
+            "At the published temperature (20) the sparing of the foreground is nearly the same for every pixel: the "
+            "diagnosis map is shown, but it hardly moves the noise (docs/method.md)."
+        )
+    assumed = {note: f"{score.attack}: {note}." for score in scores for note in score.notes}
+    return notes + list(assumed.values())

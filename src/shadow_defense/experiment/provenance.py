@@ -1,0 +1,37 @@
+"""What a number was computed with: the versions of libraries, and the code itself."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import shadow_defense
+
+PACKAGES = ("torch", "numpy", "monai", "torchmetrics", "scikit-image")
+
+
+def versions() -> dict[str, str]:
+    """The versions of this software, of Python and of the libraries that decide numbers."""
+    return {
+        "shadow-defense": shadow_defense.__version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+@cache
+def code_hash(*parts: str) -> str:
+    """Of the source of some files and folders below the package: another hash, perhaps other numbers.
+
+    >>> code_hash("seeds.py") == code_hash("seeds.py") != code_hash("seeds.py", "metrics")
+    True
+    """
+    root, digest = Path(shadow_defense.__file__).parent, hashlib.sha256()
+    for part in sorted(parts):
+        for path in [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]

@@ -1,0 +1,101 @@
+"""Where results lie: in a plan's folder, each under the key of its task; what a neighbouring folder has is taken."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.task import Task
+from shadow_defense.files import link_file, read_json, write_json
+
+STORE = "store"
+"""The folder below a plan's in which its results lie."""
+
+RECORD = "task.json"
+"""Beside each result: what was computed, when, with which versions."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results below one plan's folder.
+
+    A plan's folder is whole: it can be moved, or its neighbours deleted. But what a folder beside it has computed is
+    not computed again: its files get a second name here.
+    """
+
+    folder: Path
+
+    def place(self, task: Task) -> Path:
+        """The folder of the task's result, whether it is there or not."""
+        return self.folder / STORE / task.name if task.given is None else task.given
+
+    def has(self, task: Task) -> bool:
+        """Whether the result is there, taken over from a neighbour if need be."""
+        place = self.place(task)
+        if task.given is not None:
+            return task.is_done(place)
+        # The record comes last: without it, what was computed with is not known.
+        if (place / RECORD).is_file() and task.is_done(place):
+            return True
+        for neighbour in self._neighbours():
+            other = neighbour / STORE / task.name
+            if (other / RECORD).is_file() and task.is_done(other):
+                _take_over(other, place)
+                return True
+        return False
+
+    def record(self, task: Task) -> None:
+        """Say beside a finished result what it is, and what it was computed with."""
+        write_json(
+            self.place(task) / RECORD,
+            {
+                "kind": task.kind,
+                "key": task.key,
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "versions": versions(),
+                "task": task.describe(),
+            },
+        )
+
+    def provenance(self, task: Task) -> Mapping[str, Any]:
+        """The record of a finished result. Raises :class:`RunError` where it is missing or damaged."""
+        record = read_json(self.place(task) / RECORD)
+        if not isinstance(record, dict):
+            raise RunError(f"{self.place(task) / RECORD} is no record of a task: delete its folder")
+        return record
+
+    def _neighbours(self) -> Iterator[Path]:
+        """The folders beside this one that hold results and that nobody else can write to."""
+        try:
+            beside = sorted(self.folder.absolute().parent.iterdir())
+        except OSError:
+            return
+        for folder in beside:
+            if folder != self.folder.absolute() and _is_own(folder / STORE):
+                yield folder
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is this user's and only this user's to change: others could plant results in it."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return stat.S_ISDIR(status.st_mode) and own and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _take_over(source: Path, place: Path) -> None:
+    """Second names for all files of a result; what lay there before, unfinished, goes. The record comes last."""
+    shutil.rmtree(place, ignore_errors=True)
+    files = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in sorted(files, key=lambda path: path.name == RECORD):
+        link_file(path, place / path.relative_to(source))

@@ -1,0 +1,64 @@
+"""What a plan is made of: one piece of work whose result is found again by a key of all that decides it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from shadow_defense.progress import Progress
+
+if TYPE_CHECKING:
+    from shadow_defense.experiment.store import Store
+
+
+class Task(ABC):
+    """A piece of work. Immutable, and small when it is sent to another process.
+
+    Attributes:
+        kind: with the key it names the folder of the result.
+        counted: how the names of those of its own progress tasks begin whose steps count towards its :meth:`steps`.
+    """
+
+    kind: ClassVar[str]
+    counted: ClassVar[str] = ""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """A hash of all that decides the result: settings, data, code, versions."""
+
+    @abstractmethod
+    def is_done(self, place: Path) -> bool:
+        """Whether ``place`` holds the whole result."""
+
+    @abstractmethod
+    def compute(self, store: Store, progress: Progress) -> None:
+        """Write the result to the task's place in the store, or go on where a killed process stopped."""
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, Any]:
+        """What it is, in plain values: for the record beside the result."""
+
+    def needs(self) -> Sequence[Task]:
+        """The tasks whose results it reads."""
+        return ()
+
+    def steps(self) -> int:
+        """How many steps it reports, for a progress bar."""
+        return 1
+
+    @property
+    def given(self) -> Path | None:
+        """Where the result lies if something else than a plan wrote it; None: in the store."""
+        return None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it fills the machine by itself, so that no other task should run beside it."""
+        return False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.key}"

@@ -1,0 +1,69 @@
+"""The task of a shadow generator: trained on the public images, or taken from the file that a configuration names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.scene import Placed, Scene
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.keys import generator_key
+from shadow_defense.files import atomic_path
+from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.interface import Generator, check_generator
+from shadow_defense.generators.training import PRETRAINING, pretrain
+from shadow_defense.progress import Progress
+
+GENERATOR = "generator.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining(Task):
+    """The shadow generator of a scene."""
+
+    scene: Scene
+
+    kind = "generator"
+    counted = PRETRAINING
+
+    @cached_property
+    def key(self) -> str:
+        return generator_key(self.scene)
+
+    def describe(self) -> Mapping[str, Any]:
+        settings = self.scene.config.generator.model_dump(mode="json")
+        return {"generator": settings, "seed": self.scene.config.seed, "public_images": len(self.scene.dataset.public)}
+
+    def steps(self) -> int:
+        return self.scene.config.generator.steps
+
+    def is_done(self, place: Path) -> bool:
+        return (place / GENERATOR).is_file()
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        settings, data, place = self.scene.config.generator, self.scene.dataset, store.place(self)
+        if settings.path is None:
+            pretrain(settings, data.public.images, seed=self.scene.config.seed, folder=place, progress=progress)
+            return
+        check_generator(load_generator(settings.path), data.channels, data.image_size)
+        with atomic_path(place / GENERATOR) as temporary:
+            shutil.copyfile(settings.path, temporary)
+
+
+def load_run_generator(run: Placed, arm: str) -> Generator | None:
+    """The shadow generator where an arm's defense needs it. Raises :class:`RunError` where it is not trained yet."""
+    if not run.config.arms[arm].kind().needs_generator:
+        return None
+    if not run.generator_path.exists():
+        raise RunError(
+            f"{run.generator_path} is missing: run the stage `pretrain` of this run first (`shadow-defense pretrain`)"
+        )
+    generator = load_generator(run.generator_path)
+    check_generator(generator, run.dataset.channels, run.dataset.image_size)
+    return generator

@@ -1,0 +1,172 @@
+"""Tasks in the order of their needs: each once, none beside a failure that it needs, none left running."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shadow_defense.errors import DefenseError, RunError
+from shadow_defense.experiment.scheduler import KILLED, Workers, carry_out, missing
+from shadow_defense.experiment.store import RECORD, Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.files import read_json, write_text
+from shadow_defense.progress import Progress
+
+LONG = 120.0
+"""Seconds: more than any of these tests may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Toy(Task):
+    """Writes its name, after what ``how`` says."""
+
+    label: str
+    how: str = "fine"
+    needed: tuple[Task, ...] = ()
+
+    kind = "toy"
+
+    @property
+    def key(self) -> str:
+        return self.label
+
+    def needs(self) -> Sequence[Task]:
+        return self.needed
+
+    def is_done(self, place: Path) -> bool:
+        return (place / "result").exists()
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"how": self.how}
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        assert all(store.has(task) for task in self.needed)
+        if self.how == "refused":
+            raise DefenseError("too strong")
+        if self.how == "broken":
+            raise KeyError("lost")
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "long":
+            write_text(store.folder / "processes" / str(os.getpid()), "")
+            time.sleep(LONG)
+        write_text(store.place(self) / "result", f"{self.label} in {os.getpid()}")
+
+
+def names(tasks: Sequence[Task]) -> list[str]:
+    return [task.key for task in tasks]
+
+
+def test_needs_come_first_and_each_result_once(tmp_path: Path) -> None:
+    base = Toy("base")
+    twins = Toy("a", needed=(base,)), Toy("a", needed=(Toy("base"),))
+    assert names(missing([Toy("b", needed=twins), *twins], Store(tmp_path))) == ["base", "a", "b"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_results_are_computed_once_and_recorded(tmp_path: Path, count: int) -> None:
+    store, base = Store(tmp_path / "plan"), Toy("base")
+    tasks = [Toy(str(number), needed=(base,)) for number in range(5)]
+    assert carry_out(tasks, store, Workers(count)).failures == {}
+    assert all(store.has(task) for task in tasks)
+    results = {task.key: (store.place(task) / "result").read_text() for task in (base, *tasks)}
+    assert {text.rpartition(" ")[2] == str(os.getpid()) for text in results.values()} == {count == 0}
+    record = store.provenance(base)
+    assert (record["kind"], record["key"], record["task"]) == ("toy", "base", {"how": "fine"})
+    assert {"torch", "numpy", "shadow-defense"} <= record["versions"].keys() and record["created"]
+    carry_out(tasks, store, Workers(count))
+    assert {task.key: (store.place(task) / "result").read_text() for task in (base, *tasks)} == results
+
+
+def test_a_result_without_its_record_is_computed_again(tmp_path: Path) -> None:
+    store, task = Store(tmp_path), Toy("a")
+    carry_out([task], store, Workers(0))
+    (store.place(task) / RECORD).unlink()
+    assert not store.has(task)
+    carry_out([task], store, Workers(0))
+    assert store.has(task)
+
+
+def test_what_a_neighbour_has_is_taken_over_but_not_from_others(tmp_path: Path) -> None:
+    first, second, task = Store(tmp_path / "first"), Store(tmp_path / "second"), Toy("a")
+    carry_out([task], first, Workers(0))
+    (tmp_path / "first" / "store").chmod(0o770)
+    assert not second.has(task)
+    (tmp_path / "first" / "store").chmod(0o700)
+    assert second.has(task)
+    assert read_json(second.place(task) / RECORD) == first.provenance(task)
+    (first.place(task) / "result").unlink()
+    assert (second.place(task) / "result").read_text().startswith("a in")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_failure_leaves_the_others_alone_but_for_what_needs_it(tmp_path: Path, count: int) -> None:
+    refused, broken = Toy("refused", "refused"), Toy("broken", "broken")
+    after = Toy("after", needed=(refused,))
+    tasks = [Toy("a"), refused, broken, Toy("b"), after, Toy("c", needed=(Toy("a"),))]
+    found = carry_out(tasks, Store(tmp_path), Workers(count), isolate=True)
+    failures = {task.key: line for task, line in found.failures.items()}
+    assert failures.keys() == {"refused", "broken", "after"}
+    assert failures["refused"] == "too strong" and failures["after"].endswith("failed: too strong")
+    assert failures["broken"].startswith("KeyError: 'lost' (trace in ")
+    (trace,) = (tmp_path / "traces").iterdir()
+    assert "in compute" in trace.read_text()
+    assert all(Store(tmp_path).has(Toy(name)) for name in ("a", "b", "c"))
+
+
+def test_a_killed_process_takes_nobody_with_it(tmp_path: Path) -> None:
+    tasks = [Toy("a"), Toy("killed", "killed"), Toy("b"), Toy("c")]
+    found = carry_out(tasks, Store(tmp_path), Workers(2), isolate=True)
+    assert {task.key: line for task, line in found.failures.items()} == {"killed": KILLED}
+    assert all(Store(tmp_path).has(Toy(name)) for name in ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [("refused", DefenseError, "too strong"), ("killed", RunError, "worker process was killed")],
+)
+def test_a_failure_ends_the_other_processes(tmp_path: Path, how: str, error: type[Exception], message: str) -> None:
+    """The other arm may need hours; nobody sees a bar in that time."""
+    started = time.monotonic()
+    with pytest.raises(error, match=message):
+        carry_out([Toy("long", "long"), Toy("wrong", how)], Store(tmp_path), Workers(2))
+    assert time.monotonic() - started < LONG / 2
+    assert [child for child in multiprocessing.active_children() if child.name.startswith("ForkServer")] == []
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def run_long(folder: str) -> None:
+    carry_out([Toy("one", "long"), Toy("two", "long")], Store(Path(folder)), Workers(2))
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    parent = multiprocessing.get_context("spawn").Process(target=run_long, args=(str(tmp_path),))
+    parent.start()
+    workers: list[int] = []
+    deadline = time.monotonic() + LONG
+    while len(workers) < 2 and time.monotonic() < deadline:
+        workers = [int(path.name) for path in tmp_path.glob("processes/[0-9]*")]
+        time.sleep(0.1)
+    assert len(workers) == 2
+    assert parent.pid is not None
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    deadline = time.monotonic() + LONG / 2
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))
