@@ -28,6 +28,7 @@ from shadow_defense.config import config_from
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.tasks.training import TrainingPlace
 from shadow_defense.progress import Progress, Task
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -135,7 +136,9 @@ def measure(clients: int, per_round: int, defense: str, rounds: int) -> dict[str
         watch = Watch()
         clock = Clock(watch)
         clock.note()
-        engine_named("flower-simulation").train_arm(run, "arm", clock)
+        place = TrainingPlace(run, "arm", run.arm_folder("arm"), run.generator_path.parent, run.kept())
+        place.write()
+        engine_named("flower-simulation").train_arm(place, clock)
         watch.stop()
         steps = [
             (after[0] - before[0], after[1] - before[1])

@@ -129,9 +129,9 @@ def test_a_signal_ends_every_process_with_one_line(tmp_path: Path, number: int, 
     assert errors.splitlines()[-1] == "shadow-defense: stopped; the same command goes on from here"
     assert "Traceback" not in errors
     # Stopped training writes nothing more; communicate() has already waited for all who held the error stream.
-    written = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    written = sorted(path.lstat().st_mtime_ns for path in folder.rglob("*"))
     time.sleep(2)
-    assert written == sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    assert written == sorted(path.lstat().st_mtime_ns for path in folder.rglob("*"))
 
 
 def test_quiet_prints_nothing_and_a_pipe_gets_no_bars(tmp_path: Path) -> None:

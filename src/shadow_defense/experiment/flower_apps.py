@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from shadow_defense.experiment.scene import Placed
 from shadow_defense.experiment.scheduler import Workers
 from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
 from shadow_defense.experiment.tasks.pretraining import load_run_generator
-from shadow_defense.experiment.tasks.training import TrainingPlace, build_defense, evaluation
+from shadow_defense.experiment.tasks.training import PLACE, TrainingPlace, build_defense, evaluation
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import (
@@ -59,9 +59,9 @@ LEAST_KEY = "least-evaluated"
 
 
 @lru_cache(maxsize=2)
-def opened(folder: Path, arm: str, simulated: bool) -> tuple[Placed, Generator | None]:
+def opened(folder: Path, arm: str) -> tuple[Placed, Generator | None]:
     """A training or a run with its data and generator, once for all messages that a process handles."""
-    run: Placed = TrainingPlace.open(folder) if simulated else Run.open(folder)
+    run: Placed = TrainingPlace.open(folder) if (folder / PLACE).exists() else Run.open(folder)
     torch.set_num_threads(run.config.threads)
     return run, load_run_generator(run, arm)
 
@@ -74,14 +74,14 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     ``least-evaluated``, no model is evaluated on fewer images.
 
     Args:
-        folder: of the run, on this client's machine; of the training where it is simulated.
+        folder: of the run, on this client's machine, or of one training.
         simulated: all clients share this machine: states and pictures are written into the training's folder.
 
     Raises:
         RunError: where the node was not told which client it is, or where to keep its state.
         ConfigError: for a self-audit that cannot be read: then nothing leaves.
     """
-    run, generator = opened(folder, arm, simulated)
+    run, generator = opened(folder, arm)
     partition = context.node_config.get(PARTITION)
     clients = run.dataset.clients
     alone = len(clients) == 1 and not simulated
@@ -105,7 +105,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         share_bn=run.config.arms[arm].share_bn,
         partition=partition,
         states=ClientStateFolder(root, name, client.name),
-        explanations=_explanations(run, arm, client) if isinstance(run, TrainingPlace) else {},
+        explanations=_explanations(run, arm, client) if simulated else {},
         exact=simulated,
         # An attack draws by PyTorch's own generator, whose seeds are short.
         before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret % SECRET),
@@ -139,11 +139,17 @@ def _self_audit(run: Placed, arm: str, client: ClientData, context: Context, see
     )
 
 
-def _explanations(run: TrainingPlace, arm: str, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
+@lru_cache(maxsize=2)
+def _kept(run: Placed) -> Mapping[int, frozenset[str]]:
+    """Looks at every client, which one of a thousand should not for every message."""
+    return run.keep if isinstance(run, TrainingPlace) else run.kept()
+
+
+def _explanations(run: Placed, arm: str, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
     samples = frozenset(client.train.sample_ids[:MOST_EXPLAINED])
     return {
         round: (round_folder(run.arm_folder(arm), round) / explanation_name(client.name), samples)
-        for round, names in run.keep.items()
+        for round, names in _kept(run).items()
         if client.name in names
     }
 
@@ -199,7 +205,7 @@ def server_app(
             settings=run.config.training,
             evaluate=lambda model: evaluation(run, model),
             folder=run.arm_folder(arm),
-            keep=run.keep if isinstance(run, TrainingPlace) else run.kept(),
+            keep=_kept(run),
             share_bn=run.config.arms[arm].share_bn,
             at_least=at_least,
             timeout=timeout,
