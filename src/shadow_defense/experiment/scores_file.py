@@ -8,8 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from shadow_defense.errors import RunError, shown
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scoring import Score
 from shadow_defense.experiment.tables import COLUMNS
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.files import read_json
 
 SCORES = TypeAdapter(list[Score])
@@ -36,7 +36,7 @@ def read_scores(run: Run, mend: str) -> list[dict[str, Any]]:
 
 def _check(run: Run, score: Score) -> None:
     """Raise ``ValueError`` or ``KeyError`` for what this run cannot have scored."""
-    clients = {client.name: client for client in (*run.dataset.clients, run.all_clients)}
+    clients = {client.name: client for client in (*run.dataset.clients, run.images.all_clients)}
     if score.client not in clients or score.attack not in run.config.attacks:
         raise ValueError(f"the run has no attack '{shown(score.attack)}' on client '{shown(score.client)}'")
     samples = clients[score.client].train.sample_ids
