@@ -160,6 +160,10 @@ def make_override(random: np.random.Generator, folder: Path) -> Input:
     """``--set`` on a preset, shown by the command."""
     keys, arguments = [pick(random, KEYS) for _ in range(int(random.integers(1, 4)))], list[str]()
     for key in keys:
+        if random.random() < 0.5:
+            key = pick(random, tuple(VALUES))
+            arguments += ["--set", f"{key}={pick(random, VALUES[key])}"]
+            continue
         value = pick(
             random,
             (
@@ -170,7 +174,10 @@ def make_override(random: np.random.Generator, folder: Path) -> Input:
             ),
         )
         arguments += ["--set", pick(random, (f"{key}={value}",) * 9 + (key,))]
-    source = pick(random, ("demo", "pneumoniamnist", "imprint", "1000000", "\x1b[2J", "x" * 4000, "", "a\0", "-"))
+    source = pick(
+        random,
+        ("demo", "demo", "pneumoniamnist", "pneumoniamnist", "imprint", "1000000", "\x1b[2J", "x" * 4000, "", "-"),
+    )
     what = " ".join(argument[:60] for argument in arguments)
     return Input(f"{source[:20]!a} {what!a}", lambda: command("config", "show", source, *arguments))
 
@@ -186,7 +193,7 @@ SMALL: dict[str, Any] = {
 }
 VALUES: dict[str, tuple[Any, ...]] = {
     "data.source": ("chest_phantom", "fundus_phantom", "faces", "npz", "image_folder", "manifest"),
-    "data.images": (8, 9, 100, 100_000), "data.image_size": (None, 8, 9, 28, 64, 256, 1024), "data.channels": (1, 3),
+    "data.images": (8, 9, 100, 2000), "data.image_size": (None, 8, 9, 28, 64, 128), "data.channels": (1, 3),
     "data.limit": (4, 5, 10**9), "data.split.kind": ("paper", "sizes", "iid", "dirichlet", "patient", "given"),
     "data.split.clients": (1, 20, 39, 1000, 10**6, 10**9),
     "data.split.sizes": ([], [0], [-1], [1], [10**9], [1] * 30, [10**30]),

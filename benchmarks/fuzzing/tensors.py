@@ -60,7 +60,11 @@ def odd_tensor(random: np.random.Generator, like: Any) -> tuple[Any, str]:
 
 
 def _change_state(random: np.random.Generator, state: dict[str, Any]) -> str:
-    name = pick(random, tuple(state))
+    import torch
+
+    name = pick(random, [name for name, each in state.items() if isinstance(each, torch.Tensor)] or ["none"])
+    if name not in state:
+        return "no tensor left"
     how = pick(
         random, ("tensor", "tensor", "tensor", "drop", "rename", "prefix", "stranger", "nested", "value", "none")
     )

@@ -312,6 +312,11 @@ def test_bad_input_is_one_line(audit: Audit, arguments: tuple[str, ...], wanted:
     assert wanted in str(audit.refused(*arguments))
 
 
+def test_more_images_than_are_rebuilt_at_once_are_refused(audit: Audit) -> None:
+    error = audit.refused(*MODEL, "--update", "@difference.safetensors", "--samples", "1000000000", *QUICK)
+    assert "at most 10000 are rebuilt at once" in str(error)
+
+
 @pytest.mark.parametrize(
     ("attack", "arguments", "wanted"),
     [

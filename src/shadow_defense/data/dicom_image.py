@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,8 @@ def _header(path: Path) -> FileDataset:
         # Inflated as a whole before anything can be checked: a megabyte can hold a gigabyte.
         if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise DataError(f"{shown(path)} is deflated as a whole: inflate it, as with dcmconv +te")
-        return pydicom.dcmread(file)
+        # From memory, where a length that is claimed and not there asks for none.
+        return pydicom.dcmread(io.BytesIO(file.read()))
 
 
 def _check_header(header: FileDataset, path: Path) -> None:

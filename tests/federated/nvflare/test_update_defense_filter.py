@@ -106,18 +106,26 @@ def test_sparsified_to_the_share_that_was_asked_for() -> None:
         assert np.array_equal(found[name], given[name] * kept), name
 
 
+def spoiled_headers() -> Shareable:
+    """A result in the place of whose headers something else stands."""
+    made = result(as_numpy(difference()))
+    made["__headers__"] = 5
+    return made
+
+
 @pytest.mark.parametrize(
     "refused",
     [
+        spoiled_headers(),
         result(as_numpy(difference()), kind=DataKind.WEIGHTS),
         result({"accuracy": 0.5}, kind=DataKind.METRICS),
         result({"inner": DXO(DataKind.WEIGHT_DIFF, data=as_numpy(difference()))}, kind=DataKind.COLLECTION),
         Shareable({"weights": as_numpy(difference())}),
     ],
-    ids=["whole weights", "metrics", "collection", "no DXO"],
+    ids=["no headers", "whole weights", "metrics", "collection", "no DXO"],
 )
 def test_nothing_but_a_difference_leaves(refused: Shareable) -> None:
-    with pytest.raises(UpdateError, match=r"the result (holds|is no DXO)") as caught:
+    with pytest.raises(UpdateError, match=r"the result (holds|is no DXO|has no headers)") as caught:
         made("local-dp").process(refused, context())
     assert "\n" not in str(caught.value)
 

@@ -29,6 +29,9 @@ from shadow_defense.generators.build import load_generator
 from shadow_defense.models.build import build_model
 from shadow_defense.seeds import seed_for
 
+MOST_IMAGES = 10_000
+"""Images that an attack rebuilds together: it holds all of them in memory."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -175,6 +178,11 @@ def _update(given: Given, model: nn.Module, state: dict[str, Tensor], notes: lis
     else:
         assert given.after is not None
         update = update_between(given.after, model, state, notes, samples=samples, steps=given.steps)
+    if update.samples > MOST_IMAGES:
+        raise UpdateError(
+            f"{update.samples} images are behind the update, it is said: at most {MOST_IMAGES} are rebuilt at once; "
+            "audit a client with fewer"
+        )
     if given.labels is not None and len(given.labels) != update.samples:
         raise ConfigError(f"--labels names {len(given.labels)} labels for {update.samples} images: give one an image")
     return update

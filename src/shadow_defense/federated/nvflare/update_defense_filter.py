@@ -95,7 +95,12 @@ class UpdateDefenseFilter(Filter):
         """
         if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
             return shareable if self.scaffold_learning_rate is None else self._received(shareable, fl_ctx)
-        code = shareable.get_return_code()
+        try:
+            code = shareable.get_return_code()
+        except ValueError as error:
+            raise UpdateError(
+                "the result has no headers but something else: send an FLModel; nothing leaves"
+            ) from error
         if code != ReturnCode.OK:
             # NVFlare's base class would let a failed training's tensors pass; a code is one of NVFlare's own.
             return make_reply(code if code in vars(ReturnCode).values() else ReturnCode.EXECUTION_EXCEPTION)
