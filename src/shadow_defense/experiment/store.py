@@ -6,7 +6,7 @@ import datetime
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ class Store:
         if not isinstance(record, dict):
             raise RunError(f"{self.place(task) / RECORD} is no record of a task: delete its folder")
         return record
+
+    def origins(self, tasks: Iterable[Task]) -> list[Mapping[str, Any]]:
+        """The records of ``tasks`` and of all that they need, needs first, each once."""
+        found: dict[str, Task] = {}
+
+        def visit(task: Task) -> None:
+            if task.name not in found and task.given is None:
+                for need in task.needs():
+                    visit(need)
+                found[task.name] = task
+
+        for task in tasks:
+            visit(task)
+        return [self.provenance(task) for task in found.values()]
 
     def _neighbours(self) -> Iterator[Path]:
         """The folders beside this one that hold results and that nobody else can write to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shadow_defense.attacks.threat_model import threat_model
@@ -96,7 +96,7 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]
         },
         "arms": _arms(run),
         "tables": all_tables(scores, list(run.config.arms), rounds),
-        "tasks": _tasks(run, scorings),
+        "tasks": run.store.origins(scorings),
     }
     record = read_run(results)
     results["verdict"] = run_verdict(record)
@@ -131,21 +131,6 @@ STAGES: dict[str, Callable[[Run, Progress], Any]] = {
 
 def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name: str) -> None:
     carry_out(tasks, run.store, Workers(run.config.workers, run.config.threads), progress, name=name)
-
-
-def _tasks(run: Run, scorings: Sequence[Task]) -> list[Mapping[str, Any]]:
-    """Of every result behind the numbers: its key, and when and with what it was computed."""
-    found: dict[str, Task] = {}
-
-    def visit(task: Task) -> None:
-        if task.name not in found and task.given is None:
-            for need in task.needs():
-                visit(need)
-            found[task.name] = task
-
-    for task in scorings:
-        visit(task)
-    return [run.store.provenance(task) for task in found.values()]
 
 
 def _plain(attack: Any) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
 from shadow_defense.errors import RunError, shown
 from shadow_defense.metrics.confidence import Estimate
 
 Record = TypeVar("Record")
+
+SCHEMA = 2
+"""Of all results in JSON: another one cannot be read."""
 
 Settings = Mapping[str, object]
 """Nested settings, as they are shown."""
@@ -24,7 +27,7 @@ def _estimate(value: object) -> object:
     return {"mean": value.get("mean"), "interval": interval, "count": value.get("count") or 0}
 
 
-Measure = Annotated[Estimate, BeforeValidator(_estimate)]
+Measure = Annotated[Estimate, BeforeValidator(_estimate), PlainSerializer(Estimate.as_record)]
 """An estimate, also from ``mean``, ``low``, ``high`` and ``count``, or from ``mean`` and ``interval``."""
 
 Measures = Annotated[Mapping[str, Measure], BeforeValidator(lambda value: {} if value is None else value)]
@@ -48,3 +51,13 @@ def read_record(kind: type[Record], values: Mapping[str, object], source: str = 
         raise RunError(
             f"cannot read {source}: {shown(place)}: {first['msg'][0].lower()}{first['msg'][1:]}; compute them again"
         ) from failure
+
+
+def record_values(record: object) -> dict[str, object]:
+    """A record in plain values for JSON, as :func:`read_record` takes them; with the number of its schema.
+
+    >>> from shadow_defense.report.records.scores import Client
+    >>> record_values(Client(train=8, batch_size=4))
+    {'schema': 2, 'train': 8, 'batch_size': 4, 'validation': 0, 'test': 0}
+    """
+    return {"schema": SCHEMA, **TypeAdapter(type(record)).dump_python(record, mode="json")}

@@ -18,14 +18,28 @@ BASELINES = (MEAN_IMAGE, RANDOM_UPDATE)
 Numbers = Annotated[Mapping[str, float | None], BeforeValidator(lambda value: {} if value is None else value)]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """A result behind the numbers: its task's kind and key, when it was computed (ISO), and with what."""
+
+    kind: str
+    key: str
+    created: str
+    versions: Mapping[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Where a record comes from; ``created`` is an ISO date, ``command`` what makes it again."""
+    """Where a record comes from; ``created`` is an ISO date, ``command`` what makes it again.
+
+    ``tasks`` are all results that its numbers were computed from.
+    """
 
     title: str
     created: str
     command: str
     versions: Mapping[str, str]
+    tasks: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
