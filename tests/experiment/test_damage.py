@@ -38,7 +38,7 @@ def test_what_a_later_stage_would_refuse_is_said_before_the_first(
     run = Run.create(tmp_path / "run", config_from({**tiny, **change}))
     with pytest.raises(ShadowDefenseError, match=wanted):
         pretrain_stage(run)
-    assert [path.name for path in run.folder.iterdir()] == ["config.yaml"]
+    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "run.json"}
 
 
 def test_restart_deletes_only_what_runs_write(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_run_cannot_be_a_file_or_lie_in_one(tiny: dict[str, Any], tmp_path: Pa
     (tmp_path / "file").write_text("text")
     with pytest.raises(RunError, match="is a file: choose another folder"):
         Run.create(tmp_path / "file", config_from(tiny))
-    with pytest.raises(RunError, match=r"cannot write .*config.yaml"):
+    with pytest.raises(RunError, match=r"cannot write .*run.json"):
         Run.create(tmp_path / "file" / "run", config_from(tiny))
 
 

@@ -159,6 +159,22 @@ def test_the_folder_keeps_its_configuration(tiny: dict[str, Any], tmp_path: Path
     assert not (folder / "arms").exists()
 
 
+@pytest.mark.parametrize("left", [{"results.json": "{}"}, {"run.json": '{"schema": 1, "shadow-defense": "0.1.7"}'}])
+def test_a_folder_of_another_version_is_refused_by_its_name(
+    tiny: dict[str, Any], tmp_path: Path, left: dict[str, str]
+) -> None:
+    folder = tmp_path / "run"
+    run = Run.create(folder, config_from(tiny))
+    (folder / "run.json").unlink()
+    for name, text in left.items():
+        (folder / name).write_text(text)
+    for attempt in (lambda: Run.open(folder), lambda: Run.create(folder, config_from(tiny))):
+        with pytest.raises(RunError, match=r"was written by shadow-defense 0\.1\.[07], whose files .*--restart"):
+            attempt()
+    assert Run.create(folder, config_from(tiny), restart=True).config == run.config
+    assert Run.open(folder).config == run.config
+
+
 def test_restart_never_deletes_a_folder_that_no_run_wrote(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "thesis"
     folder.mkdir()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from shadow_defense.models.class_activation import keep_top
 from shadow_defense.shadow.foreground import spare_foreground, sparing_strength
-from shadow_defense.shadow.momentum import blend
 from shadow_defense.shadow.noise import EXPONENTS, noise_amplitude, scale_noise, shuffle_noise, uniform_noise
+from shadow_defense.shadow.noise_map import blend
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
 from shadow_defense.shadow.settings import ShadowSettings
 

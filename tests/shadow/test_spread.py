@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shadow_defense.shadow.spread import equalise_histogram, luminance, spread, to_levels
+from shadow_defense.shadow.noise_map import equalise_histogram, luminance, spread, to_levels
 
 
 def levels_of(seed: int, count: int = 3, side: int = 12, concentration: float = 3.0) -> Tensor:

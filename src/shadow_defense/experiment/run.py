@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+import shadow_defense
 from shadow_defense.config import RunConfig, config_from
-from shadow_defense.errors import RunError, ShadowDefenseError
+from shadow_defense.errors import RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.recorded import Recorded
 from shadow_defense.experiment.scene import Job, Placed, Scene, with_absolute_paths
@@ -23,8 +24,22 @@ from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Scoring
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.update import ALL_CLIENTS
-from shadow_defense.files import LOCK, is_empty, make_private_folder, path_name, remove_leftovers, write_text
+from shadow_defense.files import (
+    LOCK,
+    is_empty,
+    make_private_folder,
+    path_name,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 from shadow_defense.plain_yaml import as_mapping, read_yaml
+
+FORMAT = "run.json"
+"""In a run directory: which version wrote it, and how its files are laid."""
+
+SCHEMA = 2
 
 
 class Run(Placed):
@@ -88,6 +103,7 @@ class Run(Placed):
             return made
         if folder.exists() and not is_empty(folder):
             raise RunError(f"{folder} exists and holds files that no run wrote: choose another folder with --out")
+        write_json(folder / FORMAT, {"schema": SCHEMA, "shadow-defense": shadow_defense.__version__})
         write_text(written, yaml.safe_dump(config.as_dict(), sort_keys=False))
         return made
 
@@ -97,6 +113,7 @@ class Run(Placed):
         written = folder / "config.yaml"
         if not written.is_file():
             raise RunError(f"{folder} is no run directory (it has no config.yaml): give one, or --config to create it")
+        _check_format(folder)
         try:
             return cls(folder, config_from(as_mapping(read_yaml(written), str(written))))
         except ShadowDefenseError as error:
@@ -187,9 +204,40 @@ def link(name: Path, target: Path) -> None:
 
 
 WRITTEN = frozenset(
-    {"config.yaml", STORE, "shadow", "arms", "attacks", "scores.json", "results.csv", "results.json", "report.html"}
+    {
+        "config.yaml",
+        FORMAT,
+        STORE,
+        "traces",
+        "shadow",
+        "arms",
+        "attacks",
+        "scores.json",
+        "results.csv",
+        "results.json",
+        "report.html",
+    }
 )
 """All that a run writes into its folder."""
+
+
+def _check_format(folder: Path) -> None:
+    """Raise :class:`RunError` for a run directory whose files another version laid."""
+    path = folder / FORMAT
+    if path.exists():
+        written = read_json(path)
+        if isinstance(written, dict) and written.get("schema") == SCHEMA:
+            return
+        version = written.get("shadow-defense", "another version") if isinstance(written, dict) else "another version"
+    elif any((folder / name).exists() for name in ("arms", "attacks", "shadow", "results.json")):
+        version = "0.1.0"
+    else:
+        # A configuration alone, which a user may have laid there.
+        return
+    raise RunError(
+        f"{folder} was written by shadow-defense {shown(version)}, whose files {shadow_defense.__version__} does not "
+        "read: choose another folder with --out, or give --restart to delete that run"
+    )
 
 
 def _delete_run(folder: Path) -> None:

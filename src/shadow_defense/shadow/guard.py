@@ -37,18 +37,16 @@ from shadow_defense.shadow.batch import (
 from shadow_defense.shadow.encoding import encode_samples
 from shadow_defense.shadow.foreground import read_foreground, spare_foreground, sparing_strength
 from shadow_defense.shadow.guard_state import GuardState, pack_state, unpack_state
-from shadow_defense.shadow.momentum import blend
 from shadow_defense.shadow.noise import check_noise, noise_amplitude, place_noise, scale_noise
+from shadow_defense.shadow.noise_map import blend, reconstruction_error, spread, vulnerability_map
 from shadow_defense.shadow.protection import Protection
 from shadow_defense.shadow.pseudo_attack import learning_rate_for, pseudo_attack
 from shadow_defense.shadow.rendering import render
 from shadow_defense.shadow.sample_ids import distinct, sample_keys
 from shadow_defense.shadow.settings import ShadowSettings
-from shadow_defense.shadow.spread import spread
 from shadow_defense.shadow.task import TrainingTask, check_finite, model_in_words, read_task
 from shadow_defense.shadow.thumbnails import check_known, check_size, thumbnails
 from shadow_defense.shadow.victim import VictimSignals, victim_signals
-from shadow_defense.shadow.vulnerability import reconstruction_error, vulnerability_map
 
 
 class ShadowGuard:

@@ -1,13 +1,33 @@
-"""Step 6: spread the vulnerability map over the grey levels and turn it into a distribution over pixels."""
+"""Steps 5 to 7: which pixels an attacker can rebuild, spread over the image, remembered from round to round."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luminance (ITU-R BT.601)."""
+
+
+def reconstruction_error(
+    images: Float[Tensor, "n c h w"], rebuilt: Float[Tensor, "n c h w"]
+) -> Float[Tensor, "n c h w"]:
+    """``E = (x - G'(z))^2`` for every pixel, in normalised units: small where the attacker can rebuild it."""
+    return (images - rebuilt).square()
+
+
+def vulnerability_map(error: Float[Tensor, "n c h w"], temperature: float = 20.0) -> Float64[Tensor, "n c h w"]:
+    """``N1 = 1 / softmax(E / T)`` over all pixels of one image: large where the attacker can rebuild the pixel.
+
+    In double precision, because the reciprocal spans more orders of magnitude than single precision holds at
+    small temperatures. T is 20 in the authors' code and 1 in the article.
+    """
+    scores = (error.double() / temperature).flatten(1)
+    logarithm = torch.logsumexp(scores, dim=1, keepdim=True) - scores
+    # exp(700) is still finite: a map that rises above it is lowered as a whole, which keeps its order and ratios.
+    excess = (logarithm.amax(dim=1, keepdim=True) - 700).clamp_min(0)
+    return (logarithm - excess).exp().view_as(error)
 
 
 def luminance(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
@@ -56,3 +76,11 @@ def spread(
         levels = equalise_histogram(levels)
     mass = torch.softmax(levels.float().flatten(1) / temperature, dim=1)
     return mass.view_as(levels).unsqueeze(1)
+
+
+def blend(new: Float[Tensor, "1 h w"], previous: Float[Tensor, "1 h w"] | None, beta: float) -> Float[Tensor, "1 h w"]:
+    """``N3 = beta * N3_previous + (1 - beta) * N2`` for one sample; in its first round N3 = N2.
+
+    beta is 0.1 in the authors' code and 0.9 in the article.
+    """
+    return new if previous is None else beta * previous + (1 - beta) * new
