@@ -22,7 +22,7 @@ def compare(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Also Shadow Defense without each of its parts.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Default comparisons/<name of the grid>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default runs/compare-<name of the grid>.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as training.rounds=4."),
@@ -56,7 +56,7 @@ def compare(
         clients=names(clients),
         ablations=ablations,
     )
-    folder = out or Path("comparisons") / Path(grid).stem
+    folder = out or Path("runs") / f"compare-{Path(grid).stem}"
     with holding(folder), progress_unless(quiet) as progress:
         comparison = Comparison(folder, settings)
         comparison.run(progress)
