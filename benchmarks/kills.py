@@ -57,8 +57,8 @@ COMMANDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 VOLATILE = ("second", "created", "duration", "peak", "memory", "cost", "time", "versions", "milliseconds")
 """Parts of the names of what differs between two runs of the same numbers: clocks and the machine's memory."""
 
-PAGES = (".html", ".csv", ".md", ".png", ".lock")
-"""Made anew from the numbers, with times among them."""
+UNCOMPARED = ("*.html", "*.csv", "*.md", "*.png", "*.lock", "cost.json")
+"""Made anew from the numbers, with times among them; or measured by the clock."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def differing(unbroken: Path, broken: Path) -> tuple[str, ...]:
         return {
             str(path.relative_to(folder)): path
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.suffix not in PAGES and ".partial" not in path.name
+            if path.is_file() and not any(path.match(each) for each in (*UNCOMPARED, "*.partial*"))
         }
 
     before, after = files(unbroken), files(broken)

@@ -15,7 +15,7 @@ from shadow_defense.experiment.plans.calibration.runs import Calibrating, Measur
 from shadow_defense.experiment.plans.folder import open_folder
 from shadow_defense.experiment.plans.run import data_record
 from shadow_defense.experiment.provenance import versions
-from shadow_defense.files import write_json
+from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import render_calibration
