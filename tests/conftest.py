@@ -16,8 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def conformance() -> Path:
-    """The folder of conformance cases, from SHADOW_DEFENSE_CONFORMANCE or beside the checkout."""
-    folder = Path(os.environ.get("SHADOW_DEFENSE_CONFORMANCE", ROOT.parent / "shared" / "conformance"))
+    """The conformance cases: of SHADOW_DEFENSE_CONFORMANCE, else beside the checkout, else the small ones kept here."""
+    given = os.environ.get("SHADOW_DEFENSE_CONFORMANCE")
+    beside = ROOT.parent / "shared" / "conformance"
+    kept = Path(__file__).parent / "conformance"
+    folder = Path(given) if given else beside if beside.is_dir() else kept
     if not folder.is_dir():
         pytest.skip(f"no conformance cases at {folder}: set SHADOW_DEFENSE_CONFORMANCE")
     return folder

@@ -1,4 +1,4 @@
-"""Cases computed with the paper authors' published functions (shared/conformance)."""
+"""Cases computed with the paper authors' published functions (tests/conformance)."""
 
 from __future__ import annotations
 
