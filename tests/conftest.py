@@ -1,15 +1,22 @@
-"""Shapes of tensors are checked in every test; folders that only some machines have are fixtures that skip."""
+"""Shapes of tensors are checked; drawn examples are the same everywhere; folders that some machines lack skip."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 # Before the package's modules are imported: annotations are checked where functions are defined.
 install_import_hook("shadow_defense", "beartype.beartype")
+
+# Whether a test passes depends on the code alone: not on the machine's load, nor on the day's random numbers.
+hypothesis.settings.register_profile(
+    "same", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -139,7 +139,7 @@ LEAVES = st.integers(0, 9).map(torch.tensor)
 SAFE = st.text(alphabet="abc.1_", min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(nested=st.recursive(LEAVES, lambda inner: st.dictionaries(SAFE, inner, min_size=1, max_size=3), max_leaves=8))
 def test_nested_dicts_survive_flattening(nested: object) -> None:
     nested = nested if isinstance(nested, dict) else {"leaf": nested}
@@ -171,7 +171,7 @@ def test_names_out_of_data_are_no_paths() -> None:
     assert path_name("a\0\x1b\ud800é") == "a%00%1B%ED%A0%80%C3%A9"
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(st.text(st.characters(), max_size=90) | st.text(alphabet="ab/.%~", max_size=5), min_size=2, max_size=20)
 )

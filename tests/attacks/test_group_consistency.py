@@ -34,7 +34,7 @@ def test_the_mean_of_the_seeds_where_nothing_can_change_places() -> None:
     torch.testing.assert_close(agreed, candidates.mean(0).expand(3, -1, -1, -1, -1))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(orders=st.lists(st.permutations(range(3)), min_size=1, max_size=4))
 def test_equal_labels_are_put_in_order_before_the_mean(orders: list[list[int]]) -> None:
     """Seeds that rebuilt the same images in other orders agree exactly; a mean without orders would blur them."""

@@ -86,7 +86,7 @@ def test_evolution_survives_losses_that_are_not_numbers() -> None:
     assert found.matching[0] < 0.01
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-5, 5), min_size=1, max_size=8),
     st.floats(0.01, 10),

@@ -64,7 +64,7 @@ def build(classes: int, seed: int, name: str = "lenet") -> nn.Module:
     return build_model(chosen, channels=1, classes=classes, image_size=(8, 8), seed=seed)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     classes=st.integers(2, 12),
@@ -79,7 +79,7 @@ def test_one_image_is_always_right(seed: int, classes: int, label: int, name: st
     assert negative_bias(gradient, 1).tolist() == [wanted]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     labels=st.lists(st.integers(0, 49), min_size=1, max_size=8),
@@ -126,7 +126,7 @@ def test_which_layer_is_the_head() -> None:
         last_linear_layer(nn.Conv2d(1, 1, 1))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 10_000),
     classes=st.integers(2, 12),
@@ -160,7 +160,6 @@ def test_rules_by_hand() -> None:
     assert multi_step(head, 3).tolist() == [0, 2, 2]
 
 
-@settings(deadline=None)
 @given(shares=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=12), total=st.integers(1, 40))
 def test_whole_counts_sum_to_the_total_and_are_near(shares: list[float], total: int) -> None:
     counts = whole_counts(torch.tensor(shares), total)
@@ -170,7 +169,7 @@ def test_whole_counts_sum_to_the_total_and_are_near(shares: list[float], total: 
         assert (counts - positive * total / positive.sum()).abs().max() < 1 + 1e-3
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(6)))
 def test_the_order_of_the_batch_never_comes_out(seed: int, order: list[int]) -> None:
     labels = torch.randint(0, 5, (6,), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.attacks import clients
 from torch import Tensor
@@ -23,7 +23,6 @@ def column(*values: float) -> Tensor:
     return torch.tensor(values).view(-1, 1, 1, 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.permutations(range(5)), min_size=1, max_size=4))
 def test_rounds_in_any_order_average_to_the_last_ones(orders: list[list[int]]) -> None:
     images = clients.private(5)

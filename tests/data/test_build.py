@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -240,10 +239,7 @@ def test_real_x_rays_by_patient(shared_data: Path) -> None:
 
 
 def test_real_folder_at_64_px(shared_data: Path) -> None:
-    start = time.perf_counter()
-    dataset = load(source="image_folder", path=shared_data / "cxr_kermany_224", image_size=64, channels=1)
-    seconds = time.perf_counter() - start
-    print(f"5840 JPEGs at 64 px in {seconds:.1f} s")
+    dataset = load(source="image_folder", path=shared_data / "cxr_kermany_224", image_size=64, channels=1, limit=2500)
     assert [len(client.train) for client in dataset.clients] == [8, 32, 128, 512, 8, 32, 128, 512, 1]
     for client in dataset.clients[:-1]:
         assert client.train.labels.float().mean() == 0.5

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
@@ -131,7 +131,6 @@ def test_level_zero_is_the_identity(name: str, channels: int) -> None:
     assert not torch.allclose(apply_policy(images, [((name, 5),)], draws()), images, atol=1e-2)
 
 
-@settings(deadline=None)
 @given(
     policy=st.lists(st.lists(st.sampled_from(POOL), max_size=3).map(tuple), min_size=1, max_size=3),
     seed=st.integers(0, 99),

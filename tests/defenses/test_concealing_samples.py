@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -77,7 +77,6 @@ def test_the_cone_of_the_specification(mixed: list[float], expected: list[float]
     assert done == (mixed[0] < 0)
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10)), min_size=2, max_size=9),
     scale=st.sampled_from([1e-3, 1.0, 1e3]),

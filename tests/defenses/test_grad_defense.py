@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
@@ -96,7 +96,6 @@ def naive_slices(sizes: list[int], sensitivities: list[float], count: int) -> li
     return slices + ([(opened * atom, len(weights) * atom)] if opened < len(weights) else [])
 
 
-@settings(deadline=None)
 @given(
     tensors=st.lists(
         st.tuples(st.integers(1, 12), st.one_of(st.just(0.0), st.floats(1e-6, 1e6))), min_size=1, max_size=6
@@ -193,7 +192,6 @@ def test_noise_falls_on_the_slices_only_and_is_gaussian() -> None:
     )
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20), sigma=st.sampled_from([0.0, 1.0]))
 def test_without_noise_or_slices_it_is_the_identity_without_aliasing(values: list[float], sigma: float) -> None:
     given_tensors = {"a": torch.tensor(values), "b": torch.ones(2, 1)}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
@@ -86,7 +86,6 @@ def test_the_limit_is_a_redraw_and_not_a_cut() -> None:
     assert stats.kstest(weights, lambda x: (x**3 - 0.35**3) / (0.65**3 - 0.35**3)).pvalue > 1e-3
 
 
-@settings(deadline=None)
 @given(images=st.integers(2, 16), seed=st.integers(0, 99), share=st.floats(0, 1))
 def test_weights_sum_to_one_below_the_limit(images: int, seed: int, share: float) -> None:
     least = min(0.6, 2 / images)
@@ -96,7 +95,6 @@ def test_weights_sum_to_one_below_the_limit(images: int, seed: int, share: float
     torch.testing.assert_close(weights.sum(1), torch.ones(20))
 
 
-@settings(deadline=None)
 @given(
     own=st.integers(1, 9), count=st.integers(1, 9), strangers=st.integers(0, 5), partners=st.integers(1, 8),
     seed=st.integers(0, 99),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -74,7 +74,6 @@ def test_layers_weigh_by_their_norms() -> None:
     assert found["b"].item() == pytest.approx(0.5 / math.sqrt(2.75))
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.floats(0, 1e3), min_size=1, max_size=20).filter(lambda values: max(values) > 1e-3),
     noise=st.floats(1e-6, 10),

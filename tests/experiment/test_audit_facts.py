@@ -14,7 +14,7 @@ from shadow_defense.seeds import named_generator
 from tests.attacks.clients import SHAPE, lenet, observation
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), classes=st.integers(2, 10), noise=st.floats(0.0, 1.0))
 def test_the_impossible_share_measures_white_noise(seed: int, classes: int, noise: float) -> None:
     draws = named_generator(seed, "share")

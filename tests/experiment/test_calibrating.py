@@ -69,7 +69,7 @@ def leaking(mean: float, half: float) -> Leakage:
     return Leakage(mean, mean - half, mean + half, 1, 8)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     start=st.floats(0.5, 1.0),
     half=st.floats(0.0, 0.2),
@@ -105,7 +105,7 @@ def test_bisection_finds_both_crossings_of_a_falling_leakage(
     assert found.rises == [] and found.held_earlier == []
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), noise=st.floats(0.0, 0.5))
 def test_whatever_the_noise_what_is_certain_was_measured_so(seed: int, noise: float) -> None:
     def leakage(strength: float) -> Leakage:

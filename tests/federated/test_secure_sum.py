@@ -65,7 +65,7 @@ def test_three_clients_by_hand() -> None:
     assert sum_masked(sent).tolist() == [15, 2**32 - 3]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(count=st.integers(1, 6), seed=st.integers(0, 1000), scale=st.sampled_from([1e-6, 1e-2, 1.0]))
 def test_the_average_is_fedavgs_to_fixed_point_precision(count: int, seed: int, scale: float) -> None:
     clients = [f"client-{index}" for index in range(count)]

@@ -59,7 +59,7 @@ def test_buffers_are_averaged_and_applied() -> None:
     nn.BatchNorm2d(2).load_state_dict(after)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(samples=st.lists(st.integers(1, 600), min_size=1, max_size=9), seed=st.integers(0, 1000))
 def test_average_is_between_the_updates_and_of_no_order(samples: list[int], seed: int) -> None:
     draws = torch.Generator().manual_seed(seed)

@@ -94,7 +94,7 @@ def test_half_pixels_are_bilinear() -> None:
     assert out[0, 0].tolist() == [[8.0, 12.0], [14.0, 20.0]]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     numbers=st.lists(st.floats(-1.5, 1.5), min_size=4, max_size=4),
     shifts=st.lists(st.floats(-4, 4), min_size=2, max_size=2),

@@ -30,7 +30,7 @@ def test_hits_by_hand(nearest: int, hits: list[int]) -> None:
     assert identifiability_precision(found) == pytest.approx(sum(hits) / 3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 1000), nearest=st.integers(1, 12))
 def test_an_images_own_feature_is_nearest_and_all_hits_are_the_clients(seed: int, nearest: int) -> None:
     gallery = torch.randn(12, 6, generator=named_generator(seed, "gallery"))

@@ -35,7 +35,7 @@ def test_a_three_cycle_scores_as_if_unpermuted() -> None:
     assert unpermuted.min() > 39
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(order=st.permutations(list(range(5))), seed=st.integers(0, 1000))
 def test_permuting_reconstructions_or_truths_changes_no_score(order: list[int], seed: int) -> None:
     truths = random_truths(5, seed)

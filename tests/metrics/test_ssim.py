@@ -75,7 +75,7 @@ def test_mean_leaves_the_border_out_and_a_region_does_not() -> None:
     assert ssim_mean(maps, torch.ones(1, 12, 12)).item() == pytest.approx(4 / 144)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     height=st.integers(11, 24),

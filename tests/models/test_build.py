@@ -79,7 +79,7 @@ def test_logits_and_gradients_at_every_size(name: str, normalisation: str, size:
     assert [key for key, moved in reached.items() if not moved] == [list(reached)[-1]]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(name=st.sampled_from(["convnet", "lenet"]), height=st.integers(8, 70), width=st.integers(8, 70))
 def test_small_models_take_any_rectangle(name: str, height: int, width: int) -> None:
     chosen = ModelSettings(name=name, normalisation="none", width=8)

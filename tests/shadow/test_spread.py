@@ -36,7 +36,7 @@ def test_equalisation_against_skimage() -> None:
         assert np.abs(ours.numpy() - expected).max() <= 0.5 + 1e-4
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), concentration=st.floats(0.2, 8))
 def test_no_two_pixels_change_their_order(seed: int, concentration: float) -> None:
     before = levels_of(seed, count=1, concentration=concentration).flatten()
@@ -72,7 +72,7 @@ def test_levels_span_each_image() -> None:
     assert to_levels(maps).tolist() == [[[0, 128, 255]], [[0, 255, 128]]]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), channels=st.sampled_from([1, 3]), equalise=st.booleans())
 def test_spread_is_a_distribution(seed: int, channels: int, equalise: bool) -> None:
     maps = torch.rand(2, channels, 9, 9, generator=torch.Generator().manual_seed(seed)).double() ** 4

@@ -30,7 +30,7 @@ def test_taps_by_hand() -> None:
     torch.testing.assert_close(row, taps / taps.sum())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     sigma=st.floats(0.34, 12.0),
     height=st.integers(1, 20),

@@ -38,7 +38,7 @@ def gradients(x: Tensor, weight: Tensor, padding: int, outer: Tensor, function=c
 channels = st.one_of(st.integers(1, 9), st.integers(32, 40))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3), channels, channels, st.integers(3, 23), st.integers(3, 23), st.integers(0, 2), st.booleans())
 def test_equal_to_the_direct_convolution(n, i, o, h, w, padding, strided):
     with pytest.MonkeyPatch.context() as patch:

@@ -32,7 +32,7 @@ def _decode(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix), validate=True))))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), channels=st.sampled_from([1, 3]), height=st.integers(1, 9), width=st.integers(1, 9))
 def test_png_holds_every_byte(seed: int, channels: int, height: int, width: int) -> None:
     levels = torch.randint(0, 256, (channels, height, width), generator=named_generator(seed, "levels"))

@@ -45,7 +45,7 @@ clients = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(clients)
 def test_the_average_of_the_rows_is_fedavgs_to_half_a_step_of_each(
     drawn: list[tuple[int, list[float], int, int]],
