@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from fuzzing import arrays, dicom, folders, guard, images, replies, runs, settings, snapshots, tables, tensors
+from fuzzing import (
+    arrays,
+    dicom,
+    folders,
+    generators,
+    guard,
+    images,
+    replies,
+    results,
+    runs,
+    settings,
+    snapshots,
+    tables,
+    tensors,
+)
 from fuzzing.kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -15,13 +29,13 @@ KINDS: dict[str, Kind] = {
     "comparison": settings.COMPARISON,
     "override": settings.OVERRIDE,
     "small-run": settings.SMALL_RUN,
-    "tensors": tensors.TENSORS,
-    "generator": tensors.GENERATOR,
+    "tensors": tensors.KIND,
+    "generator": generators.KIND,
     "snapshot": snapshots.KIND,
     "run-directory": runs.RUN_DIRECTORY,
     "guard": guard.KIND,
     "flower-reply": replies.LIE,
     "flower-training": replies.TRAINING,
-    "nvflare-result": replies.RESULT,
+    "nvflare-result": results.KIND,
     "audit": runs.AUDIT,
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +153,7 @@ def _tensor(array: np.ndarray) -> Any:
     return torch.from_numpy(np.array(array))
 
 
-def _network() -> Any:
+def network() -> Any:
     from shadow_defense.models.build import build_model
     from shadow_defense.models.settings import ModelSettings
 
@@ -164,13 +162,13 @@ def _network() -> Any:
     )
 
 
-def _secret(state: dict[str, np.ndarray]) -> list[bytes]:
+def secrets_of(state: dict[str, np.ndarray]) -> list[bytes]:
     """The parameters, which are protected; whether batch norm's buffers leave is the site's choice (``share_bn``)."""
-    parameters = {name for name, _ in _network().named_parameters()}
+    parameters = {name for name, _ in network().named_parameters()}
     return [each.tobytes() for name, each in state.items() if name in parameters and each.size >= 8]
 
 
-def _leaks(secret: list[bytes], leaving: Any) -> bool:
+def leaks(secret: list[bytes], leaving: Any) -> bool:
     """Whether any of these bytes stand in what leaves."""
     found = []
 
@@ -206,15 +204,15 @@ def make_training(random: np.random.Generator, folder: Path) -> Input:
     from shadow_defense.federated.flower.update_defense_mod import UpdateDefenseMod
 
     _somebody()
-    state = {name: tensor.numpy().copy() for name, tensor in _network().state_dict().items()}
+    state = {name: tensor.numpy().copy() for name, tensor in network().state_dict().items()}
     message = _message(pick(random, (1,) * 9 + (0, -1, 99)), state, 100)
     # Numbers that occur nowhere else.
     after = {name: each + random.normal(size=each.shape).astype(each.dtype) for name, each in state.items()}
     reply = _reply(message, after)
     changes = [_change_content(random, reply.content, after) for _ in range(int(random.integers(0, 4)))]
-    secret = _secret(after)
+    secret = secrets_of(after)
     settings = DefenseSettings(defense="noise", options={"place": "update"})
-    mod = UpdateDefenseMod(settings, _network, run="r", rounds=ROUNDS, metrics=("loss",))
+    mod = UpdateDefenseMod(settings, network, run="r", rounds=ROUNDS, metrics=("loss",))
     context = Context(
         run_id=1, node_id=100, node_config={"state-dir": str(folder / "state")}, state=RecordDict(), run_config={}
     )
@@ -223,98 +221,11 @@ def make_training(random: np.random.Generator, folder: Path) -> Input:
         answer = mod(message, context, lambda *_: reply)
         if not answer.has_error():
             assert set(answer.content) <= {"arrays", "metrics"}, f"records {set(answer.content)}"
-            assert not _leaks(secret, answer.content), "the raw update leaves"
+            assert not leaks(secret, answer.content), "the raw update leaves"
 
     return Input("; ".join(changes) or "valid", give)
-
-
-def make_result(random: np.random.Generator, folder: Path) -> Input:
-    """A result on its way through NVFlare's filter: the protected difference leaves, or nothing."""
-    from nvflare.apis.dxo import DXO, DataKind
-    from nvflare.apis.fl_constant import FLContextKey, ReservedKey
-    from nvflare.apis.fl_context import FLContext
-    from nvflare.apis.shareable import Shareable
-    from nvflare.app_common.app_constant import AppConstants
-
-    from shadow_defense.federated.nvflare.update_defense_filter import UpdateDefenseFilter
-
-    state = {name: tensor.numpy().copy() for name, tensor in _network().state_dict().items()}
-    params: dict[Any, Any] = {name: random.normal(size=each.shape).astype(each.dtype) for name, each in state.items()}
-    secret = _secret(params)
-    raw = copy.deepcopy(params)
-    done, meta, kind = [], {}, DataKind.WEIGHT_DIFF
-    for _ in range(int(random.integers(0, 4))):
-        name = pick(random, tuple(params) or ("x",))
-        how = pick(random, ("value", "value", "drop", "rename", "meta", "meta", "kind", "extra"))
-        if how == "value" and params:
-            params[name] = pick(
-                random,
-                (
-                    None,
-                    5,
-                    "x",
-                    [1.0, 2.0],
-                    np.array("x"),
-                    np.array([{}], dtype=object),
-                    params[name] if not hasattr(params[name], "astype") else params[name].astype(complex),
-                    np.full(3, np.nan),
-                    b"x",
-                    {"a": raw.get(name)},
-                ),
-            )
-        elif how == "drop":
-            params.pop(name, None)
-        elif how == "rename" and params:
-            params[pick(random, (*TEXTS, 5, None))] = params.pop(name)
-        elif how == "meta":
-            key = pick(
-                random,
-                (
-                    "scaffold_c_diff",
-                    "initial_metrics",
-                    "num_steps_current_round",
-                    "x",
-                    "_fl_model_params_type",
-                    *TEXTS[:10],
-                ),
-            )
-            meta[key] = pick(
-                random,
-                (
-                    raw,
-                    list(raw.values()),
-                    {"a": 0.5},
-                    5,
-                    "x" * 100,
-                    None,
-                    float("nan"),
-                    raw and next(iter(raw.values())),
-                ),
-            )
-        elif how == "kind":
-            kind = pick(random, (DataKind.WEIGHTS, DataKind.METRICS, DataKind.COLLECTION, "x"))
-        else:
-            params["leak"] = next(iter(raw.values()))
-        done.append(f"{how} {name}"[:60])
-    shareable: Any = DXO(kind, data=params, meta=meta).to_shareable()
-    shareable.set_header(AppConstants.CURRENT_ROUND, pick(random, (0,) * 9 + (None, -1, "0", 10**9, 1.5)))
-    if random.random() < 0.2:
-        key = pick(random, ("leak", "DXO", "__headers__", "PEER_CTX"))
-        shareable[key] = pick(random, (raw, None, 5, Shareable()))
-        done.append(f"beside {key}")
-    made = FLContext()
-    made.set_prop(ReservedKey.IDENTITY_NAME, "site-1", private=False, sticky=False)
-    made.set_prop(FLContextKey.TASK_NAME, "train", private=True, sticky=False)
-    os.environ["SHADOW_DEFENSE_STATE"] = str(folder / "state")
-    guard = UpdateDefenseFilter("noise", _network(), "r", ROUNDS, options={"place": "update"})
-
-    def give() -> None:
-        assert not _leaks(secret, guard.process(shareable, made)), "the raw update leaves"
-
-    return Input("; ".join(done) or "valid", give)
 
 
 FLOWER = ("flwr.serverapp.strategy", "flwr.clientapp", "shadow_defense.federated.flower.checked_strategy")
 LIE = Kind(make_lie, FLOWER)
 TRAINING = Kind(make_training, (*FLOWER, "shadow_defense.federated.flower.update_defense_mod"))
-RESULT = Kind(make_result, ("shadow_defense.federated.nvflare.update_defense_filter",))
