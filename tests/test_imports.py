@@ -27,6 +27,18 @@ def test_no_room_imports_what_is_further_down_the_road(room: str) -> None:
     assert {path: rooms for path, rooms in found.items() if rooms} == {}
 
 
+def test_models_are_called_with_other_tensors_by_the_one_function_that_knows_shared_modules() -> None:
+    """torch's own leaves a substitute in a model whose module has two names (pytorch issue 164759)."""
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and node.module == "torch.func" and "functional_call" in ast.dump(node))
+        or (isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.func.functional_call")
+    }
+    assert found == {"models/functional.py"}
+
+
 @pytest.mark.parametrize("room", ["attacks", "metrics"])
 def test_what_measures_a_defense_does_not_import_it(room: str) -> None:
     found = [str(path.relative_to(SOURCE)) for path in (SOURCE / room).rglob("*.py") if "shadow" in imported(path)]

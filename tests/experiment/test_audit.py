@@ -149,7 +149,10 @@ def test_a_drowned_update_is_hidden_in_words(audit: Audit, files: Path, tmp_path
     save_file(noisy, tmp_path / "noisy.safetensors")
     arguments = (*MODEL, "--update", str(tmp_path / "noisy.safetensors"), "--samples", "1", "--truth", "@truth")
     arguments = (*arguments, "--template", "@public", "--attack", "r-gap", "--fail-above", "ssim=0.4")
-    unknown = audit(*arguments)
+    unknown = audit(*arguments, exit_code=1)
+    # A gate that does not know does not open.
+    assert unknown["exceeded"] == [] and "not known: r-gap tells nothing of the update" in unknown["output"]
+    assert "Not known: r-gap tells nothing" in (audit.out / "audit.html").read_text()
     assert not any("Noise" in reason["sentence"] for reason in unknown["diagnosis"])
     assert unknown["attacks"]["r-gap"]["verdict"] == "not known"
     results = audit(*arguments, "--optimiser", "sgd", "--loss", "ce")

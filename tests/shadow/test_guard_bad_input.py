@@ -14,10 +14,13 @@ from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import DataError, DefenseError, GeneratorError, ModelError, ShadowDefenseError
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.models.build import build_model
+from shadow_defense.models.named_state import plain_module
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.shadow.batch import as_normalisation, check_round, read_images
 from shadow_defense.shadow.guard import ShadowGuard
+from shadow_defense.shadow.sample_ids import sample_keys
 from shadow_defense.shadow.settings import ShadowSettings
+from shadow_defense.shadow.targets import as_labels
 
 
 def build(channels: int = 1) -> nn.Module:
@@ -115,6 +118,7 @@ def test_normalisation_of_another_number_of_channels() -> None:
         (torch.zeros(0, 1, 16, 16), "n >= 1"),
         (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), "expected floats"),
         (torch.zeros(2, 1, 4, 4), "2 images with 1 sample ids"),
+        (torch.zeros(1, 1, 4, 4).to_sparse(), "sparse or quantised"),
     ],
 )
 def test_shape_and_type_of_images(images: Tensor, message: str) -> None:
@@ -153,3 +157,23 @@ def test_a_round_that_is_no_whole_number_is_refused(round: Any) -> None:
 def test_images_without_values_are_refused() -> None:
     with pytest.raises(DataError, match="'meta'"):
         read_images(torch.zeros(1, 1, 8, 8, device="meta"), ["a"], as_normalisation(0.5, 0.5))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse()])
+def test_labels_that_are_no_plain_numbers_are_refused(labels: Tensor) -> None:
+    with pytest.raises(DataError, match="give plain whole numbers or floats"):
+        as_labels(labels, 2)
+
+
+@pytest.mark.parametrize(
+    ("sample_ids", "message"),
+    [({"b", "a"}, "a set: give a list"), ({"a": 1}, "a dict: give a list"), ([10**5000], "of thousands of digits")],
+)
+def test_ids_without_an_order_or_an_end_are_refused(sample_ids: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        sample_keys(sample_ids)
+
+
+def test_a_model_that_is_none_is_refused() -> None:
+    with pytest.raises(ModelError, match="the model is a str: expected"):
+        plain_module("resnet")

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call
 
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.generators.interface import Decoder, LatentSpace, check_generator
+from shadow_defense.models.functional import functional_call
 from shadow_defense.seeds import named_generator
 
 

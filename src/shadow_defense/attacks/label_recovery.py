@@ -7,12 +7,11 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from shadow_defense.attacks.label_rules import LABEL_RULES, HeadGradient
 from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.errors import ModelError, ThreatModelError
-from shadow_defense.models.functional import split_state
+from shadow_defense.models.functional import functional_call, split_state
 from shadow_defense.models.losses import ClassLoss
 from shadow_defense.seeds import named_generator
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from shadow_defense.attacks.label_recovery import last_linear_layer
+from shadow_defense.models.functional import functional_call
 
 
 def soft_sign(gradient: Tensor, share: float) -> Tensor:

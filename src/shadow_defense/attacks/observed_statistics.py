@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch.func import functional_call
 
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.models.batchnorm import (
@@ -15,7 +14,7 @@ from shadow_defense.models.batchnorm import (
     layer_momentum,
     recover_batch_statistics,
 )
-from shadow_defense.models.functional import split_state
+from shadow_defense.models.functional import functional_call, split_state
 
 NOTHING_IN_THE_BUFFERS = (
     "no batch-norm statistics to match: the model or its mode leaves none in the buffers, or the client keeps them"

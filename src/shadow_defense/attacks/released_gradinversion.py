@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS
@@ -25,6 +24,7 @@ from shadow_defense.models.batchnorm import (
     layer_momentum,
     recover_statistics,
 )
+from shadow_defense.models.functional import functional_call
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator

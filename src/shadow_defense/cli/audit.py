@@ -63,7 +63,10 @@ def audit(
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations of attacks that iterate.")] = None,
     fail_above: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC=VALUE", help="Exit with 1 if an image lies above: ssim, psnr, rdlv or iip."),
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="Exit with 1 if an image lies above, or that is not known: ssim, psnr, rdlv or iip.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for audit.json, audit.html and reconstructions.")] = Path("audit"),
     overrides: Annotated[
@@ -76,7 +79,8 @@ def audit(
 
     Of a run directory (`audit RUN`), or any file (`audit --model M --update U --global G`). What is not given, the
     attacker does not know; an attack that needs it says so before it starts. Exit code 1: a limit of --fail-above
-    was passed; 2: the input cannot be used.
+    was passed, or is not known to be kept, since an attack was refused, or failed against a training (--optimiser,
+    --loss) that was not told; 2: the input cannot be used.
     """
     from shadow_defense.cli.comma_lists import names, whole_numbers
     from shadow_defense.cli.printing import LINE_LIMIT
@@ -159,7 +163,9 @@ def audit(
         _summary(results, out / PAGE)
     for sentence in results["exceeded"]:
         typer.echo(shown(f"above the limit: {sentence}", LINE_LIMIT), err=True)
-    if results["exceeded"]:
+    for sentence in results["not_known"]:
+        typer.echo(shown(f"not known: {sentence}", LINE_LIMIT), err=True)
+    if results["exceeded"] or results["not_known"]:
         raise typer.Exit(1)
 
 

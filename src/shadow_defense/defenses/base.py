@@ -9,6 +9,8 @@ from typing import Any, Literal
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from shadow_defense.errors import DefenseError
+from shadow_defense.models.batchnorm import batch_norm_names
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.progress import Progress
 
@@ -113,9 +115,10 @@ class ParameterDefense(Defense):
     """A defense that changes the trained parameters' tensors, and nothing else, at a place of the user's choice.
 
     At ``gradients`` the gradients of every local step pass through :meth:`protect`; at ``update`` the round's
-    difference does, once. Buffers (running statistics, counters) and frozen parameters leave as they are: all
-    published defenses that act on gradients know parameters only. At ``gradients`` all trained
-    parameters are protected, also those that stay with the client (``share_bn``): they shape what it sends later.
+    difference does, once. Batch norm's statistics and counters leave as they are: all published defenses that act on
+    gradients know parameters only. At ``gradients`` all trained parameters are protected, also those that stay with the
+    client (``share_bn``): they shape what it sends later. At ``update`` whatever else has changed is refused, and what
+    has two names leaves as one.
 
     Attributes:
         step: how often :meth:`protect` was called in this round, for the names of random draws.
@@ -144,10 +147,18 @@ class ParameterDefense(Defense):
     def protect_update(self, tensors: Mapping[str, Tensor], context: RoundContext) -> Mapping[str, Tensor]:
         if self.place != "update":
             return tensors
-        # In the model's order, whatever the order of the caller's mapping: draws follow it.
-        trained = [name for name, parameter in context.model.named_parameters() if parameter.requires_grad]
-        sent = {name: tensors[name] for name in trained if name in tensors}
-        return {**tensors, **self._protected(sent, None, context)}
+        sent, names = _once(tensors, context.model)
+        counted = batch_norm_names(context.model, "buffers")
+        for name, tensor in tensors.items():
+            # A teacher's moving average, or a layer that was not frozen after all, is the update over again.
+            if name not in names and name not in counted and tensor.any():
+                raise DefenseError(
+                    f"tensor '{name}' of the update is no trained parameter and has changed all the same, and nothing "
+                    "would protect it: leave it out of the state dict (persistent=False), or let the model say that it "
+                    "is trained (requires_grad)"
+                )
+        protected = self._protected(sent, None, context)
+        return {name: protected[names[name]] if name in names else tensor for name, tensor in tensors.items()}
 
     def _protected(
         self, tensors: Mapping[str, Tensor], batch: Batch | None, context: RoundContext
@@ -155,3 +166,20 @@ class ParameterDefense(Defense):
         protected = self.protect(tensors, batch, context)
         self.step += 1
         return protected
+
+
+def _once(tensors: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every trained parameter of ``tensors`` once, and for each of its names that under which it is there.
+
+    A parameter that two modules share is in a state dict under two names. Under the second it would leave as it is, or,
+    with noise of its own, twice.
+    """
+    firsts: dict[tuple[object, ...], str] = {}
+    names: dict[str, str] = {}
+    # In the model's order, whatever the order of the caller's mapping: draws follow it.
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and name in tensors:
+            # Two parameters may lie on the same values, too.
+            same = (parameter.data_ptr(), parameter.shape, parameter.stride()) if parameter.numel() else (name,)
+            names[name] = firsts.setdefault(same, name)
+    return {name: tensors[name] for name in firsts.values()}, names

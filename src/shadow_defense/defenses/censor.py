@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.func import functional_call
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
 from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.errors import DefenseError
-from shadow_defense.models.functional import training_mode
+from shadow_defense.models.functional import functional_call, training_mode
 from shadow_defense.seeds import named_generator
 
 Rule = Literal["correct", "released"]

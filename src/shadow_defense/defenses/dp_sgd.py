@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
@@ -22,7 +22,7 @@ from shadow_defense.defenses.gaussian_mechanism import gaussian_epsilon
 from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import add_gaussian
 from shadow_defense.errors import DefenseError
-from shadow_defense.models.functional import LossFunction
+from shadow_defense.models.functional import LossFunction, functional_call
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 

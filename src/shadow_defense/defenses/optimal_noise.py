@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
+from torch.func import grad, jvp
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
 from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import cosine
 from shadow_defense.errors import DefenseError
-from shadow_defense.models.functional import LossFunction, split_state, training_mode
+from shadow_defense.models.functional import LossFunction, functional_call, split_state, training_mode
 from shadow_defense.seeds import named_generator
 
 Scope = Literal["parameter", "layer"]

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from shadow_defense.data.dataset import FederatedDataset, Normalisation
 from shadow_defense.defenses.base import SharedBatchNorm
 from shadow_defense.errors import DataError
-from shadow_defense.models.batchnorm import batch_norm_layers
+from shadow_defense.models.batchnorm import batch_norm_layers, batch_norm_names
 from shadow_defense.seeds import named_generator
 
 MOST_PUBLIC_IMAGES = 1024
@@ -32,17 +31,9 @@ def withheld_names(model: nn.Module, policy: SharedBatchNorm) -> frozenset[str]:
     >>> sorted(withheld_names(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "stats"))
     ['1.bias', '1.weight']
     """
-    withheld = set[str]()
-    # A layer that is used in two places is in the state dict under both names.
-    for place, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _BatchNorm):
-            names = set[str]()
-            if policy in ("stats", "none"):
-                names.update(name for name, _ in module.named_parameters(recurse=False))
-            if policy in ("parameters", "none"):
-                names.update(name for name, _ in module.named_buffers(recurse=False))
-            withheld.update(f"{place}.{name}" if place else name for name in names)
-    return frozenset(withheld)
+    parameters = batch_norm_names(model, "parameters") if policy in ("stats", "none") else frozenset[str]()
+    buffers = batch_norm_names(model, "buffers") if policy in ("parameters", "none") else frozenset[str]()
+    return parameters | buffers
 
 
 def lacks_statistics(model: nn.Module, policy: SharedBatchNorm, batch_norm: str) -> bool:

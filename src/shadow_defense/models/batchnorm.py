@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,21 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
+
+
+def batch_norm_names(model: nn.Module, of: Literal["parameters", "buffers"]) -> frozenset[str]:
+    """The state-dict names of all batch-norm layers' scales and shifts, or of their statistics and counters.
+
+    >>> sorted(batch_norm_names(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "parameters"))
+    ['1.bias', '1.weight']
+    """
+    names = set[str]()
+    # A layer that is used in two places is in the state dict under both names.
+    for place, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _BatchNorm):
+            own = module.named_parameters(place, False) if of == "parameters" else module.named_buffers(place, False)
+            names.update(name for name, _ in own)
+    return frozenset(names)
 
 
 class BatchStatisticsRecorder:

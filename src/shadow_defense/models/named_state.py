@@ -32,13 +32,15 @@ REFUSED: dict[str, str] = {
 """Classes whose tensors can't be exchanged for a call, and what makes them."""
 
 
-def plain_module(model: nn.Module) -> nn.Module:
+def plain_module(model: object) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel and ``torch.compile``, which share its tensors.
 
     Raises:
-        ModelError: for TorchScript, Opacus and FSDP, whose tensors can't be exchanged for the duration of a call, and
-            for a model with tensors that hold no values yet.
+        ModelError: for what is no module; for TorchScript, Opacus and FSDP, whose tensors can't be exchanged for the
+            duration of a call; for a model with tensors that hold no values yet.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
     while (attribute := _attribute_of(model)) is not None:
         model = getattr(model, attribute)
     for module in model.modules():

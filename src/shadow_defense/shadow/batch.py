@@ -79,6 +79,8 @@ def read_images(images: Any, sample_ids: Sequence[str], normalisation: Normalisa
         raise DataError(f"images are {what}: expected a tensor or an array of floats")
     # A copy of an array: torch takes no reversed ones, and warns of those that are read-only.
     plain = torch.as_tensor(np.array(images) if isinstance(images, np.ndarray) else images).detach()
+    if plain.layout != torch.strided or plain.is_quantized:
+        raise DataError("images are sparse or quantised: give plain tensors (to_dense, dequantize)")
     plain = plain.as_subclass(Tensor)
     if plain.dim() != 4 or len(plain) == 0:
         raise DataError(f"images of shape {tuple(plain.shape)}: expected (n, channels, height, width) with n >= 1")

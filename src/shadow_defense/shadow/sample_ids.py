@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ def sample_keys(sample_ids: Any) -> tuple[str, ...]:
         sample_ids = sample_ids.tolist()
     if isinstance(sample_ids, str | bytes | os.PathLike | np.generic) or not isinstance(sample_ids, Iterable):
         sample_ids = [sample_ids]
+    if isinstance(sample_ids, Set | Mapping):
+        raise DataError(f"the sample ids are a {type(sample_ids).__name__}: give a list, in the order of the images")
     return tuple(_key(each) for each in sample_ids)
 
 
@@ -42,14 +44,21 @@ def _key(given: Any) -> str:
         if isinstance(text, str):
             # File names that are no UTF-8 come with lone surrogates, which can neither be hashed nor saved.
             return text.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**128:
         return str(value)
     if isinstance(value, tuple) and value:
         return json.dumps([_key(part) for part in value])
     raise DataError(
-        f"a sample id is of type {type(value).__name__} ({str(value)[:40]!r}): give each image a string, a whole "
-        "number or a path that stays the same in every epoch"
+        f"a sample id is of type {type(value).__name__} ({_in_words(value)}): give each image a string, a whole "
+        "number below 2^128 or a path that stays the same in every epoch"
     )
+
+
+def _in_words(value: object) -> str:
+    try:
+        return repr(str(value)[:40])
+    except ValueError:
+        return "of thousands of digits"
 
 
 def distinct(keys: Sequence[str]) -> tuple[Int64[Tensor, "m"], Int64[Tensor, "n"]]:

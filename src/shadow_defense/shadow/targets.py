@@ -26,6 +26,8 @@ def as_labels(labels: Any, count: int) -> Tensor:
         values = torch.as_tensor(labels if isinstance(labels, Tensor) else np.array(labels)).detach()
     except (TypeError, ValueError) as error:
         raise DataError(f"labels of type {type(labels).__name__} are no numbers: give a tensor or a list") from error
+    if values.is_complex() or values.layout != torch.strided or values.is_quantized:
+        raise DataError(f"labels of type {values.dtype}, {values.layout}: give plain whole numbers or floats")
     values = values.as_subclass(Tensor)
     if values.dim() == 0:
         values = values.unsqueeze(0)

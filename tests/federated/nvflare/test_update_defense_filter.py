@@ -239,6 +239,15 @@ def test_nvflare_asks_it_for_the_task_and_direction_of_the_job() -> None:
     assert apply_filters(*asked, "validate", FilterKey.OUT) is whole
 
 
+@pytest.mark.parametrize("task", ["validate", "submit_model"])
+def test_results_of_other_tasks_that_it_is_named_for_stay_at_home(task: str) -> None:
+    chains = {f"{task}{FilterKey.DELIMITER}{FilterKey.OUT}": [made("local-dp", metrics=["accuracy"])]}
+    weights = result(as_numpy(difference()), kind=DataKind.WEIGHTS)
+    for given in (weights, result({"accuracy": 0.5}, kind=DataKind.METRICS)):
+        with pytest.raises(UpdateError, match=r"nothing leaves$"):
+            apply_filters("task_result_filters", given, context(), chains, task, FilterKey.OUT)
+
+
 def meta_of(shareable: Shareable) -> dict[str, Any]:
     return dict(from_shareable(shareable).meta)
 

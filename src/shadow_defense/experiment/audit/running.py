@@ -18,8 +18,9 @@ from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
 from shadow_defense.experiment.audit.case import Case
+from shadow_defense.experiment.audit.diagnosis import diagnose
 from shadow_defense.experiment.audit.facts import facts_of
-from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, risk_rows
+from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, not_known, risk_rows
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.files import write_json, write_text
@@ -29,7 +30,6 @@ from shadow_defense.report.pages.audit import render_audit
 from shadow_defense.report.records.audit import AuditPictures, AuditRecord, Limit
 from shadow_defense.report.records.audit_facts import Facts
 from shadow_defense.report.records.reading import read_record
-from shadow_defense.report.sentences.audit_diagnosis import diagnose
 from shadow_defense.report.sentences.audit_outcome import Outcome, judge
 
 JSON, PAGE = "audit.json", "audit.html"
@@ -44,7 +44,8 @@ def run_audit(
     """Audit ``case`` and write ``audit.json``, ``audit.html`` and each attack's reconstructions below ``folder``.
 
     Returns:
-        What ``audit.json`` holds; ``exceeded`` has a sentence for each image above a limit.
+        What ``audit.json`` holds; ``exceeded`` has a sentence for each image above a limit, ``not_known`` for each
+        attack that cannot tell.
 
     Raises:
         ConfigError: for a limit on what cannot be measured.
@@ -203,4 +204,5 @@ def _results(
         "verdict": [attack["sentences"][0] for attack in attacks.values()],
         "limits": [asdict(limit) for limit in limits],
         "exceeded": exceeded(limits, attacks),
+        "not_known": not_known(limits, attacks),
     }

@@ -116,6 +116,19 @@ def identify(
     return precision
 
 
+def not_known(limits: Sequence[Limit], attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for each attack whose end tells nothing of the update, so that no limit is known to be kept.
+
+    >>> not_known([Limit("ssim", 0.4)], {"dlg": {"verdict": "not known"}, "r-gap": {"verdict": "not rebuilt"}})
+    ['dlg tells nothing of the update, so that no limit is known to be kept']
+    """
+    return [
+        f"{name} tells nothing of the update, so that no limit is known to be kept"
+        for name, attack in attacks.items()
+        if limits and attack["verdict"] == "not known"
+    ]
+
+
 def exceeded(limits: Sequence[Limit], attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence for each reconstruction that passes a limit; ``attacks`` holds each one's ``rows``.
 

@@ -22,8 +22,9 @@ class BeforeUploadMod:
 
     ``@app.train(mods=[BeforeUploadMod(...), ...])``: the first mod of a list is the last to touch the update, and this
     one has to see it as the server will, so that it belongs before mods that defend. As with those, nothing leaves that
-    is not on a list (:mod:`leaving`): what was not looked at could be the update. Why an update was withheld is said in
-    the client's log, and in ``withheld.txt`` where the site gave its node a folder (``state-dir``).
+    is not on a list (:mod:`leaving`): what was not looked at could be the update. No metric of an evaluation leaves
+    past it: for ``@app.evaluate`` there is :class:`UpdateDefenseMod`. Why an update was withheld is said in the
+    client's log, and in ``withheld.txt`` where the site gave its node a folder (``state-dir``).
 
     Args:
         check: of a client, by its node's context; such as a :class:`shadow_defense.experiment.self_audit.SelfAudit`.
@@ -83,5 +84,6 @@ class BeforeUploadMod:
         return leaving
 
     def _told(self, message: Message, context: Context, call_next: ClientAppCallable) -> RecordDict:
+        """Who the node is, and no more: how often an evaluation may be answered is counted by the other mod."""
         content = content_of(call_next(message, context))
-        return RecordDict({METRICS: leaving_metrics(content, context, named=self.metrics, tensors=())})
+        return RecordDict({METRICS: leaving_metrics(content, context, named=(), tensors=())})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from contextlib import suppress
 
 from flwr.app import Error, Message
 
+from shadow_defense import errors
 from shadow_defense.errors import ShadowDefenseError
 from shadow_defense.federated.client_state import ClientStateFolder
 
@@ -23,8 +25,8 @@ def refuse(message: Message, error: Exception, states: ClientStateFolder | None)
     """
     _explain_locally(error, states)
     kind = type(error)
-    # Another's class may be called anything.
-    known = isinstance(error, ShadowDefenseError) or kind.__module__ == "builtins"
+    # Another's class may be called anything, and say that it is from anywhere.
+    known = getattr(errors, kind.__name__, getattr(builtins, kind.__name__, None)) is kind
     name = kind.__name__ if known else "Exception"
     return Message(Error(WITHHELD, f"update withheld: {name}; see the client's log"), reply_to=message)
 

@@ -76,6 +76,7 @@ class AuditRecord(Header):
     verdict: tuple[str, ...]
     limits: tuple[Limit, ...] = ()
     exceeded: tuple[str, ...] = ()
+    not_known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
