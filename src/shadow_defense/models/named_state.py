@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ REFUSED: dict[str, str] = {
 """Classes whose tensors can't be exchanged for a call, and what makes them."""
 
 
-def plain_module(model: object) -> nn.Module:
+def plain_module(model: Any) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel and ``torch.compile``, which share its tensors.
 
     Raises:
