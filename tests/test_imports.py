@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "shadow_defense"
-ROAD = ("data", "models", "generators", "shadow", "defenses", "federated", "metrics", "attacks")
+ROAD = ("data", "models", "generators", "shadow", "protection", "defenses", "federated", "metrics", "attacks")
 
 
 def imported(path: Path) -> set[str]:

@@ -1,0 +1,92 @@
+"""A remover that is trained on pairs of the attacker's own making."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from shadow_defense.attacks.removers.remover import Removal, Remover
+from shadow_defense.attacks.removers.unet import UNet
+from shadow_defense.progress import Progress
+from shadow_defense.seeds import named_generator, seed_for
+
+WIDTH, STEPS, BATCH_SIZE, LEARNING_RATE = 24, 700, 32, 2e-3
+
+Protect = Callable[[Tensor, list[torch.Generator]], Tensor]
+"""The attacker's copy of the defense: clean images and draws to protected images."""
+
+
+class LearnedRemover(Remover):
+    """``LMMSE(x') + U(x', LMMSE(x'), label)``: a U-Net that corrects the linear remover; its doubt is by how much.
+
+    Trained on public images, each protected anew by the attacker's own copy with draws of its own.
+    """
+
+    name = "learned"
+
+    def __init__(self, linear: Remover, network: UNet, scale: float, classes: int) -> None:
+        self.linear, self.network, self.scale, self.classes = linear, network, scale, classes
+
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+        linear = self.linear.remove(protected, labels).estimates
+        with torch.no_grad():
+            corrections = [
+                self.network(self.planes(*part))
+                for part in zip(protected.split(256), linear.split(256), labels.split(256), strict=True)
+            ]
+        correction = torch.cat(corrections)
+        return Removal((linear + correction).clamp(0, 1), correction.square().mean(dim=(1, 2, 3)))
+
+    def planes(
+        self, protected: Float[Tensor, "n c h w"], linear: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
+    ) -> Float[Tensor, "n p h w"]:
+        """What the network reads: x' at a deviation of about 1, its linear removal, a plane for each class."""
+        known = F.one_hot(labels, self.classes).float()[:, :, None, None].expand(-1, -1, *protected.shape[2:])
+        return torch.cat([(protected - 0.5) / self.scale, 4 * (linear - 0.5), known], dim=1)
+
+
+def train_remover(
+    linear: Remover,
+    protect: Protect,
+    public: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"],
+    classes: int,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+) -> LearnedRemover:
+    """Train a :class:`LearnedRemover` with Adam on the squared error, from scratch.
+
+    Args:
+        labels: 0 for all where the attacker knows none.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_for(seed, "remover"))
+        network = UNet(2 * public.shape[1] + classes, public.shape[1], WIDTH)
+    first = protect(public[:BATCH_SIZE], [named_generator(seed, "scale", place) for place in range(BATCH_SIZE)])
+    remover = LearnedRemover(linear, network, float(first.std()), classes)
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    task = (progress or Progress()).start("training a remover", steps)
+    for step in range(steps):
+        draws = named_generator(seed, "remover", "batch", step)
+        chosen = torch.randint(len(public), (BATCH_SIZE,), generator=draws)
+        clean = public[chosen]
+        with torch.no_grad():
+            # One stream for a batch: the draws need not be frozen here, only anew each time.
+            protected = protect(clean, [draws] * len(clean))
+            before = linear.remove(protected, labels[chosen]).estimates
+        loss = F.mse_loss(before + network(remover.planes(protected, before, labels[chosen])), clean)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        task.advance(note=f"{loss.item():.4f}")
+    task.finish()
+    network.eval().requires_grad_(False)
+    return remover

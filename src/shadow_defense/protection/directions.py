@@ -1,0 +1,92 @@
+"""The directions of an image that a classifier's answer depends on."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shadow_defense.data.dataset import Normalisation
+from shadow_defense.errors import DataError
+from shadow_defense.models.build import build_model
+from shadow_defense.models.functional import training_mode
+from shadow_defense.models.settings import ModelSettings
+from shadow_defense.progress import Progress
+from shadow_defense.protection.whitening import Whitening
+from shadow_defense.seeds import named_generator, seed_for
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 15, 32, 1e-3
+NOISE = 0.02
+"""Standard deviation under which gradients are taken, on the scale of [0, 1]: at single points they are rough."""
+
+MODEL = ModelSettings(name="convnet", normalisation="group", activation="gelu", width=32)
+
+
+def train_classifier(
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"],
+    normalisation: Normalisation,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """A small classifier of public images: :data:`EPOCHS` epochs of Adam, from scratch.
+
+    Raises:
+        DataError: when the images are all of one class.
+    """
+    classes = int(labels.max()) + 1
+    if len(labels.unique()) < 2:
+        raise DataError("the public images are all of one class: give labels of two at least, or another texture")
+    height, width = images.shape[2:]
+    model = build_model(
+        MODEL, channels=images.shape[1], classes=classes, image_size=(height, width), seed=seed_for(seed, "classifier")
+    )
+    inputs = normalisation.apply(images)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    task = (progress or Progress()).start("training a classifier of public images", EPOCHS)
+    model.train()
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(images), generator=named_generator(seed, "classifier", "epoch", epoch))
+        for chosen in order.split(BATCH_SIZE):
+            loss = F.cross_entropy(model(inputs[chosen]), labels[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        task.advance(note=f"loss {loss.item():.3f}")
+    task.finish()
+    return model.eval()
+
+
+def task_directions(
+    model: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"],
+    normalisation: Normalisation,
+    whitening: Whitening,
+    *,
+    count: int,
+    seed: int,
+) -> Float[Tensor, "k j"]:
+    """V: the leading eigenvectors of ``E[g g^T]``, ``g = D B^T grad_x (logit of the class - mean of the others)``.
+
+    Over public images under white noise of :data:`NOISE` (docs/protect.md).
+
+    Raises:
+        DataError: when more directions are asked for than there are.
+    """
+    if not 1 <= count <= whitening.count:
+        raise DataError(f"{count} directions were asked for: expected 1 to {whitening.count}, as many as there are")
+    moment = torch.zeros(whitening.count, whitening.count)
+    with training_mode(model, False):
+        for index, chosen in enumerate(torch.arange(len(images)).split(256)):
+            noise = torch.randn(images[chosen].shape, generator=named_generator(seed, "directions", index))
+            noisy = (images[chosen] + NOISE * noise).requires_grad_(True)
+            logits = model(normalisation.apply(noisy))
+            own = logits.gather(1, labels[chosen, None])[:, 0]
+            margin = own - (logits.sum(dim=1) - own) / (logits.shape[1] - 1)
+            (gradient,) = torch.autograd.grad(margin.sum(), noisy)
+            whitened = gradient.flatten(1) @ whitening.directions * whitening.deviations
+            moment += whitened.T @ whitened
+    return torch.linalg.eigh(moment.double()).eigenvectors.flip(1)[:, :count].float().contiguous()

@@ -1,0 +1,52 @@
+"""What the diagnosis needs is kept under noise of its own size, everything else is drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.protection.linear_view import LinearView
+from shadow_defense.protection.texture import Texture, normal
+from shadow_defense.protection.whitening import Whitening
+
+
+class Task(Texture):
+    """``w' = V (V^T w + t n1) + (I - V V^T) n2``, ``x' = mean + B D w' + s n3`` (docs/protect.md).
+
+    Args:
+        spared: V, orthonormal columns in whitened coordinates (:func:`~.directions.task_directions`).
+        strength: t > 0, in units of the images' own deviations along each direction.
+        floor: s >= 0, white noise on top, on the scale of [0, 1].
+    """
+
+    def __init__(self, whitening: Whitening, spared: Float[Tensor, "k j"], strength: float, floor: float = 0.0) -> None:
+        super().__init__(whitening)
+        self.spared, self.strength, self.floor = spared, strength, floor
+
+    def kept(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return self.whitening.images(self.whitening.coordinates(images) @ self.spared @ self.spared.T)
+
+    def added(self, draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
+        whitening = self.whitening
+        on_spared = self.strength * normal(draws, self.spared.shape[1]) @ self.spared.T
+        anew = normal(draws, whitening.count)
+        noise = on_spared + anew - anew @ self.spared @ self.spared.T
+        return whitening.coloured(noise).unflatten(1, whitening.shape) + self.floor * normal(draws, *whitening.shape)
+
+    def view(self) -> LinearView:
+        count = self.whitening.count
+        onto = self.spared @ self.spared.T
+        floor = self.whitening.noise_covariance(torch.full_like(self.whitening.mean, self.floor**2))
+        noise = self.strength**2 * onto + torch.eye(count) - onto + floor
+        return LinearView(onto, noise, torch.zeros(count), 0.0, 1.0)
+
+    def removal(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """``mean + B D V V^T w / (1 + t^2)``: the LMMSE where there is no floor, a map of public constants.
+
+        Of x' it is what the site trains on; the same map goes before the model at test time.
+        """
+        spared = self.whitening.coordinates(images) @ self.spared @ self.spared.T
+        return self.whitening.images(spared / (1 + self.strength**2))

@@ -1,0 +1,44 @@
+"""What a texture is: a part of the image that is kept, and a part that is drawn from the site's secret."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.protection.linear_view import LinearView
+from shadow_defense.protection.whitening import Whitening
+
+
+class Texture(ABC):
+    """``x' = kept(x) + added(draws)``: the one depends on the image alone, the other on the draws alone.
+
+    Whoever knows the draws can therefore take the added part off; what the kept part has lost, nobody can.
+    """
+
+    def __init__(self, whitening: Whitening) -> None:
+        self.whitening = whitening
+
+    @abstractmethod
+    def kept(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """The part that depends on the image; images in [0, 1]."""
+
+    @abstractmethod
+    def added(self, draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
+        """The part that is drawn, one image for each generator; the same generator state gives the same image."""
+
+    @abstractmethod
+    def view(self) -> LinearView:
+        """What an attacker knows of x' who knows all but the draws."""
+
+    def protect(self, images: Float[Tensor, "n c h w"], draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
+        """x' of every image, neither clipped nor rounded."""
+        return self.kept(images) + self.added(draws)
+
+
+def normal(draws: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "n ..."]:
+    """Standard normal numbers, a row of ``shape`` from each generator."""
+    return torch.stack([torch.randn(*shape, generator=each) for each in draws])
