@@ -19,9 +19,10 @@ from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import costing
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, RANDOM_UPDATE, Score, score_rows
+from shadow_defense.experiment.tasks.scoring import Score, score_rows
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 from tests.experiment.comparison_grid import fixed_cost, grid, the_scene
 
 
@@ -113,7 +114,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_control_is_found_by_what_settings_resolve_to() -> None:
-    """The preset `calibrated` is the paper's with strength 0.6: however it is written, it is the same noise."""
+    """The preset `calibrated` is the paper's with strength 0.6 and a floor: however it is written, the same noise."""
 
     def arm(preset: str = "paper", share_bn: str = "all", **options: Any) -> DefenseSettings:
         given = {"defense": "shadow", "preset": preset, "share_bn": share_bn, "options": options}
@@ -122,9 +123,9 @@ def test_a_control_is_found_by_what_settings_resolve_to() -> None:
     arms = {
         "none": DefenseSettings(),
         "weak": arm(),
-        "strong": arm(strength=0.6),
-        "private": arm(strength=0.6, share_bn="none"),
-        "shuffled": arm(strength=0.6, placement="shuffled"),
+        "strong": arm(strength=0.6, floor=0.25),
+        "private": arm(strength=0.6, floor=0.25, share_bn="none"),
+        "shuffled": arm(strength=0.6, floor=0.25, placement="shuffled"),
         "uniform": arm("calibrated", placement="uniform"),
     }
     found = {name: control_of(name, arms) for name in arms}

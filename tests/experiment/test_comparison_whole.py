@@ -20,10 +20,11 @@ from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks import costing
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
 from shadow_defense.experiment.tasks.pretraining import Pretraining
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, RANDOM_UPDATE, SCORES, Scoring
+from shadow_defense.experiment.tasks.scoring import SCORES, Scoring
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.metrics.confidence import mean_interval, paired_difference
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 from tests.experiment.comparison_grid import COST, TINY, grid
 
 

@@ -33,13 +33,13 @@ from shadow_defense.experiment.plans.risks.readings import Image, image_values
 from shadow_defense.experiment.plans.risks.risk import Finding
 from shadow_defense.experiment.plans.risks.running import run_risks
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
 from shadow_defense.report.pages.risks import render_risks
 from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.records.risks import RisksRecord
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 
 def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Image, float]:

@@ -22,10 +22,11 @@ from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tables import table
 from shadow_defense.experiment.tasks.attacking import build_observation
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.scores import MEAN_IMAGE
 from tests.experiment.conftest import numbers
 from tests.experiment.in_process import train_arm
 

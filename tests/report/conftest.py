@@ -11,11 +11,12 @@ from tests.report.comparison_record import build_comparison
 from torch import Tensor
 
 from shadow_defense.experiment.tables import all_tables
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.comparison import ComparisonRecord
 from shadow_defense.report.records.run import ArmPictures, Exhibit, RunRecord, read_run
+from shadow_defense.report.records.scores import MEAN_IMAGE
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.seeds import named_generator
 

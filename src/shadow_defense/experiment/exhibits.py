@@ -12,10 +12,10 @@ from shadow_defense.errors import RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tables import COLUMNS
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.report.records.run import ArmPictures, Exhibit
+from shadow_defense.report.records.scores import MEAN_IMAGE
 from shadow_defense.shadow.sample_store import unpack_samples
 
 MOST_EXHIBITS = 24

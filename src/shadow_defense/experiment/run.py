@@ -20,7 +20,7 @@ from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
 from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Scoring
+from shadow_defense.experiment.tasks.scoring import Scoring
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.update import ALL_CLIENTS
@@ -35,6 +35,7 @@ from shadow_defense.files import (
     write_text,
 )
 from shadow_defense.plain_yaml import as_mapping, read_yaml
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 FORMAT = "run.json"
 """In a run directory: which version wrote it, and how its files are laid."""

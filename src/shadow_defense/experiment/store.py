@@ -6,15 +6,15 @@ import datetime
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from shadow_defense.errors import RunError
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.task import Task
 from shadow_defense.files import link_file, read_json, write_json
+from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.scores import Origin
 
 STORE = "store"
 """The folder below a plan's in which its results lie."""
@@ -65,14 +65,15 @@ class Store:
             },
         )
 
-    def provenance(self, task: Task) -> Mapping[str, Any]:
-        """The record of a finished result. Raises :class:`RunError` where it is missing or damaged."""
-        record = read_json(self.place(task) / RECORD)
-        if not isinstance(record, dict):
-            raise RunError(f"{self.place(task) / RECORD} is no record of a task: delete its folder")
-        return record
+    def provenance(self, task: Task) -> Origin:
+        """Of a finished result. Raises :class:`RunError` where its record is missing or damaged."""
+        path = self.place(task) / RECORD
+        hint = f"delete {path.parent} to have it computed again"
+        values = read_json(path, hint)
+        named = {**values, "about": task.about} if isinstance(values, dict) else values
+        return read_record(Origin, named, str(path), hint)
 
-    def origins(self, tasks: Iterable[Task]) -> list[Mapping[str, Any]]:
+    def origins(self, tasks: Iterable[Task]) -> tuple[Origin, ...]:
         """The records of ``tasks`` and of all that they need, needs first, each once."""
         found: dict[str, Task] = {}
 
@@ -84,7 +85,7 @@ class Store:
 
         for task in tasks:
             visit(task)
-        return [self.provenance(task) for task in found.values()]
+        return tuple(self.provenance(task) for task in found.values())
 
     def _neighbours(self) -> Iterator[Path]:
         """The folders beside this one that hold results and that nobody else can write to."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
 from shadow_defense.metrics.fidelity import METRICS
 from shadow_defense.metrics.foreground import REGIONS
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 COLUMNS = tuple(f"{metric}_{region}" for metric in METRICS for region in REGIONS) + tuple(
     f"best_match_{metric}" for metric in METRICS

@@ -60,5 +60,10 @@ class Task(ABC):
         return False
 
     @property
+    def about(self) -> str:
+        """What it is, in a few words, for people."""
+        return self.kind
+
+    @property
     def name(self) -> str:
         return f"{self.kind}-{self.key}"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from shadow_defense.experiment.tables import COLUMNS, table
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.records.run import RunRecord
-from shadow_defense.report.records.scores import ScoreTable
+from shadow_defense.report.records.scores import MEAN_IMAGE, ScoreTable
 from shadow_defense.report.sentences.run import attack_sentence, run_verdict
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.exhibits import collect_exhibits
-from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.origin import made
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Scene, needs_generator
 from shadow_defense.experiment.scheduler import Workers, carry_out
@@ -25,7 +24,8 @@ from shadow_defense.federated.rounds import read_journal
 from shadow_defense.files import read_json, write_json, write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.run import render_run, run_numbers
-from shadow_defense.report.records.run import read_run
+from shadow_defense.report.records.reading import SCHEMA, load_record
+from shadow_defense.report.records.run import RunRecord, read_run
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.shadow.settings import ShadowSettings
 
@@ -80,12 +80,14 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]
     _carry_out(run, scorings, progress, "scoring reconstructions")
     scores = [scoring.load(run.store) for scoring in scorings]
     rounds = {attack: run.config.attacked_rounds(attack) for attack in run.config.attacks}
+    command = f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again"
+    header = made(command, run.config.threads, [*run.trainings(), *scorings], run.store)
     results: dict[str, Any] = {
         "title": run.config.title,
         "seed": run.config.seed,
-        "created": datetime.date.today().isoformat(),
-        "command": f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again",
-        "versions": {**versions(), "threads": str(run.config.threads)},
+        **header,
+        "tasks": [vars(task) for task in header["tasks"]],
+        "schema": SCHEMA,
         "config": run.config.as_dict(),
         "data": data_record(run),
         "threat_models": {
@@ -96,7 +98,6 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]
         },
         "arms": _arms(run),
         "tables": all_tables(scores, list(run.config.arms), rounds),
-        "tasks": run.store.origins(scorings),
     }
     record = read_run(results)
     results["verdict"] = run_verdict(record)
@@ -112,6 +113,7 @@ def report_stage(run: Run, progress: Progress | None = None) -> None:
     if not run.results_path.exists():
         raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
     mend = f"run `shadow-defense evaluate {run.folder}` again"
+    load_record(RunRecord, run.results_path, mend)
     results, scores = read_json(run.results_path, mend), read_scores(run, mend)
     task = (progress or Progress()).start("writing the report", 1)
     write_text(run.report_path, render_run(read_run(results, str(run.results_path)), collect_exhibits(run, scores)))

@@ -29,6 +29,7 @@ from shadow_defense.files import read_tensors
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
+from shadow_defense.report.records.scores import RANDOM_UPDATE
 from shadow_defense.seeds import seed_for
 
 RECONSTRUCTION = "reconstruction.safetensors"
@@ -53,6 +54,12 @@ class Attacking(Task):
     @cached_property
     def key(self) -> str:
         return attack_key(self.scene, self.job, self.training.key, self.randomised)
+
+    @property
+    def about(self) -> str:
+        job = self.job
+        arm = RANDOM_UPDATE if self.randomised else job.arm
+        return f"seed {self.scene.config.seed}, {arm}: {job.attack}, round {job.round + 1}, {job.client}"
 
     def describe(self) -> Mapping[str, Any]:
         settings = self.scene.config.attacks[self.job.attack]

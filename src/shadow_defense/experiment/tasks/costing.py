@@ -120,6 +120,10 @@ class Costing(Task):
     def alone(self) -> bool:
         return True
 
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}, {self.arm}: cost"
+
     def describe(self) -> Mapping[str, Any]:
         config = self.scene.config
         return {"defense": deciding(config.arms[self.arm]), "model": config.model.model_dump(mode="json")}
@@ -159,6 +163,10 @@ class AttackCosting(Task):
     @property
     def alone(self) -> bool:
         return True
+
+    @property
+    def about(self) -> str:
+        return f"{self.attack}: cost of a step"
 
     def describe(self) -> Mapping[str, Any]:
         return {"attack": self.scene.config.attacks[self.attack].model_dump(mode="json")}

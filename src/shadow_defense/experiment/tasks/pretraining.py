@@ -36,6 +36,10 @@ class Pretraining(Task):
     def key(self) -> str:
         return generator_key(self.scene)
 
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}: shadow generator"
+
     def describe(self) -> Mapping[str, Any]:
         settings = self.scene.config.generator.model_dump(mode="json")
         return {"generator": settings, "seed": self.scene.config.seed, "public_images": len(self.scene.dataset.public)}

@@ -28,12 +28,7 @@ from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer, keep_top
 from shadow_defense.progress import Progress
-
-MEAN_IMAGE = "mean image"
-"""The baseline arm: what an attacker draws who never looks at an update."""
-
-RANDOM_UPDATE = "random update"
-"""The control arm: the first arm's updates replaced by noise of the same norms."""
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 SCORES = "scores.json"
 
@@ -80,6 +75,11 @@ class Scoring(Task):
     def key(self) -> str:
         key = score_key(self.scene, self.attack.key, self.reference.key)
         return key_of(key, MEAN_IMAGE) if self.arm == MEAN_IMAGE else key
+
+    @property
+    def about(self) -> str:
+        job = self.job
+        return f"seed {self.scene.config.seed}, {self.arm}: {job.attack}, round {job.round + 1}, {job.client}, scores"
 
     def describe(self) -> Mapping[str, Any]:
         metrics = self.scene.config.metrics.model_dump(mode="json")

@@ -115,6 +115,10 @@ class Training(Task):
     def key(self) -> str:
         return training_key(self.scene, self.arm)
 
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}, {self.arm}: training"
+
     def describe(self) -> Mapping[str, Any]:
         config = self.scene.config
         return {

@@ -9,13 +9,15 @@ import yaml
 
 from shadow_defense.report.kit.formatting import counted
 from shadow_defense.report.records.scores import Header
+from shadow_defense.report.sentences.origin import origin_sentences
 
 
 def render_page(name: str, record: Header, *, seeds: Sequence[int], **parts: object) -> str:
     """The page ``name`` of ``report/pages`` as one HTML document that needs no network and no other file.
 
     All text is escaped, no name may be missing, and a content security policy in the page forbids loading anything.
-    Templates extend ``kit/base.html.j2`` and have two filters: ``settings`` is :func:`nested_text`, ``counted`` itself.
+    Templates extend ``kit/base.html.j2``. Their filters: ``settings`` is :func:`nested_text`, ``counted`` itself, and
+    ``origin`` is :func:`origin_sentences`.
 
     Args:
         parts: what the template lays out besides ``record`` and ``seeds``.
@@ -29,7 +31,7 @@ def render_page(name: str, record: Header, *, seeds: Sequence[int], **parts: obj
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"settings": nested_text, "counted": counted}
+    environment.filters |= {"settings": nested_text, "counted": counted, "origin": origin_sentences}
     return environment.get_template(f"pages/{name}.html.j2").render(record=record, seeds=seeds, **parts)
 
 

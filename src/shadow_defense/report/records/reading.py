@@ -1,19 +1,21 @@
-"""From what a stage gathered, or its JSON, to a typed record."""
+"""Typed records to JSON and back: one description of each shape, for what is written and what is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
 from shadow_defense.errors import RunError, shown
+from shadow_defense.files import read_json, write_json
 from shadow_defense.metrics.confidence import Estimate
 
-Record = TypeVar("Record")
-
 SCHEMA = 2
-"""Of all results in JSON: another one cannot be read."""
+"""Which shape the JSON of results has; where it changes, so does this number."""
+
+Record = TypeVar("Record")
 
 Settings = Mapping[str, object]
 """Nested settings, as they are shown."""
@@ -28,17 +30,19 @@ def _estimate(value: object) -> object:
 
 
 Measure = Annotated[Estimate, BeforeValidator(_estimate), PlainSerializer(Estimate.as_record)]
-"""An estimate, also from ``mean``, ``low``, ``high`` and ``count``, or from ``mean`` and ``interval``."""
+"""An estimate: in JSON its ``mean``, ``low``, ``high`` and ``count``."""
 
 Measures = Annotated[Mapping[str, Measure], BeforeValidator(lambda value: {} if value is None else value)]
 """Estimates by name; none where nothing was measured."""
 
 
-def read_record(kind: type[Record], values: Mapping[str, object], source: str = "these results") -> Record:
+def read_record(
+    kind: type[Record], values: object, source: str = "these results", hint: str = "compute them again"
+) -> Record:
     """A record of the dataclass ``kind`` from nested plain values; keys that it does not know are passed over.
 
     Raises:
-        RunError: where a value is missing or of another kind.
+        RunError: where a value is missing or of another kind; the line ends in ``hint``.
 
     >>> read_record(Estimate, {"mean": 1.0, "interval": [0.5, 1.5], "count": 4})
     Estimate(mean=1.0, interval=(0.5, 1.5), count=4)
@@ -49,7 +53,7 @@ def read_record(kind: type[Record], values: Mapping[str, object], source: str = 
         first = failure.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RunError(
-            f"cannot read {source}: {shown(place)}: {first['msg'][0].lower()}{first['msg'][1:]}; compute them again"
+            f"cannot read {source}: {shown(place)}: {first['msg'][0].lower()}{first['msg'][1:]}; {hint}"
         ) from failure
 
 
@@ -61,3 +65,26 @@ def record_values(record: object) -> dict[str, object]:
     {'schema': 2, 'train': 8, 'batch_size': 4, 'validation': 0, 'test': 0}
     """
     return {"schema": SCHEMA, **TypeAdapter(type(record)).dump_python(record, mode="json")}
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write the record of a plan as JSON."""
+    write_json(path, record_values(record))
+
+
+def load_record(kind: type[Record], path: Path, hint: str) -> Record:
+    """The record that :func:`write_record` wrote.
+
+    Raises:
+        RunError: where the file is missing, damaged, or of another :data:`SCHEMA`; the line ends in ``hint``.
+    """
+    values = read_json(path, hint)
+    found = values if isinstance(values, dict) else {}
+    if found.get("schema") != SCHEMA:
+        versions = found.get("versions")
+        writer = versions.get("shadow-defense") if isinstance(versions, dict) else None
+        raise RunError(
+            f"{path} holds schema {shown(found.get('schema', 1))}, written by shadow-defense "
+            f"{shown(writer or 'of an unknown version')}, and this version reads schema {SCHEMA}: {hint}"
+        )
+    return read_record(kind, found, str(path), hint)

@@ -20,10 +20,16 @@ Numbers = Annotated[Mapping[str, float | None], BeforeValidator(lambda value: {}
 
 @dataclass(frozen=True)
 class Origin:
-    """A result behind the numbers: its task's kind and key, when it was computed (ISO), and with what."""
+    """A result behind the numbers: a folder ``kind-key`` of the store.
+
+    Attributes:
+        about: what it is, in a few words.
+        created: when it was computed (ISO); ``versions``: with what.
+    """
 
     kind: str
     key: str
+    about: str
     created: str
     versions: Mapping[str, str]
 

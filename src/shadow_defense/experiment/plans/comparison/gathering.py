@@ -16,8 +16,9 @@ from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.tables import table
 from shadow_defense.experiment.tasks.keys import data_hash
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, RANDOM_UPDATE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.pareto import pareto_front
+from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 
 PRIVACY = "ssim_whole"
 

@@ -9,8 +9,9 @@ from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.comparison.scores import seeded
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
-from shadow_defense.experiment.tasks.scoring import RANDOM_UPDATE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.report.records.comparison import ComparisonPictures
+from shadow_defense.report.records.scores import RANDOM_UPDATE
 
 
 def pictures(comparison: Comparison, scores: Mapping[str, Sequence[Score]]) -> tuple[ComparisonPictures, ...]:

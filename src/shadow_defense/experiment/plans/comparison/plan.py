@@ -16,11 +16,12 @@ from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, RANDOM_UPDATE, Scoring
+from shadow_defense.experiment.tasks.scoring import Scoring
 from shadow_defense.experiment.tasks.training import Training, build_defense, check_scene
 from shadow_defense.federated.rounds import read_journal
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 
 KIND = "comparison"
 

@@ -12,9 +12,9 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.risks.base import NO_DEFENSE, UNDEFENDED, changed, main_attack
 from shadow_defense.experiment.plans.risks.readings import Values, differences, image_values, mean_of
 from shadow_defense.experiment.plans.risks.risk import DotChart, Finding, Risk, Runs, Subrun
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.models.build import MODELS
 from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 WITH, WITHOUT = "with-statistics", "without-statistics"
 

@@ -10,8 +10,8 @@ from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEF
 from shadow_defense.experiment.plans.risks.intervals import welch_difference
 from shadow_defense.experiment.plans.risks.readings import Values, differences, image_values, mean_of
 from shadow_defense.experiment.plans.risks.risk import DotChart, Finding, Risk, Runs, Subrun
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.report.kit.formatting import signed_with_interval
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 CLIENTS = {1: 8, 8: 2, 32: 2}
 """How many clients of each size."""

@@ -18,9 +18,9 @@ from shadow_defense.experiment.plans.risks.readings import (
     mean_over,
 )
 from shadow_defense.experiment.plans.risks.risk import DotChart, Finding, Risk, Runs, Subrun
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.formatting import MISSING, signed, signed_with_interval, with_interval
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 STRENGTHS = (0.19, 0.5, 1.0)
 """Of Shadow's noise, and of uniform noise with the same energy; the first is the published one."""

@@ -14,12 +14,12 @@ from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEF
 from shadow_defense.experiment.plans.risks.readings import Values, differences, image_values, mean_of
 from shadow_defense.experiment.plans.risks.risk import CurveChart, Finding, Risk, Runs, Subrun
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.experiment.tasks.training import evaluation
 from shadow_defense.federated.rounds import Federation, read_journal, state_folder
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
 from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 EPOCHS = 10
 

@@ -18,8 +18,8 @@ from shadow_defense.experiment.plans.risks.base import (
 from shadow_defense.experiment.plans.risks.intervals import slope
 from shadow_defense.experiment.plans.risks.readings import Image, Values, image_values, mean_of
 from shadow_defense.experiment.plans.risks.risk import CurveChart, Finding, Risk, Runs, Subrun
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE
 from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 MOST_ROUNDS = 5
 
