@@ -61,6 +61,14 @@ class Toy(Task):
         write_text(store.place(self) / "result", f"{self.label} in {os.getpid()}")
 
 
+class Lone(Toy):
+    """Wants a process for itself."""
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+
 def names(tasks: Sequence[Task]) -> list[str]:
     return [task.key for task in tasks]
 
@@ -121,6 +129,14 @@ def test_a_failure_leaves_the_others_alone_but_for_what_needs_it(tmp_path: Path,
     (trace,) = (tmp_path / "traces").iterdir()
     assert "in compute" in trace.read_text()
     assert all(Store(tmp_path).has(Toy(name)) for name in ("a", "b", "c"))
+
+
+def test_a_task_that_wants_to_be_alone_has_a_process_of_its_own(tmp_path: Path) -> None:
+    store, alone = Store(tmp_path), [Lone("x"), Lone("y", needed=(Toy("a"),))]
+    tasks = [Toy("a"), *alone, Toy("b", needed=(alone[0],))]
+    assert carry_out(tasks, store, Workers(2)).failures == {}
+    process = {task.key: (store.place(task) / "result").read_text().rpartition(" ")[2] for task in tasks}
+    assert len({process["x"], process["y"]} | {process["a"]}) == 3 and process["b"] not in (process["x"], process["y"])
 
 
 def test_a_killed_process_takes_nobody_with_it(tmp_path: Path) -> None:

@@ -241,14 +241,19 @@ def _in_processes(
 ) -> None:
     unfinished = {task.name: task for task in waiting}
     while unfinished:
+        lone = next((task for task in ready(list(unfinished.values()), unfinished) if task.alone), None)
+        count = Workers(1, workers.threads) if lone else workers
         try:
-            _pool(unfinished, None, store, workers, weights, bar, outcome, isolate)
+            _pool(unfinished, lone, store, count, weights, bar, outcome, isolate)
         except _KilledError as killed:
             if not isolate:
                 raise WorkerKilledError(
                     "a worker process was killed, perhaps for lack of memory: set workers=1; the same command goes on "
                     "from here"
                 ) from killed
+            if lone:
+                _drop_dependents(lone, unfinished, outcome, KILLED)
+                continue
             # One that is killed takes its neighbours with it: each of them again, alone; one that dies alone failed.
             for suspect in killed.running:
                 try:
@@ -275,7 +280,7 @@ def _pool(
     outcome: Outcome,
     isolate: bool,
 ) -> None:
-    """Work off ``unfinished``, or ``only`` one of them, in one pool of processes; what is finished leaves it."""
+    """Work off ``unfinished``, or ``only`` one of them, in one pool of new processes; what is finished leaves it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     counted = context.Value(c_long, 0)
@@ -290,10 +295,9 @@ def _pool(
                 while True:
                     started = {task.name for task in running.values()}
                     candidates = [only] if only and only.name in unfinished else [] if only else unfinished.values()
-                    idle = [task for task in candidates if task.name not in started]
+                    idle = [task for task in candidates if task.name not in started and (only or not task.alone)]
                     for task in ready(idle, unfinished):
-                        busy = [each for each in running.values() if each.alone]
-                        if len(running) >= count or busy or (task.alone and running):
+                        if len(running) >= count:
                             break
                         future = pool.submit(_in_worker, task, store, weights[task.name], isolate)
                         running[future] = task

@@ -56,7 +56,7 @@ class Task(ABC):
 
     @property
     def alone(self) -> bool:
-        """Whether it fills the machine by itself, so that no other task should run beside it."""
+        """Whether it wants a new process, and no other task beside it."""
         return False
 
     @property

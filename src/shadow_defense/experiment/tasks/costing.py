@@ -305,7 +305,9 @@ def measure_attack(scene: Scene, attack: str, generator: Path) -> float:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call ``function`` in a process that starts from this module's imports, and nothing else."""
+    """Call ``function`` in a process that has done nothing else: this one, where a scheduler made it for the task."""
+    if multiprocessing.parent_process() is not None:
+        return function(*arguments)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     try:
