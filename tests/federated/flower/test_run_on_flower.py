@@ -62,10 +62,11 @@ def without_seconds(made: Run) -> list[dict[str, object]]:
 def test_a_site_keeps_its_state_and_its_draws_to_itself(tmp_path: Path) -> None:
     """As in a deployment: the run's folder is the server's, each site has a copy of the configuration and a folder."""
     server, site = run(tmp_path / "server"), run(tmp_path / "site")
+    begun = {path: path.read_bytes() for path in site.folder.iterdir()}
     grid = InProcessGrid(client_app(site.folder, "dp"), 2, {"state-dir": str(tmp_path / "home")})
     start(server_app(server, "dp"), grid)
     assert {array.dtype for array in grid.replies[0].content["arrays"].values()} == {"float32"}
-    assert sorted(path.name for path in site.folder.iterdir()) == ["config.yaml"]
+    assert {path: path.read_bytes() for path in site.folder.iterdir()} == begun
     for name in ("client-1", "client-2"):
         assert ClientStateFolder(tmp_path / "home", "site-dp", name).last() is not None
     # The noise is not that of the run's seed, which the server knows.
