@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 import yaml
+from markupsafe import escape
 from typer.testing import CliRunner
 
 from shadow_defense.cli.risks import risks as risks_command
@@ -28,18 +29,21 @@ from shadow_defense.experiment.plans.risks import (
 )
 from shadow_defense.experiment.plans.risks.base import shadow_arm
 from shadow_defense.experiment.plans.risks.build import RISKS, chosen_risks
+from shadow_defense.experiment.plans.risks.cost import Times
 from shadow_defense.experiment.plans.risks.intervals import DRAWS, f1_difference, macro_f1, mean_ratio, welch_difference
-from shadow_defense.experiment.plans.risks.readings import Image, image_values
-from shadow_defense.experiment.plans.risks.risk import Finding
 from shadow_defense.experiment.plans.risks.running import run_risks
-from shadow_defense.experiment.run import Run
-from shadow_defense.files import read_tensors
+from shadow_defense.experiment.plans.risks.trial import Image, Trial, image_values
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.files import read_json, read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
-from shadow_defense.report.pages.risks import render_risks
-from shadow_defense.report.records.reading import read_record
-from shadow_defense.report.records.risks import RisksRecord
+from shadow_defense.report.pages.risks import LAYOUTS, render_risks
+from shadow_defense.report.records.reading import read_record, record_values
+from shadow_defense.report.records.risks import Finding, RiskEntry, RisksRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.report.sentences.risks import WORDINGS
 
 
 def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Image, float]:
@@ -50,16 +54,26 @@ def interval(mean: float, low: float, high: float) -> Estimate:
     return Estimate(mean, (low, high), 8)
 
 
-def checked(finding: Finding) -> Finding:
-    """A finding whose parts fit together, and that JSON and the page can hold."""
-    assert all(len(row) == len(finding.columns) for row in finding.rows)
-    record = json.loads(json.dumps(finding.as_dict(), allow_nan=False))
-    entry = {"number": 1, "name": "x", "claim": "c", "experiment": "e", "folders": ["f"], "finding": record}
-    page = {"title": "t", "created": "d", "command": "k", "seeds": [0], "versions": {}, "config": {}, "risks": [entry]}
-    html = render_risks(read_record(RisksRecord, page))
-    assert html.count('<svg class="chart" role="img"') == len(finding.charts)
+def checked(number: int, finding: Finding) -> str:
+    """What is said of a finding that JSON holds to the last digit, and whose numbers are all on the page."""
+    risk, sentence = RISKS[number], WORDINGS[number].sentence(finding)
+    entry = RiskEntry(
+        number=number,
+        name=risk.name,
+        claim=risk.claim,
+        experiment=risk.experiment,
+        finding=finding,
+        outcome=finding.outcome,
+        sentence=sentence,
+    )
+    record = RisksRecord(title="t", created="d", command="k", versions={}, seeds=(0,), config={}, risks=(entry,))
+    assert read_record(RisksRecord, json.loads(json.dumps(record_values(record), allow_nan=False))) == record
+    html, layout = render_risks(record), LAYOUTS[number]
+    assert html.count('<svg class="chart" role="img"') == max(len(layout.dots), bool(layout.curves))
     assert finding.outcome in html
-    return finding
+    for row in finding.rows:
+        assert all(escape(column.cell(row).value) in html for column in layout.columns)
+    return sentence
 
 
 def test_risk_1_by_hand() -> None:
@@ -70,23 +84,24 @@ def test_risk_1_by_hand() -> None:
         ssim[f"uniform-{strength}"] = values(0.6 + more, 0.5 + more)
     for scale in perturbation.GRADIENT_SCALES:
         ssim[f"gradients-{scale}"] = values(0.4, 0.3)
-    worth = {name: Estimate(0.8, None, 1) for name in ssim if name != MEAN_IMAGE}
-    change = {name: interval(-0.05, -0.06, -0.04) for name in worth if name != "fedavg"}
+    utility = {name: Estimate(0.8, None, 1) for name in ssim if name != MEAN_IMAGE}
+    change = {name: interval(-0.05, -0.06, -0.04) for name in utility if name != "fedavg"}
     scores = {"ssim": ssim, "psnr": ssim}
-    found = checked(perturbation.finding(scores, worth, change))
+    found = perturbation.finding(scores, utility, change)
+    sentence = checked(1, found)
     assert found.value.mean == pytest.approx(0.2)
-    assert (found.value.count, found.outcome) == (2, "borne out")
+    assert (found.value.count, found.outcome) == (2, "supported")
     # Only the arms below the mean image's 0.5 are hidden, each with its cost of 5 points.
-    assert "gradients-0.001 (−5.0 points of F1), gradients-0.01 (−5.0 points of F1)" in found.sentence
-    assert "uniform" not in found.sentence.split("in both with")[1]
+    assert "gradients-0.001 (−5.0 points of F1), gradients-0.01 (−5.0 points of F1)" in sentence
+    assert "uniform" not in sentence.split("in both with")[1]
     easy = {**ssim, MEAN_IMAGE: values(0.9, 0.9)}
-    assert "little to hide" in perturbation.finding({"ssim": easy, "psnr": easy}, worth, change).sentence
+    assert "little to hide" in checked(1, perturbation.finding({"ssim": easy, "psnr": easy}, utility, change))
     # Low in SSIM alone is not hidden.
     high = {name: values(30.0, 30.0) for name in ssim} | {MEAN_IMAGE: values(15.0, 15.0)}
-    assert "No setting brings" in perturbation.finding({"ssim": ssim, "psnr": high}, worth, change).sentence
+    assert "No setting brings" in checked(1, perturbation.finding({"ssim": ssim, "psnr": high}, utility, change))
     turned = {**ssim, **{name: ssim[name.replace("uniform", "targeted")] for name in ssim if "uniform" in name}}
     turned |= {name: ssim[name.replace("targeted", "uniform")] for name in ssim if "targeted" in name}
-    assert perturbation.finding({"ssim": turned, "psnr": turned}, worth, change).outcome == "contradicted"
+    assert perturbation.finding({"ssim": turned, "psnr": turned}, utility, change).outcome == "contradicted"
 
 
 def test_risk_2_by_hand() -> None:
@@ -99,20 +114,21 @@ def test_risk_2_by_hand() -> None:
         },
         "ssim": {name: values(0.5, 0.5, 0.5) for name in (batch_norm.WITH, batch_norm.WITHOUT, MEAN_IMAGE)},
     }
-    found = checked(batch_norm.finding(scores, 0.01))
+    found = batch_norm.finding(scores, 0.01)
     assert found.value.mean == pytest.approx(4.0)
     assert found.value.interval is not None
     assert found.value.interval[0] == pytest.approx(4 - 4.968, abs=2e-3)
     assert found.outcome == "not clear"
-    assert "Neither beats" not in found.sentence
+    assert "Neither beats" not in checked(2, found)
     scores["psnr"][MEAN_IMAGE] = values(30.0, 30.0, 30.0)
-    assert "Neither beats the mean image" in batch_norm.finding(scores, 0.01).sentence
+    assert "Neither beats the mean image" in checked(2, batch_norm.finding(scores, 0.01))
 
 
 def test_risk_3_by_hand() -> None:
     """Lines of slope 2 and 1 over the rounds 1, 2 and 4; an image that a round lacks has no line."""
     by_round = {1: values(10.0, 7.0, 1.0), 2: values(12.0, 8.0), 4: values(16.0, 10.0, 1.0)}
-    found = checked(rounds.finding({"psnr": by_round, "ssim": by_round}, 9.0))
+    found = rounds.finding({"psnr": by_round, "ssim": by_round}, 9.0)
+    assert "in round 1 to" in checked(3, found)
     assert (found.value.mean, found.value.count) == (pytest.approx(1.5), 2)
     assert rounds.slopes(by_round) == pytest.approx({key: 2.0 - place for place, key in enumerate(by_round[2])})
     # Neither a line: 0, 1, 0 over 1, 2, 3 has slope 0.
@@ -125,47 +141,44 @@ def test_risk_4_by_hand() -> None:
         pretrained.FRESH: {1: values(10.0, 10.0), 4: values(12.0, 12.0)},
         pretrained.PRETRAINED: {1: values(13.0, 15.0), 4: values(11.0, 11.0)},
     }
-    found = checked(pretrained.finding({"psnr": scores, "ssim": scores}, 9.0, 0.71))
+    found = pretrained.finding({"psnr": scores, "ssim": scores}, 9.0, 0.71)
     assert found.value.mean == pytest.approx(4.0)
-    assert "−1.00 ± 0.00 dB in round 4".replace(" ", "\xa0") in found.sentence.replace(" ", "\xa0")
-    assert "0.71" in found.notes[0]
+    assert "−1.00 ± 0.00 dB in round 4".replace(" ", "\xa0") in checked(4, found).replace(" ", "\xa0")
+    assert "0.71" in WORDINGS[4].notes(found)[0]
 
 
 def test_risk_5_by_hand() -> None:
     """Gains of 8 and 10 dB against 1 and 3 dB: 7 dB; Welch with equal variances of 2 has 2 degrees of freedom."""
     alone = {**values(8.0, client="a"), **values(10.0, client="b")}
     gains = {1: alone, 2: values(1.0, 3.0, client="c")}
-    found = checked(client_size.finding({"psnr": gains, "ssim": gains}))
+    found = client_size.finding({"psnr": gains, "ssim": gains})
+    assert "between 1 and 2." in checked(5, found)
     assert found.value.mean == pytest.approx(7.0)
     assert found.value.interval is not None
     # t(0.975, 2) = 4.3027, standard error sqrt(2/2 + 2/2).
     assert found.value.interval[1] - 7 == pytest.approx(4.3027 * math.sqrt(2), rel=1e-4)
-    assert found.rows[0][3:] == ("2", "2")
-    assert found.rows[1][3:] == ("1", "2")
+    assert [(row.values["clients"].mean, row.values["psnr"].count) for row in found.rows] == [(2, 2), (1, 2)]
 
 
 def test_risk_6_by_hand() -> None:
     """Epochs of 10 and 20 ms; DP-SGD doubles them, masks add 5 and 10 ms, Shadow takes ten times as long."""
     seconds = {
-        cost.PLAIN: [0.01, 0.02],
-        cost.DP: [0.02, 0.04],
-        cost.SHADOW: [0.1, 0.2],
-        cost.STORED: [0.015, 0.03],
-        cost.SECURE: [0.005, 0.01],
+        cost.PLAIN: (0.01, 0.02),
+        cost.DP: (0.02, 0.04),
+        cost.SHADOW: (0.1, 0.2),
+        cost.STORED: (0.015, 0.03),
+        cost.SECURE: (0.005, 0.01),
     }
-    found = checked(cost.finding(seconds, {cost.SHADOW: 0.2, cost.STORED: 0.2}, 0.001, 250_000))
+    found = cost.finding([Times(seconds, {cost.SHADOW: 0.2, cost.STORED: 0.2}, 0.001, 250_000)])
     assert found.value.mean == pytest.approx(2.0)
     assert found.value.interval == pytest.approx((2.0, 2.0))
-    assert found.outcome == "borne out"
-    assert "more than DP-SGD, which takes 0.20" in found.sentence
-    ratios = {row[0]: row[1] for row in found.rows}
-    assert ratios["Secure sum of 10 clients"].startswith("1.50")
-    assert ratios["Shadow, with its pseudo attack"].startswith("10.00")
-    assert {row[-1] for row in found.rows} == {"1.00"}
-    assert (
-        "less than DP-SGD"
-        in cost.finding({**seconds, cost.SHADOW: [0.01, 0.02]}, {cost.SHADOW: 0.0, cost.STORED: 0.0}, 0.0, 1).sentence
-    )
+    assert found.outcome == "supported"
+    assert "more than DP-SGD, which takes 0.20" in checked(6, found)
+    assert found.row(cost.SECURE).values["ratio"].mean == pytest.approx(1.5)
+    assert found.row(cost.SHADOW).values["ratio"].mean == pytest.approx(10.0)
+    assert found.facts["bytes"] == 1_000_000
+    fast = Times({**seconds, cost.SHADOW: (0.01, 0.02)}, {cost.SHADOW: 0.0, cost.STORED: 0.0}, 0.0, 1)
+    assert "less than DP-SGD" in checked(6, cost.finding([fast]))
 
 
 def test_risk_7_finds_a_right_map_a_wrong_one_and_one_that_says_nothing() -> None:
@@ -173,10 +186,11 @@ def test_risk_7_finds_a_right_map_a_wrong_one_and_one_that_says_nothing() -> Non
     images: list[Image] = [(0, "client", f"image-{index}") for index in range(6)]
     errors = {image: torch.rand(12, 12, generator=draws) for image in images}
     right = {image: 1 - error for image, error in errors.items()}
-    found = checked(regions.finding(right, errors, 0))
-    assert found.rows[0][1].startswith("1.000")
+    found = regions.finding(right, errors, 0)
+    assert found.rows[0].values["rank"].mean == pytest.approx(1.0)
+    assert "against a shuffled map" in checked(7, found)
     assert abs(found.value.mean - 1) < 0.1
-    assert found.outcome == "borne out"
+    assert found.outcome == "supported"
     # The 43 of 144 pixels with the least of uniform errors have a mean of about 0.15, over 0.5.
     assert regions.marked_error(right[images[0]], errors[images[0]]) == pytest.approx(0.3, abs=0.08)
     assert regions.finding({image: -own for image, own in right.items()}, errors, 0).outcome == "contradicted"
@@ -185,7 +199,8 @@ def test_risk_7_finds_a_right_map_a_wrong_one_and_one_that_says_nothing() -> Non
     # One map for all images: nothing beyond what another image's map says.
     shared = torch.rand(12, 12, generator=draws)
     same = regions.finding(dict.fromkeys(images, shared), dict.fromkeys(images, 1 - shared), 0)
-    assert same.rows[0][1] == same.rows[1][1] != same.rows[2][1]
+    own, other, shuffled = (row.values["rank"] for row in same.rows)
+    assert own == other != shuffled
 
 
 def test_no_interval_is_never_clear() -> None:
@@ -235,19 +250,16 @@ def test_f1_difference_covers_what_resampling_gives() -> None:
 
 
 def test_scores_are_read_by_seed_client_and_image(tmp_path: Path, tiny: dict[str, Any]) -> None:
-    run = Run.create(tmp_path / "run", config_from({**tiny, "seed": 3}))
-    row = {"sample_id": "x", "psnr_whole": 10.0}
-    lost = {"sample_id": None, "psnr_whole": 99.0}
-    scores = [
-        {"arm": "fedavg", "attack": "ig", "round": 0, "client": "a", "rows": [row, lost]},
-        {"arm": "fedavg", "attack": "ig", "round": 1, "client": "a", "rows": [{**row, "psnr_whole": 20.0}]},
-        {"arm": "shadow", "attack": "ig", "round": 0, "client": "a", "rows": [{**row, "psnr_whole": 1.0}]},
-        {"arm": "fedavg", "attack": "other", "round": 0, "client": "a", "rows": [{**row, "psnr_whole": 2.0}]},
+    row, lost = {"sample_id": "x", "psnr_whole": 10.0}, {"sample_id": None, "psnr_whole": 99.0}
+    trial = Trial(config_from({**tiny, "seed": 3}), Store(tmp_path))
+    trial.scores = [
+        Score("fedavg", "ig", 0, "a", (row, lost)),
+        Score("fedavg", "ig", 1, "a", ({**row, "psnr_whole": 20.0},)),
+        Score("shadow", "ig", 0, "a", ({**row, "psnr_whole": 1.0},)),
+        Score("fedavg", "other", 0, "a", ({**row, "psnr_whole": 2.0},)),
     ]
-    (run.folder / "scores.json").write_text(json.dumps(scores))
-    wanted = {"arm": "fedavg", "attack": "ig", "column": "psnr_whole"}
-    assert image_values([run], **wanted) == {(3, "a", "x"): 15.0}
-    assert image_values([run], round=2, **wanted) == {(3, "a", "x"): 20.0}
+    assert image_values([trial], "fedavg", "psnr_whole", attack="ig") == {(3, "a", "x"): 15.0}
+    assert image_values([trial], "fedavg", "psnr_whole", attack="ig", round=2) == {(3, "a", "x"): 20.0}
 
 
 def test_the_registry_and_the_choice() -> None:
@@ -260,22 +272,20 @@ def test_the_registry_and_the_choice() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_every_risk_plans_valid_sub_runs_from_the_preset(tmp_path: Path) -> None:
-    base = load_config("risks")
-    for risk in RISKS.values():
-        for label, subrun in risk.subruns(base, tmp_path).items():
-            config = subrun.config
+def test_every_risk_plans_valid_trials_from_the_preset(tmp_path: Path) -> None:
+    base, store = load_config("risks"), Store(tmp_path)
+    trials = {number: risk.trials(base, store) for number, risk in RISKS.items()}
+    for number, each in trials.items():
+        for label, trial in each.items():
+            config = trial.config
             assert (config.data.source, config.seed, config.metrics.lpips) == ("pneumoniamnist", 0, None), label
-            assert config.attacks or risk.number in (4, 6)
+            assert config.attacks or number in (4, 6)
     # What a risk changes is what it is about, and no more.
     with_, without = (
-        RISKS[2].subruns(base, tmp_path)["clients"].config.attacks[name].build()
-        for name in ("with-statistics", "without-statistics")
+        trials[2]["clients"].config.attacks[name].build() for name in ("with-statistics", "without-statistics")
     )
     assert without == with_.model_copy(update={"batch_norm": 0.0}) != with_
-    starts = RISKS[4].subruns(base, tmp_path)
-    fresh, pre = (starts[name].config for name in ("fresh", "pretrained"))
-    assert fresh.model == pre.model.model_copy(update={"start": None}) != pre.model
+    assert trials[4]["fresh"].config == trials[4]["pretrained"].config
     arms = perturbation.arms(base)
     assert arms["uniform-0.5"].options == {**arms["targeted-0.5"].options, "placement": "uniform"}
     assert shadow_arm(base).options["latent_iterations"] == 200
@@ -319,52 +329,63 @@ def test_two_risks_from_beginning_to_end(base: RunConfig, tmp_path: Path, monkey
     monkeypatch.setattr(pretrained, "EPOCHS", 2)
     monkeypatch.setattr(regions, "SIZES", (1, 1, 1))
     out = tmp_path / "risks"
-    found = dict(zip((4, 7), (finding for _, finding in run_risks(base, [RISKS[4], RISKS[7]], out)), strict=True))
+    found = {risk.number: risk.finding for risk in run_risks(base, [RISKS[4], RISKS[7]], out)}
     assert found[4].value.count == 2
     assert found[7].value.count == 3
     # The pre-trained arm began where the central training ended, and that is not where the fresh one began.
-    folder = out / RISKS[4].folder / "seed-0"
+    trials = RISKS[4].trials(base, Store(out))
     begins = {
-        name: read_tensors(folder / name / "arms" / "fedavg" / "round-0000" / "global.safetensors")[0]
+        name: read_tensors(Store(out).place(trials[name].trainings["fedavg"]) / "round-0000" / "global.safetensors")[0]
         for name in ("fresh", "pretrained")
     }
-    ended, _ = read_tensors(folder / "public" / "arms" / "public" / "state-0002" / "global.safetensors")
+    (central,) = trials["public"].tasks()
+    ended, _ = read_tensors(Store(out).place(central) / "state-0002" / "global.safetensors")
     assert all(torch.equal(begins["pretrained"][name], tensor) for name, tensor in ended.items())
     assert any(not torch.equal(begins["fresh"][name], tensor) for name, tensor in ended.items())
     # No client's image was trained on beforehand.
-    run = Run.open(folder / "public")
-    public = set(pretrained.public_federation(run).clients[0].train.sample_ids)
-    assert public and public.isdisjoint(name for client in run.dataset.clients for name in client.train.sample_ids)
+    scene = Scene(base)
+    public = set(pretrained.public_federation(scene).clients[0].train.sample_ids)
+    assert public and public.isdisjoint(name for client in scene.dataset.clients for name in client.train.sample_ids)
 
-    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".safetensors", ".yaml")}
-    again = dict(zip((4, 7), (finding for _, finding in run_risks(base, [RISKS[4], RISKS[7]], out)), strict=True))
-    assert again == found
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    again = {risk.number: risk.finding for risk in run_risks(base, [RISKS[7]], out)}
+    assert again == {7: found[7]}
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    record = json.loads((out / "risks.json").read_text())
-    assert [entry["number"] for entry in record["risks"]] == [4, 7]
-    assert record["risks"][0]["finding"]["value"]["mean"] == found[4].value.mean
+    record = read_record(RisksRecord, read_json(out / "risks.json"))
+    assert {entry.number: entry.finding for entry in record.risks} == found
+    # Every number can be followed to the results that lie there.
+    known = {f"{task.kind}-{task.key}" for task in record.tasks}
+    assert known == {name for entry in record.risks for name in entry.results}
+    assert known == {path.parent.name for path in out.glob("store/*/task.json")}
     html = (out / "risks.html").read_text()
     assert html.count('<section id="risk-') == 2
     assert "<script" not in html and "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
     other = base.model_copy(update={"training": base.training.model_copy(update={"learning_rate": 0.1})})
-    with pytest.raises(RunError, match=r"another training.learning_rate"):
+    with pytest.raises(RunError, match="of another configuration"):
         list(run_risks(other, [RISKS[4]], out))
 
 
 @pytest.mark.slow
-def test_cost_is_measured_and_two_seeds_are_two_runs(
-    base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cost_is_measured_with_two_seeds(base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("opacus")
     monkeypatch.setattr(cost, "REPETITIONS", 2)
     out = tmp_path / "risks"
-    ((_, found),) = run_risks(base, [RISKS[6]], out, seeds=2)
-    times = json.loads((out / RISKS[6].folder / "seed-1" / "seconds" / "arms" / "seconds.json").read_text())
-    assert {len(each) for each in times["seconds"].values()} == {2}
-    assert all(second > 0 for each in times["seconds"].values() for second in each)
-    model = Run.open(out / RISKS[6].folder / "seed-1" / "seconds").new_model("plain")
-    assert times["entries"] == sum(tensor.numel() for tensor in model.state_dict().values())
-    assert found.value.count == 4
+    (found,) = run_risks(base, [RISKS[6]], out, seeds=(0, 5))
+    measured = [read_json(path) for path in out.glob("store/epoch-times-*/times.json")]
+    assert len(measured) == 2
+    for times in measured:
+        assert {len(each) for each in times["epochs"].values()} == {2}
+        assert all(second > 0 for each in times["epochs"].values() for second in each)
+        model = RISKS[6].trials(base, Store(out))["seconds"].scene.new_model("plain")
+        assert times["entries"] == sum(tensor.numel() for tensor in model.state_dict().values())
+    assert found.finding.value.count == 4
+
+
+def test_averages_of_all_clients_show_no_risk(tiny: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    base = config_from({**tiny, "engine": "flower-secure-aggregation"})
+    with pytest.raises(ConfigError, match="take another engine"):
+        list(run_risks(base, [RISKS[3]], tmp_path / "out"))
 
 
 def test_the_command_lists_the_valid_numbers(tmp_path: Path) -> None:
@@ -391,15 +412,9 @@ def test_the_command_writes_the_page(base: RunConfig, tmp_path: Path) -> None:
 
 
 def test_the_page_escapes_what_it_is_given() -> None:
-    found = rounds.finding({"psnr": {1: values(1.0), 2: values(2.0)}, "ssim": {1: values(1.0), 2: values(2.0)}}, 0.0)
-    entry = {
-        "number": 3,
-        "name": "x",
-        "claim": "<b>",
-        "experiment": "e",
-        "folders": ["<i>"],
-        "finding": found.as_dict(),
-    }
-    page = {"title": "<script>", "created": "d", "command": "k", "seeds": [0], "versions": {}, "config": {}}
-    html = render_risks(read_record(RisksRecord, {**page, "risks": [entry]}))
-    assert "<script>" not in html and "<b>" not in html and "<i>" not in html
+    finding = rounds.finding({"psnr": {1: values(1.0), 2: values(2.0)}, "ssim": {1: values(1.0), 2: values(2.0)}}, 0.0)
+    texts = {"name": "x", "claim": "<b>", "experiment": "e", "outcome": "not clear", "sentence": "<i>"}
+    entry = RiskEntry(number=3, finding=finding, results=("<u>",), **texts)
+    header = {"title": "<script>", "created": "d", "command": "k"}
+    html = render_risks(RisksRecord(versions={}, seeds=(0,), config={}, risks=(entry,), **header))
+    assert not any(tag in html for tag in ("<script>", "<b>", "<i>", "<u>"))

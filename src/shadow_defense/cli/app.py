@@ -14,6 +14,7 @@ from shadow_defense.cli.audit import audit
 from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
+from shadow_defense.cli.options import Engine, Overrides, Quiet, with_engine
 from shadow_defense.cli.risks import risks
 from shadow_defense.errors import MESSAGE_LIMIT, ShadowDefenseError, shown
 
@@ -50,22 +51,10 @@ config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, ric
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as data.image_size=64.")
-]
 Restart = Annotated[bool, typer.Option("--restart", help="Delete what the run directory holds and begin anew.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run directory.")]
 StageConfig = Annotated[
     str | None, typer.Option("--config", help="Preset or YAML file, to create the run directory with.")
-]
-
-Engine = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        help="What carries the training: in-process, flower-simulation, or flower-secure-aggregation (extra `flower`).",
-    ),
 ]
 
 STAGES = ("pretrain", "train", "attack", "evaluate", "report")
@@ -77,11 +66,6 @@ def _stage(name: str, run: Run, quiet: bool) -> None:
 
     with progress_unless(quiet) as progress:
         STAGES[name](run, progress)
-
-
-def with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
-    """The overrides of a configuration, with the engine that ``--engine`` names among them."""
-    return [*(overrides or ()), *([] if engine is None else [f"engine={engine}"])]
 
 
 def _run_all(

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_engine
+
 
 def compare(
     grid: Annotated[str, typer.Argument(help="A comparison that comes with the package, a YAML file, or a run.")],
@@ -16,18 +18,16 @@ def compare(
         str | None, typer.Option(help="Of the grid or the registry, with commas; a preset after a colon: noise:strong.")
     ] = None,
     attacks: Annotated[str | None, typer.Option(help="Of the grid or the registry, with commas.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="With commas, such as 0,1,2.")] = None,
+    seeds: Seeds = None,
     rounds: Annotated[str | None, typer.Option(help="Rounds attacked, from 1, with commas.")] = None,
     clients: Annotated[str | None, typer.Option(help="Clients attacked, with commas.")] = None,
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Also Shadow Defense without each of its parts.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Default runs/compare-<name of the grid>.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as training.rounds=4."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    overrides: Overrides = None,
+    engine: Engine = None,
+    quiet: Quiet = False,
 ) -> None:
     """All defenses through the same training and the same attacks: tables, and the plane of privacy and utility.
 
@@ -48,10 +48,10 @@ def compare(
 
     settings = load_grid(
         grid,
-        overrides or (),
+        with_engine(overrides, engine),
         defenses=names(defenses),
         attacks=names(attacks),
-        seeds=whole_numbers(seeds, "--seeds"),
+        seeds=seed_list(seeds),
         rounds=whole_numbers(rounds, "--rounds"),
         clients=names(clients),
         ablations=ablations,

@@ -8,25 +8,26 @@ from typing import Annotated
 
 import typer
 
+from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_engine
+
 
 def risks(
     base: Annotated[
         str, typer.Argument(help="A preset or a YAML file with the data, model, generator, training and attack.")
     ] = "risks",
     only: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Some of the risks, such as 2,5.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the sub-runs, risks.json and risks.html are written.")] = Path(
+    out: Annotated[Path, typer.Option(help="Where results, risks.json and risks.html are written.")] = Path(
         "runs/risks"
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from the base's own upwards.")] = 1,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the base.")
-    ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Delete the chosen risks' sub-runs and begin anew.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    seeds: Seeds = None,
+    overrides: Overrides = None,
+    engine: Engine = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure the seven risks that the article names, each with a number, its interval and a figure."""
+    """Measure the seven risks that the article names, each with a number, its interval and a figure.
+
+    Without --seeds, with the base's own. Stopped, the same command goes on.
+    """
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_page, print_sentences
@@ -37,18 +38,19 @@ def risks(
     from shadow_defense.experiment.plans.risks.running import PAGE, run_risks
     from shadow_defense.folder_lock import holding
 
-    chosen, config = chosen_risks(only), load_config(base, overrides or ())
+    chosen, config = chosen_risks(only), load_config(base, with_engine(overrides, engine))
+    # Without --only: the page holds what several calls found.
     command = ["shadow-defense", "risks", base, "--out", str(out)]
-    command += ["--seeds", str(seeds)] if seeds != 1 else []
-    command += [part for override in overrides or () for part in ("--set", override)]
+    command += [] if seeds is None else ["--seeds", seeds]
+    command += [part for override in with_engine(overrides, engine) for part in ("--set", override)]
     console = Console()
     with holding(out), progress_unless(quiet) as progress:
-        for risk, finding in run_risks(
-            config, chosen, out, seeds=seeds, restart=restart, command=shlex.join(command), progress=progress
+        for risk in run_risks(
+            config, chosen, out, seeds=seed_list(seeds), command=shlex.join(command), progress=progress
         ):
             if not quiet:
-                heading = f"{risk.number}. {risk.name}: {finding.outcome}"
+                heading = f"{risk.number}. {risk.name}: {risk.outcome}"
                 console.print(f"\n{shown(heading)}", style="bold", highlight=False, markup=False)
-                print_sentences(console, [finding.sentence])
+                print_sentences(console, [risk.sentence])
     if not quiet:
         print_page(console, out / PAGE)

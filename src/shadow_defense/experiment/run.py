@@ -16,6 +16,7 @@ from shadow_defense.errors import RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.recorded import Recorded
 from shadow_defense.experiment.scene import Job, Placed, Scene, with_absolute_paths
+from shadow_defense.experiment.scene_tasks import scorings_of
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
@@ -35,7 +36,6 @@ from shadow_defense.files import (
     write_text,
 )
 from shadow_defense.plain_yaml import as_mapping, read_yaml
-from shadow_defense.report.records.scores import MEAN_IMAGE
 
 FORMAT = "run.json"
 """In a run directory: which version wrote it, and how its files are laid."""
@@ -173,12 +173,7 @@ class Run(Placed):
 
     def scorings(self) -> Iterator[Scoring]:
         """For every attack, and after those of the first arm for the mean image on the same updates."""
-        reference = self.training(self.reference)
-        for job in self.jobs():
-            attack = self.attacking(job)
-            yield Scoring(self.scene, job, job.arm, attack, reference)
-            if job.arm == self.reference:
-                yield Scoring(self.scene, job, MEAN_IMAGE, attack, reference)
+        return scorings_of(self.scene, {arm: self.training(arm) for arm in self.config.arms})
 
     def name_generator(self) -> None:
         """A link from the name that people know to the result in the store, whether it is there yet or not."""

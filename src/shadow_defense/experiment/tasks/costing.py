@@ -204,12 +204,12 @@ def measure_cost(scene: Scene, arm: str, generator: Path | None) -> Cost:
     for client in ends:
         defense = build_defense(scene, arm, loaded, client.name)
         images = scene.dataset.normalisation.apply(client.train.unit_images())
-        prepared = _seconds(partial(defense.prepare, images, client.train.sample_ids)) / len(client.train)
+        prepared = seconds_of(partial(defense.prepare, images, client.train.sample_ids)) / len(client.train)
         defended.append(_timed(local_step(scene, arm, client, defense)))
     defended_memory = peak_memory()
     # On both sides of the defended steps: the machine's speed drifts.
     after = [_timed(step) for step in undefended]
-    evaluated = _seconds(partial(evaluation, scene, scene.new_model(scene.reference)))
+    evaluated = seconds_of(partial(evaluation, scene, scene.new_model(scene.reference)))
     steps = tuple(
         StepCost(client.batch_size, (first + last) / 2, found)
         for client, first, last, found in zip(ends, before, after, defended, strict=True)
@@ -222,22 +222,22 @@ def _one_batch(client: ClientData) -> ClientData:
     return replace(client, train=client.train.subset(range(count)), batch_size=count)
 
 
-def local_step(scene: Scene, arm: str, client: ClientData, defense: Defense) -> Callable[[], ModelUpdate]:
-    """A function that trains the client from the arm's first model, as the first round does."""
+def local_step(scene: Scene, arm: str, client: ClientData, defense: Defense) -> Callable[..., ModelUpdate]:
+    """A function that trains the client from the arm's first model for an epoch, as a round (0-based) does."""
     model = scene.new_model(arm)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     defense.check_model(model)
     settings = scene.config.training.model_copy(update={"local_epochs": 1})
     own = {name: state[name] for name in withheld_names(model, scene.config.arms[arm].share_bn)}
 
-    def step() -> ModelUpdate:
+    def step(round: int = 0) -> ModelUpdate:
         return train_locally(
             model,
             state,
             client,
             defense,
             settings=settings,
-            round=0,
+            round=round,
             normalisation=scene.dataset.normalisation,
             loss_fn=settings.loss_function(),
             seed=scene.config.seed,
@@ -247,7 +247,8 @@ def local_step(scene: Scene, arm: str, client: ClientData, defense: Defense) -> 
     return step
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long one call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -255,8 +256,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _timed(work: Callable[[], object]) -> float:
     """The median of some repetitions after one that warms caches up; one alone where it takes long."""
-    first = _seconds(work)
-    return first if first > LONG else statistics.median(_seconds(work) for _ in range(REPETITIONS))
+    first = seconds_of(work)
+    return first if first > LONG else statistics.median(seconds_of(work) for _ in range(REPETITIONS))
 
 
 class _EnoughError(Exception):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.charts import (
@@ -17,9 +17,35 @@ from shadow_defense.report.kit.charts import (
     legend_key,
     styles,
 )
+from shadow_defense.report.kit.formatting import signed_with_interval
+from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
-from shadow_defense.report.records.risks import CurveChart, DotChart, Finding, RiskEntry, RisksRecord
-from shadow_defense.report.sentences.risks import OUTCOMES, number_text, outcome_sentence
+from shadow_defense.report.records.risks import Finding, RiskEntry, RisksRecord, Row
+from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.report.sentences.risks import OUTCOMES, WORDINGS, number_text, outcome_sentence
+
+METHODS = {
+    "plain": "Plain",
+    "dp-sgd": "DP-SGD",
+    "secure-sum": "Secure sum",
+    "shadow": "Shadow, with its pseudo attack",
+    "shadow-later": "Shadow, after its last pseudo attack",
+}
+"""Of the methods that risk 6 times."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is shown of one risk's rows.
+
+    Attributes:
+        dots: by title the quantity of a chart, and its baseline.
+        curves: by label a quantity over the rounds.
+    """
+
+    columns: Sequence[Column[Row]]
+    dots: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    curves: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,40 +54,153 @@ class Section:
 
     risk: RiskEntry
     number: str
+    quantity: str
     outcome: str
     charts: tuple[Panel, ...]
+    table: Table[Row]
+    notes: tuple[str, ...]
 
 
 def render_risks(record: RisksRecord) -> str:
     """The whole page as one HTML document."""
-    sections = [
-        Section(
-            risk, number_text(risk.finding), outcome_sentence(risk.finding), _charts(f"risk{risk.number}", risk.finding)
-        )
-        for risk in record.risks
-    ]
+    sections = [_section(risk) for risk in record.risks]
     return render_page("risks", record, seeds=record.seeds, sections=sections, outcomes=OUTCOMES)
 
 
-def _charts(name: str, finding: Finding) -> tuple[Panel, ...]:
-    # One style a label, in all charts of the risk.
-    labels = dict.fromkeys(
-        label for chart in finding.charts for label in (chart.dots if isinstance(chart, DotChart) else chart.curves)
+def _section(risk: RiskEntry) -> Section:
+    finding, words = risk.finding, WORDINGS[risk.number]
+    return Section(
+        risk,
+        number_text(risk.number, finding.value),
+        words.quantity(finding),
+        outcome_sentence(risk.outcome),
+        _charts(risk.number, finding),
+        Table(risk.name.capitalize(), LAYOUTS[risk.number].columns, finding.rows),
+        words.notes(finding),
     )
-    looks = dict(zip(labels, styles(len(labels)), strict=True))
-    return tuple(_panel(f"{name}-{index}", chart, looks) for index, chart in enumerate(finding.charts))
 
 
-def _panel(name: str, chart: DotChart | CurveChart, looks: Mapping[str, Style]) -> Panel:
-    if isinstance(chart, CurveChart):
-        curves = [
-            Curve(label, tuple(round for round, _ in points), tuple(value for _, value in points), looks[label])
-            for label, points in chart.curves.items()
-        ]
-        keys = tuple((each.label, legend_key(f"{name}-key{index}", each.style)) for index, each in enumerate(curves))
-        return Panel(chart.title, curve_chart(name, chart.title, curves), keys)
-    dots = [Dot(label, value, looks[label]) for label, value in chart.dots.items()]
-    line = None
-    if chart.baseline is not None:
-        line = Dot(chart.baseline[0], Estimate(chart.baseline[1], None, 1), BASELINE_STYLE)
-    return Panel(chart.title, dot_chart(name, chart.title, dots, line))
+def _level(title: str, quantity: str, digits: int, factor: float = 1.0) -> Column[Row]:
+    def read(row: Row) -> Estimate | None:
+        value = row.values.get(quantity)
+        return None if value is None else _times(value, factor)
+
+    return Column(title, read, digits)
+
+
+def _change(title: str, quantity: str, digits: int, factor: float = 1.0) -> Column[Row]:
+    def read(row: Row) -> str | None:
+        value = row.values.get(quantity)
+        if value is None:
+            return None
+        scaled = _times(value, factor)
+        return signed_with_interval(scaled.mean, scaled.interval, digits)
+
+    return Column(title, read)
+
+
+def _times(value: Estimate, factor: float) -> Estimate:
+    interval = None if value.interval is None else (factor * value.interval[0], factor * value.interval[1])
+    return Estimate(factor * value.mean, interval, value.count)
+
+
+ARM, ROUND = Column[Row]("Arm", lambda row: row.name), Column[Row]("Round", lambda row: row.name)
+PSNR, SSIM = _level("PSNR (dB)", "psnr", 2), _level("SSIM", "ssim", 3)
+
+LAYOUTS: dict[int, Layout] = {
+    1: Layout(
+        (
+            ARM,
+            SSIM,
+            _change("against no defense", "ssim_difference", 3),
+            PSNR,
+            _change("against no defense", "psnr_difference", 2),
+            _level("Macro F1", "f1", 3),
+            _change("points against none", "f1_difference", 1, 100.0),
+        ),
+        dots={
+            "SSIM of the attack in the last round: lower is better protected": ("ssim", MEAN_IMAGE),
+            "Change of macro F1 on the test images, against no defense": ("f1_difference", "no change"),
+        },
+    ),
+    2: Layout(
+        (Column("Attack", lambda row: row.name), PSNR, SSIM), dots={"PSNR of the attack, dB": ("psnr", MEAN_IMAGE)}
+    ),
+    3: Layout((ROUND, PSNR, SSIM), curves={"no defense": "psnr"}),
+    4: Layout(
+        (
+            ROUND,
+            _level("PSNR fresh", "psnr_fresh", 2),
+            _level("PSNR pre-trained", "psnr_pretrained", 2),
+            _change("difference", "psnr_difference", 2),
+            _level("SSIM fresh", "ssim_fresh", 3),
+            _level("SSIM pre-trained", "ssim_pretrained", 3),
+            _change("difference", "ssim_difference", 3),
+        ),
+        curves={"fresh": "psnr_fresh", "pretrained": "psnr_pretrained"},
+    ),
+    5: Layout(
+        (
+            Column("Images of the client", lambda row: row.name),
+            _change("PSNR above the mean image (dB)", "psnr", 2),
+            _change("SSIM above the mean image", "ssim", 3),
+            _level("Clients", "clients", 0),
+            Column("Scored images", lambda row: str(row.values["psnr"].count)),
+        ),
+        dots={"PSNR above the mean image, dB, by the client's images": ("psnr", MEAN_IMAGE)},
+    ),
+    6: Layout(
+        (
+            Column("Method", lambda row: METHODS[row.name]),
+            _level("Times the plain epoch", "ratio", 2),
+            _level("Milliseconds an epoch", "seconds", 1, 1000.0),
+            _level("Seconds an image, once before training", "preparing", 2),
+        ),
+        dots={"Time of a local epoch, as a multiple of the plain one": ("ratio", "plain")},
+    ),
+    7: Layout(
+        (
+            Column("Map", lambda row: row.name),
+            _level("Rank correlation", "rank", 3),
+            _level("Error where it marks, over the mean", "marked", 2),
+            Column("Images", lambda row: str(row.values["rank"].count)),
+        ),
+        dots={"Rank correlation with what the attack rebuilt": ("rank", "no relation")},
+    ),
+}
+"""By the risk's number."""
+
+
+def _charts(risk: int, finding: Finding) -> tuple[Panel, ...]:
+    layout = LAYOUTS[risk]
+    if layout.curves:
+        return (_curves(f"risk{risk}", layout.curves, finding),)
+    # One style a row, in all charts of the risk.
+    looks = dict(zip((row.name for row in finding.rows), styles(len(finding.rows)), strict=True))
+    return tuple(
+        _dots(f"risk{risk}-{place}", title, quantity, baseline, finding, looks)
+        for place, (title, (quantity, baseline)) in enumerate(layout.dots.items())
+    )
+
+
+def _dots(name: str, title: str, quantity: str, baseline: str, finding: Finding, looks: Mapping[str, Style]) -> Panel:
+    """A row of the finding that the baseline names is its line; else the line is where nothing would be found."""
+    values = {row.name: row.values[quantity] for row in finding.rows if quantity in row.values}
+    line = values.pop(baseline, Estimate(finding.nothing, None, 1))
+    dots = [Dot(METHODS.get(label, label), value, looks[label]) for label, value in values.items()]
+    return Panel(title, dot_chart(name, title, dots, Dot(baseline, line, BASELINE_STYLE)))
+
+
+def _curves(name: str, curves: Mapping[str, str], finding: Finding) -> Panel:
+    """PSNR over the rounds, which the rows are named by, and the mean image's."""
+    rounds = tuple(int(row.name) for row in finding.rows)
+    lines = {label: tuple(row.values[quantity].mean for row in finding.rows) for label, quantity in curves.items()} | {
+        MEAN_IMAGE: (finding.facts[MEAN_IMAGE],) * len(rounds)
+    }
+    drawn = [
+        Curve(label, rounds, values, style)
+        for (label, values), style in zip(lines.items(), styles(len(lines)), strict=True)
+    ]
+    keys = tuple((curve.label, legend_key(f"{name}-key{place}", curve.style)) for place, curve in enumerate(drawn))
+    title = "PSNR of the attack, dB"
+    return Panel(title, curve_chart(name, title, drawn), keys)

@@ -1,36 +1,302 @@
-"""What the risks' numbers say of their claims."""
+"""What the risks' numbers are called, what they say of their claims, and what limits them."""
 
 from __future__ import annotations
 
-from shadow_defense.report.kit.formatting import number
-from shadow_defense.report.records.risks import Finding
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.kit.formatting import number, signed, signed_with_interval, with_interval
+from shadow_defense.report.records.risks import CONTRADICTED, NOT_CLEAR, SUPPORTED, Finding
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 OUTCOMES = {
-    "borne out": "The 95 % interval lies on the claim's side.",
-    "not clear": "The 95 % interval includes what would be found if the claim were wrong, or there is no interval.",
-    "contradicted": "The 95 % interval lies on the other side.",
+    SUPPORTED: "The 95 % interval lies on the claim's side.",
+    NOT_CLEAR: "The 95 % interval includes what would be found if the claim were wrong, or there is no interval.",
+    CONTRADICTED: "The 95 % interval lies on the other side.",
 }
 
 
-def outcome_sentence(finding: Finding) -> str:
-    """What the number means for the claim."""
-    return f"The claim is {'not clear from this' if finding.outcome == 'not clear' else finding.outcome}."
+@dataclass(frozen=True)
+class Wording:
+    """How one risk's finding is said.
 
-
-def number_text(finding: Finding) -> str:
-    """The finding's number with its interval and unit, and what is behind it.
-
-    >>> from shadow_defense.metrics.confidence import Estimate
-    >>> texts, lists = ("sentence", "quantity", "outcome"), ("charts", "columns", "rows")
-    >>> empty = {**dict.fromkeys(texts, ""), **dict.fromkeys(lists, ())}
-    >>> value = Estimate(2.0, (1.5, 2.5), 8)
-    >>> text = number_text(Finding(value=value, values_are="images", unit="dB", digits=1, **empty))
-    >>> text.replace(chr(160), " ")
-    '2.0 dB, 95 % interval 1.5 to 2.5 (8 images)'
+    Attributes:
+        quantity: what its number is.
+        counted: what the number is counted over.
+        sentence: what was found, whichever way it points.
+        notes: what limits the finding.
     """
-    value, digits = finding.value, finding.digits
-    mean, over = number(value.mean, digits, finding.unit), f"({value.count} {finding.values_are})"
+
+    quantity: Callable[[Finding], str]
+    counted: str
+    sentence: Callable[[Finding], str]
+    notes: Callable[[Finding], tuple[str, ...]]
+    unit: str = ""
+    digits: int = 2
+
+
+def outcome_sentence(outcome: str) -> str:
+    """What an outcome means for the claim."""
+    return f"The claim is {'not clear from this' if outcome == NOT_CLEAR else outcome}."
+
+
+def number_text(risk: int, value: Estimate) -> str:
+    """A risk's number with its interval and unit, and what is behind it.
+
+    >>> number_text(5, Estimate(2.0, (1.5, 2.5), 8)).replace(chr(160), " ")
+    '2.00 dB, 95 % interval 1.50 to 2.50 (8 images of both sizes)'
+    """
+    words = WORDINGS[risk]
+    mean, over = number(value.mean, words.digits, words.unit), f"({value.count} {words.counted})"
     if value.interval is None:
         return f"{mean}, no interval {over}"
-    low, high = (number(end, digits) for end in value.interval)
+    low, high = (number(end, words.digits) for end in value.interval)
     return f"{mean}, 95 % interval {low} to {high} {over}"
+
+
+def _level(value: Estimate, digits: int) -> str:
+    return with_interval(value.mean, value.interval, digits)
+
+
+def _change(value: Estimate, digits: int) -> str:
+    return signed_with_interval(value.mean, value.interval, digits)
+
+
+def _perturbation(finding: Finding) -> str:
+    names = finding.names("f1_difference")
+    strengths = [name.removeprefix("uniform-") for name in names if name.startswith("uniform-")]
+
+    def points(kind: str) -> str:
+        costs = (finding.row(f"{kind}-{strength}").values["f1_difference"] for strength in strengths)
+        return ", ".join(signed(100 * cost.mean, 1) for cost in costs)
+
+    return (
+        f"Uniform noise in place of targeted noise of the same energy changes the attack's SSIM by "
+        f"{_change(finding.value, 3)} and its PSNR by {_change(finding.more['psnr'], 2)} dB, averaged over the "
+        f"strengths {', '.join(strengths)}. Against no defense, macro F1 changes by {points('uniform')} points with "
+        f"uniform noise and by {points('targeted')} with targeted noise. {_hidden(finding)}"
+    )
+
+
+def _hidden(finding: Finding) -> str:
+    """Which settings bring the attack down to the mean image in SSIM and in PSNR, and what they cost."""
+    blank = finding.row(MEAN_IMAGE).values
+
+    def hidden(name: str) -> bool:
+        return all(finding.row(name).values[column].mean <= blank[column].mean for column in ("ssim", "psnr"))
+
+    undefended = next(name for name in finding.names("f1") if name not in finding.names("f1_difference"))
+    if hidden(undefended):
+        return "Without defense the attack does not beat the mean image either: here there is little to hide."
+    costs = {name: finding.row(name).values["f1_difference"].mean for name in finding.names("f1_difference")}
+    listed = ", ".join(f"{name} ({signed(100 * cost, 1)} points of F1)" for name, cost in costs.items() if hidden(name))
+    if not listed:
+        return "No setting brings the attack down to the mean image's level in both."
+    return f"The attack falls to the mean image's level in both with {listed}."
+
+
+def _perturbation_notes(finding: Finding) -> tuple[str, ...]:
+    several = any(finding.row(name).values["f1"].count > 1 for name in finding.names("f1"))
+    measured = "over trainings" if several else "over test images, of one training each"
+    return (
+        f"The intervals of F1 are {measured}.",
+        "The control draws uniform noise in [-1, 1] and scales it to the energy that Shadow's noise has on the same "
+        "image. Both see the true data in training; neither is a guarantee.",
+        "Gaussian noise on gradients has no clipping here, hence no epsilon: the 'DP' of most comparisons.",
+    )
+
+
+def _batch_norm(finding: Finding) -> str:
+    with_statistics, without, blank = (row.values["psnr"].mean for row in finding.rows)
+    beaten = max(with_statistics, without) > blank
+    return (
+        f"With the batch-norm statistics the same attack on the same images reaches {_change(finding.value, 2)} dB of "
+        f"PSNR and {_change(finding.more['ssim'], 3)} of SSIM against the attack that leaves them out "
+        f"({with_statistics:.1f} and {without:.1f} dB; the mean image has {blank:.1f})."
+        + ("" if beaten else " Neither beats the mean image, so the difference says little about a real leak.")
+    )
+
+
+def _batch_norm_notes(finding: Finding) -> tuple[str, ...]:
+    return (
+        f"The two attacks differ in the weight of the statistics alone: {finding.facts['weight']:g} against 0.",
+        "Clients of one and of four images, one step of one whole batch, first round, model with batch norm.",
+        "The images of one batch share their statistics: they are not quite independent.",
+    )
+
+
+def _rounds(finding: Finding) -> str:
+    means = {row.name: row.values["psnr"].mean for row in finding.rows}
+    (first, *_, last), best = means, max(means, key=lambda name: means[name])
+    return (
+        f"The attack's PSNR changes by {_change(finding.value, 2)} dB a round and its SSIM by "
+        f"{_change(finding.more['ssim'], 3)}, from {means[first]:.1f} dB in round {first} to {means[last]:.1f} dB in "
+        f"round {last}; it is highest in round {best} ({means[best]:.1f} dB)."
+    )
+
+
+def _rounds_notes(finding: Finding) -> tuple[str, ...]:
+    return (
+        "The same clients' updates are attacked in every round, with the same number of iterations.",
+        f"{finding.rows[-1].name} rounds are the beginning of a training: a slope here says nothing about round 100.",
+    )
+
+
+def _pretrained(finding: Finding) -> str:
+    first, last = finding.rows[0], finding.rows[-1]
+    later = f", and {_change(last.values['psnr_difference'], 2)} dB in round {last.name}" if last != first else ""
+    return (
+        f"In round {first.name} the attack's PSNR on a pre-trained model is {_change(finding.value, 2)} dB against the "
+        f"same images on random weights ({first.values['psnr_pretrained'].mean:.1f} and "
+        f"{first.values['psnr_fresh'].mean:.1f} dB){later}."
+    )
+
+
+def _pretrained_notes(finding: Finding) -> tuple[str, ...]:
+    return (
+        f"Pre-trained: {finding.facts['epochs']:.0f} epochs on the public images of the same kind, with their labels, "
+        f"which gives a macro F1 of {finding.facts['start_f1']:.2f} on the test images before any client has trained. "
+        "Weights from ImageNet may behave otherwise.",
+    )
+
+
+def _client_size(finding: Finding) -> str:
+    gains = {row.name: row.values["psnr"] for row in finding.rows}
+    listed = ", ".join(f"{_change(gain, 1)} dB with {size}" for size, gain in gains.items())
+    sentence = (
+        f"Above the mean image the attack gains {listed} images in the client's one batch: "
+        f"{_change(finding.value, 1)} dB between {finding.rows[0].name} and {finding.rows[-1].name}."
+    )
+    below = [size for size, gain in gains.items() if gain.mean <= 0]
+    if below:
+        sentence += (
+            f" With {', '.join(below)} images it stays below the mean image: with these iterations it proves no leak "
+            "there, nor that there is none."
+        )
+    return sentence
+
+
+def _client_size_notes(finding: Finding) -> tuple[str, ...]:
+    return (
+        "Reconstructions of a batch are matched one to one to its images (optimal assignment by PSNR). Above the mean "
+        "image, since some images are easier to come close to than others.",
+        "The images of one batch are attacked together: their interval is narrower than it should be.",
+        "Labels are known to the attacker and every size gets the same number of iterations.",
+    )
+
+
+def _cost(finding: Finding) -> str:
+    ratios = {row.name: _level(row.values["ratio"], 2) for row in finding.rows}
+    against = finding.more["dp against shadow"]
+    compared = (
+        "less than DP-SGD"
+        if against.mean > 1
+        else f"more than DP-SGD, which takes {_level(against, 2)} of Shadow's time"
+    )
+    return (
+        f"A local epoch takes {ratios['dp-sgd']} times the plain time with DP-SGD, {ratios['secure-sum']} times with "
+        f"the secure sum's masks and {ratios['shadow']} times with Shadow in the rounds of its pseudo attack "
+        f"({ratios['shadow-later']} after them): Shadow costs {compared}."
+    )
+
+
+def _cost_notes(finding: Finding) -> tuple[str, ...]:
+    facts = finding.facts
+    return (
+        f"One client of {facts['images']:.0f} images in batches of {facts['batch_size']:.0f}, on the CPU; all methods "
+        "take turns in one process. Ratios are geometric means over epochs. Times depend on the machine; ratios less "
+        "so.",
+        f"Secure sum: pairwise masks after Bonawitz et al. 2017 for {facts['entries']:.0f} values in 32-bit fixed "
+        f"point, one mask of SHAKE-128 with each of {facts['summed clients'] - 1:.0f} other clients; its time grows "
+        f"with their number. The server adds up a round in {1000 * facts['adding']:.1f} ms. Every method uploads "
+        f"{number(facts['bytes'] / 1e6, 2)} MB. Not included: key agreement (a public key of 32 bytes for each client, "
+        "once) and what lets the sum survive clients that drop out.",
+        "Homomorphic encryption and other secure computation are not measured. Neither is what DP-SGD costs in F1: "
+        "`shadow-defense compare` does that.",
+    )
+
+
+def _regions(finding: Finding) -> str:
+    own, other, _ = finding.rows
+    return (
+        f"The rank correlation between Shadow's map and how well the attack rebuilt each pixel is "
+        f"{_level(own.values['rank'], 2)}, where 1 would be the same order and 0 none: {_change(finding.value, 2)} "
+        f"against a shuffled map and {_change(finding.more[other.name], 2)} against another image's map. In the "
+        f"{finding.facts['marked share']:.0%} of pixels that the map marks, the attack's squared error is "
+        f"{own.values['marked'].mean:.2f} times the mean."
+    )
+
+
+def _regions_notes(finding: Finding) -> tuple[str, ...]:
+    return (
+        "No other defense here draws such a map: that part of the claim holds by construction. Measured is whether "
+        "Shadow's map is right about a real attack on the undefended update.",
+        "Another image's map tells what a map owes to the kind of image (dark borders, bright lungs) and not to this "
+        "image.",
+    )
+
+
+WORDINGS: dict[int, Wording] = {
+    1: Wording(
+        lambda finding: (
+            "SSIM that uniform noise leaves to the attack, minus what targeted noise of the same energy leaves"
+        ),
+        "images",
+        _perturbation,
+        _perturbation_notes,
+        digits=3,
+    ),
+    2: Wording(
+        lambda finding: "PSNR with the statistics minus PSNR without, in dB, image by image",
+        "images",
+        _batch_norm,
+        _batch_norm_notes,
+        unit="dB",
+    ),
+    3: Wording(
+        lambda finding: "slope of PSNR in dB a round, a least-squares line for each image",
+        "images",
+        _rounds,
+        _rounds_notes,
+        unit="dB",
+    ),
+    4: Wording(
+        lambda finding: (
+            "PSNR from a pre-trained model minus PSNR from random weights in round "
+            f"{finding.rows[0].name}, in dB, image by image"
+        ),
+        "images",
+        _pretrained,
+        _pretrained_notes,
+        unit="dB",
+    ),
+    5: Wording(
+        lambda finding: (
+            f"PSNR above the mean image in clients of {finding.rows[0].name} minus that in clients of "
+            f"{finding.rows[-1].name}, in dB"
+        ),
+        "images of both sizes",
+        _client_size,
+        _client_size_notes,
+        unit="dB",
+    ),
+    6: Wording(
+        lambda finding: (
+            "time of a local epoch with DP-SGD, as a multiple of the plain one (secure sum: "
+            f"{finding.row('secure-sum').values['ratio'].mean:.2f}; Shadow itself: "
+            f"{finding.row('shadow').values['ratio'].mean:.2f})"
+        ),
+        "epochs",
+        _cost,
+        _cost_notes,
+    ),
+    7: Wording(
+        lambda finding: "rank correlation of Shadow's map with minus the attack's error, less that of the shuffled map",
+        "images",
+        _regions,
+        _regions_notes,
+        digits=3,
+    ),
+}
+"""By the risk's number."""

@@ -1,4 +1,4 @@
-"""From the base configuration to that of a sub-run: what the experiments share."""
+"""From the base configuration to that of a trial: what the experiments share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ UNDEFENDED = "fedavg"
 NO_DEFENSE = DefenseSettings()
 
 ATTACK = "attack"
-"""The name under which sub-runs keep the base's first attack."""
+"""The name under which trials keep the base's first attack."""
 
 
-def changed(base: RunConfig, title: str, **groups: Any) -> RunConfig:
+def changed(base: RunConfig, **groups: Any) -> RunConfig:
     """The base with other values: a dict changes the keys of its group, ``arms`` and ``attacks`` are replaced."""
     values = base.as_dict()
     for name, value in groups.items():
@@ -28,7 +28,7 @@ def changed(base: RunConfig, title: str, **groups: Any) -> RunConfig:
             values[name] = {**values[name], **value}
         else:
             values[name] = value
-    return config_from({**values, "title": title})
+    return config_from(values)
 
 
 def main_attack(base: RunConfig, rounds: Sequence[int], **changes: Any) -> AttackSettings:

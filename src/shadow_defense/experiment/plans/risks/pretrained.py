@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.config import RunConfig
@@ -11,14 +13,17 @@ from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEFENDED, changed, main_attack
-from shadow_defense.experiment.plans.risks.readings import Values, differences, image_values, mean_of
-from shadow_defense.experiment.plans.risks.risk import CurveChart, Finding, Risk, Runs, Subrun
-from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.plans.risks.risk import Risk
+from shadow_defense.experiment.plans.risks.trial import Trial, Trials, Values, differences, image_values, mean_of
+from shadow_defense.experiment.provenance import code_hash
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.keys import key_of, training_key
 from shadow_defense.experiment.tasks.training import evaluation
-from shadow_defense.federated.rounds import Federation, read_journal, state_folder
-from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.federated.rounds import TRAINING, Federation, read_journal, state_folder
 from shadow_defense.progress import Progress
-from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
+from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
 EPOCHS = 10
@@ -32,7 +37,83 @@ FRESH, PRETRAINED = "fresh", "pretrained"
 EARLY_ROUNDS = (1, 2, 4)
 
 
-def subruns(base: RunConfig, folder: Path) -> dict[str, Subrun]:
+@dataclass(frozen=True, eq=False)
+class Central(Task):
+    """Plain SGD on the public images, one epoch a round: a training that no client takes part in."""
+
+    scene: Scene
+
+    kind = "central-training"
+    counted = TRAINING
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(code_hash("experiment/plans/risks/pretrained.py"), training_key(self.scene, PUBLIC))
+
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}: central training on public images"
+
+    def describe(self) -> Mapping[str, object]:
+        config = self.scene.config
+        return {"model": config.model.model_dump(mode="json"), "training": config.training.model_dump(mode="json")}
+
+    def steps(self) -> int:
+        return self.scene.config.training.rounds
+
+    def is_done(self, place: Path) -> bool:
+        return self.state(place).is_file()
+
+    def state(self, place: Path) -> Path:
+        """The file of the model that it ends with."""
+        return state_folder(place, self.scene.config.training.rounds) / "global.safetensors"
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        settings = self.scene.config.training
+        Federation(
+            model=self.scene.new_model(PUBLIC),
+            dataset=public_federation(self.scene),
+            defenses={PUBLIC: Defense()},
+            settings=settings,
+            loss_fn=settings.loss_function(),
+            evaluate=lambda model: evaluation(self.scene, model),
+            seed=self.scene.config.seed,
+            folder=store.place(self),
+        ).run(progress)
+
+
+class CentralTrial(Trial):
+    """The central training alone."""
+
+    @cached_property
+    def training(self) -> Central:
+        return Central(self.scene)
+
+    def tasks(self) -> Sequence[Task]:
+        return [self.training]
+
+    def check(self) -> None:
+        public_federation(self.scene)
+
+
+class StartedTrial(Trial):
+    """A federated training that begins where a central one, which is finished by then, ended."""
+
+    def __init__(self, config: RunConfig, central: CentralTrial) -> None:
+        super().__init__(config, central.store)
+        self.central = central
+
+    @cached_property
+    def scene(self) -> Scene:
+        central = self.central.training
+        state = central.state(self.store.place(central)).absolute()
+        return Scene(changed(self.config, model={"start": str(state)}))
+
+    def check(self) -> None:
+        """Nothing beyond what the trial from random weights is checked for: the start is not there yet."""
+
+
+def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
     if base.data.public_source is not None or base.data.public_path is not None:
         raise ConfigError(
             "risk 4 pre-trains on the public images with their labels, and those of another source have other "
@@ -44,27 +125,21 @@ def subruns(base: RunConfig, folder: Path) -> dict[str, Subrun]:
             "empty, or leave 4 out of --only"
         )
     early = [round for round in EARLY_ROUNDS if round <= base.training.rounds]
-    state = state_folder(folder.resolve() / PUBLIC / "arms" / PUBLIC, EPOCHS) / "global.safetensors"
     training = {"rounds": EPOCHS, "local_epochs": 1, "evaluate_every": EPOCHS}
-    each = {
-        "arms": {UNDEFENDED: NO_DEFENSE},
-        "attacks": {ATTACK: main_attack(base, early)},
+    central = CentralTrial(changed(base, training=training, arms={PUBLIC: NO_DEFENSE}, attacks={}), store)
+    config = changed(
+        base,
+        arms={UNDEFENDED: NO_DEFENSE},
+        attacks={ATTACK: main_attack(base, early)},
         # The schedule of the learning rate does not depend on how long the training is.
-        "training": {"rounds": early[-1]},
-    }
-    public = changed(
-        base, "Risk 4: central training on public images", training=training, arms={PUBLIC: NO_DEFENSE}, attacks={}
+        training={"rounds": early[-1]},
     )
-    return {
-        PUBLIC: Subrun(public, train_centrally),
-        FRESH: Subrun(changed(base, "Risk 4: from random weights", **each)),
-        PRETRAINED: Subrun(changed(base, "Risk 4: from a pre-trained model", model={"start": str(state)}, **each)),
-    }
+    return {PUBLIC: central, FRESH: Trial(config, store), PRETRAINED: StartedTrial(config, central)}
 
 
-def public_federation(run: Run) -> FederatedDataset:
-    """The run's data with one client in place of all others, that holds the public images."""
-    data = run.dataset
+def public_federation(scene: Scene) -> FederatedDataset:
+    """The scene's data with one client in place of all others, that holds the public images."""
+    data = scene.dataset
     if len(data.public) == 0:
         raise ConfigError("risk 4 pre-trains on public images and there are none: raise data.public_fraction")
     nothing = data.test.subset([])
@@ -72,91 +147,34 @@ def public_federation(run: Run) -> FederatedDataset:
     return replace(data, clients=(only,))
 
 
-def train_centrally(run: Run, progress: Progress) -> None:
-    """Plain SGD on the public images, one epoch a round: a training that no client takes part in."""
-    Federation(
-        model=run.new_model(PUBLIC),
-        dataset=public_federation(run),
-        defenses={PUBLIC: Defense()},
-        settings=run.config.training,
-        loss_fn=run.config.training.loss_function(),
-        evaluate=lambda model: evaluation(run, model),
-        seed=run.config.seed,
-        folder=run.arm_folder(PUBLIC),
-    ).run(progress)
-
-
-def measure(seeds: Sequence[Runs]) -> Finding:
-    starts: dict[str, Sequence[Run]] = {name: [runs[name] for runs in seeds] for name in (FRESH, PRETRAINED)}
+def measure(seeds: Sequence[Trials]) -> Finding:
+    starts = {name: [trials[name] for trials in seeds] for name in (FRESH, PRETRAINED)}
     attacked = [round + 1 for round in starts[FRESH][0].config.attacked_rounds(ATTACK)]
     scores = {
         column: {
-            name: {
-                round: image_values(runs, arm=UNDEFENDED, attack=ATTACK, column=f"{column}_whole", round=round)
-                for round in attacked
-            }
-            for name, runs in starts.items()
+            name: {round: image_values(found, UNDEFENDED, f"{column}_whole", round=round) for round in attacked}
+            for name, found in starts.items()
         }
         for column in ("psnr", "ssim")
     }
-    blank = mean_of(image_values(starts[FRESH], arm=MEAN_IMAGE, attack=ATTACK, column="psnr_whole")).mean
-    journals = [read_journal(runs[PUBLIC].arm_folder(PUBLIC))[1] for runs in seeds]
-    return finding(scores, blank, sum(journal[-1]["test"]["f1_macro"] for journal in journals) / len(journals))
+    blank = mean_of(image_values(starts[FRESH], MEAN_IMAGE, "psnr_whole")).mean
+    places = [trials[PUBLIC].store.place(task) for trials in seeds for task in trials[PUBLIC].tasks()]
+    utility = [read_journal(place)[1][-1]["test"]["f1_macro"] for place in places]
+    return finding(scores, blank, math.fsum(utility) / len(utility))
 
 
 def finding(scores: Mapping[str, Mapping[str, Mapping[int, Values]]], blank: float, start_f1: float) -> Finding:
     """From PSNR and SSIM by start, round (counted from 1) and image; the mean image's PSNR; F1 of the start."""
-    rounds = list(scores["psnr"][FRESH])
-    gains: dict[str, dict[int, Estimate]] = {
-        column: {round: mean_of(differences(starts[PRETRAINED][round], starts[FRESH][round])) for round in rounds}
-        for column, starts in scores.items()
-    }
-    first, last = gains["psnr"][rounds[0]], gains["psnr"][rounds[-1]]
-    means = {
-        name: {round: mean_of(values).mean for round, values in by_round.items()}
-        for name, by_round in scores["psnr"].items()
-    }
-    later = (
-        f", and {signed_with_interval(last.mean, last.interval, 2)} dB in round {rounds[-1]}" if len(rounds) > 1 else ""
-    )
-    sentence = (
-        f"In round {rounds[0]} the attack's PSNR on a pre-trained model is "
-        f"{signed_with_interval(first.mean, first.interval, 2)} dB against the same images on random weights "
-        f"({means[PRETRAINED][rounds[0]]:.1f} and {means[FRESH][rounds[0]]:.1f} dB){later}."
-    )
     rows = []
-    for round in rounds:
-        cells = [f"Round {round}"]
-        for column, digits in (("psnr", 2), ("ssim", 3)):
-            for name in (FRESH, PRETRAINED):
-                own = mean_of(scores[column][name][round])
-                cells.append(with_interval(own.mean, own.interval, digits))
-            gain = gains[column][round]
-            cells.append(signed_with_interval(gain.mean, gain.interval, digits))
-        rows.append(tuple(cells))
-    return Finding(
-        sentence,
-        f"PSNR from a pre-trained model minus PSNR from random weights in round {rounds[0]}, in dB, image by image",
-        first,
-        "images",
-        (
-            CurveChart(
-                "PSNR of the attack, dB",
-                {
-                    **{name: list(values.items()) for name, values in means.items()},
-                    MEAN_IMAGE: [(round, blank) for round in rounds],
-                },
-            ),
-        ),
-        ("Round", "PSNR fresh", "PSNR pre-trained", "difference", "SSIM fresh", "SSIM pre-trained", "difference"),
-        tuple(rows),
-        unit="dB",
-        notes=(
-            f"Pre-trained: {EPOCHS} epochs on the public images of the same kind, with their labels, which gives a "
-            f"macro F1 of {start_f1:.2f} on the test images before any client has trained. Weights from ImageNet "
-            "may behave otherwise.",
-        ),
-    )
+    for round in scores["psnr"][FRESH]:
+        values = {}
+        for column, starts in scores.items():
+            fresh, begun = starts[FRESH][round], starts[PRETRAINED][round]
+            values[f"{column}_{FRESH}"], values[f"{column}_{PRETRAINED}"] = mean_of(fresh), mean_of(begun)
+            values[f"{column}_difference"] = mean_of(differences(begun, fresh))
+        rows.append(Row(str(round), values))
+    facts = {"mean image": blank, "start_f1": start_f1, "epochs": float(EPOCHS)}
+    return Finding(value=rows[0].values["psnr_difference"], rows=tuple(rows), facts=facts)
 
 
 RISK = Risk(
@@ -166,6 +184,6 @@ RISK = Risk(
     "weights.",
     "The same clients train from random weights and from a model trained centrally on the public images; the same "
     "early rounds of both are attacked.",
-    subruns,
+    trials,
     measure,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -12,20 +11,20 @@ from torch import Tensor
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.config import RunConfig
 from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEFENDED, changed, main_attack, shadow_arm
-from shadow_defense.experiment.plans.risks.readings import Image, differences, mean_of
-from shadow_defense.experiment.plans.risks.risk import DotChart, Finding, Risk, Runs, Subrun
-from shadow_defense.experiment.plans.run import STAGES
-from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.plans.risks.risk import Risk
+from shadow_defense.experiment.plans.risks.trial import Image, Trial, Trials, differences, mean_of
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION
 from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
-from shadow_defense.files import nest_tensors, read_json, read_tensors
+from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.metrics.psnr import squared_error_map
-from shadow_defense.progress import Progress
-from shadow_defense.report.kit.formatting import signed_with_interval, with_interval
+from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.sample_store import unpack_samples
 
 SHADOW = "shadow"
+
+OWN, OTHER, SHUFFLED = "the image's map", "another image's map", "the map, shuffled"
 
 SIZES = (1,) * 16
 """Images of each client: one, so that an update is of one image and the attack comes closest."""
@@ -34,61 +33,52 @@ MARKED = 0.3
 """Share of pixels that count as marked by a map: those with the highest values."""
 
 
-def subruns(base: RunConfig, folder: Path) -> dict[str, Subrun]:
+def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
     # The first round: both begin with the same model, so that the map and the attack are of the same gradient.
     each = {
         "data": {"split": {"kind": "sizes", "sizes": SIZES, "batch_sizes": SIZES}},
         "training": {"rounds": 1, "local_epochs": 1},
         "attacks": {ATTACK: main_attack(base, [1], clients=None, longest_client=None)},
     }
-    attacked = changed(base, "Risk 7: what an attack rebuilds", arms={UNDEFENDED: NO_DEFENSE}, **each)
-    maps = changed(base, "Risk 7: what Shadow says is at risk", arms={SHADOW: shadow_arm(base)}, **each)
-    return {"undefended": Subrun(attacked), "maps": Subrun(maps, _train)}
+    undefended = changed(base, arms={UNDEFENDED: NO_DEFENSE}, **each)
+    maps = changed(base, arms={SHADOW: shadow_arm(base)}, **each)
+    return {"undefended": Trial(undefended, store), "maps": Trial(maps, store, attacked=False)}
 
 
-def _train(run: Run, progress: Progress) -> None:
-    """The stages that draw the maps; nobody attacks them."""
-    for stage in ("pretrain", "train"):
-        STAGES[stage](run, progress)
-
-
-def measure(seeds: Sequence[Runs]) -> Finding:
+def measure(seeds: Sequence[Trials]) -> Finding:
     maps: dict[Image, Tensor] = {}
     errors: dict[Image, Tensor] = {}
-    for runs in seeds:
-        own_maps, own_errors = vulnerability_maps(runs["maps"]), attack_errors(runs["undefended"])
+    for trials in seeds:
+        own_maps, own_errors = vulnerability_maps(trials["maps"]), attack_errors(trials["undefended"])
         maps.update({image: own_maps[image] for image in own_errors if image in own_maps})
         errors.update({image: own_errors[image] for image in own_maps if image in own_errors})
     return finding(maps, errors, seeds[0]["maps"].config.seed)
 
 
-def vulnerability_maps(run: Run) -> dict[Image, Float[Tensor, "h w"]]:
+def vulnerability_maps(trial: Trial) -> dict[Image, Float[Tensor, "h w"]]:
     """Shadow's maps (N3) of the first round, by image: high where the shadow generator comes close."""
     found = {}
-    for client in run.attacked_clients(ATTACK):
-        if client.name not in run.taking_part(0):
-            continue
-        path = round_folder(run.arm_folder(SHADOW), 0) / explanation_name(client.name)
-        tensors, _ = read_tensors(path, train_again(run.arm_folder(SHADOW)))
+    folder = trial.store.place(trial.trainings[SHADOW])
+    for _, client in trial.scene.attacked_updates(ATTACK):
+        tensors, _ = read_tensors(round_folder(folder, 0) / explanation_name(client.name), train_again(folder))
         for sample, noise_map in unpack_samples(nest_tensors(tensors)["noise_map"]).items():
-            found[(run.config.seed, client.name, sample)] = noise_map[0]
+            found[(trial.config.seed, client.name, sample)] = noise_map[0]
     return found
 
 
-def attack_errors(run: Run) -> dict[Image, Float[Tensor, "h w"]]:
+def attack_errors(trial: Trial) -> dict[Image, Float[Tensor, "h w"]]:
     """The squared error of each pixel that the attack left on the undefended updates of the first round."""
     found = {}
-    for score in read_json(run.folder / "scores.json", f"delete {run.results_path} and give the same command again"):
-        if score["arm"] == UNDEFENDED:
-            job = Job(UNDEFENDED, ATTACK, score["round"], score["client"])
-            images = Reconstruction.load(run.reconstruction_path(job)).images
-            truths = run.client(score["client"]).train
+    for scoring, score in zip(trial.scorings, trial.scores, strict=True):
+        if score.arm == UNDEFENDED:
+            images = Reconstruction.load(trial.store.place(scoring.attack) / RECONSTRUCTION).images
+            truths = trial.scene.client(score.client).train
             units = truths.unit_images()
-            for row in score["rows"]:
+            for row in score.rows:
                 if row["sample_id"] is not None:
                     truth = units[truths.sample_ids.index(row["sample_id"])]
                     error = squared_error_map(images[row["reconstruction"]][None], truth[None])[0]
-                    found[(run.config.seed, score["client"], row["sample_id"])] = error
+                    found[(trial.config.seed, score.client, row["sample_id"])] = error
     return found
 
 
@@ -123,9 +113,9 @@ def finding(maps: Mapping[Image, Tensor], errors: Mapping[Image, Tensor], seed: 
     """From Shadow's map and the attack's error of each image, (h, w)."""
     images = list(maps)
     candidates = {
-        "the image's map": dict(maps),
-        "another image's map": {image: maps[images[place - 1]] for place, image in enumerate(images)},
-        "the map, shuffled": {image: _shuffled(maps[image], seed, image) for image in images},
+        OWN: dict(maps),
+        OTHER: {image: maps[images[place - 1]] for place, image in enumerate(images)},
+        SHUFFLED: {image: _shuffled(maps[image], seed, image) for image in images},
     }
     ranks = {
         name: {image: agreement(own[image], errors[image]) for image in images} for name, own in candidates.items()
@@ -133,49 +123,11 @@ def finding(maps: Mapping[Image, Tensor], errors: Mapping[Image, Tensor], seed: 
     marked = {
         name: {image: marked_error(own[image], errors[image]) for image in images} for name, own in candidates.items()
     }
-    own, other, shuffled = candidates
-    value = mean_of(differences(ranks[own], ranks[shuffled]))
-    beyond = mean_of(differences(ranks[own], ranks[other]))
-    measured, share = mean_of(ranks[own]), mean_of(marked[own])
-    sentence = (
-        f"The rank correlation between Shadow's map and how well the attack rebuilt each pixel is "
-        f"{with_interval(measured.mean, measured.interval, 2)}, where 1 would be the same order and 0 none: "
-        f"{signed_with_interval(value.mean, value.interval, 2)} against a shuffled map and "
-        f"{signed_with_interval(beyond.mean, beyond.interval, 2)} against another image's map. In the "
-        f"{MARKED:.0%} of pixels that the map marks, the attack's squared error is {share.mean:.2f} times the mean."
-    )
-    rows = []
-    for name in candidates:
-        found, part = mean_of(ranks[name]), mean_of(marked[name])
-        rows.append(
-            (
-                name,
-                with_interval(found.mean, found.interval, 3),
-                with_interval(part.mean, part.interval, 2),
-                str(found.count),
-            )
-        )
     return Finding(
-        sentence,
-        "rank correlation of Shadow's map with minus the attack's error, less that of the shuffled map",
-        value,
-        "images",
-        (
-            DotChart(
-                "Rank correlation with what the attack rebuilt",
-                {name: mean_of(values) for name, values in ranks.items()},
-                ("no relation", 0.0),
-            ),
-        ),
-        ("Map", "Rank correlation", "Error where it marks, over the mean", "Images"),
-        tuple(rows),
-        digits=3,
-        notes=(
-            "No other defense here draws such a map: that part of the claim holds by construction. Measured is whether "
-            "Shadow's map is right about a real attack on the undefended update.",
-            "Another image's map tells what a map owes to the kind of image (dark borders, bright lungs) and not to "
-            "this image.",
-        ),
+        value=mean_of(differences(ranks[OWN], ranks[SHUFFLED])),
+        rows=tuple(Row(name, {"rank": mean_of(ranks[name]), "marked": mean_of(marked[name])}) for name in candidates),
+        more={OTHER: mean_of(differences(ranks[OWN], ranks[OTHER]))},
+        facts={"marked share": MARKED},
     )
 
 
@@ -186,6 +138,6 @@ RISK = Risk(
     "vulnerability map does.",
     "Shadow's maps of one-image clients in the first round, against the error that the attack left at each pixel of "
     "the same clients' undefended updates.",
-    subruns,
+    trials,
     measure,
 )

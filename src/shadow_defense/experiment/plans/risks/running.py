@@ -1,23 +1,28 @@
-"""Carry the experiments out, one after another: a run directory for each sub-run, then numbers and the page."""
+"""Carry the experiments out, one after another, and keep what they found: ``risks.json`` and the page."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.config import RunConfig
-from shadow_defense.experiment.plans.risks.risk import Finding, Risk, Runs
+from shadow_defense.experiment.plans.folder import open_folder
+from shadow_defense.experiment.plans.risks.risk import Risk
+from shadow_defense.experiment.plans.risks.trial import Trials
 from shadow_defense.experiment.provenance import versions
-from shadow_defense.experiment.run import Run
+from shadow_defense.experiment.scene import with_absolute_paths
+from shadow_defense.experiment.scheduler import Workers, carry_out
 from shadow_defense.experiment.store import Store
-from shadow_defense.files import read_json, write_json, write_text
+from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.risks import render_risks
-from shadow_defense.report.records.reading import read_record
-from shadow_defense.report.records.risks import RisksRecord
+from shadow_defense.report.records.reading import load_record, write_record
+from shadow_defense.report.records.risks import RiskEntry, RisksRecord
+from shadow_defense.report.records.scores import Origin
+from shadow_defense.report.sentences.risks import WORDINGS
+
+KIND = "risks"
 
 RESULTS, PAGE = "risks.json", "risks.html"
 
@@ -27,80 +32,75 @@ def run_risks(
     risks: Sequence[Risk],
     out: Path,
     *,
-    seeds: int = 1,
-    restart: bool = False,
+    seeds: Sequence[int] | None = None,
     command: str = "shadow-defense risks",
     progress: Progress | None = None,
-) -> Iterator[tuple[Risk, Finding]]:
-    """Run the experiments and yield each finding as it comes; ``risks.json`` and ``risks.html`` grow with them.
+) -> Iterator[RiskEntry]:
+    """Run the experiments and yield what each found as it comes; ``risks.json`` and ``risks.html`` grow with them.
 
-    A sub-run is the run directory ``out/<risk>/seed-<seed>/<label>``; what is there already is not run again.
     Findings of other risks that an earlier call wrote with the same base and seeds stay on the page.
 
     Args:
-        seeds: how many, from the base's own seed upwards.
-        restart: delete the chosen risks' run directories and begin anew.
+        seeds: None: the base's own.
         command: what the user gave, for the page.
 
     Raises:
-        ConfigError: before anything is run, for a base that one of the risks cannot be tested on.
-        RunError: when ``out`` holds the sub-runs of another base.
+        ConfigError: before anything is computed, for a base that one of the risks cannot be tested on.
+        RunError: when ``out`` holds something else, or the risks of another base.
     """
-    progress = progress or Progress()
-    bases = [base.model_copy(update={"seed": base.seed + index}) for index in range(seeds)]
-    planned = [(risk, [risk.subruns(seeded, _seed_folder(risk, seeded, out)) for seeded in bases]) for risk in risks]
-    for risk, per_seed in planned:
-        finished: list[Runs] = []
-        for seeded, subruns in zip(bases, per_seed, strict=True):
-            runs = {}
-            for label, subrun in subruns.items():
-                folder = _seed_folder(risk, seeded, out) / label
-                run = Run.create(folder, subrun.config, restart=restart, store=Store(out))
-                subrun.carry_out(run, progress)
-                runs[label] = run
-            finished.append(runs)
-        finding = risk.measure(finished)
-        _write(base, seeds, out, command, _entry(risk, finding, finished))
-        yield risk, finding
+    base, store = with_absolute_paths(base), Store(out)
+    bases = [base.model_copy(update={"seed": seed}) for seed in seeds or (base.seed,)]
+    planned = [(risk, [risk.trials(seeded, store) for seeded in bases]) for risk in risks]
+    for _, each in planned:
+        for trial in each[0].values():
+            trial.check()
+    open_folder(out, KIND, base.as_dict())
+    for risk, each in planned:
+        _carry_out(risk, each, store, progress)
+        finding = risk.measure(each)
+        origins = store.origins(task for trials in each for trial in trials.values() for task in trial.tasks())
+        entry = RiskEntry(
+            number=risk.number,
+            name=risk.name,
+            claim=risk.claim,
+            experiment=risk.experiment,
+            finding=finding,
+            outcome=finding.outcome,
+            sentence=WORDINGS[risk.number].sentence(finding),
+            results=tuple(f"{origin.kind}-{origin.key}" for origin in origins),
+        )
+        _write(base, [seeded.seed for seeded in bases], out, command, entry, origins)
+        yield entry
 
 
-def _seed_folder(risk: Risk, seeded: RunConfig, out: Path) -> Path:
-    return out / risk.folder / f"seed-{seeded.seed}"
+def _carry_out(risk: Risk, seeds: Sequence[Trials], store: Store, progress: Progress | None) -> None:
+    """Label by label, all seeds at once: a later trial may begin with what an earlier one ended with."""
+    for label, first in seeds[0].items():
+        tasks = [task for trials in seeds for task in trials[label].tasks()]
+        workers = Workers(first.config.workers, first.config.threads)
+        carry_out(tasks, store, workers, progress, name=f"risk {risk.number}, {label}")
 
 
-def _entry(risk: Risk, finding: Finding, finished: Sequence[Runs]) -> dict[str, Any]:
-    # Only what was attacked has pictures to show.
-    folders = [str(run.folder) for runs in finished for run in runs.values() if run.results_path.exists()]
-    return {
-        "number": risk.number,
-        "name": risk.name,
-        "claim": risk.claim,
-        "experiment": risk.experiment,
-        "finding": finding.as_dict(),
-        "folders": folders,
-    }
-
-
-def _fingerprint(base: RunConfig, seeds: int) -> str:
-    return hashlib.sha256(f"{base.fingerprint()} {seeds}".encode()).hexdigest()[:16]
-
-
-def _write(base: RunConfig, seeds: int, out: Path, command: str, entry: dict[str, Any]) -> None:
-    path, fingerprint = out / RESULTS, _fingerprint(base, seeds)
-    earlier: list[dict[str, Any]] = []
+def _write(
+    base: RunConfig, seeds: Sequence[int], out: Path, command: str, entry: RiskEntry, origins: Sequence[Origin]
+) -> None:
+    path = out / RESULTS
+    entries, found = {entry.number: entry}, {f"{origin.kind}-{origin.key}": origin for origin in origins}
     if path.exists():
-        record = read_json(path)
-        if record.get("fingerprint") == fingerprint:
-            earlier = [other for other in record["risks"] if other["number"] != entry["number"]]
-    results = {
-        "title": base.title,
-        "created": datetime.date.today().isoformat(),
-        "command": command,
-        "fingerprint": fingerprint,
-        "seeds": [base.seed + index for index in range(seeds)],
-        "versions": versions(),
-        "config": base.as_dict(),
-        "risks": sorted([*earlier, entry], key=lambda each: each["number"]),
-    }
-    write_json(path, results)
-    write_text(out / PAGE, render_risks(read_record(RisksRecord, results)))
+        earlier = load_record(RisksRecord, path, "delete it, and give the same command again")
+        if earlier.seeds == tuple(seeds):
+            entries = {each.number: each for each in earlier.risks} | entries
+            found = {f"{origin.kind}-{origin.key}": origin for origin in earlier.tasks} | found
+    shown = tuple(entries[number] for number in sorted(entries))
+    record = RisksRecord(
+        title=base.title,
+        created=datetime.date.today().isoformat(),
+        command=command,
+        versions={**versions(), "threads": str(base.threads)},
+        tasks=tuple(found[name] for name in dict.fromkeys(name for each in shown for name in each.results)),
+        seeds=tuple(seeds),
+        config=base.as_dict(),
+        risks=shown,
+    )
+    write_record(path, record)
+    write_text(out / PAGE, render_risks(record))
