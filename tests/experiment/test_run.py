@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.target import matching_target
 from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
@@ -93,6 +95,22 @@ def test_stopped_between_any_two_files_a_run_ends_with_the_same_numbers(
     assert kills >= 6
     # The generator and its checkpoint, both arms' states, and 2 arms x 2 rounds x 2 clients of attacks at least.
     assert equal_results(unbroken, broken) >= 2 + 2 * 4 + 8
+
+
+def test_a_run_of_adam_is_attacked_as_adam(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["training"] = {"rounds": 1, "learning_rate": 0.001, "optimiser": "adam"}
+    tiny["data"]["split"]["sizes"], tiny["arms"] = [1, 2], {"fedavg": {"defense": "none"}}
+    tiny["attacks"] = {"ig": {"attack": "inverting-gradients", "options": {"iterations": 2}}}
+    all_stages(tmp_path / "run", tiny)
+    run = Run.open(tmp_path / "run")
+    assert "No image" not in run.report_path.read_text() and run.report_path.stat().st_size > 10_000
+    job = next(job for job in run.jobs() if job.client == "client-1")
+    observation = build_observation(run, job, run.new_model(job.arm))
+    target = matching_target(observation, longest_unroll=4)
+    assert target.local.optimiser == "adam" and not any("unknown" in note for note in target.notes)
+    truth = observation.normalisation.apply(run.client("client-1").train.unit_images())
+    # The client's own image, in the attacker's simulation of Adam, gives the update that left.
+    assert explained(observation, target, truth, target.labels) < 1e-6
 
 
 @pytest.mark.slow

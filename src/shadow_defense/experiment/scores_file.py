@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from shadow_defense.errors import RunError, shown
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tables import COLUMNS
-from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
 from shadow_defense.files import read_json
 
 SCORES = TypeAdapter(list[Score])
@@ -21,8 +21,13 @@ def read_scores(run: Run, mend: str) -> list[dict[str, Any]]:
     path = run.folder / "scores.json"
     scores = read_json(path, mend)
     try:
-        for score in SCORES.validate_python(scores):
+        found = SCORES.validate_python(scores)
+        for score in found:
             _check(run, score)
+        first_arm = {(score.attack, score.round, score.client) for score in found if score.arm == run.reference}
+        for score in found:
+            if (score.attack, score.round, score.client) not in first_arm:
+                raise ValueError(f"what '{shown(score.arm)}' is compared with, '{run.reference}', was not scored with it")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = shown(".".join(map(str, first["loc"])))
@@ -39,6 +44,8 @@ def _check(run: Run, score: Score) -> None:
     clients = {client.name: client for client in (*run.dataset.clients, run.images.all_clients)}
     if score.client not in clients or score.attack not in run.config.attacks:
         raise ValueError(f"the run has no attack '{shown(score.attack)}' on client '{shown(score.client)}'")
+    if score.arm not in (*run.config.arms, MEAN_IMAGE):
+        raise ValueError(f"the run has no arm '{shown(score.arm)}'")
     samples = clients[score.client].train.sample_ids
     for row in score.rows:
         if row["sample_id"] is not None and row["sample_id"] not in samples:

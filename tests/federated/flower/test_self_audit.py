@@ -101,6 +101,16 @@ def test_an_update_that_gives_its_image_away_stays_and_the_log_says_why(
     withheld([grid.answer(message) for message in grid.sent[-2:] if message.metadata.dst_node_id == 100])
 
 
+def test_a_step_of_adam_gives_its_image_away_as_well(tmp_path: Path) -> None:
+    """All of its values are equally large: an audit that took it for SGD's would find nothing and let it leave."""
+    values = copy.deepcopy(LEAKY)
+    values["training"] = {"rounds": 1, "learning_rate": 0.001, "optimiser": "adam"}
+    run = Run.create(tmp_path / "run", config_from(values))
+    withheld(replies_of(train(run, "plain", {0: "ssim=0.4"}), 0))
+    refusal = states_of(run, "plain", "client-1").refusal()
+    assert refusal is not None and "inverting-gradients rebuilt image" in refusal
+
+
 def test_with_a_strong_defense_the_same_update_leaves_as_without_an_audit(tmp_path: Path) -> None:
     plain, audited = made_run(tmp_path / "plain"), made_run(tmp_path / "audited")
     expected = train(plain, "noise", {})
