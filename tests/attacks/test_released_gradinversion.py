@@ -17,6 +17,8 @@ from shadow_defense.attacks.objectives import layer_distance
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.released_gradinversion import one_pass_statistics, released_matching, train_on
 from shadow_defense.attacks.target import matching_target
+from shadow_defense.federated.optimiser import OptimiserName
+from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
@@ -72,6 +74,14 @@ def test_the_weight_of_the_released_matching_term_changes_nothing_but_the_printe
         GradInversion(iterations=4, matching_weight=weight).reconstruct(seen(), seed=0).images for weight in (0.0, 1e3)
     ]
     assert not torch.equal(*ours)
+
+
+@pytest.mark.parametrize(("optimiser", "said"), [("sgd", False), ("adam", True)])
+def test_that_it_takes_any_step_for_one_of_sgd_is_said(optimiser: OptimiserName, said: bool) -> None:
+    training = TrainingSettings(learning_rate=0.001, optimiser=optimiser)
+    observed = observation(model("group"), training=training)[0]
+    notes = RELEASED.model_copy(update={"iterations": 1}).reconstruct(observed, seed=0).notes
+    assert any("taken for SGD, as the released code does" in note for note in notes) is said
 
 
 def test_one_step_by_hand() -> None:

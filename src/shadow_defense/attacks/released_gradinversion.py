@@ -162,6 +162,8 @@ def released_attack(
             if task:
                 task.advance()
     notes = [note for note in target.notes if note == PARAMETERS_WITHHELD]
+    if target.local.optimiser != "sgd":
+        notes.append(f"the client's {target.local.optimiser} taken for SGD, as the released code does")
     notes += [RELEASED, f"{count} of {observation.update.samples} images sought"]
     return Reconstruction(
         stretched(x.detach()),
