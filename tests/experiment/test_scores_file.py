@@ -41,7 +41,7 @@ def test_a_run_reads_its_own(run: Run, scores: list[dict[str, Any]]) -> None:
         (lambda scores: scores[0].update(client="client-9"), "client-9"),
         (lambda scores: scores[0].update(attack="other"), "other"),
         (lambda scores: scores[0].update(arm="other"), "no arm 'other'"),
-        (lambda scores: scores[0].update(arm="shadow"), "'fedavg', was not scored"),
+        (lambda scores: scores[0].update(arm="shadow"), "'fedavg', which 'shadow' is compared with, was not scored"),
         (lambda scores: scores[0].update(rows={}), "rows"),
         (lambda scores: scores[0]["rows"][0].update(sample_id="elsewhere"), "elsewhere"),
         (lambda scores: scores[0]["rows"][0].update(reconstruction=7), "reconstruction 7"),

@@ -9,7 +9,10 @@ from shadow_defense.data.boundary import CLASSES, check_name
 from shadow_defense.errors import DataError, shown, unknown_name
 
 # More classes than this, and as many as there are images: names or measurements of the images, not their classes.
-PLAUSIBLE = 100
+PLAUSIBLE = 10
+
+# What programs write where there is nothing. "None" and "NA" may be names.
+MISSING = frozenset({"nan", "<na>", "n/a", "null"})
 
 
 def read_labels(
@@ -34,8 +37,8 @@ def read_labels(
     ([1, 0], ('fine', 'sick'))
     """
     for place, label in zip(places, given, strict=True):
-        if not label:
-            raise DataError(f"{place}: no label: fill in the column")
+        if not label or (label.casefold() in MISSING and label not in (classes or ())):
+            raise DataError(f"{place}: no label: fill in the column, or leave the line out")
     if classes is not None and given[0] in classes:
         return _named(given, places, classes), classes
     if _number(given[0]) is not None:

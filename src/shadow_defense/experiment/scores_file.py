@@ -27,7 +27,7 @@ def read_scores(run: Run, mend: str) -> list[dict[str, Any]]:
         first_arm = {(score.attack, score.round, score.client) for score in found if score.arm == run.reference}
         for score in found:
             if (score.attack, score.round, score.client) not in first_arm:
-                raise ValueError(f"what '{shown(score.arm)}' is compared with, '{run.reference}', was not scored with it")
+                raise ValueError(f"'{run.reference}', which '{shown(score.arm)}' is compared with, was not scored")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = shown(".".join(map(str, first["loc"])))
