@@ -27,12 +27,11 @@ COLUMNS = {
 def cell(value: Mapping[str, Any] | None, form: str, sign: str = "") -> str:
     if value is None:
         return "-"
-    interval = value["interval"]
-    half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:{form}}"
+    half = "" if value["low"] is None else f" ± {(value['high'] - value['low']) / 2:{form}}"
     return f"{value['mean']:{sign}{form}}{half}"
 
 
-def print_table(table: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+def print_table(table: Mapping[str, Any]) -> None:
     when = "all attacked rounds" if table["round"] is None else f"round {table['round']}"
     print(f"\n{table['attack']}, {when}, {table['rows'][0]['images']} images:\n")
     headings = [heading for heading, _ in COLUMNS.values()]
@@ -40,9 +39,8 @@ def print_table(table: Mapping[str, Any], results: Mapping[str, Any]) -> None:
     print("|---" * (len(headings) + 3) + "|")
     for row in table["rows"]:
         cells = [cell(row["metrics"].get(column), form) for column, (_, form) in COLUMNS.items()]
-        difference = cell((row["difference"] or {}).get("psnr_whole"), ".1f", sign="+")
-        arm = results["arms"].get(row["arm"])
-        utility = f"{arm['test']['f1_macro']:.3f}" if arm else "-"
+        difference = cell(row["difference"].get("psnr_whole"), ".1f", sign="+")
+        utility = cell(row["utility"].get("f1_macro"), ".3f")
         print("| " + " | ".join([row["arm"], *cells, difference, utility]) + " |")
 
 
@@ -62,7 +60,7 @@ def print_run(folder: Path) -> None:
     print(f"Model: {model}; {training['batch_norm']} mode, {training['rounds']} rounds. ")
     print(f"Seed {results['seed']}; {versions}; {results['created']}.")
     for table in results["tables"]:
-        print_table(table, results)
+        print_table(table)
     print()
 
 

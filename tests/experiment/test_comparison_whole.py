@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,12 +23,14 @@ from shadow_defense.experiment.tasks.scoring import SCORES, Scoring
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.metrics.confidence import mean_interval, paired_difference
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.comparison import ComparisonRecord
+from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 from tests.experiment.comparison_grid import COST, TINY, grid
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, dict[str, Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, ComparisonRecord]:
     """A whole tiny comparison with ablations, one of whose trainings fails."""
     folder = tmp_path_factory.mktemp("comparison") / "out"
     broken = {"noise-broken": {"defense": "noise", "options": {"scale": 1e38}}}
@@ -51,22 +52,22 @@ def rebuilt(comparison: Comparison, scoring: Scoring) -> Reconstruction:
 @pytest.mark.slow
 class TestWholeComparison:
     def test_every_cell_of_the_others_is_there_and_the_broken_one_is_named(
-        self, finished: tuple[Comparison, dict[str, Any]]
+        self, finished: tuple[Comparison, ComparisonRecord]
     ) -> None:
         comparison, results = finished
         lacking = [scoring for _, scoring in comparison.scorings() if not comparison.store.has(scoring)]
         assert {scoring.arm for scoring in lacking} == {"noise-broken"}
-        failed = [entry["cell"] for entry in results["failures"]]
+        failed = [entry.cell for entry in results.failures]
         assert {f"convnet, seed {seed}, noise-broken: training" for seed in (0, 1)} <= set(failed)
-        assert any("NaN or infinity" in entry["error"] for entry in results["failures"])
-        shown = [row["defense"] for row in results["tables"][0]["rows"]]
+        assert any("NaN or infinity" in entry.error for entry in results.failures)
+        shown = [row.arm for row in results.tables[0].rows]
         assert shown == [
             *("fedavg", "noise-weak", "noise-strong", "shadow-0.19", "shadow-1.0"),
             *(MEAN_IMAGE, RANDOM_UPDATE),
         ]
 
     def test_numbers_are_those_of_the_stored_images_and_trainings(
-        self, finished: tuple[Comparison, dict[str, Any]]
+        self, finished: tuple[Comparison, ComparisonRecord]
     ) -> None:
         """Computed again here with scikit-image, from the files."""
         from skimage.metrics import peak_signal_noise_ratio
@@ -90,28 +91,28 @@ class TestWholeComparison:
                     psnr.setdefault(arm, []).append(sum(both) / 2)
                 if arm != RANDOM_UPDATE:
                     history = comparison.history(scene, arm)
-                    f1.setdefault(arm, []).append(history[-1]["test"]["f1_macro"])
-        rows = {row["defense"]: row for row in results["tables"][0]["rows"]}
+                    f1.setdefault(arm, []).append(history[-1].test["f1_macro"] or 0.0)
+        rows = {row.arm: row for row in results.tables[0].rows}
         for arm, values in psnr.items():
             expected = mean_interval(values)
-            assert rows[arm]["images"] == 4
-            assert rows[arm]["metrics"]["psnr_whole"]["mean"] == pytest.approx(expected.mean, abs=1e-4)
-            assert rows[arm]["metrics"]["psnr_whole"]["interval"] == pytest.approx(expected.interval, abs=1e-3)
+            assert rows[arm].images == 4
+            assert rows[arm].metrics["psnr_whole"].mean == pytest.approx(expected.mean, abs=1e-4)
+            assert rows[arm].metrics["psnr_whole"].interval == pytest.approx(expected.interval, abs=1e-3)
         expected = paired_difference(psnr["noise-strong"], psnr["fedavg"])
-        assert rows["noise-strong"]["difference"]["psnr_whole"]["mean"] == pytest.approx(expected.mean, abs=1e-4)
-        assert rows["noise-strong"]["utility"]["f1_macro"]["mean"] == pytest.approx(sum(f1["noise-strong"]) / 2)
+        assert rows["noise-strong"].difference["psnr_whole"].mean == pytest.approx(expected.mean, abs=1e-4)
+        assert rows["noise-strong"].utility["f1_macro"].mean == pytest.approx(sum(f1["noise-strong"]) / 2)
         difference = paired_difference(f1["noise-strong"], f1["fedavg"])
-        assert rows["noise-strong"]["utility_difference"]["f1_macro"]["mean"] == pytest.approx(difference.mean)
-        assert rows["noise-strong"]["seeds"] == 2
+        assert rows["noise-strong"].utility_difference["f1_macro"].mean == pytest.approx(difference.mean)
+        assert rows["noise-strong"].seeds == 2
 
     def test_baselines_count_the_seeds_that_they_were_scored_on(
-        self, finished: tuple[Comparison, dict[str, Any]]
+        self, finished: tuple[Comparison, ComparisonRecord]
     ) -> None:
-        rows = {row["defense"]: row for row in finished[1]["tables"][0]["rows"]}
-        assert [rows[name]["seeds"] for name in (MEAN_IMAGE, RANDOM_UPDATE)] == [2, 2]
+        rows = {row.arm: row for row in finished[1].tables[0].rows}
+        assert [rows[name].seeds for name in (MEAN_IMAGE, RANDOM_UPDATE)] == [2, 2]
 
     def test_damaged_files_cost_their_own_cells_and_no_others(
-        self, finished: tuple[Comparison, dict[str, Any]], tmp_path: Path
+        self, finished: tuple[Comparison, ComparisonRecord], tmp_path: Path
     ) -> None:
         shutil.copytree(finished[0].folder, tmp_path / "apart" / "out")
         comparison = Comparison(tmp_path / "apart" / "out", finished[0].grid)
@@ -127,32 +128,42 @@ class TestWholeComparison:
         label = "convnet, seed 0, noise-weak: inverting-gradients, round 1, client-1, scores"
         assert "delete it" in comparison.failures[label]
         assert "history.json" in comparison.failures["convnet, seed 0, noise-strong: training"]
-        before, after = ({row["defense"]: row for row in each["tables"][0]["rows"]} for each in (finished[1], results))
-        assert after["fedavg"]["metrics"] == before["fedavg"]["metrics"]
-        assert after["noise-weak"]["images"] == before["noise-weak"]["images"] - 1
-        assert after["noise-strong"]["seeds"] == 1
+        before, after = ({row.arm: row for row in each.tables[0].rows} for each in (finished[1], results))
+        assert after["fedavg"].metrics == before["fedavg"].metrics
+        assert after["noise-weak"].images == before["noise-weak"].images - 1
+        assert after["noise-strong"].seeds == 1
 
-    def test_the_random_update_is_another_one(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
+    def test_the_random_update_is_another_one(self, finished: tuple[Comparison, ComparisonRecord]) -> None:
         done = scorings(finished[0])
         first, second = (rebuilt(finished[0], done[arm, 0, "client-1"]).images for arm in ("fedavg", RANDOM_UPDATE))
         assert not first.equal(second)
 
-    def test_ablations_stand_apart_beside_their_whole(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
+    def test_ablations_stand_apart_beside_their_whole(self, finished: tuple[Comparison, ComparisonRecord]) -> None:
         _, results = finished
-        (ablated,) = results["ablations"]
-        names = [row["defense"] for row in ablated["rows"]]
+        (ablated,) = results.ablations
+        names = [row.arm for row in ablated.rows]
         assert names == ["fedavg", "shadow-1.0", *ABLATIONS, MEAN_IMAGE, RANDOM_UPDATE]
-        planes = [point["defense"] for point in results["planes"][0]["points"]]
+        planes = [point.arm for point in results.planes[0].points]
         assert not set(planes) & set(ABLATIONS)
 
-    def test_files_of_the_report(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
+    def test_files_of_the_report(self, finished: tuple[Comparison, ComparisonRecord]) -> None:
         folder = finished[0].folder
         page = (folder / "comparison.html").read_text()
         assert "shadow-0.19" in page and "<svg" in page and "noise-broken" in page
+        assert load_record(ComparisonRecord, folder / "comparison.json", "again") == finished[1]
+        computed = {path.parent.name for path in (folder / "store").glob("*/task.json")}
+        traced = {f"{task.kind}-{task.key}" for task in finished[1].tasks}
+        # Of attacks a step was measured for the forecast alone; the broken arm's cost stands on no row.
+        assert {name.partition("-")[0] for name in computed - traced} <= {"attack", "cost"}
+        assert {"training", "generator", "score", "cost"} <= {
+            task.kind for task in finished[1].tasks
+        } and traced <= computed
         assert (folder / "plane-convnet-inverting-gradients.svg").stat().st_size > 1000
         assert "| noise-strong |" in (folder / "comparison.md").read_text()
 
-    def test_a_second_call_computes_nothing_but_the_failures(self, finished: tuple[Comparison, dict[str, Any]]) -> None:
+    def test_a_second_call_computes_nothing_but_the_failures(
+        self, finished: tuple[Comparison, ComparisonRecord]
+    ) -> None:
         comparison, results = finished
         cells = comparison.folder / "store"
 
@@ -164,7 +175,7 @@ class TestWholeComparison:
         again.run()
         repeated = write_results(again, "shadow-defense compare tiny.yaml")
         assert {path for path, stamp in stamps().items() if before.get(path) != stamp} == set()
-        assert repeated["tables"] == results["tables"]
+        assert repeated.tables == results.tables
 
 
 def test_what_a_run_has_trained_and_attacked_a_comparison_takes_over(

@@ -20,15 +20,16 @@ from shadow_defense.attacks.target import matching_target
 from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.analysis import COLUMNS, score_table
 from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tables import table
 from shadow_defense.experiment.tasks.attacking import build_observation
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.files import read_tensors
-from shadow_defense.metrics.psnr import psnr
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.metrics.psnr import psnr as decibels
 from shadow_defense.progress import Progress
-from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.report.records.scores import MEAN_IMAGE, Row
 from tests.experiment.conftest import numbers
 from tests.experiment.in_process import train_arm
 
@@ -145,7 +146,7 @@ def test_a_finished_run_is_complete_and_does_nothing_again(tiny: dict[str, Any],
     run = Run.open(folder)
     blank = run.mean_image.unsqueeze(0)
     truths = [run.client(name).train.unit_images() for name in ("client-1", "client-2")]
-    expected = float(np.mean([psnr(blank, truth).item() for truth in truths]))
+    expected = float(np.mean([decibels(blank, truth).item() for truth in truths]))
     assert math.isclose(over_rounds["rows"][-1]["metrics"]["psnr_whole"]["mean"], expected, rel_tol=1e-5)
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     all_stages(folder, tiny)
@@ -229,8 +230,6 @@ def test_a_client_that_does_not_exist_is_said_before_training(tiny: dict[str, An
 
 
 def row(sample: str, value: float | None) -> dict[str, Any]:
-    from shadow_defense.experiment.tables import COLUMNS
-
     return {**dict.fromkeys(COLUMNS, value), "sample_id": sample}
 
 
@@ -246,16 +245,19 @@ def test_table_by_hand() -> None:
         Score("shadow", "ig", 0, "b", (row("y", None),)),
         Score(MEAN_IMAGE, "ig", 0, "a", (row("x", 8.0),)),
     ]
-    rows = table(scores, ["none", "shadow"], "ig", None)["rows"]
-    assert [entry["images"] for entry in rows] == [2, 2, 1]
-    assert rows[0]["metrics"]["psnr_whole"]["mean"] == pytest.approx((15 + 31) / 2)
+    arms = [Row(arm=arm, images=0, metrics={}) for arm in ("none", "shadow", MEAN_IMAGE)]
+    rows = score_table(scores, arms, "ig", None).rows
+    assert [entry.images for entry in rows] == [2, 2, 1]
+    psnr = rows[0].metrics["psnr_whole"]
+    assert psnr.mean == pytest.approx((15 + 31) / 2)
     # t(0.975, 1 degree) = 12.706; s of (15, 31) is 16 / sqrt 2, over sqrt 2 images: half width 12.706 * 8.
-    low, high = rows[0]["metrics"]["psnr_whole"]["interval"]
-    assert (high - low) / 2 == pytest.approx(12.7062 * 8, rel=1e-4)
-    assert rows[0]["difference"] is None
-    assert rows[1]["difference"]["psnr_whole"] == {"mean": -10.0, "interval": None}
-    only_last = table(scores, ["none", "shadow"], "ig", 1)["rows"]
-    assert only_last[0]["metrics"]["psnr_whole"]["mean"] == pytest.approx((20 + 31) / 2)
+    assert psnr.interval is not None
+    assert (psnr.interval[1] - psnr.interval[0]) / 2 == pytest.approx(12.7062 * 8, rel=1e-4)
+    assert rows[0].difference == {}
+    assert rows[1].difference["psnr_whole"] == Estimate(-10.0, None, 1)
+    only_last = score_table(scores, arms, "ig", 1)
+    assert only_last.round == 2
+    assert only_last.rows[0].metrics["psnr_whole"].mean == pytest.approx((20 + 31) / 2)
 
 
 def test_foreground_is_the_lesion_where_it_is_known(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.analysis import COLUMNS
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scores_file import read_scores
-from shadow_defense.experiment.tables import COLUMNS
 
 
 @pytest.fixture

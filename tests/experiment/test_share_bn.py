@@ -49,15 +49,15 @@ def test_an_arm_keeps_batch_norm_on_its_clients(tiny: dict[str, Any], tmp_path: 
     assert all(torch.equal(tensor, shown[name]) for name, tensor in final.items())
     run.config.attacks.clear()
     results = evaluate_stage(run)
-    assert results["arms"]["silo"]["test"] == evaluation(run, model)["test"]
-    assert {arm: entry["share_bn"] for arm, entry in results["arms"].items()} == {
+    assert results.arms["silo"].test == evaluation(run, model)["test"]
+    assert {arm: entry.share_bn for arm, entry in results.arms.items()} == {
         "silo": "parameters",
         "fedbn": "none",
         "fedavg": "all",
     }
-    (statistics,) = (note for note in results["notes"] if note.startswith("Running statistics stay"))
+    (statistics,) = (note for note in results.notes if note.startswith("Running statistics stay"))
     assert "in silo, fedbn:" in statistics and f"on {len(data.public)} public images" in statistics
-    (parameters,) = (note for note in results["notes"] if note.startswith("Batch norm's scales and shifts"))
+    (parameters,) = (note for note in results.notes if note.startswith("Batch norm's scales and shifts"))
     assert "in fedbn:" in parameters
     report_stage(run)
     page = run.report_path.read_text()
@@ -70,8 +70,8 @@ def test_without_batch_norm_there_is_nothing_to_say(tiny: dict[str, Any], tmp_pa
     run = Run.create(tmp_path / "run", config_from({**tiny, "arms": {"fedavg": {}}, "attacks": {}}))
     train_arm(run, "fedavg")
     results = evaluate_stage(run)
-    assert results["arms"]["fedavg"]["share_bn"] is None
-    assert not [note for note in results["notes"] if "stay with the clients" in note]
+    assert results.arms["fedavg"].share_bn is None
+    assert not [note for note in results.notes if "stay with the clients" in note]
     report_stage(run)
     assert "Batch norm sent" not in run.report_path.read_text()
 

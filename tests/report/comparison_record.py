@@ -8,7 +8,6 @@ from dataclasses import replace
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.report.records.comparison import (
-    AttackEntry,
     ComparisonRecord,
     DefenseEntry,
     Failure,
@@ -16,7 +15,16 @@ from shadow_defense.report.records.comparison import (
     Plane,
     PlanePoint,
 )
-from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE, Client, Data, Guarantee, Row, ScoreTable
+from shadow_defense.report.records.scores import (
+    MEAN_IMAGE,
+    RANDOM_UPDATE,
+    Attack,
+    Client,
+    Data,
+    Guarantee,
+    Row,
+    ScoreTable,
+)
 
 SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fedavg": ("none", ("",)),
@@ -148,7 +156,7 @@ def build_comparison() -> ComparisonRecord:
         ),
         models={"convnet": {"normalisation": "group"}, "resnet18": {"normalisation": "batch"}},
         attacks={
-            name: AttackEntry(attack=name, threat_model="honest-but-curious server.\nNot granted: nothing.", **attacked)
+            name: Attack(attack=name, threat_model="honest-but-curious server.\nNot granted: nothing.", **attacked)
             for name in ATTACKS
         },
         defenses=entries,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 from tests.report.comparison_record import build_comparison
 from torch import Tensor
 
-from shadow_defense.experiment.tables import all_tables
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.analysis import score_table, shown_rounds, training_row
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.comparison import ComparisonRecord
-from shadow_defense.report.records.run import ArmPictures, Exhibit, RunRecord, read_run
-from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.report.records.run import Arm, ArmPictures, Exhibit, Round, RunRecord
+from shadow_defense.report.records.scores import MEAN_IMAGE, Attack, Client, Data, Row
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.seeds import named_generator
 
@@ -74,31 +76,29 @@ def _row(exhibit: Exhibit, arm: str) -> dict[str, Any]:
     return row | {"best_match_psnr": decibels + 0.4, "best_match_ssim": None, "best_match_lpips": None}
 
 
-def _arm(position: int, arm: str) -> dict[str, Any]:
-    history: list[dict[str, Any]] = []
+def _arm(position: int, arm: str) -> Arm:
+    history: list[Round] = []
     for round in range(30):
-        clients = {client: {"loss": math.exp(-round / 12) + 0.05 * position} for client in CLIENTS}
+        loss = math.exp(-round / 12) + 0.05 * position
+        measured = {"loss": loss}
         if arm in SHADOWS:
-            for measured in clients.values():
-                measured.update(noise_rms=0.4 * math.exp(-round / 20) + 0.03 * position, noise_peak=1.2)
-        entry: dict[str, Any] = {"round": round, "loss": math.exp(-round / 12) + 0.05 * position, "clients": clients}
+            measured |= {"noise_rms": 0.4 * math.exp(-round / 20) + 0.03 * position, "noise_peak": 1.2}
+        test: dict[str, float | None] = {}
         if round % 3 == 2:
             f1 = 0.93 - 0.45 * math.exp(-round / 8) - 0.012 * position
             test = {"f1_micro": f1 + 0.01, "f1_macro": f1, "f1_class_0": f1 - 0.02, "f1_class_1": f1 + 0.02}
-            entry["test"] = test | {"accuracy": f1 + 0.01, "auroc": None if position == 2 else f1 + 0.04}
-        history.append(entry)
-    return {
-        "defense": "none" if position == 0 else "shadow",
-        "preset": "paper" if arm in SHADOWS else None,
-        "options": {"epsilon": 0.1, "steps": 60} if arm in SHADOWS else {},
-        "share_bn": None,
-        "summary": "The update leaves the client as it is."
+            test |= {"accuracy": f1 + 0.01, "auroc": None if position == 2 else f1 + 0.04}
+        history.append(Round(round, loss, dict.fromkeys(CLIENTS, measured), test))
+    return Arm(
+        defense="none" if position == 0 else "shadow",
+        preset="paper" if arm in SHADOWS else None,
+        options={"epsilon": 0.1, "steps": 60} if arm in SHADOWS else {},
+        summary="The update leaves the client as it is."
         if position == 0
         else "Noise where the shadow generator can rebuild the image, little where the diagnosis looks.",
-        "acts_on": [] if position == 0 else ["batch"],
-        "history": history,
-        "test": history[-1]["test"],
-    }
+        acts_on=() if position == 0 else ("batch",),
+        history=tuple(history),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -114,42 +114,51 @@ def exhibits() -> tuple[Exhibit, ...]:
 
 
 @pytest.fixture(scope="session")
-def results(exhibits: tuple[Exhibit, ...]) -> dict[str, Any]:
-    """What ``results.json`` of a run over four arms holds, its tables from the stage that makes them."""
+def record(exhibits: tuple[Exhibit, ...]) -> RunRecord:
+    """What ``results.json`` of a run over four arms holds, its rows from the functions that make them."""
     scores = [
         Score(arm, exhibit.attack, exhibit.round - 1, exhibit.client, (_row(exhibit, arm),))
         for exhibit in exhibits
         for arm in (*ARMS, MEAN_IMAGE)
     ]
-    results: dict[str, Any] = {
-        "title": "Faces on six hospitals",
-        "seed": 0,
-        "created": "2026-11-22",
-        "command": "shadow-defense run faces.yaml --set seed=0",
-        "versions": {"shadow-defense": "0.1.0", "torch": "2.13.0"},
-        "config": {"seed": 0, "data": {"source": "faces", "image_size": 25}, "arms": {arm: {} for arm in ARMS}},
-        "data": {
-            "name": "faces",
-            "classes": list(CLASSES),
-            "image_size": [25, 25],
-            "channels": 1,
-            "clients": {c: {"train": 12, "validation": 3, "test": 4, "batch_size": 4} for c in CLIENTS},
-            "public": 60,
-            "test": 40,
-            "sha256": "0123456789abcdef" * 4,
+    arms = {arm: _arm(position, arm) for position, arm in enumerate(ARMS)}
+    trainings = {name: {0: arm.history} for name, arm in arms.items()}
+    names, first = list(arms["shadow"].test), trainings["no defense"]
+    utilities = tuple(training_row(name, DefenseSettings(), trainings[name], first, names) for name in arms)
+    rows = [*utilities, Row(arm=MEAN_IMAGE, images=0, metrics={})]
+    attacked = {"clients": CLIENTS, "threat_model": "informed server.\nGranted besides: the true labels."}
+    settings: dict[str, object] = {"steps": 2400, "total_variation": 1e-4}
+    record = RunRecord(
+        title="Faces on six hospitals",
+        seed=0,
+        created="2026-11-22",
+        command="shadow-defense run faces.yaml --set seed=0",
+        versions={"shadow-defense": "0.1.0", "torch": "2.13.0"},
+        config={"seed": 0, "data": {"source": "faces", "image_size": 25}, "arms": {arm: {} for arm in ARMS}},
+        data=Data(
+            name="faces",
+            classes=CLASSES,
+            image_size=(25, 25),
+            channels=1,
+            clients=dict.fromkeys(CLIENTS, Client(12, 4, 3, 4)),
+            public=60,
+            test=40,
+            sha256="0123456789abcdef" * 4,
+        ),
+        arms=arms,
+        attacks={
+            name: Attack(attack=name, rounds=tuple(round + 1 for round in rounds), settings=settings, **attacked)
+            for name, rounds in ATTACKED.items()
         },
-        "threat_models": dict.fromkeys(ATTACKED, "informed server.\nGranted besides: the true labels."),
-        "attack_settings": {"inverting gradients": {"steps": 2400, "total_variation": 1e-4}},
-        "arms": {arm: _arm(position, arm) for position, arm in enumerate(ARMS)},
-        "tables": all_tables(scores, list(ARMS), ATTACKED),
-        "notes": ["Clients train in train mode, with the statistics of each batch.", "Images are matched by PSNR."],
-    }
-    return results | {"verdict": run_verdict(read_run(results))}
-
-
-@pytest.fixture(scope="session")
-def record(results: dict[str, Any]) -> RunRecord:
-    return read_run(results)
+        utilities=utilities,
+        tables=tuple(
+            score_table(scores, rows, attack, round)
+            for attack, rounds in ATTACKED.items()
+            for round in shown_rounds(rounds)
+        ),
+        notes=("Clients train in train mode, with the statistics of each batch.", "Images are matched by PSNR."),
+    )
+    return replace(record, verdict=tuple(run_verdict(record)))
 
 
 @pytest.fixture(scope="session")

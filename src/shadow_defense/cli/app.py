@@ -92,15 +92,13 @@ def _summary(run: Run) -> None:
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.files import read_json
+    from shadow_defense.experiment.plans.run import read_results
     from shadow_defense.report.pages.run import run_summary
-    from shadow_defense.report.records.run import read_run
 
-    console = Console()
-    results = read_json(run.results_path, f"run `shadow-defense evaluate {run.folder}` again")
-    for table in run_summary(read_run(results, str(run.results_path))):
+    console, record = Console(), read_results(run)
+    for table in run_summary(record):
         console.print(table.terminal())
-    print_sentences(console, results["verdict"])
+    print_sentences(console, record.verdict)
     print_page(console, run.report_path)
 
 

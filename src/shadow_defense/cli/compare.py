@@ -44,7 +44,6 @@ def compare(
     from shadow_defense.experiment.plans.comparison.reporting import page_path, write_results
     from shadow_defense.folder_lock import holding
     from shadow_defense.report.pages.compare import comparison_summary
-    from shadow_defense.report.records.comparison import read_comparison
 
     settings = load_grid(
         grid,
@@ -60,12 +59,12 @@ def compare(
     with holding(folder), progress_unless(quiet) as progress:
         comparison = Comparison(folder, settings)
         comparison.run(progress)
-        results = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]))
+        record = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]))
     if not quiet:
         console = Console()
-        for table in comparison_summary(read_comparison(results)):
+        for table in comparison_summary(record):
             console.print(table.terminal())
-        print_sentences(console, results["verdict"])
+        print_sentences(console, record.verdict)
         print_page(console, page_path(comparison.folder))
     for cell, error in comparison.failures.items():
         typer.echo(shown(f"failed: {cell}: {error}", LINE_LIMIT), err=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.analysis import COLUMNS
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
-from shadow_defense.experiment.tables import COLUMNS
 from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.report.records.run import ArmPictures, Exhibit

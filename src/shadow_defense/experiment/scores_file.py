@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shadow_defense.errors import RunError, shown
+from shadow_defense.experiment.analysis import COLUMNS
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tables import COLUMNS
-from shadow_defense.experiment.tasks.scoring import MEAN_IMAGE, Score
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.files import read_json
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 SCORES = TypeAdapter(list[Score])
 MEASURED = TypeAdapter(dict[str, float | None])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,13 @@ import torch
 from tests.report.html_page import HOSTILE, Page, renamed
 
 from shadow_defense.errors import RunError
+from shadow_defense.files import write_json
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.pages.run import render_run
-from shadow_defense.report.records.run import ArmPictures, Exhibit, RunRecord, read_run
+from shadow_defense.report.records.reading import load_record, record_values, write_record
+from shadow_defense.report.records.run import ArmPictures, Exhibit, RunRecord
+from shadow_defense.report.records.scores import Origin, Row, ScoreTable
+from shadow_defense.report.sentences.origin import origin_sentences
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +29,22 @@ def html(record: RunRecord, exhibits: tuple[Exhibit, ...]) -> str:
 
 
 @pytest.fixture
-def thin(results: dict[str, Any]) -> dict[str, Any]:
-    """Results of a run with one client, one arm and no attack."""
-    clients = {"clinic": results["data"]["clients"]["hospital-1"]}
-    changes = {"arms": {"none": results["arms"]["no defense"]}, "data": {**results["data"], "clients": clients}}
-    return {**results, **changes, "tables": [], "verdict": [], "notes": [], "threat_models": {}, "attack_settings": {}}
+def thin(record: RunRecord) -> RunRecord:
+    """A run with one client, one arm and no attack."""
+    return one_arm(record, "none")
+
+
+def one_arm(record: RunRecord, name: str) -> RunRecord:
+    return replace(
+        record,
+        arms={name: record.arms["no defense"]},
+        utilities=(replace(record.utilities[0], arm=name),),
+        data=replace(record.data, clients={"clinic": record.data.clients["hospital-1"]}),
+        tables=(),
+        attacks={},
+        verdict=(),
+        notes=(),
+    )
 
 
 def test_page_is_whole_and_the_same_twice(html: str, record: RunRecord, exhibits: tuple[Exhibit, ...]) -> None:
@@ -47,12 +63,12 @@ def test_every_part_is_there(html: str, record: RunRecord, exhibits: tuple[Exhib
     assert len(shown) == sum(len(exhibit.arms) for exhibit in exhibits)
 
 
-def test_all_text_is_escaped(results: dict[str, Any], exhibits: tuple[Exhibit, ...]) -> None:
-    places = ["no defense", "hospital-1", "face", "inverting gradients", results["title"], results["command"]]
-    places += [*results["verdict"], *results["notes"]]
+def test_all_text_is_escaped(record: RunRecord, exhibits: tuple[Exhibit, ...]) -> None:
+    places = ["no defense", "hospital-1", "face", "inverting gradients", record.title, record.command]
+    places += [*record.verdict, *record.notes]
     names = {place: f"{HOSTILE} {index}" for index, place in enumerate(places)}
     changed = [
-        dataclasses.replace(
+        replace(
             exhibit,
             sample_id=HOSTILE,
             arms=renamed(dict(exhibit.arms), names),
@@ -63,40 +79,71 @@ def test_all_text_is_escaped(results: dict[str, Any], exhibits: tuple[Exhibit, .
         )
         for exhibit in exhibits[:13]
     ]
-    page = Page(render_run(read_run(renamed(results, names)), changed))
+    page = Page(render_run(renamed(record, names), changed))
     page.check(scripts=1)
     for name in names.values():
         assert name in page.shown()
     assert any(card.get("data-client") == names["hospital-1"] for card in page.named("article"))
 
 
-def test_no_exhibits_no_attacks_one_client(thin: dict[str, Any]) -> None:
-    shown = Page(render_run(read_run(thin))).shown()
+def test_no_exhibits_no_attacks_one_client(thin: RunRecord) -> None:
+    shown = Page(render_run(thin)).shown()
     for text in ("No attack was run", "No reconstruction was kept", "1 client trained"):
         assert text in shown
     assert "Where the noise went" not in shown
 
 
-def test_missing_measurements(thin: dict[str, Any]) -> None:
-    row = {"arm": "none", "images": 1, "metrics": {"psnr_whole": {"mean": 9.0, "interval": None}}, "difference": None}
-    empty = {"arm": "mean image", "images": 0, "metrics": {}, "difference": {}}
-    page = Page(render_run(read_run({**thin, "tables": [{"attack": "a", "round": 1, "rows": [row, empty]}]})))
+def test_missing_measurements(thin: RunRecord) -> None:
+    row = Row(arm="none", images=1, metrics={"psnr_whole": Estimate(9.0, None, 1)})
+    table = ScoreTable(attack="a", round=1, rows=(row, Row(arm="mean image", images=0, metrics={})))
+    page = Page(render_run(replace(thin, tables=(table,))))
     page.check(scripts=1)
     assert "9.00" in page.shown()
 
 
-def test_damaged_results_are_refused_in_a_line(thin: dict[str, Any]) -> None:
-    for damage in ({"arms": {"none": {"defense": "none"}}}, {"tables": [{"attack": "a", "round": "x", "rows": []}]}):
-        with pytest.raises(RunError, match=r"^cannot read results\.json: .*; compute them again$"):
-            read_run({**thin, **damage}, "results.json")
+def test_results_are_read_as_they_were_written(record: RunRecord, tmp_path: Path) -> None:
+    write_record(tmp_path / "results.json", record)
+    assert load_record(RunRecord, tmp_path / "results.json", "evaluate again") == record
 
 
-def test_colour_images_and_long_names(thin: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"arms": {"none": {"defense": "none"}}}, r"cannot read .*results\.json: arms\.none\."),
+        ({"tables": [{"attack": "a", "round": "x", "rows": []}]}, r"cannot read .*results\.json: tables\.0\.round: "),
+        ({"schema": 1}, r"results\.json holds schema 1, written by shadow-defense 0\.1\.0, .* reads schema 2"),
+        ({"schema": 3, "versions": 5}, "holds schema 3, written by shadow-defense of an unknown version, "),
+    ],
+)
+def test_damaged_results_are_refused_in_a_line(
+    record: RunRecord, tmp_path: Path, damage: dict[str, Any], said: str
+) -> None:
+    write_json(tmp_path / "results.json", {**record_values(record), **damage})
+    with pytest.raises(RunError, match=rf"{said}.*evaluate again$"):
+        load_record(RunRecord, tmp_path / "results.json", "evaluate again")
+
+
+def test_what_is_of_another_day_or_version_is_said(thin: RunRecord) -> None:
+    today = Origin("score", "a1", "seed 0, none: ig", "2026-11-22T10:00:00+00:00", thin.versions)
+    assert origin_sentences(replace(thin, tasks=(today,))) == []
+    earlier = replace(today, key="b2", created="2026-11-20T10:00:00+00:00")
+    older = replace(earlier, key="c3", versions={"torch": "2.9.0"}, created="2026-11-19T10:00:00+00:00")
+    record = replace(thin, tasks=(today, earlier, older))
+    days, versions = origin_sentences(record)
+    assert "2 results of 3" in days and "2026-11-19 to 2026-11-20" in days
+    assert "1 result of 3" in versions and "torch 2.9.0" in versions
+    shown = Page(render_run(record)).shown()
+    assert days in shown and versions in shown
+    for task in record.tasks:
+        assert f"score-{task.key} {task.created} {task.about}" in shown
+
+
+def test_colour_images_and_long_names(record: RunRecord) -> None:
     name = "a" * 300
     image = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
     pictures = ArmPictures(image, {"psnr_whole": 12.0}, noise=image - 0.5, cam=image[0])
     exhibit = Exhibit("train/0", "clinic", "a", 1, "face", image, {name: pictures})
-    page = Page(render_run(read_run({**thin, "arms": {name: thin["arms"]["none"]}}), (exhibit,)))
+    page = Page(render_run(one_arm(record, name), (exhibit,)))
     assert name in page.shown()
     assert [image.get("class") for image in page.named("img") if image.get("width")] == [None] * 5
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from shadow_defense.experiment.tables import COLUMNS, table
+from shadow_defense.experiment.analysis import COLUMNS, score_table
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.records.run import RunRecord
-from shadow_defense.report.records.scores import MEAN_IMAGE, ScoreTable
+from shadow_defense.report.records.scores import MEAN_IMAGE, Row, ScoreTable
 from shadow_defense.report.sentences.run import attack_sentence, run_verdict
 
 
@@ -25,7 +24,8 @@ def scored(none: float, shadow: float, blank: float, images: int = 2) -> ScoreTa
         Score(arm, "ig", 0, "a", tuple(_row(str(index), value + index) for index in range(images)))
         for arm, value in (("none", none), ("shadow", shadow), (MEAN_IMAGE, blank))
     ]
-    return read_record(ScoreTable, table(scores, ["none", "shadow"], "ig", None))
+    rows = [Row(arm=arm, images=0, metrics={}) for arm in ("none", "shadow", MEAN_IMAGE)]
+    return score_table(scores, rows, "ig", None)
 
 
 def test_an_attack_below_the_mean_image_proves_no_leak() -> None:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.analysis import score_table, shown_rounds, training_row
+from shadow_defense.experiment.described import attack_of, data_of, defense_of, rounds_of
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.origin import made
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scene import Scene, needs_generator
+from shadow_defense.experiment.scene import needs_generator
 from shadow_defense.experiment.scheduler import Workers, carry_out
 from shadow_defense.experiment.scores_file import read_scores
-from shadow_defense.experiment.tables import all_tables
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import data_hash
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.experiment.tasks.training import check_defenses, check_scene
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
-from shadow_defense.federated.rounds import read_journal
-from shadow_defense.files import read_json, write_json, write_text
+from shadow_defense.files import write_json, write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.run import render_run, run_numbers
-from shadow_defense.report.records.reading import SCHEMA, load_record
-from shadow_defense.report.records.run import RunRecord, read_run
+from shadow_defense.report.records.reading import load_record, write_record
+from shadow_defense.report.records.run import Arm, RunRecord
+from shadow_defense.report.records.scores import MEAN_IMAGE, Row
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.shadow.settings import ShadowSettings
 
@@ -71,54 +71,58 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
         run.name_reconstruction(attack)
 
 
-def evaluate_stage(run: Run, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
     """Score every reconstruction and write ``results.json``, ``results.csv`` and ``scores.json`` (image by image)."""
     for job in run.jobs():
         if not run.store.has(run.attacking(job)):
             raise RunError(f"{run.reconstruction_path(job)} is missing: run `shadow-defense attack {run.folder}` first")
-    scorings = list(run.scorings())
+    scorings, arms = list(run.scorings()), _arms(run)
     _carry_out(run, scorings, progress, "scoring reconstructions")
     scores = [scoring.load(run.store) for scoring in scorings]
-    rounds = {attack: run.config.attacked_rounds(attack) for attack in run.config.attacks}
     command = f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again"
-    header = made(command, run.config.threads, [*run.trainings(), *scorings], run.store)
-    results: dict[str, Any] = {
-        "title": run.config.title,
-        "seed": run.config.seed,
-        **header,
-        "tasks": [vars(task) for task in header["tasks"]],
-        "schema": SCHEMA,
-        "config": run.config.as_dict(),
-        "data": data_record(run),
-        "threat_models": {
-            name: threat_model(attack.threat_model).describe() for name, attack in run.config.attacks.items()
-        },
-        "attack_settings": {
-            name: {"attack": attack.attack, **_plain(attack.build())} for name, attack in run.config.attacks.items()
-        },
-        "arms": _arms(run),
-        "tables": all_tables(scores, list(run.config.arms), rounds),
-    }
-    record = read_run(results)
-    results["verdict"] = run_verdict(record)
-    results["notes"] = _notes(run, scores)
+    utilities = _utilities(run, arms)
+    rows = [*utilities, Row(arm=MEAN_IMAGE, images=0, metrics={})]
+    record = RunRecord(
+        **made(command, run.config.threads, [*run.trainings(), *scorings], run.store),
+        title=run.config.title,
+        seed=run.config.seed,
+        config=run.config.as_dict(),
+        data=data_of(run),
+        arms=arms,
+        attacks={name: attack_of(run, name) for name in run.config.attacks},
+        utilities=utilities,
+        tables=tuple(
+            score_table(scores, rows, attack, round)
+            for attack in run.config.attacks
+            for round in shown_rounds(run.config.attacked_rounds(attack))
+        ),
+        notes=tuple(_notes(run, scores)),
+    )
+    record = replace(record, verdict=tuple(run_verdict(record)))
     write_json(run.folder / "scores.json", [score.as_record() for score in scores])
     write_text(run.folder / "results.csv", run_numbers(record).csv())
-    write_json(run.results_path, results)
-    return results
+    write_record(run.results_path, record)
+    return record
 
 
 def report_stage(run: Run, progress: Progress | None = None) -> None:
     """Write ``report.html`` from the results and the stored pictures."""
-    if not run.results_path.exists():
-        raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
-    mend = f"run `shadow-defense evaluate {run.folder}` again"
-    load_record(RunRecord, run.results_path, mend)
-    results, scores = read_json(run.results_path, mend), read_scores(run, mend)
+    record, scores = read_results(run), read_scores(run, evaluate_again(run))
     task = (progress or Progress()).start("writing the report", 1)
-    write_text(run.report_path, render_run(read_run(results, str(run.results_path)), collect_exhibits(run, scores)))
+    write_text(run.report_path, render_run(record, collect_exhibits(run, scores)))
     task.advance()
     task.finish()
+
+
+def read_results(run: Run) -> RunRecord:
+    """What the stage `evaluate` found. Raises :class:`RunError` where it has not run, or in another version."""
+    if not run.results_path.exists():
+        raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
+    return load_record(RunRecord, run.results_path, evaluate_again(run))
+
+
+def evaluate_again(run: Run) -> str:
+    return f"run `shadow-defense evaluate {run.folder}` again"
 
 
 STAGES: dict[str, Callable[[Run, Progress], Any]] = {
@@ -135,51 +139,25 @@ def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name:
     carry_out(tasks, run.store, Workers(run.config.workers, run.config.threads), progress, name=name)
 
 
-def _plain(attack: Any) -> dict[str, Any]:
-    return attack.model_dump(mode="json")
-
-
-def data_record(scene: Scene) -> dict[str, Any]:
-    data = scene.dataset
-    return {
-        "name": data.name,
-        "classes": list(data.class_names),
-        "image_size": list(data.image_size),
-        "channels": data.channels,
-        "clients": {
-            client.name: {
-                "train": len(client.train),
-                "validation": len(client.validation),
-                "test": len(client.test),
-                "batch_size": client.batch_size,
-            }
-            for client in data.clients
-        },
-        "public": len(data.public),
-        "test": len(data.test),
-        "sha256": data_hash(scene),
-    }
-
-
-def _arms(run: Run) -> dict[str, Any]:
+def _arms(run: Run) -> dict[str, Arm]:
     arms = {}
     for arm, settings in run.config.arms.items():
-        rounds_done, history = read_journal(run.arm_folder(arm))
-        if rounds_done < run.config.training.rounds:
+        history = rounds_of(run.arm_folder(arm))
+        if len(history) < run.config.training.rounds:
             raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
-        kind = settings.kind()
-        arms[arm] = {
-            "defense": settings.defense,
-            "preset": settings.preset,
-            "options": dict(settings.options),
-            # Of a model without batch norm there is nothing to say, but for what was asked for.
-            "share_bn": settings.share_bn if settings.share_bn != "all" or _has_batch_norm(run, arm) else None,
-            "summary": kind.summary,
-            "acts_on": list(settings.acts_on()),
-            "history": history,
-            "test": history[-1]["test"],
-        }
+        described = defense_of(settings)
+        # Of a model without batch norm there is nothing to say, but for what was asked for.
+        shown = settings.share_bn if settings.share_bn != "all" or _has_batch_norm(run, arm) else None
+        arms[arm] = Arm(**vars(replace(described, share_bn=shown)), history=history)
     return arms
+
+
+def _utilities(run: Run, arms: Mapping[str, Arm]) -> tuple[Row, ...]:
+    trainings = {name: {run.config.seed: arm.history} for name, arm in arms.items()}
+    names = list(dict.fromkeys(name for arm in arms.values() for name in arm.test))
+    return tuple(
+        training_row(name, run.config.arms[name], trainings[name], trainings[run.reference], names) for name in arms
+    )
 
 
 def _has_batch_norm(run: Run, arm: str) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
-from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from shadow_defense.report.kit.formatting import metric_and_region, metric_named
-from shadow_defense.report.records.reading import Measure, Settings, read_record
-from shadow_defense.report.records.scores import Data, Header, ScoreTable
+from shadow_defense.report.records.reading import Measure, Settings
+from shadow_defense.report.records.scores import Attack, Data, Defense, Header, ScoreTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class DefenseEntry:
+class DefenseEntry(Defense):
     """One arm of a comparison.
 
     Attributes:
@@ -25,34 +23,17 @@ class DefenseEntry:
         control: the arm that spends the same noise everywhere alike.
     """
 
-    defense: str
-    summary: str
-    acts_on: tuple[str, ...]
-    share_bn: str
     family: str
     label: str
-    preset: str | None = None
-    options: Settings = field(default_factory=dict)
     placement: str | None = None
     control: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackEntry:
-    """One attack of a comparison; rounds count from 1."""
-
-    attack: str
-    settings: Settings
-    threat_model: str
-    rounds: tuple[int, ...]
-    clients: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanePoint:
     """One arm on a plane: what it leaves to the attacker, and macro F1."""
 
-    arm: Annotated[str, Field(validation_alias=AliasChoices("arm", "defense"))]
+    arm: str
     privacy: Measure
     utility: Measure
     on_front: bool
@@ -98,7 +79,7 @@ class ComparisonRecord(Header):
     seeds: tuple[int, ...]
     data: Data
     models: Mapping[str, Settings]
-    attacks: Mapping[str, AttackEntry]
+    attacks: Mapping[str, Attack]
     defenses: Mapping[str, DefenseEntry]
     tables: tuple[ScoreTable, ...]
     planes: tuple[Plane, ...]
@@ -120,33 +101,6 @@ class ComparisonRecord(Header):
             if table.model == model and table.rows:
                 tables.setdefault(table.attack, table)
         return list(tables.values())
-
-
-def read_comparison(results: Mapping[str, object], source: str = "these results") -> ComparisonRecord:
-    """The record of a comparison, its rows with what is known of their arms. Raises :class:`RunError`."""
-    record = read_record(ComparisonRecord, results, source)
-    return replace(
-        record,
-        tables=tuple(_placed(record, table, on_plane=table.round is None) for table in record.tables),
-        ablations=tuple(_placed(record, table, on_plane=False) for table in record.ablations),
-    )
-
-
-def _placed(record: ComparisonRecord, table: ScoreTable, *, on_plane: bool) -> ScoreTable:
-    fronts: dict[str, bool] = {}
-    for plane in record.planes:
-        if on_plane and (plane.model, plane.attack) == table.place:
-            for point in plane.points:
-                fronts[point.arm] = fronts.get(point.arm, False) or point.on_front
-    rows = (
-        replace(
-            row,
-            share_bn=record.defenses[row.arm].share_bn if row.arm in record.defenses else None,
-            on_front=fronts.get(row.arm),
-        )
-        for row in table.rows
-    )
-    return replace(table, rows=tuple(rows))
 
 
 @dataclass(frozen=True)

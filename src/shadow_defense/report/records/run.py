@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.records.reading import Settings, read_record
-from shadow_defense.report.records.scores import Data, Header, Numbers, Row, ScoreTable
+from shadow_defense.report.records.reading import Settings
+from shadow_defense.report.records.scores import Attack, Data, Defense, Header, Numbers, Row, ScoreTable
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round of a training, counted from 0; ``test`` is empty where the model was not tested.
+    """One round of a training, counted from 0.
 
-    ``clients`` holds each one's ``loss`` and what its defense measured, such as ``noise_rms``.
+    Attributes:
+        clients: each one's ``loss`` and what its defense measured, such as ``noise_rms``.
+        test, validation: utility on those images; empty where the model was not tested.
     """
 
     round: int
     loss: float
     clients: Mapping[str, Numbers]
     test: Numbers = field(default_factory=dict)
+    validation: Numbers = field(default_factory=dict)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One training with one defense; ``share_bn`` is None for a model without batch norm."""
+class Arm(Defense):
+    """One training with one defense."""
 
-    defense: str
-    summary: str
-    acts_on: tuple[str, ...]
     history: tuple[Round, ...]
-    test: Numbers
-    preset: str | None = None
-    options: Settings = field(default_factory=dict)
-    share_bn: str | None = None
+
+    @property
+    def test(self) -> Numbers:
+        """The final model on the test images."""
+        return self.history[-1].test
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Header):
-    """What ``results.json`` holds; ``tables`` is not of :attr:`arms` alone, its last rows are baselines."""
+    """What ``results.json`` holds.
+
+    Attributes:
+        utilities: for each arm what its final model is worth.
+        tables: not of :attr:`arms` alone, the last row of each is the mean image.
+    """
 
     seed: int
     config: Settings
     data: Data
     arms: Mapping[str, Arm]
+    attacks: Mapping[str, Attack]
+    utilities: tuple[Row, ...]
     tables: tuple[ScoreTable, ...]
-    threat_models: Mapping[str, str] = field(default_factory=dict)
-    attack_settings: Mapping[str, Settings] = field(default_factory=dict)
     verdict: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -58,37 +64,6 @@ class RunRecord(Header):
     def pooled(self) -> list[ScoreTable]:
         """The tables over all attacked rounds, one an attack."""
         return [table for table in self.tables if table.round is None]
-
-    @property
-    def utilities(self) -> list[Row]:
-        """A row for each arm: the final model on the test images, and its difference to the first arm's."""
-        reference = next(iter(self.arms.values())).test
-        return [
-            Row(
-                arm=name,
-                images=0,
-                metrics={},
-                utility={key: Estimate(value, None, 1) for key, value in arm.test.items() if value is not None},
-                utility_difference={
-                    key: Estimate(value - other, None, 1)
-                    for key, value in arm.test.items()
-                    if position and value is not None and (other := reference.get(key)) is not None
-                },
-            )
-            for position, (name, arm) in enumerate(self.arms.items())
-        ]
-
-
-def read_run(results: Mapping[str, object], source: str = "these results") -> RunRecord:
-    """The record of a run, its rows with what each arm's model is worth. Raises :class:`RunError`."""
-    record = read_record(RunRecord, results, source)
-    worth = {row.arm: row for row in record.utilities} if record.arms else {}
-    return replace(record, tables=tuple(_with_utility(table, worth) for table in record.tables))
-
-
-def _with_utility(table: ScoreTable, worth: Mapping[str, Row]) -> ScoreTable:
-    rows = (replace(row, utility=worth[row.arm].utility) if row.arm in worth else row for row in table.rows)
-    return replace(table, rows=tuple(rows))
 
 
 @dataclass(frozen=True)

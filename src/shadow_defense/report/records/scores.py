@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.records.reading import Measure, Measures
+from shadow_defense.report.records.reading import Measure, Measures, Settings
 
 MEAN_IMAGE, RANDOM_UPDATE = "mean image", "random update"
 BASELINES = (MEAN_IMAGE, RANDOM_UPDATE)
@@ -72,16 +72,35 @@ class Data:
     classes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Defense:
+    """What protects an arm; ``share_bn`` is None for a model without batch norm."""
+
+    defense: str
+    summary: str
+    acts_on: tuple[str, ...]
+    preset: str | None = None
+    options: Settings = field(default_factory=dict)
+    share_bn: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One attack; rounds count from 1."""
+
+    attack: str
+    settings: Settings
+    threat_model: str
+    rounds: tuple[int, ...]
+    clients: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Guarantee:
     """Epsilon of (epsilon, delta) differential privacy, over seeds."""
 
     epsilon: Measure
     delta: float | None
-
-
-def _guarantee(value: object) -> object:
-    return {"epsilon": value, "delta": value.get("delta")} if isinstance(value, Mapping) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +117,7 @@ class Row:
         on_front: whether the arm stands on the attack's Pareto front; None where that was not asked.
     """
 
-    arm: Annotated[str, Field(validation_alias=AliasChoices("arm", "defense"))]
+    arm: str
     images: int
     seeds: int = 1
     metrics: Measures
@@ -107,7 +126,7 @@ class Row:
     utility_difference: Measures = field(default_factory=dict)
     control_difference: Measures = field(default_factory=dict)
     cost: Numbers = field(default_factory=dict)
-    epsilon: Annotated[Guarantee | None, BeforeValidator(_guarantee)] = None
+    epsilon: Guarantee | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
     share_bn: str | None = None
     on_front: bool | None = None

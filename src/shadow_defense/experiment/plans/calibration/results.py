@@ -10,10 +10,10 @@ from typing import Any
 
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig
+from shadow_defense.experiment.described import data_of
 from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
 from shadow_defense.experiment.plans.calibration.runs import Calibrating, Measurement, mean_amplitude
 from shadow_defense.experiment.plans.folder import open_folder
-from shadow_defense.experiment.plans.run import data_record
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.confidence import paired_difference
@@ -71,7 +71,7 @@ def run_calibration(
         "created": datetime.date.today().isoformat(),
         "command": _command(base, runs.attack, settings),
         "versions": {**versions(), "threads": str(config.threads)},
-        "data": data_record(runs.probes[0]),
+        "data": asdict(data_of(runs.probes[0])),
         "config": config.as_dict(),
         "settings": settings.model_dump(mode="json"),
         "target": settings.target.model_dump(),

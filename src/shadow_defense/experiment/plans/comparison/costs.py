@@ -41,11 +41,7 @@ class Costs:
 
         Returns the one-line error of each defense whose cost could not be measured.
         """
-        costings = {
-            f"{model}, {arm}: cost": Costing(self._scene(model), arm)
-            for model in self._grid.models
-            for arm in self._first(model).values()
-        }
+        costings = self.costings()
         attacks = {
             (task.job.attack, task.scene.config.model.model_dump_json()): AttackCosting(task.scene, task.job.attack)
             for task in waiting
@@ -62,6 +58,14 @@ class Costs:
         failed = {task.name: error for task, error in outcome.failures.items()}
         # What is wrong with an attack its own tasks say; its cost is needed for the forecast alone.
         return {label: failed[task.name] for label, task in costings.items() if task.name in failed}
+
+    def costings(self) -> dict[str, Costing]:
+        """What is measured of the defenses, each by what it is in words."""
+        return {
+            f"{model}, {arm}: cost": Costing(self._scene(model), arm)
+            for model in self._grid.models
+            for arm in self._first(model).values()
+        }
 
     def cost_of(self, model: str, arm: str) -> Cost | None:
         """Of an arm, measured at the first strength of its family with that model; None for ablations."""

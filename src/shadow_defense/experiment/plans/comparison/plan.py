@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shadow_defense.errors import RunError, ShadowDefenseError
+from shadow_defense.experiment.described import rounds_of
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk, duration_text
 from shadow_defense.experiment.plans.comparison.grid import Grid
@@ -18,9 +19,9 @@ from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
 from shadow_defense.experiment.tasks.scoring import Scoring
 from shadow_defense.experiment.tasks.training import Training, build_defense, check_scene
-from shadow_defense.federated.rounds import read_journal
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.run import Round
 from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 
 KIND = "comparison"
@@ -158,19 +159,26 @@ class Comparison:
                 self.failures[label] = failed[task.name]
 
     def _labelled(self) -> Iterator[tuple[str, Task]]:
-        """Every training and attack, with what it is in words; identical settings may share one task."""
-        for model, seed, scene in self.scenes():
+        """Every training, attack and score, with what it is in words; identical settings may share one task."""
+        for model, _, scene in self.scenes():
             for arm in scene.config.arms:
-                yield f"{model}, seed {seed}, {arm}: training", self.training(scene, arm)
+                yield self._label(model, self.training(scene, arm))
         for model, scoring in self.scorings():
-            job, seed = scoring.job, scoring.scene.config.seed
-            label = f"{model}, seed {seed}, {scoring.arm}: {job.attack}, round {job.round + 1}, {job.client}"
             if scoring.arm != MEAN_IMAGE:
-                yield label, scoring.attack
-                yield f"{label}, scores", scoring
+                yield self._label(model, scoring.attack)
+                yield self._label(model, scoring)
 
-    def history(self, scene: Scene, arm: str) -> list[dict[str, object]]:
-        """What was measured in each round of a training; [] for one that is not finished."""
+    @staticmethod
+    def _label(model: str, task: Task) -> tuple[str, Task]:
+        return f"{model}, {task.about}", task
+
+    def finished(self) -> list[Task]:
+        """The trainings and scores that are there, and what was measured of costs."""
+        tasks = [*self.trainings(), *self.costs.costings().values(), *(scoring for _, scoring in self.scorings())]
+        return [task for task in tasks if self.store.has(task)]
+
+    def history(self, scene: Scene, arm: str) -> tuple[Round, ...]:
+        """What was measured in each round of a training; none of one that is not finished."""
         training = self.training(scene, arm)
         place = self.store.place(training)
-        return read_journal(place)[1] if training.is_done(place) else []
+        return rounds_of(place) if training.is_done(place) else ()

@@ -1,0 +1,176 @@
+"""From scores and trainings to rows: means with intervals, paired differences, controls, and who is on the front."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
+from shadow_defense.metrics.fidelity import METRICS
+from shadow_defense.metrics.foreground import REGIONS
+from shadow_defense.metrics.pareto import pareto_front
+from shadow_defense.report.records.comparison import Plane, PlanePoint
+from shadow_defense.report.records.run import Round
+from shadow_defense.report.records.scores import BASELINES, Guarantee, Row, ScoreTable
+
+COLUMNS = tuple(f"{metric}_{region}" for metric in METRICS for region in REGIONS) + tuple(
+    f"best_match_{metric}" for metric in METRICS
+)
+
+PRIVACY, UTILITY = "ssim_whole", "f1_macro"
+"""What a plane is drawn by: the lower the attack's SSIM, the more private."""
+
+Image = tuple[str, str]
+"""What two arms are paired by: client and sample id."""
+
+History = Sequence[Round]
+
+Pair = TypeVar("Pair", bound=Hashable)
+
+
+def by_image(scores: Iterable[Score], arm: str, attack: str, round: int | None) -> dict[Image, dict[str, float]]:
+    """The columns of each image; over several rounds their mean, since one image's rounds are not independent."""
+    collected: dict[Image, dict[str, list[float]]] = {}
+    for score in scores:
+        if score.arm == arm and score.attack == attack and round in (None, score.round):
+            for row in score.rows:
+                if row["sample_id"] is not None:
+                    image = collected.setdefault((score.client, row["sample_id"]), {})
+                    for column in COLUMNS:
+                        if row[column] is not None:
+                            image.setdefault(column, []).append(row[column])
+    return {
+        image: {column: sum(values) / len(values) for column, values in columns.items()}
+        for image, columns in collected.items()
+    }
+
+
+def compared(
+    own: Mapping[Pair, Mapping[str, float]], reference: Mapping[Pair, Mapping[str, float]], names: Iterable[str]
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """The mean of each name over what was measured, and its difference to the reference over what both have."""
+    means, differences = {}, {}
+    for name in names:
+        values, others = (
+            {pair: each[name] for pair, each in side.items() if name in each} for side in (own, reference)
+        )
+        both = [pair for pair in values if pair in others]
+        if values:
+            means[name] = mean_interval(list(values.values()))
+        if both:
+            differences[name] = paired_difference([values[pair] for pair in both], [others[pair] for pair in both])
+    return means, differences
+
+
+def score_table(
+    scores: Sequence[Score], rows: Sequence[Row], attack: str, round: int | None, model: str = ""
+) -> ScoreTable:
+    """What one attack reached in each row's arm, beside what the row says already; the first is the reference.
+
+    Args:
+        round: 0-based, None for all rounds together.
+    """
+    reference = by_image(scores, rows[0].arm, attack, round)
+    scored = []
+    for row in rows:
+        images = by_image(scores, row.arm, attack, round)
+        metrics, difference = compared(images, reference, COLUMNS)
+        if row is rows[0]:
+            difference = {}
+        scored.append(replace(row, images=len(images), metrics=metrics, difference=difference))
+    return ScoreTable(attack=attack, round=None if round is None else round + 1, rows=tuple(scored), model=model)
+
+
+def shown_rounds(rounds: Sequence[int]) -> tuple[int | None, ...]:
+    """Of which rounds there is a table: all together (None), then each, where there are several."""
+    return (None, *rounds) if len(rounds) > 1 else (None,)
+
+
+def training_row(
+    arm: str,
+    settings: DefenseSettings,
+    trainings: Mapping[int, History],
+    reference: Mapping[int, History],
+    names: Sequence[str],
+) -> Row:
+    """What the trainings of an arm say, by seed: utility of the final models, privacy budget, measurements.
+
+    Args:
+        names: of the measures of utility.
+        reference: the trainings that utility is compared with; the arm's own for the first arm.
+    """
+    own, others = (_reached(each) for each in (trainings, reference))
+    utility, difference = compared(own, others, names)
+    measured = _measured(list(trainings.values()))
+    epsilon = measured.pop("epsilon_spent", None)
+    delta = next((part.delta for part in settings.parts().values() if hasattr(part, "delta")), None)
+    return Row(
+        arm=arm,
+        images=0,
+        seeds=len(trainings),
+        metrics={},
+        utility=utility,
+        utility_difference={} if trainings is reference else difference,
+        epsilon=None if epsilon is None else Guarantee(mean_interval(epsilon), delta),
+        measured={name: sum(values) / len(values) for name, values in measured.items()},
+    )
+
+
+def _reached(trainings: Mapping[int, History]) -> dict[int, dict[str, float]]:
+    return {
+        seed: {name: value for name, value in history[-1].test.items() if value is not None}
+        for seed, history in trainings.items()
+    }
+
+
+def _measured(histories: Sequence[History]) -> dict[str, list[float]]:
+    """The defense's own measurements in the last round: for each seed the greatest epsilon, the mean of all else."""
+    found: dict[str, list[float]] = {}
+    for history in histories:
+        clients = list(history[-1].clients.values())
+        for name in dict.fromkeys(name for client in clients for name in client if name != "loss"):
+            values = [value for client in clients if (value := client.get(name)) is not None]
+            reached = max(values) if name.startswith("epsilon") else sum(values) / len(values)
+            found.setdefault(name, []).append(reached)
+    return found
+
+
+def on_plane(table: ScoreTable) -> tuple[ScoreTable, Plane]:
+    """The privacy-utility plane of a table, and the table with its front marked."""
+    shown = [row for row in table.rows if UTILITY in row.utility and PRIVACY in row.metrics]
+    front = pareto_front([(-row.metrics[PRIVACY].mean, row.utility[UTILITY].mean) for row in shown])
+    marks = {row.arm: on_front for row, on_front in zip(shown, front, strict=True)}
+    points = tuple(
+        PlanePoint(arm=row.arm, privacy=row.metrics[PRIVACY], utility=row.utility[UTILITY], on_front=marks[row.arm])
+        for row in shown
+    )
+    baseline = {row.arm: row.metrics[PRIVACY].mean for row in table.rows if row.arm in BASELINES}
+    plane = Plane(model=table.model, attack=table.attack, metric=PRIVACY, points=points, baseline=baseline)
+    return replace(table, rows=tuple(replace(row, on_front=marks.get(row.arm)) for row in table.rows)), plane
+
+
+def control_of(arm: str, arms: Mapping[str, DefenseSettings]) -> str | None:
+    """The arm that is ``arm``, a Shadow defense, but for noise that is uniform over the image; None where none is."""
+
+    def apart_from_placement(settings: DefenseSettings) -> dict[str, Any]:
+        resolved = settings.settings().model_dump(mode="json")
+        return {**resolved, "share_bn": settings.share_bn, "placement": None}
+
+    def is_uniform(settings: DefenseSettings) -> bool:
+        return getattr(settings.settings(), "placement", None) == "uniform"
+
+    if arm not in arms or arms[arm].defense != "shadow" or is_uniform(arms[arm]):
+        return None
+    return next(
+        (
+            name
+            for name, other in arms.items()
+            if other.defense == "shadow"
+            and is_uniform(other)
+            and apart_from_placement(other) == apart_from_placement(arms[arm])
+        ),
+        None,
+    )

@@ -1,0 +1,62 @@
+"""What records say of data, defenses and attacks, for every plan alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.tasks.keys import data_hash
+from shadow_defense.federated.rounds import read_journal, train_again
+from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.run import Round
+from shadow_defense.report.records.scores import Attack, Client, Data, Defense
+
+
+def data_of(scene: Scene, sha256: str | Mapping[str, str] | None = None) -> Data:
+    """The data that a scene plays on; ``sha256``: of each seed, where there are several."""
+    data = scene.dataset
+    return Data(
+        name=data.name,
+        classes=data.class_names,
+        image_size=data.image_size,
+        channels=data.channels,
+        clients={
+            client.name: Client(len(client.train), client.batch_size, len(client.validation), len(client.test))
+            for client in data.clients
+        },
+        public=len(data.public),
+        test=len(data.test),
+        sha256=data_hash(scene) if sha256 is None else sha256,
+    )
+
+
+def defense_of(settings: DefenseSettings) -> Defense:
+    return Defense(
+        defense=settings.defense,
+        preset=settings.preset,
+        options=settings.options,
+        share_bn=settings.share_bn,
+        summary=settings.kind().summary,
+        acts_on=tuple(settings.acts_on()),
+    )
+
+
+def attack_of(scene: Scene, name: str) -> Attack:
+    """One of the attacks that a scene is attacked by."""
+    settings = scene.config.attacks[name]
+    return Attack(
+        attack=settings.attack,
+        settings=settings.build().model_dump(mode="json"),  # type: ignore[attr-defined]
+        threat_model=threat_model(settings.threat_model).describe(),
+        rounds=tuple(round + 1 for round in scene.config.attacked_rounds(name)),
+        clients=tuple(dict.fromkeys(client.name for _, client in scene.attacked_updates(name))),
+    )
+
+
+def rounds_of(training: Path) -> tuple[Round, ...]:
+    """What was measured in each round of a training. Raises :class:`RunError` where its journal is damaged."""
+    path = training / "history.json"
+    return tuple(read_record(Round, entry, str(path), train_again(training)) for entry in read_journal(training)[1])
