@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def test_the_second_is_told_who_is_there_and_a_kill_frees_the_folder(tmp_path: P
         assert not (folder / HALF).exists()
         (folder / "config.yaml").write_text("seed: 0")
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+
+def test_who_holds_it_may_hold_it_again_and_another_thread_may_not(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads, holding(tmp_path):
+        with holding(tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
+
+        def enter() -> None:
+            with holding(tmp_path):
+                raise AssertionError("two at once")
+
+        with pytest.raises(RunError, match="in use by process"):
+            threads.submit(enter).result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_is_private_and_goes_where_nothing_was_written(tmp_path: Path) -> None:

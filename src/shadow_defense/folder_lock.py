@@ -6,6 +6,7 @@ import datetime
 import fcntl
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,16 +18,25 @@ HOLDER_BYTES = 200
 """Read of a lock's file, which says who holds it."""
 
 
+_HELD: set[tuple[Path, int, int]] = set()
+"""What is held: the folder, and by which process and thread of it."""
+
+
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder`` while the block runs; it is made, for its owner alone, where missing.
 
     The system ends the lock with the process, however that ends. What killed processes left half written is removed,
     and so is what workers leave that are ended when the block fails. A folder made here that stays empty goes again.
+    Who holds a folder may hold it again: a command holds it for all of its stages, and each stage for itself.
 
     Raises:
         RunError: when another process holds the folder, naming it, or the folder cannot be used.
     """
+    holder = (folder.absolute(), os.getpid(), threading.get_ident())
+    if holder in _HELD:
+        yield
+        return
     try:
         made = not folder.exists()
         make_private_folder(folder)
@@ -34,6 +44,7 @@ def holding(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{folder} cannot be used: {error.strerror or error}; choose another folder") from error
     try:
+        _HELD.add(holder)
         remove_leftovers(folder)
         try:
             yield
@@ -41,6 +52,7 @@ def holding(folder: Path) -> Iterator[None]:
             remove_leftovers(folder)
             raise
     finally:
+        _HELD.discard(holder)
         with suppress(OSError):
             (folder / LOCK).unlink()
             if made:

@@ -19,6 +19,7 @@ from shadow_defense.experiment.store import RECORD, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.files import read_json, write_text
 from shadow_defense.progress import Progress
+from tests.test_folder_lock import held_elsewhere
 
 LONG = 120.0
 """Seconds: more than any of these tests may take."""
@@ -187,3 +188,12 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_running, workers))
+
+
+def test_two_processes_do_not_compute_into_one_store(tmp_path: Path) -> None:
+    task = Toy("a")
+    with held_elsewhere(tmp_path / "plan") as number, pytest.raises(RunError, match=f"in use by process {number}"):
+        carry_out([task], Store(tmp_path / "plan"), Workers(0))
+    assert not Store(tmp_path / "plan").has(task)
+    carry_out([task], Store(tmp_path / "plan"), Workers(0))
+    assert Store(tmp_path / "plan").has(task)

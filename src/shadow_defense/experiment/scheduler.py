@@ -22,6 +22,7 @@ from shadow_defense.errors import RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.files import write_text
+from shadow_defense.folder_lock import holding
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
 
@@ -99,6 +100,7 @@ def carry_out(
         isolate: one that fails leaves the others alone, and is in the outcome; else its error is raised at once.
 
     Raises:
+        RunError: when another process computes into the store.
         WorkerKilledError: when a process was killed, usually for lack of memory; finished work is kept.
         Whatever a task raises, without ``isolate``; the other processes are ended: files are whole or absent.
     """
@@ -109,10 +111,11 @@ def carry_out(
     weights = {task.name: float((weight or Task.steps)(task)) for task in waiting}
     bar = (progress or Progress()).start(name, max(1, round(sum(weights.values()))))
     try:
-        if workers.count == 0:
-            _in_this_process(waiting, store, workers, weights, bar, outcome, isolate)
-        else:
-            _in_processes(waiting, store, workers, weights, bar, outcome, isolate)
+        with holding(store.folder):
+            if workers.count == 0:
+                _in_this_process(waiting, store, workers, weights, bar, outcome, isolate)
+            else:
+                _in_processes(waiting, store, workers, weights, bar, outcome, isolate)
     finally:
         bar.finish()
     return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -417,7 +418,7 @@ def test_two_nodes_of_one_folder_draw_differently(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_train_as_one_node(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with holding(ClientStateFolder(tmp_path, "training", "partition-0").folder):
-        assert one_round(tmp_path).has_error()
+    with ThreadPoolExecutor(1) as other, holding(ClientStateFolder(tmp_path, "training", "partition-0").folder):
+        assert other.submit(one_round, tmp_path).result().has_error()
     assert "is in use by process" in caplog.text
     assert one_round(tmp_path).has_content()
