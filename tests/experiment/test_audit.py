@@ -131,6 +131,7 @@ def test_a_batch_of_32_is_hidden_in_words(audit: Audit, tmp_path: Path) -> None:
     results = audit(
         *("--model", "@model.yaml", "--global", str(tmp_path / "global.safetensors"), *QUICK),
         *("--update", str(tmp_path / "update.safetensors"), "--learning-rate", "0.1", "--batch-size", "32"),
+        *("--optimiser", "sgd", "--loss", "ce"),
         *("--truth", str(write_images(tmp_path / "truth", images)), "--template", "@public"),
         *("--fail-above", "ssim=0.9", "--fail-above", "psnr=40"),
     )

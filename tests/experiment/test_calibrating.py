@@ -241,7 +241,7 @@ def test_relative_data_leakage_of_pictures() -> None:
 
 EXACT: dict[str, Any] = {
     "title": "exact",
-    "data": {"source": "faces", "image_size": 16, "split": {"kind": "sizes", "sizes": [1, 1, 1, 1]}},
+    "data": {"source": "faces", "image_size": 12, "split": {"kind": "sizes", "sizes": [1, 1, 1, 1]}},
     "model": {"name": "lenet", "normalisation": "none"},
     "generator": {"z_dim": 8, "width": 4, "steps": 2, "batch_size": 4},
     "training": {"rounds": 2, "learning_rate": 0.05},

@@ -304,10 +304,11 @@ def _pool(
                             break
                         future = pool.submit(_in_worker, task, store, weights[task.name], isolate)
                         running[future] = task
+                        # At once: of one that has died it tells nothing any more.
+                        processes |= set(multiprocessing.active_children()) - earlier
                     if not running:
                         return
                     done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                    processes |= set(multiprocessing.active_children()) - earlier
                     if any(process.exitcode for process in processes):
                         # The pool may miss the death of the process that it started last, and wait for the others.
                         raise BrokenProcessPool
