@@ -171,9 +171,9 @@ def test_quiet_prints_nothing_and_a_pipe_gets_no_bars(run: Callable[..., Ended],
 
 def test_brackets_in_what_a_risk_found_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Rich would swallow the first and stop at the second."""
-    found = SimpleNamespace(outcome="[bold] or not", sentence="SSIM of shadow[strong] and [/bold]")
-    risk = SimpleNamespace(number=1, name="arms")
-    monkeypatch.setattr("shadow_defense.experiment.plans.risks.running.run_risks", lambda *_, **__: [(risk, found)])
+    said = {"outcome": "[bold] or not", "sentence": "SSIM of shadow[strong] and [/bold]"}
+    risk = SimpleNamespace(number=1, name="arms", **said)
+    monkeypatch.setattr("shadow_defense.experiment.plans.risks.running.run_risks", lambda *_, **__: [risk])
     result = CliRunner().invoke(app, ["risks", "--out", str(tmp_path)])
     assert result.exception is None, result.exception
     assert "1. arms: [bold] or not\n  SSIM of shadow[strong] and [/bold]\n" in result.output
