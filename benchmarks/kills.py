@@ -50,7 +50,7 @@ GRID: dict[str, Any] = {
 COMMANDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "run": (RUN, ()),
     "compare": (GRID, ()),
-    "calibrate": (RUN, ("--target", "ssim=0.5", "--tolerance", "1", "--seeds", "1", "--schedules", "constant")),
+    "calibrate": (RUN, ("--target", "ssim=0.5", "--tolerance", "1", "--seeds", "0", "--schedules", "constant")),
 }
 """What each command is given: a file, and options."""
 

@@ -21,15 +21,12 @@ from shadow_defense.errors import DataError, ShadowDefenseError
 from shadow_defense.experiment.plans.calibration.bisection import (
     Calibration,
     CalibrationSettings,
-    Crossing,
-    Leakage,
-    Rise,
     calibrate,
     parse_target,
     worst_round,
 )
 from shadow_defense.experiment.plans.calibration.results import run_calibration
-from shadow_defense.experiment.plans.calibration.runs import Calibrating, Measurement
+from shadow_defense.experiment.plans.calibration.runs import Calibrating
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.files import read_json
@@ -39,16 +36,16 @@ from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.pages.calibrate import render_calibration
 from shadow_defense.report.records.calibration import (
-    Bracket,
     CalibrationRecord,
     Chosen,
+    Crossing,
+    Leakage,
+    Rise,
     ScheduleEntry,
     Strength,
     Target,
 )
-from shadow_defense.report.records.calibration import Leakage as WorstRound
-from shadow_defense.report.records.calibration import Rise as RiseShown
-from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.scores import Data
 from shadow_defense.report.sentences.calibration import chosen_sentences, doubt_sentences, schedule_sentence
 from shadow_defense.seeds import named_generator
@@ -102,7 +99,7 @@ def test_bisection_finds_both_crossings_of_a_falling_leakage(
         assert found.certain.holds is None
     if found.leaks is not None:
         assert found.leaks <= root - half / slope + 1e-9
-    assert found.rises == [] and found.held_earlier == []
+    assert found.rises == () and found.held_earlier == ()
 
 
 @settings(max_examples=100)
@@ -143,13 +140,13 @@ def test_measurements_that_contradict_monotone_leakage_are_noted() -> None:
     assert found.average == Crossing(fails=0.0, holds=0.5)
     assert found.leaks == 0.0
     # 0.15 = 0.45 - 0.3 lies below 0.4 = 0.3 + 0.1: the rise may be chance.
-    assert found.rises == [Rise(0.5, 1.0, clear=False)]
-    assert found.held_earlier == [0.5]
+    assert found.rises == (Rise(0.5, 1.0, clear=False),)
+    assert found.held_earlier == (0.5,)
     sentences = doubt_sentences("growing", _entry(found))
     assert sentences[0].startswith("growing: strength 1 leaks more on average than 0.5, within the intervals")
     assert sentences[1].startswith("growing: strength 0.5 was below the target although 1 was not")
     clear = Calibration(0.5, {0.0: leaking(0.9, 0.1), 1.0: leaking(0.3, 0.05), 2.0: leaking(0.45, 0.02)})
-    assert clear.rises == [Rise(1.0, 2.0, clear=True)]
+    assert clear.rises == (Rise(1.0, 2.0, clear=True),)
     assert "do not overlap" in doubt_sentences("growing", _entry(clear))[0]
 
 
@@ -186,13 +183,13 @@ TARGET = Target("ssim", 0.5)
 
 
 def _strength(strength: float, **leakage: Leakage) -> Strength:
-    measured = {metric: read_record(WorstRound, vars(value)) for metric, value in leakage.items()}
     return Strength(
         strength=strength,
         mean_amplitude=0.75,
-        leakage=measured,
+        leakage=leakage,
         f1=(0.8, 0.8),
         f1_difference=Estimate(-0.021, (-0.05, 0.008), 2),
+        seconds=1.0,
     )
 
 
@@ -200,11 +197,11 @@ def _entry(found: Calibration) -> ScheduleEntry:
     """What a bisection found, as the page has it."""
     return ScheduleEntry(
         outcome=found.outcome,
-        certain=read_record(Bracket, vars(found.certain)),
-        average=read_record(Bracket, vars(found.average)),
+        certain=found.certain,
+        average=found.average,
         leaks=found.leaks,
-        rises=tuple(read_record(RiseShown, vars(rise)) for rise in found.rises),
-        held_earlier=tuple(found.held_earlier),
+        rises=found.rises,
+        held_earlier=found.held_earlier,
         measurements=tuple(_strength(strength, ssim=leakage) for strength, leakage in found.points.items()),
     )
 
@@ -255,7 +252,7 @@ EXACT: dict[str, Any] = {
 
 def sought(**changes: Any) -> CalibrationSettings:
     values = {"target": {"metric": "ssim", "value": 0.7}, "schedules": ["growing"], "tolerance": 0.5, "most": 2.0}
-    return CalibrationSettings.model_validate({**values, "seeds": 1, **changes})
+    return CalibrationSettings.model_validate({**values, "seeds": [0], **changes})
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -266,22 +263,23 @@ def files(folder: Path) -> dict[Path, int]:
 def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> None:
     folder, heard = tmp_path / "calibrated", list[tuple[str, float]]()
 
-    def hear(schedule: str, measured: Measurement) -> None:
+    def hear(schedule: str, measured: Strength) -> None:
         heard.append((schedule, measured.strength))
 
     config = config_from(EXACT)
     results = run_calibration(folder, config, sought(), on_measurement=hear)
-    growing = results["schedules"]["growing"]
-    strengths = [measured["strength"] for measured in growing["measurements"]]
+    growing = results.schedules["growing"]
+    strengths = [measured.strength for measured in growing.measurements]
     assert sorted(heard) == [("growing", strength) for strength in strengths]
-    assert results["undefended"]["leakage"]["ssim"]["mean"] > 0.99
-    assert growing["outcome"] == "found"
-    assert results["chosen"]["strength"] == growing["certain"]["holds"] > growing["certain"]["fails"] > 0
-    assert results["chosen"]["leakage"]["ssim"]["high"] < 0.7
+    assert results.undefended.leakage["ssim"].mean > 0.99
+    assert growing.outcome == "found" and results.chosen is not None
+    assert growing.certain.holds is not None and growing.certain.fails is not None
+    assert results.chosen.strength == growing.certain.holds > growing.certain.fails > 0
+    assert results.chosen.leakage["ssim"].high < 0.7
 
     # What can be pasted is the configuration's own arm with strength and schedule changed, as it was trained.
-    arm = results["chosen"]["arm"]["shadow-calibrated"]
-    wanted = {"latent_iterations": 3, "momentum": 0.3, "strength": results["chosen"]["strength"], "schedule": "growing"}
+    arm = results.chosen.arm["shadow-calibrated"]
+    wanted = {"latent_iterations": 3, "momentum": 0.3, "strength": results.chosen.strength, "schedule": "growing"}
     assert arm == {**config.arms["strong"].model_dump(mode="json"), "options": wanted}
     trained = [read_json(path)["task"]["defense"]["settings"] for path in folder.glob("store/training-*/task.json")]
     assert any(wanted.items() <= settings.items() for settings in trained)
@@ -291,29 +289,34 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     run = Scene(config)
     truths = torch.cat([client.train.unit_images() for client in run.dataset.clients])
     expected = psnr(run.mean_image.expand_as(truths), truths).mean().item()
-    assert results["mean_image"]["psnr"]["mean"] == pytest.approx(expected, rel=1e-5)
-    assert results["mean_image"]["rdlv"]["mean"] == 0
+    assert results.mean_image["psnr"].mean == pytest.approx(expected, rel=1e-5)
+    assert results.mean_image["rdlv"].mean == 0
 
     # Again: nothing is trained or attacked. Closer: only what is new. Another schedule: the undefended arm stays.
     before = files(folder)
-    assert run_calibration(folder, config, sought()) == results == read_json(folder / "calibration.json")
+    assert run_calibration(folder, config, sought()) == results
+    assert load_record(CalibrationRecord, folder / "calibration.json", "") == results
+    assert {f"{task.kind}-{task.key}" for task in results.tasks} == {
+        path.parent.name for path in folder.glob("store/*/task.json")
+    }
     assert files(folder) == before
     closer = run_calibration(folder, config, sought(tolerance=0.25, schedules=["growing", "constant"]))
     assert {path: files(folder)[path] for path in before} == before
-    assert len(closer["schedules"]["growing"]["measurements"]) > len(strengths)
-    constant = closer["schedules"]["constant"]
-    assert constant["measurements"][0] == closer["undefended"]
-    assert constant["measurements"][-1]["strength"] == growing["measurements"][-1]["strength"] == 2.0
-    assert closer["chosen"]["mean_amplitude"] == min(
-        measured["mean_amplitude"]
-        for entry in closer["schedules"].values()
-        for measured in entry["measurements"]
-        if measured["strength"] == entry["certain"]["holds"]
+    assert len(closer.schedules["growing"].measurements) > len(strengths)
+    constant = closer.schedules["constant"]
+    assert constant.measurements[0] == closer.undefended
+    assert constant.measurements[-1].strength == growing.measurements[-1].strength == 2.0
+    assert closer.chosen is not None
+    assert closer.chosen.mean_amplitude == min(
+        measured.mean_amplitude
+        for entry in closer.schedules.values()
+        for measured in entry.measurements
+        if measured.strength == entry.certain.holds
     )
 
     page = (folder / "calibration.html").read_text(encoding="utf-8")
-    assert page == render_calibration(read_record(CalibrationRecord, closer))
-    assert f"strength: {closer['chosen']['strength']}" in page
+    assert page == render_calibration(closer)
+    assert f"strength: {closer.chosen.strength}" in page
     assert "growing (chosen)" in page or "constant (chosen)" in page
 
     with pytest.raises(ShadowDefenseError, match="calibration of another configuration"):
@@ -321,7 +324,7 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
 
 
 def test_seeds_see_other_images_and_have_generators_of_their_own(tmp_path: Path) -> None:
-    runs = Calibrating(tmp_path, config_from(EXACT), sought(seeds=2))
+    runs = Calibrating(tmp_path, config_from(EXACT), sought(seeds=[0, 1]))
     public, private = ([set(part(run)) for run in runs.probes] for part in (_public, _private))
     assert private[0] != private[1]
     assert not public[0] & private[0] and not public[1] & private[1]
@@ -350,6 +353,7 @@ def chosen(**leakage: Leakage) -> CalibrationRecord:
         seeds=(0, 1),
         data=Data(name="faces", image_size=(16, 16), channels=1, clients={}, public=1, test=1, sha256=""),
         config={},
+        settings={},
         target=TARGET,
         attack="ig",
         attack_settings={},
@@ -358,6 +362,7 @@ def chosen(**leakage: Leakage) -> CalibrationRecord:
         undefended=blank,
         schedules={},
         chosen=Chosen(**found),
+        seconds=1.0,
     )
 
 
@@ -402,11 +407,11 @@ def command(tmp_path: Path, *arguments: str, **changes: Any) -> str:
         (["--schedules", "growing,falling"], "schedules.1 = 'falling': input should be 'growing', 'constant' or"),
         (["--tolerance", "0"], "tolerance = 0.0: input should be greater than or equal to 0.001"),
         (["--most", "-1"], "most = -1.0: input should be greater than 0"),
-        (["--seeds", "0"], "seeds = 0: input should be greater than or equal to 1"),
+        (["--seeds", "2"], "or 2, with a comma for seed 2 alone"),
         (["--set", "attacks.ig.threat_model=eavesdropper", "--set", "attacks.ig.attack=gradinversion"], "not grant"),
         (["--set", "training.round=1"], "did you mean 'rounds'?"),
         (["--target", "ssim=0.1"], "target ssim=0.1 is out of reach: the mean of the public images"),
-        (["--set", "attacks.r-gap.clients=[client-1]", "--seeds", "1"], "is tried on 1 image"),
+        (["--set", "attacks.r-gap.clients=[client-1]", "--seeds", "1,"], "is tried on 1 image"),
         (["--set", "attacks.r-gap.clients=[client-9]"], "names 'client-9': the clients are"),
     ],
 )

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_engine
+
 if TYPE_CHECKING:
-    from shadow_defense.experiment.plans.calibration.runs import Measurement
+    from shadow_defense.report.records.calibration import CalibrationRecord, Strength
 
 
 def calibrate(
@@ -24,18 +26,16 @@ def calibrate(
     ] = "growing,constant",
     tolerance: Annotated[float, typer.Option(help="Stop when the strength is known this closely.")] = 0.05,
     most: Annotated[float, typer.Option(help="Greatest strength tried.")] = 3.0,
-    seeds: Annotated[int, typer.Option(help="Trainings of each setting, on other splits.")] = 2,
+    seeds: Seeds = None,
     out: Annotated[Path | None, typer.Option(help="Folder; default runs/calibrate-<preset or file name>.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as training.rounds=4."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    overrides: Overrides = None,
+    engine: Engine = None,
+    quiet: Quiet = False,
 ) -> None:
     """The weakest Shadow strength whose measured leakage stays below a target, and what it costs in F1.
 
-    Bisection on short runs: each candidate is trained and attacked with every seed. Writes calibration.json and
-    calibration.html; stopped, the same command goes on.
+    Bisection on short trainings: each candidate is trained and attacked with every seed; without --seeds, with the
+    configuration's own and the next. Writes calibration.json and calibration.html; stopped, the same command goes on.
     """
     from rich.console import Console
 
@@ -47,41 +47,38 @@ def calibrate(
     from shadow_defense.folder_lock import holding
     from shadow_defense.validation import validated
 
-    loaded = load_config(config, overrides or ())
-    values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": seeds}
+    loaded = load_config(config, with_engine(overrides, engine))
+    values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": seed_list(seeds)}
     values |= {"target": parse_target(target), "schedules": [name.strip() for name in schedules.split(",")]}
     settings = validated(CalibrationSettings, values, ConfigError)
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
     terminal = Console(stderr=True)
 
-    def on_measurement(schedule: str, measured: Measurement) -> None:
+    def on_measurement(schedule: str, measured: Strength) -> None:
         if not quiet:
             terminal.print(_line(schedule, measured, settings.target.metric), highlight=False)
 
     with holding(folder), progress_unless(quiet, terminal) as progress:
-        results = run_calibration(folder, loaded, settings, progress, on_measurement)
+        record = run_calibration(folder, loaded, settings, progress, on_measurement)
     if not quiet:
-        _summary(results, folder / "calibration.html")
+        _summary(record, folder / "calibration.html")
 
 
-def _line(schedule: str, measured: Measurement, metric: str) -> str:
-    leakage, f1 = measured.leakage[metric], sum(measured.f1) / len(measured.f1)
+def _line(schedule: str, measured: Strength, metric: str) -> str:
+    leakage = measured.leakage[metric]
     return (
         f"{schedule} {measured.strength:g}: {metric} {leakage.mean:.3f} ({leakage.low:.3f} to {leakage.high:.3f}), "
-        f"worst in round {leakage.round}; macro F1 {f1:.3f}"
+        f"worst in round {leakage.round}; macro F1 {measured.mean_f1:.3f}"
     )
 
 
-def _summary(results: dict[str, Any], page: Path) -> None:
+def _summary(record: CalibrationRecord, page: Path) -> None:
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.report.kit.template import nested_text
     from shadow_defense.report.pages.calibrate import calibration_summary
-    from shadow_defense.report.records.calibration import CalibrationRecord
-    from shadow_defense.report.records.reading import read_record
 
-    record = read_record(CalibrationRecord, results)
     console = Console()
     console.print(calibration_summary(record).terminal())
     print_sentences(console, record.verdict)

@@ -16,9 +16,15 @@ LEAKAGE: dict[str, Metric] = {"ssim": METRICS["ssim"], "psnr": METRICS["psnr"], 
 
 @dataclass(frozen=True)
 class Leakage:
-    """What an attack rebuilds in the worst attacked round (from 1), over images.
+    """What an attack rebuilds at one setting, in the worst attacked round; higher is more.
 
-    ``high`` is the greatest upper end of all rounds' 95 % intervals.
+    Attributes:
+        mean: over images, the greatest of all attacked rounds.
+        low: lower end of the 95 % interval of that round's mean.
+        high: greatest upper end over all rounds: below a target only where every round's is, so that trying several
+            rounds takes nothing from its 97.5 %.
+        round: the one with the greatest mean, counted from 1.
+        images: how many the mean is over.
     """
 
     mean: float
@@ -30,13 +36,21 @@ class Leakage:
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """One setting, trained and attacked with every seed; ``f1`` is macro F1 by seed."""
+    """One setting, trained and attacked with every seed; strength 0 is no defense.
+
+    Attributes:
+        mean_amplitude: the noise's amplitude averaged over the rounds.
+        leakage: by metric.
+        f1: macro F1 on the test images after the last round, by seed; ``f1_difference``: to no defense.
+        seconds: of training and attacking, all seeds together, on the machine that ran them.
+    """
 
     strength: float
     mean_amplitude: float
     leakage: Mapping[str, Leakage]
     f1: tuple[float, ...]
     f1_difference: Measure
+    seconds: float
 
     @property
     def mean_f1(self) -> float:
@@ -45,16 +59,19 @@ class Strength:
 
 
 @dataclass(frozen=True)
-class Bracket:
-    """The weakest strength that holds and the strongest that does not; None where there is none."""
+class Crossing:
+    """Where a criterion begins to hold: at ``holds`` and every stronger measured strength, not at ``fails``.
 
-    holds: float | None
+    Each is None where no measured strength is such a one.
+    """
+
     fails: float | None
+    holds: float | None
 
 
 @dataclass(frozen=True)
 class Rise:
-    """A stronger setting that leaks more than a weaker one; ``clear`` where their intervals do not overlap."""
+    """Two neighbouring strengths of which the stronger leaks more; ``clear``: their intervals do not overlap."""
 
     weaker: float
     stronger: float
@@ -74,8 +91,8 @@ class ScheduleEntry:
     """
 
     outcome: str
-    certain: Bracket
-    average: Bracket
+    certain: Crossing
+    average: Crossing
     leaks: float | None
     rises: tuple[Rise, ...]
     held_earlier: tuple[float, ...]
@@ -105,6 +122,7 @@ class CalibrationRecord(Header):
     seeds: tuple[int, ...]
     data: Data
     config: Settings
+    settings: Settings
     target: Target
     attack: str
     attack_settings: Settings
@@ -113,4 +131,5 @@ class CalibrationRecord(Header):
     undefended: Strength
     schedules: Mapping[str, ScheduleEntry]
     chosen: Chosen | None
+    seconds: float
     verdict: tuple[str, ...] = field(default=())

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shadow_defense.errors import ConfigError, DataError, unknown_name
 from shadow_defense.metrics.confidence import mean_interval
+from shadow_defense.report.records.calibration import Crossing, Leakage, Rise
 from shadow_defense.shadow.noise import Schedule
 
 TARGET_RANGES: dict[str, tuple[float, float]] = {"ssim": (0.0, 1.0), "psnr": (0.0, 100.0), "rdlv": (0.0, 1e6)}
@@ -75,29 +76,13 @@ class CalibrationSettings(BaseModel):
     )
     tolerance: float = Field(0.05, ge=0.001, le=1, description="width of the bracket at which bisection stops")
     most: float = Field(3.0, gt=0, le=100, description="greatest strength tried")
-    seeds: int = Field(
-        2, ge=1, le=1024, description="whole trainings for each setting: other splits, models and attack starts"
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="of the trainings of each setting, each with another split, model and attack start; null: the "
+        "configuration's and the next",
     )
-
-
-@dataclass(frozen=True)
-class Leakage:
-    """What an attack rebuilds at one setting, in the worst attacked round; higher is more.
-
-    Attributes:
-        mean: over images, the greatest of all attacked rounds.
-        low: lower end of the 95 % interval of that round's mean.
-        high: greatest upper end over all rounds: below a target only where every round's is, so that trying several
-            rounds takes nothing from its 97.5 %.
-        round: the one with the greatest mean, counted from 1.
-        images: how many the mean is over.
-    """
-
-    mean: float
-    low: float
-    high: float
-    round: int
-    images: int
 
 
 def worst_round(values: Mapping[int, Mapping[str, Sequence[float]]]) -> Leakage:
@@ -131,31 +116,11 @@ Points = Mapping[float, Leakage]
 Below = Callable[[Leakage], bool]
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """Where a criterion begins to hold: at ``holds`` and every stronger measured strength, not at ``fails``.
-
-    Each is None where no measured strength is such a one.
-    """
-
-    fails: float | None
-    holds: float | None
-
-
 def crossing(points: Points, below: Below) -> Crossing:
     """The strongest measured strength at which ``below`` fails, and the next stronger one."""
     fails = max((strength for strength, leakage in points.items() if not below(leakage)), default=-math.inf)
     holds = min((strength for strength in points if strength > fails), default=None)
     return Crossing(None if fails == -math.inf else fails, holds)
-
-
-@dataclass(frozen=True)
-class Rise:
-    """Two neighbouring strengths of which the stronger leaks more; ``clear``: their intervals do not overlap."""
-
-    weaker: float
-    stronger: float
-    clear: bool
 
 
 @dataclass(frozen=True)
@@ -193,21 +158,21 @@ class Calibration:
         return crossing(self.points, lambda leakage: leakage.low < self.target).fails
 
     @property
-    def rises(self) -> list[Rise]:
+    def rises(self) -> tuple[Rise, ...]:
         """Where the measured means contradict that more noise leaks less."""
-        return [
+        return tuple(
             Rise(weaker, stronger, clear=after.low > before.high)
             for (weaker, before), (stronger, after) in itertools.pairwise(self.points.items())
             if after.mean > before.mean
-        ]
+        )
 
     @property
-    def held_earlier(self) -> list[float]:
+    def held_earlier(self) -> tuple[float, ...]:
         """Strengths that kept below the target although a stronger one did not: chance, or no monotone leakage."""
         fails = self.certain.fails
-        return [
+        return tuple(
             s for s, leakage in self.points.items() if fails is not None and s < fails and leakage.high < self.target
-        ]
+        )
 
 
 def calibrate(measure: Callable[[float], Leakage], target: float, *, most: float, tolerance: float) -> Calibration:

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.engines import engine_named
-from shadow_defense.experiment.plans.calibration.bisection import Calibration, CalibrationSettings, Leakage, calibrate
+from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, calibrate
 from shadow_defense.experiment.plans.calibration.scores import Scores, leakage_of, leaked, mean_image_scores
 from shadow_defense.experiment.scene import Scene, with_absolute_paths
+from shadow_defense.experiment.scene_tasks import check_whole, scorings_of, trainings_of
 from shadow_defense.experiment.scheduler import Workers, carry_out
 from shadow_defense.experiment.store import Store
-from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.scoring import Scoring
-from shadow_defense.experiment.tasks.training import Training, check_scene
 from shadow_defense.federated.rounds import read_journal
+from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.calibration import Leakage, ScheduleEntry, Strength
 from shadow_defense.shadow.noise import Schedule, noise_amplitude
 
 UNDEFENDED, DEFENDED = "fedavg", "shadow"
 """Names of the one arm in a scene without defense, and in a candidate's."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One setting, trained and attacked with every seed.
-
-    Attributes:
-        leakage: by metric.
-        f1: macro F1 on the test images after the last round, by seed.
-        seconds: of training and attacking, all seeds together, on the machine that ran them.
-    """
-
-    strength: float
-    leakage: Mapping[str, Leakage]
-    f1: tuple[float, ...]
-    seconds: float
 
 
 class Calibrating:
@@ -49,6 +32,9 @@ class Calibrating:
 
     The undefended arm is trained once for all schedules. Each seed has a generator of its own, pre-trained once: the
     seed decides which images are public, and a generator must not have seen the clients' images of another seed.
+
+    Attributes:
+        computed: the tasks behind all measurements so far.
 
     Args:
         config: attacks, data, model and training; its arms give the Shadow settings that the strength is changed in.
@@ -67,7 +53,7 @@ class Calibrating:
         self.shadow = arms[0] if arms else DefenseSettings(defense="shadow")
         # Which statistics are sent stays as it is: only the noise is what a candidate has and this has not.
         self.plain = DefenseSettings(share_bn=self.shadow.share_bn)
-        self.engine = engine_named(config.engine)
+        self.computed: list[Scoring] = []
         self.config = with_absolute_paths(
             config.model_copy(
                 update={
@@ -78,9 +64,9 @@ class Calibrating:
         )
 
     @property
-    def seeds(self) -> range:
-        """The configuration's seed and those that follow."""
-        return range(self.config.seed, self.config.seed + self.settings.seeds)
+    def seeds(self) -> tuple[int, ...]:
+        """Those that were asked for, or the configuration's and the next."""
+        return self.settings.seeds or (self.config.seed, self.config.seed + 1)
 
     @cached_property
     def probes(self) -> list[Scene]:
@@ -103,10 +89,8 @@ class Calibrating:
         Raises:
             ConfigError: when fewer than two images are attacked, or the target asks for less than the mean image shows.
         """
-        self.engine.check()
         for probe in self.probes:
-            check_scene(probe)
-            self.engine.check_scene(probe)
+            check_whole(probe)
         images = {image for seed in self.prior for image in seed}
         if len(images) < 2:
             raise ConfigError(
@@ -126,26 +110,26 @@ class Calibrating:
                 "images; give a target above that"
             )
 
-    def undefended(self) -> Measurement:
+    @cached_property
+    def undefended(self) -> Strength:
         """Train, attack and score without defense, or read what is there."""
-        return self._measure(0.0, UNDEFENDED, self.plain)
+        return self._measure(0.0, 0.0, UNDEFENDED, self.plain)
 
-    def measure(self, strength: float, schedule: Schedule) -> Measurement:
+    def measure(self, strength: float, schedule: Schedule) -> Strength:
         """Train, attack and score one candidate, or read what is there; strength 0 is the undefended arm."""
         if strength == 0:
-            return self.undefended()
-        return self._measure(strength, DEFENDED, self.defense(strength, schedule))
+            return self.undefended
+        amplitude = mean_amplitude(self.config, strength, schedule)
+        return self._measure(strength, amplitude, DEFENDED, self.defense(strength, schedule))
 
     def defense(self, strength: float, schedule: Schedule) -> DefenseSettings:
         """The configuration's Shadow arm with this strength and schedule."""
         options = {**self.shadow.options, "strength": strength, "schedule": schedule}
         return self.shadow.model_copy(update={"options": options})
 
-    def calibrate(
-        self, schedule: Schedule, on_measurement: Callable[[Schedule, Measurement], None]
-    ) -> tuple[Calibration, dict[float, Measurement]]:
-        """Bisect one schedule; ``on_measurement`` hears every one. Also returns all that was measured."""
-        measurements: dict[float, Measurement] = {}
+    def calibrate(self, schedule: Schedule, on_measurement: Callable[[Schedule, Strength], None]) -> ScheduleEntry:
+        """Bisect one schedule; ``on_measurement`` hears every measurement as it comes."""
+        measurements: dict[float, Strength] = {}
 
         def leakage(strength: float) -> Leakage:
             measurements[strength] = self.measure(strength, schedule)
@@ -154,21 +138,31 @@ class Calibrating:
 
         chosen = self.settings
         found = calibrate(leakage, chosen.target.value, most=chosen.most, tolerance=chosen.tolerance)
-        return found, dict(sorted(measurements.items()))
+        return ScheduleEntry(
+            outcome=found.outcome,
+            certain=found.certain,
+            average=found.average,
+            leaks=found.leaks,
+            rises=found.rises,
+            held_earlier=found.held_earlier,
+            measurements=tuple(measurements[strength] for strength in found.points),
+        )
 
-    def _measure(self, strength: float, arm: str, defense: DefenseSettings) -> Measurement:
+    def _measure(self, strength: float, amplitude: float, arm: str, defense: DefenseSettings) -> Strength:
         scenes = [probe.varied(probe.config.model_copy(update={"arms": {arm: defense}})) for probe in self.probes]
-        trainings = [Training(scene, arm, self.engine, scene.kept()) for scene in scenes]
+        trainings = [trainings_of(scene) for scene in scenes]
         scorings = [
-            [Scoring(scene, job, arm, Attacking(scene, job, training), training) for job in scene.jobs()]
-            for scene, training in zip(scenes, trainings, strict=True)
+            [scoring for scoring in scorings_of(scene, trained) if scoring.arm == arm]
+            for scene, trained in zip(scenes, trainings, strict=True)
         ]
         workers = Workers(self.config.workers, self.config.threads)
         title = "no defense" if strength == 0 else f"strength {strength:g}"
-        carry_out([task for each in scorings for task in each], self.store, workers, self.progress, name=title)
+        tasks = [task for each in scorings for task in each]
+        carry_out(tasks, self.store, workers, self.progress, name=title)
+        self.computed += tasks
         values: dict[int, list[Mapping[str, Scores]]] = {}
         f1, seconds = [], 0.0
-        for training, each, prior in zip(trainings, scorings, self.prior, strict=True):
+        for trained, each, prior in zip(trainings, scorings, self.prior, strict=True):
             for score in (scoring.load(self.store) for scoring in each):
                 images = {
                     row["sample_id"]: {"psnr": row["psnr_whole"], "ssim": row["ssim_whole"]}
@@ -177,10 +171,17 @@ class Calibrating:
                 }
                 values.setdefault(score.round + 1, []).append(leaked(images, prior))
                 seconds += score.seconds or 0.0
-            history = read_journal(self.store.place(training))[1]
+            history = read_journal(self.store.place(trained[arm]))[1]
             f1.append(history[-1]["test"]["f1_macro"])
             seconds += sum(entry["seconds"] for entry in history)
-        return Measurement(strength, leakage_of(values), tuple(f1), seconds)
+        return Strength(
+            strength=strength,
+            mean_amplitude=amplitude,
+            leakage=leakage_of(values),
+            f1=tuple(f1),
+            f1_difference=paired_difference(f1, f1 if arm == UNDEFENDED else self.undefended.f1),
+            seconds=seconds,
+        )
 
 
 def mean_amplitude(config: RunConfig, strength: float, schedule: Schedule) -> float:
