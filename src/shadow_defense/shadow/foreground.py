@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.errors import DataError
-from shadow_defense.models.class_activation import keep_top, scale_to_image
+from shadow_defense.models.class_activation import class_activation_maps, keep_top, scale_to_image
+from shadow_defense.shadow.batch import ShadowBatch
+from shadow_defense.shadow.task import TrainingTask, check_finite
 
 
 def read_foreground(given: Tensor | np.ndarray, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
@@ -33,6 +37,21 @@ def read_foreground(given: Tensor | np.ndarray, images: Float[Tensor, "n c h w"]
     if not torch.isfinite(maps).all():
         raise DataError("foreground holds NaN or infinity: give weights of 0 and more")
     return scale_to_image(maps, size)
+
+
+def diagnosed_foreground(
+    batch: ShadowBatch, task: TrainingTask, layer: str, cam_class: int | Literal["label"]
+) -> Float[Tensor, "m h w"]:
+    """Grad-CAM++ of the batch's samples at the global model, of their labels or of one class.
+
+    Raises :class:`DefenseError` where it is NaN or infinity.
+    """
+    clean, labels = batch.images[batch.firsts], batch.labels[batch.firsts]
+    if cam_class != "label":
+        labels = torch.full((len(clean),), cam_class, device=clean.device)
+    maps = class_activation_maps(task.model, task.global_state, clean, labels, layer, logits=task.logits)
+    check_finite("Grad-CAM++", dict(zip(batch.samples, maps, strict=True)), "mend the model; no update leaves")
+    return maps
 
 
 def sparing_strength(round: int, rounds: int, low: float = 0.1, high: float = 0.5) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import DataError, GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator, private_copy
-from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer
+from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.models.named_state import ModelState
 from shadow_defense.progress import Progress
@@ -35,7 +35,7 @@ from shadow_defense.shadow.batch import (
     read_images,
 )
 from shadow_defense.shadow.encoding import encode_samples
-from shadow_defense.shadow.foreground import read_foreground, spare_foreground, sparing_strength
+from shadow_defense.shadow.foreground import diagnosed_foreground, read_foreground, spare_foreground, sparing_strength
 from shadow_defense.shadow.guard_state import GuardState, pack_state, unpack_state
 from shadow_defense.shadow.noise import check_noise, noise_amplitude, place_noise, scale_noise
 from shadow_defense.shadow.noise_map import blend, reconstruction_error, spread, vulnerability_map
@@ -310,11 +310,6 @@ class ShadowGuard:
     def _foreground(self, batch: ShadowBatch, task: TrainingTask, given: Tensor | np.ndarray | None) -> Tensor:
         if given is not None:
             return read_foreground(given, batch.images)[batch.firsts]
-        clean, labels = batch.images[batch.firsts], batch.labels[batch.firsts]
-        if self.settings.cam_class != "label":
-            labels = torch.full((len(clean),), self.settings.cam_class, device=clean.device)
         if self._cam_layer is None:
-            self._cam_layer = find_cam_layer(task.model, clean, task.global_state)
-        maps = class_activation_maps(task.model, task.global_state, clean, labels, self._cam_layer, logits=task.logits)
-        check_finite("Grad-CAM++", dict(zip(batch.samples, maps, strict=True)), "mend the model; no update leaves")
-        return maps
+            self._cam_layer = find_cam_layer(task.model, batch.images[batch.firsts], task.global_state)
+        return diagnosed_foreground(batch, task, self._cam_layer, self.settings.cam_class)
