@@ -5,6 +5,9 @@ RUN := $(VENV)/bin
 # Waiting threads that spin make busy machines several times slower.
 export OMP_WAIT_POLICY := passive
 
+# Files of tests go to the two processes in the order of tests/conftest.py.
+TEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: install demo test test-fast lint benchmark clean
 
 install: $(VENV)/.installed
@@ -17,13 +20,11 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(RUN)/shadow-defense demo
 
-# Engines one by one, on an otherwise idle machine: a client that is starved for half a minute is given up by Flower.
 test: install lint
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not engine"
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m engine
+	$(TEST)
 
 test-fast: install
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 -m "not slow and not engine"
+	$(TEST) -m "not slow and not engine"
 
 lint: install
 	$(RUN)/ruff check .

@@ -19,6 +19,7 @@ from shadow_defense.experiment.plans.comparison.scores import finished_scores
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
+@pytest.mark.slow
 def test_the_plain_loop_is_under_forty_lines_and_protects() -> None:
     script = EXAMPLES / "plain_pytorch.py"
     assert len(script.read_text().splitlines()) < 40
@@ -30,6 +31,7 @@ def test_the_plain_loop_is_under_forty_lines_and_protects() -> None:
     assert 0 < noises[0] < noises[1] < noises[2]
 
 
+@pytest.mark.slow
 def test_one_image_writes_its_picture(tmp_path: Path) -> None:
     from PIL import Image
 

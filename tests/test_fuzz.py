@@ -40,6 +40,7 @@ def parts() -> Iterator[ModuleType]:
         yield importlib.import_module("fuzzing")
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_campaign_ends_without_a_fault() -> None:
     kinds = [part for kind in SLICE for part in ("--kind", kind)]
     script = [sys.executable, str(BENCHMARKS / "fuzz.py"), "--seed", "5", "--count", "100", "--json", *kinds]

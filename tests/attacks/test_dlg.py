@@ -47,6 +47,7 @@ def test_rebuilds_a_face(attack: Any) -> None:
     assert psnr(found.images, private()).item() > psnr(1 - found.images, private()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKING, ids=["dlg", "idlg"])
 @pytest.mark.parametrize("label", [0, 3, 5])
 def test_finds_the_label_without_being_told(attack: Any, label: int) -> None:
@@ -57,6 +58,7 @@ def test_finds_the_label_without_being_told(attack: Any, label: int) -> None:
     assert quality(found) > baseline() + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_dlg_keeps_each_label_with_its_image(seed: int) -> None:
     """Images come in any order (the two seeds give one each); the label at a place belongs to the image there."""
@@ -75,6 +77,7 @@ def test_true_labels_are_not_read_even_where_they_are_granted() -> None:
         assert torch.equal(attack.reconstruct(lying, seed=0).images, attack.reconstruct(seen, seed=0).images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKING, ids=["dlg", "idlg"])
 def test_a_random_update_gives_no_face(attack: Any) -> None:
     """And the search gives up instead of using all of its iterations."""
@@ -106,6 +109,7 @@ def test_without_the_learning_rate_nothing_starts() -> None:
     threat_model("honest-but-curious server").require(DLG.needs, "dlg")
 
 
+@pytest.mark.slow
 def test_restarts_are_chosen_by_the_matching_loss_of_what_is_returned() -> None:
     seen, _ = observation(lenet())
     attack = IDLG(iterations=2, tolerance=0.0, line_search=False)

@@ -132,6 +132,7 @@ def start_of(attack: Any, seen: Observation) -> Reconstruction:
     return attack.model_copy(update=nowhere).reconstruct(seen, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [
@@ -153,6 +154,7 @@ def test_finds_an_image_of_the_generator_again(attack: Any) -> None:
     assert found.labels.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_evolution_finds_it_without_a_gradient() -> None:
     pytest.importorskip("cma")
     attack = GGL(optimiser="cma-es", iterations=50, population=12, divergence=0.0)
@@ -170,6 +172,7 @@ def test_evolution_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> No
         GGL(optimiser="cma-es")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [GIAS(iterations=120, weight_iterations=0, restarts=2), GIFD(iterations=40)])
 def test_the_control_shows_what_the_prior_draws_from_nothing(attack: Any) -> None:
     """From noise of the update's energy comes an image of the generator, but not the client's."""
@@ -184,6 +187,7 @@ def test_the_control_shows_what_the_prior_draws_from_nothing(attack: Any) -> Non
     assert found.images.std() > 0.5 * inside().std()
 
 
+@pytest.mark.slow
 def test_weights_leave_the_range_that_codes_cannot() -> None:
     """The second search goes on where the first ends."""
     seen, truth = observation(outside()), outside()
@@ -210,6 +214,7 @@ def test_each_image_has_weights_of_its_own() -> None:
     assert (changed[1] - own[0, 1]).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_features_leave_the_range_that_codes_cannot() -> None:
     seen, truth = observation(outside()), outside()
     codes = GIAS(iterations=180, weight_iterations=0, restarts=2).reconstruct(seen, seed=0)
@@ -219,6 +224,7 @@ def test_features_leave_the_range_that_codes_cannot() -> None:
     assert "feature layers 0, 1; the best match came from layer" in features.notes[-1]
 
 
+@pytest.mark.slow
 def test_a_small_ball_keeps_the_features_where_they_were() -> None:
     seen = observation(outside())
     losses = [
@@ -267,6 +273,7 @@ def test_generator_and_observation_are_left_alone(kind: Any) -> None:
     assert torch.equal(kind(**FEW).reconstruct(seen, seed=0).images, first.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "w+"])
 @pytest.mark.parametrize(
     "attack", [GIAS(**FEW), GIFD(**FEW, stages=2), GGL(**FEW), GGL(**FEW, optimiser="cma-es", population=4)]

@@ -84,6 +84,7 @@ def test_the_pull_is_the_distance_from_a_consensus_that_is_held_fixed() -> None:
 SMALL = GroupConsistency(iterations=100, seeds=2)
 
 
+@pytest.mark.slow
 def test_rebuilds_a_face_from_noise() -> None:
     seen, _ = observation(lenet())
     found = SMALL.model_copy(update={"iterations": 200}).reconstruct(seen, seed=0)

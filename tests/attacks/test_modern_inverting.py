@@ -67,6 +67,7 @@ def test_the_last_layer_gives_its_features_away() -> None:
     assert leaked_features(model, {**updates, "3.bias": torch.zeros(3)}, torch.tensor([2])) is None
 
 
+@pytest.mark.slow
 def test_the_modern_variant_rebuilds_a_face() -> None:
     seen, _ = observation(lenet())
     attack = InvertingGradients(variant="modern", iterations=300, total_variation=1e-3)

@@ -146,6 +146,7 @@ def test_requirements_are_checked_before_the_attack_starts() -> None:
         AttackSettings(attack="gradinversoin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name, kind in ATTACKS.items() if kind.model == ANY_MODEL))
 def test_every_attack_gets_by_with_what_it_needs(name: str) -> None:
     """Run under a threat model that grants exactly that; reading more raises."""

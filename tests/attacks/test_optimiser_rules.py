@@ -79,6 +79,7 @@ def rebuilt(seen: Observation) -> Tensor:
     return InvertingGradients(iterations=200, restarts=1).reconstruct(seen, seed=0).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "rmsprop"])
 def test_one_adaptive_step_gives_the_image_away(optimiser: str) -> None:
     """Far better than the mean image; an attack that takes it for SGD stays below."""
@@ -91,6 +92,7 @@ def test_one_adaptive_step_gives_the_image_away(optimiser: str) -> None:
         assert psnr(rebuilt(mistaken), private()).item() < baseline()
 
 
+@pytest.mark.slow
 def test_two_adaptive_steps_are_unrolled() -> None:
     seen, _ = observation(lenet(), (1,), training=ONE_STEP.model_copy(update={"local_epochs": 2}))
     assert psnr(rebuilt(seen), private()).item() > baseline() + 3

@@ -116,6 +116,7 @@ def test_a_random_update_gives_no_face() -> None:
     assert quality(INVERTING, replace(seen, update=replace(seen.update, tensors=noise))) < baseline()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grants", ["honest-but-curious server", "eavesdropper"])
 def test_less_knowledge_is_enough_for_one_image(grants: str) -> None:
     """The label comes from the update, and one step is one step without being told."""
@@ -138,6 +139,7 @@ def test_less_knowledge_is_enough_for_one_image(grants: str) -> None:
     assert psnr(found.images, truth()).item() > baseline() + 5
 
 
+@pytest.mark.slow
 def test_two_local_epochs_are_unrolled() -> None:
     assert quality(INVERTING, observation("lenet", epochs=2, learning_rate=0.1)) > baseline() + 5
 
@@ -202,6 +204,7 @@ def matching_loss(seen: Observation, found: Reconstruction) -> float:
 GRADINVERSION = GradInversion(iterations=300, batch_norm=0.1)
 
 
+@pytest.mark.slow
 def test_gradinversion_improves_on_the_template() -> None:
     seen = observation("convnet", "batch", width=16)
     found = GRADINVERSION.reconstruct(seen, seed=0)

@@ -243,6 +243,7 @@ def quality(attack: Any, policy: SharedBatchNorm, **changes: Any) -> float:
     return psnr(attack.reconstruct(observation(policy, **changes), seed=0).images, private()).item()
 
 
+@pytest.mark.slow
 def test_an_image_is_rebuilt_without_scales_and_shifts() -> None:
     """The other layers say all of it."""
     attack = IDLG(iterations=20, restarts=1)
@@ -251,6 +252,7 @@ def test_an_image_is_rebuilt_without_scales_and_shifts() -> None:
     assert without > with_them - 10
 
 
+@pytest.mark.slow
 def test_what_the_statistics_are_worth_to_the_attack_that_reads_them() -> None:
     """In train mode, where they say most; what else is sent still beats the mean image."""
     attack = GradInversion(iterations=300)

@@ -238,6 +238,7 @@ def test_real_x_rays_by_patient(shared_data: Path) -> None:
     assert 440 <= len(dataset.public) <= 450
 
 
+@pytest.mark.slow
 def test_real_folder_at_64_px(shared_data: Path) -> None:
     dataset = load(source="image_folder", path=shared_data / "cxr_kermany_224", image_size=64, channels=1, limit=2500)
     assert [len(client.train) for client in dataset.clients] == [8, 32, 128, 512, 8, 32, 128, 512, 1]

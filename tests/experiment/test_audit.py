@@ -69,6 +69,7 @@ def test_every_form_of_one_update_gives_the_same(audit: Audit, form: tuple[str, 
     assert torch.equal(audit.images("inverting-gradients"), reference.images("inverting-gradients"))
 
 
+@pytest.mark.slow
 def test_one_step_of_adam_is_said_and_attacked_as_what_it_is(audit: Audit, tmp_path: Path) -> None:
     """Whether told or read off the update; and no noise is heard where there is none."""
     state, update = update_of(private(), [1], optimiser="adam", learning_rate=1e-3)

@@ -18,6 +18,7 @@ def settings(*overrides: str) -> PretrainSettings:
     return pretrain_settings("faces", "stylegan3-t-tiny", (*SMALL, *overrides))
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_and_end_as_if_never_stopped(tmp_path: Path) -> None:
     pretrain_alone(settings("generator.steps=1"), tmp_path / "parts")
     parts = load_generator(pretrain_alone(settings("generator.steps=2"), tmp_path / "parts"))

@@ -72,6 +72,7 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_before", [0, 1, 3])
 @pytest.mark.parametrize("defenses", [plain, shadows])
 def test_stopped_and_resumed_equals_unbroken(tmp_path: Path, defenses: Any, stop_before: int) -> None:

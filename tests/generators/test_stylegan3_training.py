@@ -95,6 +95,7 @@ def test_average_has_the_half_life_of_the_recipe_and_copies_buffers() -> None:
     torch.testing.assert_close(made.average.state_dict()["mapping.w_avg"], made.generator.state_dict()["mapping.w_avg"])
 
 
+@pytest.mark.slow
 def test_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     # Stopped within the four steps after which the augmentation is adapted, and where a penalty is due next.
     options = {"augmentation": "adaptive", "augmentation_probability": 0.2, "batch_size": 2, "r1_every": 3}
@@ -112,6 +113,7 @@ def test_adaptive_augmentation_moves_every_four_steps() -> None:
     assert abs(made.step(public())["augmentation"] - 0.5) == pytest.approx(4 * 4 / 500_000)
 
 
+@pytest.mark.slow
 def test_rotation_blurs_what_the_discriminator_sees_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 

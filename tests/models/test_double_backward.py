@@ -21,6 +21,7 @@ VARIANTS = [
 STEP = 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "normalisation", "training"), VARIANTS)
 def test_directional_derivative_of_the_gradient(name: str, normalisation: str, training: bool) -> None:
     """For g(x) = <v, dL/dtheta (x)>: <dg/dx, u> by double backward equals (g(x + hu) - g(x - hu)) / 2h."""

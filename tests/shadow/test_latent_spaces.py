@@ -134,6 +134,7 @@ def least_errors() -> dict[LatentSpace, Tensor]:
     return {"z": pieces.amin(0), "w": residual(of_one_style), "w+": residual(layers.flatten(0, 1))}
 
 
+@pytest.mark.slow
 def test_a_wider_space_comes_closer() -> None:
     """Found error against what linear algebra says each space can reach: w+ all, w less, z least."""
     bounds = least_errors()

@@ -45,6 +45,7 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
         assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_same_global_model_as_in_one_process(name: str, tmp_path: Path) -> None:
     expected = sites.in_one_process(tmp_path / "one", DEFENSES[name])

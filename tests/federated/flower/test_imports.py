@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 HEAVY = (
@@ -14,6 +16,7 @@ HEAVY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_apps_and_a_round_import_nothing_that_only_other_stages_need(tmp_path: Path) -> None:
     code = (
         "import sys\n"

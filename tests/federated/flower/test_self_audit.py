@@ -111,6 +111,7 @@ def test_a_step_of_adam_gives_its_image_away_as_well(tmp_path: Path) -> None:
     assert refusal is not None and "inverting-gradients rebuilt image" in refusal
 
 
+@pytest.mark.slow
 def test_with_a_strong_defense_the_same_update_leaves_as_without_an_audit(tmp_path: Path) -> None:
     plain, audited = made_run(tmp_path / "plain"), made_run(tmp_path / "audited")
     expected = train(plain, "noise", {})
@@ -261,6 +262,7 @@ def run_plain_app(*mods: Any, **node_config: Any) -> Message:
     return reply
 
 
+@pytest.mark.slow
 def test_the_audit_as_a_mod_around_any_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     audit = BeforeUploadMod(check, run="mine", rounds=1)
     withheld([run_plain_app(audit)])

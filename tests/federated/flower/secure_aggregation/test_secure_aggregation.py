@@ -63,6 +63,7 @@ def assert_within_the_fixed_point(found: Mapping[str, Tensor], expected: Mapping
             assert torch.equal(found[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_a_rounds_global_model_is_that_of_one_process_up_to_the_fixed_point(name: str, tmp_path: Path) -> None:
     expected = one_round_in_one_process(tmp_path / "one", DEFENSES[name])
@@ -188,6 +189,7 @@ def test_clients_that_put_their_heads_together_find_the_last_ones_update(tmp_pat
             assert float((found - tensor).abs().max()) <= IMAGES / last.samples * error, name
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """Nothing in an average is drawn but the masks, which cancel."""
     by_secure_aggregation(tmp_path / "straight", DEFENSES["clip+noise"])
