@@ -58,7 +58,7 @@ class TestPlugin:
         comparison.run()
         scores = finished_scores(comparison)["convnet"]
         assert not comparison.failures
-        psnr = {(score.arm, score.attack): score.rows[0]["psnr_whole"] for score in scores if score.round == 1}
+        psnr = {(score.arm, score.attack): score.rows[0].metrics["psnr_whole"] for score in scores if score.round == 1}
         arms = {"fedavg", "signs", "clipped-signs"}
         assert arms <= {arm for arm, _ in psnr}
         assert len({psnr[arm, "public-mean"] for arm in arms}) == 1, "a guess does not depend on the defense"

@@ -15,6 +15,7 @@ from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.scores_file import read_scores
 from shadow_defense.experiment.tasks.scoring import SCORES
 from shadow_defense.experiment.tasks.training import train_in_process
 from shadow_defense.federated.rounds import MOST_EXPLAINED
@@ -159,7 +160,7 @@ def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[s
     run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
     for stage in ("train", "attack", "evaluate"):
         STAGES[stage](run, Progress())
-    exhibits = collect_exhibits(run, json.loads((run.folder / "scores.json").read_text()))
+    exhibits = collect_exhibits(run, read_scores(run, "again"))
     names = run.client("client-1").train.sample_ids
     assert [exhibit.sample_id for exhibit in exhibits] == list(names)
     explained = [exhibit.arms["shadow"].noise is not None for exhibit in exhibits]

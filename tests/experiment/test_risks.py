@@ -35,7 +35,7 @@ from shadow_defense.experiment.plans.risks.running import run_risks
 from shadow_defense.experiment.plans.risks.trial import Image, Trial, image_values
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
-from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_json, read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.utility import utility
@@ -250,13 +250,15 @@ def test_f1_difference_covers_what_resampling_gives() -> None:
 
 
 def test_scores_are_read_by_seed_client_and_image(tmp_path: Path, tiny: dict[str, Any]) -> None:
-    row, lost = {"sample_id": "x", "psnr_whole": 10.0}, {"sample_id": None, "psnr_whole": 99.0}
+    def row(value: float, sample: str | None = "x") -> ImageScore:
+        return ImageScore(0, 0, sample, {"psnr_whole": value})
+
     trial = Trial(config_from({**tiny, "seed": 3}), Store(tmp_path))
     trial.scores = [
-        Score("fedavg", "ig", 0, "a", (row, lost)),
-        Score("fedavg", "ig", 1, "a", ({**row, "psnr_whole": 20.0},)),
-        Score("shadow", "ig", 0, "a", ({**row, "psnr_whole": 1.0},)),
-        Score("fedavg", "other", 0, "a", ({**row, "psnr_whole": 2.0},)),
+        Score("fedavg", "ig", 0, "a", (row(10.0), row(99.0, None))),
+        Score("fedavg", "ig", 1, "a", (row(20.0),)),
+        Score("shadow", "ig", 0, "a", (row(1.0),)),
+        Score("fedavg", "other", 0, "a", (row(2.0),)),
     ]
     assert image_values([trial], "fedavg", "psnr_whole", attack="ig") == {(3, "a", "x"): 15.0}
     assert image_values([trial], "fedavg", "psnr_whole", attack="ig", round=2) == {(3, "a", "x"): 20.0}

@@ -24,7 +24,7 @@ from shadow_defense.experiment.analysis import COLUMNS, score_table
 from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tasks.attacking import build_observation
-from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.psnr import psnr as decibels
@@ -229,8 +229,8 @@ def test_a_client_that_does_not_exist_is_said_before_training(tiny: dict[str, An
     assert not (run.folder / "arms").exists()
 
 
-def row(sample: str, value: float | None) -> dict[str, Any]:
-    return {**dict.fromkeys(COLUMNS, value), "sample_id": sample}
+def row(sample: str, value: float | None) -> ImageScore:
+    return ImageScore(0, 0, sample, {} if value is None else dict.fromkeys(COLUMNS, value))
 
 
 def test_table_by_hand() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.analysis import COLUMNS
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scores_file import read_scores
+from shadow_defense.experiment.scores_file import read_scores, write_scores
+from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 
 
 @pytest.fixture
@@ -24,12 +24,16 @@ def run(tiny: dict[str, Any], tmp_path: Path) -> Run:
 
 @pytest.fixture
 def scores(run: Run) -> list[dict[str, Any]]:
-    row = {"sample_id": run.client("client-1").train.sample_ids[0], "reconstruction": 0, **dict.fromkeys(COLUMNS, 0.5)}
-    return [{"arm": "fedavg", "attack": "ig", "round": 0, "client": "client-1", "matching_loss": None, "rows": [row]}]
+    """As they are written."""
+    row = ImageScore(0, 0, run.client("client-1").train.sample_ids[0], {"ssim_inside": 0.5})
+    write_scores(run, [Score("fedavg", "ig", 0, "client-1", (row,))])
+    return json.loads((run.folder / "scores.json").read_text())
 
 
-def test_a_run_reads_its_own(run: Run, scores: list[dict[str, Any]]) -> None:
-    (run.folder / "scores.json").write_text(json.dumps(scores))
+def test_a_run_reads_its_own(run: Run) -> None:
+    rows = (ImageScore(0, 0, run.client("client-1").train.sample_ids[0], {"psnr_whole": 9.5}),)
+    scores = [Score("fedavg", "ig", 0, "client-1", rows, 0.25, 2.0, ("labels were guessed",))]
+    write_scores(run, scores)
     assert read_scores(run, "again") == scores
 
 
@@ -45,9 +49,9 @@ def test_a_run_reads_its_own(run: Run, scores: list[dict[str, Any]]) -> None:
         (lambda scores: scores[0].update(rows={}), "rows"),
         (lambda scores: scores[0]["rows"][0].update(sample_id="elsewhere"), "elsewhere"),
         (lambda scores: scores[0]["rows"][0].update(reconstruction=7), "reconstruction 7"),
-        (lambda scores: scores[0]["rows"][0].update(reconstruction="x"), "'x'"),
-        (lambda scores: scores[0]["rows"][0].update(ssim_inside="dark"), "ssim_inside"),
-        (lambda scores: scores[0]["rows"][0].pop("ssim_inside"), "ssim_inside"),
+        (lambda scores: scores[0]["rows"][0].update(reconstruction="x"), "reconstruction"),
+        (lambda scores: scores[0]["rows"][0]["metrics"].update(ssim_inside="dark"), "ssim_inside"),
+        (lambda scores: scores[0]["rows"][0].pop("metrics"), "metrics"),
     ],
 )
 def test_another_shape_is_one_line(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.analysis import score_table, shown_rounds, training_row
-from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.comparison import ComparisonRecord
@@ -64,16 +63,16 @@ def _exhibit(index: int, original: Tensor, client: str, attack: str, round: int)
     return Exhibit(f"train/{index}", client, attack, round + 1, CLASSES[index % 2], original, arms)
 
 
-def _row(exhibit: Exhibit, arm: str) -> dict[str, Any]:
+def _row(exhibit: Exhibit, arm: str) -> ImageScore:
     scores = exhibit.arms["shadow" if arm == MEAN_IMAGE else arm].scores
-    decibels, similarity = scores["psnr_whole"] or 0.0, scores["ssim_whole"] or 0.0
-    row: dict[str, Any] = {"sample_id": exhibit.sample_id, "truth": 0, "reconstruction": 0}
+    decibels, similarity = scores["psnr_whole"], scores["ssim_whole"]
+    metrics = {"best_match_psnr": decibels + 0.4}
     for region, shift in (("whole", 0.0), ("inside", 1.5), ("outside", -0.7)):
         shift -= 1.0 if arm == MEAN_IMAGE else 0.0
-        row[f"psnr_{region}"] = decibels + shift
-        row[f"ssim_{region}"] = similarity + shift / 20
-        row[f"lpips_{region}"] = 0.6 - similarity / 2 - shift / 20
-    return row | {"best_match_psnr": decibels + 0.4, "best_match_ssim": None, "best_match_lpips": None}
+        metrics[f"psnr_{region}"] = decibels + shift
+        metrics[f"ssim_{region}"] = similarity + shift / 20
+        metrics[f"lpips_{region}"] = 0.6 - similarity / 2 - shift / 20
+    return ImageScore(0, 0, exhibit.sample_id, metrics)
 
 
 def _arm(position: int, arm: str) -> Arm:

@@ -31,20 +31,22 @@ History = Sequence[Round]
 Pair = TypeVar("Pair", bound=Hashable)
 
 
-def by_image(scores: Iterable[Score], arm: str, attack: str, round: int | None) -> dict[Image, dict[str, float]]:
-    """The columns of each image; over several rounds their mean, since one image's rounds are not independent."""
+def by_image(scores: Iterable[Score], arm: str, attack: str, round: int | None = None) -> dict[Image, dict[str, float]]:
+    """The metrics of each image; over several rounds their mean, since one image's rounds are not independent.
+
+    Args:
+        round: 0-based; None for all rounds together.
+    """
     collected: dict[Image, dict[str, list[float]]] = {}
     for score in scores:
         if score.arm == arm and score.attack == attack and round in (None, score.round):
-            for row in score.rows:
-                if row["sample_id"] is not None:
-                    image = collected.setdefault((score.client, row["sample_id"]), {})
-                    for column in COLUMNS:
-                        if row[column] is not None:
-                            image.setdefault(column, []).append(row[column])
+            for sample, row in score.matched().items():
+                image = collected.setdefault((score.client, sample), {})
+                for name, value in row.metrics.items():
+                    image.setdefault(name, []).append(value)
     return {
-        image: {column: sum(values) / len(values) for column, values in columns.items()}
-        for image, columns in collected.items()
+        image: {name: sum(values) / len(values) for name, values in metrics.items()}
+        for image, metrics in collected.items()
     }
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.analysis import COLUMNS
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
 from shadow_defense.files import nest_tensors, read_tensors
 from shadow_defense.report.records.run import ArmPictures, Exhibit
@@ -22,50 +21,37 @@ MOST_EXHIBITS = 24
 """More pictures would make the page heavy without saying more."""
 
 
-def collect_exhibits(run: Run, scores: Sequence[Mapping[str, Any]]) -> tuple[Exhibit, ...]:
+def collect_exhibits(run: Run, scores: Sequence[Score]) -> tuple[Exhibit, ...]:
     """Up to :data:`MOST_EXHIBITS` images, taken in turn from every attacked update so that each shows some."""
-    arms = list(run.config.arms)
-    by_update: dict[tuple[str, int, str], dict[str, Mapping[str, Any]]] = {}
+    by_update: dict[tuple[str, int, str], dict[str, Score]] = {}
     for score in scores:
-        key = (score["attack"], score["round"], score["client"])
-        by_update.setdefault(key, {})[score["arm"]] = score
+        by_update.setdefault((score.attack, score.round, score.client), {})[score.arm] = score
     each = max(1, MOST_EXHIBITS // max(len(by_update), 1))
-    exhibits: list[Exhibit] = []
-    for (attack, round, client), by_arm in by_update.items():
-        for row in _first_rows(run, client, by_arm[arms[0]]["rows"], each):
-            if len(exhibits) < MOST_EXHIBITS:
-                exhibits.append(_exhibit(run, attack, round, client, row["sample_id"], by_arm))
-    return tuple(exhibits)
+    shown = []
+    for by_arm in by_update.values():
+        first = by_arm[run.reference]
+        # In the client's order: only its first images have explanations.
+        samples = [sample for sample in run.client(first.client).train.sample_ids if sample in first.matched()]
+        shown += [(first, sample, by_arm) for sample in samples[:each]]
+    return tuple(_exhibit(run, first, sample, by_arm) for first, sample, by_arm in shown[:MOST_EXHIBITS])
 
 
-def _first_rows(run: Run, client: str, rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    # In the client's order: only its first images have explanations.
-    position = {sample: index for index, sample in enumerate(run.client(client).train.sample_ids)}
-    matched = [row for row in rows if row["sample_id"] is not None]
-    return sorted(matched, key=lambda row: position[row["sample_id"]])[:count]
-
-
-def _exhibit(
-    run: Run, attack: str, round: int, client: str, sample_id: str, by_arm: Mapping[str, Mapping[str, Any]]
-) -> Exhibit:
-    data = run.dataset
+def _exhibit(run: Run, first: Score, sample: str, by_arm: Mapping[str, Score]) -> Exhibit:
+    attack, round, client = first.attack, first.round, first.client
     images = run.client(client).train
-    index = images.sample_ids.index(sample_id)
+    index = images.sample_ids.index(sample)
     arms = {}
     for arm, score in by_arm.items():
-        if arm == MEAN_IMAGE:
-            continue
-        row = next((row for row in score["rows"] if row["sample_id"] == sample_id), None)
-        if row is not None:
-            rebuilt = _reconstruction(run, Job(arm, attack, round, client)).images[row["reconstruction"]]
-            measured = {column: row[column] for column in COLUMNS}
-            arms[arm] = ArmPictures(rebuilt, measured, **_explanation(run, arm, round, client, sample_id))
+        row = score.matched().get(sample)
+        if arm != MEAN_IMAGE and row is not None:
+            rebuilt = _reconstruction(run, Job(arm, attack, round, client)).images[row.reconstruction]
+            arms[arm] = ArmPictures(rebuilt, row.metrics, **_explanation(run, arm, round, client, sample))
     return Exhibit(
-        sample_id=sample_id,
+        sample_id=sample,
         client=client,
         attack=attack,
         round=round + 1,
-        class_name=data.class_names[int(images.labels[index])],
+        class_name=run.dataset.class_names[int(images.labels[index])],
         original=images.unit_images()[index],
         arms=arms,
     )

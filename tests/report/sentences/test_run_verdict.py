@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from shadow_defense.experiment.analysis import COLUMNS, score_table
-from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.analysis import score_table
+from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.report.records.run import RunRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row, ScoreTable
 from shadow_defense.report.sentences.run import attack_sentence, run_verdict
 
 
-def _row(sample: str, value: float) -> dict[str, Any]:
-    return {**dict.fromkeys(COLUMNS), "psnr_whole": value, "ssim_whole": value / 100, "sample_id": sample}
+def _row(sample: str, value: float) -> ImageScore:
+    return ImageScore(0, 0, sample, {"psnr_whole": float(value), "ssim_whole": value / 100})
 
 
 def scored(none: float, shadow: float, blank: float, images: int = 2) -> ScoreTable:

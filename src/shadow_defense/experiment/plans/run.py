@@ -15,12 +15,12 @@ from shadow_defense.experiment.origin import made
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import needs_generator
 from shadow_defense.experiment.scheduler import Workers, carry_out
-from shadow_defense.experiment.scores_file import read_scores
+from shadow_defense.experiment.scores_file import read_scores, write_scores
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.experiment.tasks.training import check_defenses, check_scene
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
-from shadow_defense.files import write_json, write_text
+from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.run import render_run, run_numbers
 from shadow_defense.report.records.reading import load_record, write_record
@@ -99,7 +99,7 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
         notes=tuple(_notes(run, scores)),
     )
     record = replace(record, verdict=tuple(run_verdict(record)))
-    write_json(run.folder / "scores.json", [score.as_record() for score in scores])
+    write_scores(run, scores)
     write_text(run.folder / "results.csv", run_numbers(record).csv())
     write_record(run.results_path, record)
     return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,28 +28,46 @@ from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer, keep_top
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.reading import read_record, record_values
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
 SCORES = "scores.json"
 
+PLACES = ("reconstruction", "truth")
+"""What a row of :func:`score_reconstructions` holds besides metrics."""
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One reconstruction, by its index, the image that it was matched to, and how close it comes.
+
+    Attributes:
+        truth, sample_id: index and id of the image; None where no image was left.
+        metrics: such as ``psnr_whole``, as far as they exist.
+    """
+
+    reconstruction: int
+    truth: int | None
+    sample_id: str | None
+    metrics: Mapping[str, float]
+
 
 @dataclass(frozen=True)
 class Score:
-    """The scores of one attack on one update; ``rows`` has one dict a reconstruction, with its ``sample_id``."""
+    """The scores of one attack on one update; without a matching loss where the attack does not know whose is which."""
 
     arm: str
     attack: str
     round: int
     client: str
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[ImageScore, ...]
     matching_loss: float | None = None
     seconds: float | None = None
     notes: tuple[str, ...] = ()
 
-    def as_record(self) -> dict[str, Any]:
-        """Plain values; JSON has no infinity: an attack that does not know which image is whose has no loss."""
-        loss = self.matching_loss if math.isfinite(self.matching_loss or 0) else None
-        return {**asdict(self), "matching_loss": loss}
+    def matched(self) -> dict[str, ImageScore]:
+        """Of each image, by its id, the reconstruction that was matched to it."""
+        return {row.sample_id: row for row in self.rows if row.sample_id is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,22 +118,16 @@ class Scoring(Task):
         rows = score_rows(images, truths, self._masks(store), self._lpips())
         job = self.job
         mean_image = self.arm == MEAN_IMAGE
-        extra = (None, None, ()) if mean_image else (found.matching_loss, found.seconds, found.notes)
+        loss = found.matching_loss if math.isfinite(found.matching_loss) else None
+        extra = (None, None, ()) if mean_image else (loss, found.seconds, found.notes)
         score = Score(self.arm, job.attack, job.round, job.client, rows, *extra)
-        write_json(store.place(self) / SCORES, score.as_record())
+        write_json(store.place(self) / SCORES, record_values(score))
 
     def load(self, store: Store) -> Score:
         """The scores, under this task's arm. Raises :class:`RunError` where they are missing or damaged."""
-        path = store.place(self) / SCORES
-        record = read_json(path)
-        try:
-            rows, notes = tuple(record["rows"]), tuple(record["notes"])
-            job = self.job
-            return Score(
-                self.arm, job.attack, job.round, job.client, rows, record["matching_loss"], record["seconds"], notes
-            )
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{path} holds no scores: delete it to have them computed again") from error
+        path, job = store.place(self) / SCORES, self.job
+        score = read_record(Score, read_json(path), str(path), "delete it to have them computed again")
+        return replace(score, arm=self.arm, attack=job.attack, round=job.round, client=job.client)
 
     def _masks(self, store: Store) -> Bool[Tensor, "n h w"]:
         return foreground_masks(self.scene, store.place(self.reference), self.job.client)
@@ -169,12 +181,11 @@ class Foreground:
         return keep_top(self.cams(images), self._scene.config.metrics.foreground_share) > 0
 
 
-def score_rows(
-    reconstructions: Tensor, truths: ImageSet, masks: Tensor, lpips: Lpips | None
-) -> tuple[dict[str, Any], ...]:
-    """One dict a reconstruction: its metrics, and the id of the image that it is matched to."""
-    rows: list[dict[str, Any]] = []
-    for row in score_reconstructions(reconstructions, truths.unit_images(), masks, lpips):
-        truth = row["truth"]
-        rows.append({**row, "sample_id": None if truth is None else truths.sample_ids[int(truth)]})
+def score_rows(reconstructions: Tensor, truths: ImageSet, masks: Tensor, lpips: Lpips | None) -> tuple[ImageScore, ...]:
+    """One score a reconstruction."""
+    rows = []
+    for index, row in enumerate(score_reconstructions(reconstructions, truths.unit_images(), masks, lpips)):
+        truth = None if row["truth"] is None else int(row["truth"])
+        metrics = {name: value for name, value in row.items() if value is not None and name not in PLACES}
+        rows.append(ImageScore(index, truth, None if truth is None else truths.sample_ids[truth], metrics))
     return tuple(rows)

@@ -81,7 +81,7 @@ class ArmPictures:
     """
 
     reconstruction: Float[Tensor, "c h w"]
-    scores: Mapping[str, float | None]
+    scores: Mapping[str, float]
     protected: Float[Tensor, "c h w"] | None = None
     noise: Float[Tensor, "c h w"] | None = None
     vulnerability: Float[Tensor, "h w"] | None = None

@@ -165,9 +165,8 @@ class Calibrating:
         for trained, each, prior in zip(trainings, scorings, self.prior, strict=True):
             for score in (scoring.load(self.store) for scoring in each):
                 images = {
-                    row["sample_id"]: {"psnr": row["psnr_whole"], "ssim": row["ssim_whole"]}
-                    for row in score.rows
-                    if row["sample_id"] is not None
+                    sample: {"psnr": row.metrics["psnr_whole"], "ssim": row.metrics["ssim_whole"]}
+                    for sample, row in score.matched().items()
                 }
                 values.setdefault(score.round + 1, []).append(leaked(images, prior))
                 seconds += score.seconds or 0.0

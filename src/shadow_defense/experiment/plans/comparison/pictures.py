@@ -51,4 +51,4 @@ def pictures(comparison: Comparison, scores: Mapping[str, Sequence[Score]]) -> t
 
 def _of_first_image(score: Score) -> int | None:
     """Which reconstruction was matched to the client's first image: attacks return them in no telling order."""
-    return next((row["reconstruction"] for row in score.rows if row["truth"] == 0), None)
+    return next((row.reconstruction for row in score.rows if row.truth == 0), None)

@@ -74,11 +74,10 @@ def attack_errors(trial: Trial) -> dict[Image, Float[Tensor, "h w"]]:
             images = Reconstruction.load(trial.store.place(scoring.attack) / RECONSTRUCTION).images
             truths = trial.scene.client(score.client).train
             units = truths.unit_images()
-            for row in score.rows:
-                if row["sample_id"] is not None:
-                    truth = units[truths.sample_ids.index(row["sample_id"])]
-                    error = squared_error_map(images[row["reconstruction"]][None], truth[None])[0]
-                    found[(trial.config.seed, score.client, row["sample_id"])] = error
+            for sample, row in score.matched().items():
+                truth = units[truths.sample_ids.index(sample)]
+                error = squared_error_map(images[row.reconstruction][None], truth[None])[0]
+                found[(trial.config.seed, score.client, sample)] = error
     return found
 
 

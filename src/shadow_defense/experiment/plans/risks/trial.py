@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.analysis import by_image
 from shadow_defense.experiment.plans.risks.base import ATTACK
 from shadow_defense.experiment.plans.risks.intervals import f1_difference
 from shadow_defense.experiment.scene import Scene
@@ -92,15 +93,13 @@ def image_values(
         column: such as ``psnr_whole``.
         round: counted from 1, as people do.
     """
-    found: dict[Image, list[float]] = {}
-    for trial in trials:
-        for score in trial.scores:
-            if score.arm == arm and score.attack == attack and round in (None, score.round + 1):
-                for row in score.rows:
-                    if row["sample_id"] is not None and row[column] is not None:
-                        image = (trial.config.seed, score.client, row["sample_id"])
-                        found.setdefault(image, []).append(row[column])
-    return {image: sum(values) / len(values) for image, values in found.items()}
+    index = None if round is None else round - 1
+    return {
+        (trial.config.seed, *image): metrics[column]
+        for trial in trials
+        for image, metrics in by_image(trial.scores, arm, attack, index).items()
+        if column in metrics
+    }
 
 
 def mean_of(values: Values) -> Estimate:
