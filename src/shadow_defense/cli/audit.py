@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.audit.case import Case
+    from shadow_defense.report.records.audit import AuditRecord
 
 
 def audit(
@@ -156,16 +157,16 @@ def audit(
             )
         )
     with holding(out), progress_unless(quiet) as progress:
-        results = run_audit(
+        record = run_audit(
             out, case, limits=limits, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
         )
     if not quiet:
-        _summary(results, out / PAGE)
-    for sentence in results["exceeded"]:
+        _summary(record, out / PAGE)
+    for sentence in record.exceeded:
         typer.echo(shown(f"above the limit: {sentence}", LINE_LIMIT), err=True)
-    for sentence in results["not_known"]:
+    for sentence in record.not_known:
         typer.echo(shown(f"not known: {sentence}", LINE_LIMIT), err=True)
-    if results["exceeded"] or results["not_known"]:
+    if record.exceeded or record.not_known:
         raise typer.Exit(1)
 
 
@@ -177,26 +178,26 @@ def _refuse(values: dict[str, object], reason: str) -> None:
             raise ConfigError(f"{flag} does not go with this form of audit: {reason}; leave it out")
 
 
-def _summary(results: dict[str, Any], page: Path) -> None:
+def _summary(record: AuditRecord, page: Path) -> None:
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_line, print_page
 
     console = Console()
     say = partial(print_line, console)
-    for text in dict.fromkeys(results["threat_models"].values()):
+    for text in dict.fromkeys(record.threat_models.values()):
         say(f"Threat model {text}")
         say("")
-    for attack in results["attacks"].values():
-        for sentence in attack["sentences"]:
+    for attack in record.attacks.values():
+        for sentence in attack.sentences:
             say(f"  {sentence}")
-    for effect in dict.fromkeys(reason["effect"] for reason in results["diagnosis"]):
+    for effect in dict.fromkeys(reason.effect for reason in record.diagnosis):
         say("")
         say(f"{effect.capitalize()}:")
-        for reason in results["diagnosis"]:
-            if reason["effect"] == effect:
-                say(f"  {reason['sentence']}")
+        for reason in record.diagnosis:
+            if reason.effect == effect:
+                say(f"  {reason.sentence}")
     say("")
-    for note in results["notes"]:
+    for note in record.notes:
         say(f"  {note}")
     print_page(console, page)

@@ -19,7 +19,7 @@ from shadow_defense.attacks.threat_model import Knowledge, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError, ShadowDefenseError
-from shadow_defense.experiment.audit.scoring import Row, risk_rows
+from shadow_defense.experiment.audit.scoring import risk_rows
 from shadow_defense.experiment.tasks.attacking import local_training, reconstruct
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
@@ -27,6 +27,7 @@ from shadow_defense.generators.interface import Generator
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.plain_yaml import as_mapping, read_yaml
 from shadow_defense.progress import Task
+from shadow_defense.report.records.audit import RiskRow
 from shadow_defense.seeds import seed_for
 from shadow_defense.validation import validated
 
@@ -188,16 +189,15 @@ class SelfAudit:
                 f"the self-audit by {settings.attack.attack} failed ({reason}): nothing leaves unaudited; mend it, or "
                 f"change {SELF_AUDIT}"
             ) from error
-        values = [row[settings.metric] for row in rows]
+        values = [getattr(row, settings.metric) for row in rows]
         if not values or any(value is None for value in values):
             raise DefenseError(
                 f"the self-audit by {settings.attack.attack} has no {settings.metric} of its reconstructions: nothing "
                 "leaves unaudited; take metric ssim"
             )
-        worst = max(rows, key=lambda row: float(row[settings.metric]))
-        found = float(worst[settings.metric])
+        found = max(values)
         if found > settings.threshold:
-            raise DefenseError(self._leak(worst))
+            raise DefenseError(self._leak(rows[values.index(found)], found))
         log.info("round %d: self-audit passed: %s %.3f", update.round + 1, settings.metric, found)
         return {f"self_audit_{settings.metric}": found}
 
@@ -213,12 +213,12 @@ class SelfAudit:
             return False
         return True
 
-    def _rows(self, update: ModelUpdate, global_state: Mapping[str, Tensor]) -> list[Row]:
+    def _rows(self, update: ModelUpdate, global_state: Mapping[str, Tensor]) -> list[RiskRow]:
         seed = seed_for(self.seed, "self-audit", update.round, self.client.name)
         seen = self._observation(update, global_state)
         found = reconstruct(self.settings.attack, seen, seed, Task())
         rows = risk_rows(found.images, self.client.train.unit_images(), self.template, None)
-        return [row for row in rows if row["image"] is not None]
+        return [row for row in rows if row.image is not None]
 
     def _observation(self, update: ModelUpdate, global_state: Mapping[str, Tensor]) -> Observation:
         training, images = self.training, self.client.train
@@ -243,10 +243,10 @@ class SelfAudit:
             rounds=training.rounds,
         )
 
-    def _leak(self, row: Row) -> str:
-        settings, metric = self.settings, self.settings.metric
+    def _leak(self, row: RiskRow, found: float) -> str:
+        settings = self.settings
         return (
-            f"self-audit: {settings.attack.attack} rebuilt image '{self.client.train.sample_ids[row['image']]}' with "
-            f"{metric} {row[metric]:.3f}, above {settings.threshold:g} (the mean of public images has ssim "
-            f"{row['template_ssim']:.3f}): use a stronger defense, or larger batches and more local steps"
+            f"self-audit: {settings.attack.attack} rebuilt image '{self.client.train.sample_ids[row.image or 0]}' with "
+            f"{settings.metric} {found:.3f}, above {settings.threshold:g} (the mean of public images has ssim "
+            f"{row.template_ssim:.3f}): use a stronger defense, or larger batches and more local steps"
         )

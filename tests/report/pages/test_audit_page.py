@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from tests.report.html_page import Page
+from tests.report.sentences.test_audit_sentences import CLEAN
 
 from shadow_defense.report.pages.audit import render_audit
 from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, RiskRow
@@ -35,7 +36,7 @@ def record() -> AuditRecord:
             "rog": "informed server: a.\nIt sees b.",
         },
         attack_settings={},
-        facts={},
+        facts=CLEAN,
         attacks={name: AttackEnd(sentences=("It failed.",), rows=rows if name == "dlg" else ()) for name in _ATTACKS},
         diagnosis=(),
         notes=("Nothing else was given.",),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +17,18 @@ from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
 from shadow_defense.experiment.audit.case import Case
-from shadow_defense.experiment.audit.diagnosis import diagnose
 from shadow_defense.experiment.audit.facts import facts_of
 from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, not_known, risk_rows
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.tasks.attacking import reconstruct
-from shadow_defense.files import write_json, write_text
+from shadow_defense.files import write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress, Task
 from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.records.audit import AuditPictures, AuditRecord, Limit
+from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, Limit, RiskRow
 from shadow_defense.report.records.audit_facts import Facts
-from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.reading import write_record
+from shadow_defense.report.sentences.audit_diagnosis import diagnose
 from shadow_defense.report.sentences.audit_outcome import Outcome, judge
 
 JSON, PAGE = "audit.json", "audit.html"
@@ -40,7 +39,7 @@ LONGEST_UNROLL = 16
 
 def run_audit(
     folder: Path, case: Case, *, limits: Sequence[Limit] = (), command: str = "", progress: Progress | None = None
-) -> dict[str, Any]:
+) -> AuditRecord:
     """Audit ``case`` and write ``audit.json``, ``audit.html`` and each attack's reconstructions below ``folder``.
 
     Returns:
@@ -62,7 +61,7 @@ def run_audit(
     local = case.local_training
     known = all(seen.grants("labels") for seen in observations.values())
     facts = facts_of(first, local, labels_known=known, told=case.told)
-    attacks: dict[str, dict[str, Any]] = {}
+    attacks: dict[str, AttackEnd] = {}
     pictures: dict[str, Tensor] = {}
     errors: list[ShadowDefenseError] = []
     with _threads(case.config.threads):
@@ -75,15 +74,14 @@ def run_audit(
                 pictures[name] = found.images
             except ShadowDefenseError as error:
                 errors.append(error)
-                attacks[name] = _refused(name, error)
+                attacks[name] = AttackEnd(sentences=(f"{name} was refused: {' '.join(str(error).split())}.",))
             task.finish()
     if not pictures and all(not isinstance(error, UpdateError) for error in errors):
         raise errors[0]
-    results = _results(case, observations, facts, attacks, limits, command)
-    write_json(folder / JSON, results)
-    shown = AuditPictures(pictures, case.truths, case.template)
-    write_text(folder / PAGE, render_audit(read_record(AuditRecord, results), shown))
-    return results
+    record = _record(case, observations, facts, attacks, limits, command)
+    write_record(folder / JSON, record)
+    write_text(folder / PAGE, render_audit(record, AuditPictures(pictures, case.truths, case.template)))
+    return record
 
 
 def _check_folder(folder: Path) -> None:
@@ -110,60 +108,44 @@ def _reconstruction(case: Case, name: str, observation: Observation, task: Task)
 
 def _entry(
     case: Case, name: str, observation: Observation, found: Reconstruction, facts: Facts, lpips: Lpips | None
-) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
+) -> AttackEnd:
+    rows: list[RiskRow] = []
     precision: dict[str, float] = {}
     if case.truths is not None:
         rows = risk_rows(found.images, case.truths, case.template, lpips)
         if case.gallery is not None:
             observation.model.load_state_dict(dict(observation.global_state))
-            precision = identify(rows, found.images, case.gallery, observation.model, observation.normalisation)
+            rows, precision = identify(rows, found.images, case.gallery, observation.model, observation.normalisation)
     settings = case.attacks[name].build()
     unroll = getattr(settings, "longest_unroll", LONGEST_UNROLL)
     blank = None if case.template is None else case.template.expand_as(found.images)
-    scored = [row for row in rows if row["ssim"] is not None]
-    best = max(scored, key=lambda row: row["ssim"], default=None)
+    scored = [row for row in rows if row.ssim is not None]
+    best = max(scored, key=lambda row: row.ssim or 0.0, default=None)
     outcome = Outcome(
         attack=name,
         distance=_distance(observation, unroll, found.images, found.labels),
         template_distance=None if blank is None else _distance(observation, unroll, blank, found.labels),
         sought=len(found.images),
-        image=None if best is None else best["image"] + 1,
-        ssim=None if best is None else best["ssim"],
-        psnr=None if best is None else best["psnr"],
-        template_ssim=None if best is None else best["template_ssim"],
+        image=None if best is None else (best.image or 0) + 1,
+        ssim=None if best is None else best.ssim,
+        psnr=None if best is None else best.psnr,
+        template_ssim=None if best is None else best.template_ssim,
         # An attack that needs the buffers needs them for their statistics.
         reads_statistics="buffers" in settings.needs,
     )
-    return {
-        "rebuilt": outcome.rebuilt,
-        "verdict": outcome.verdict(facts),
-        "rows": rows,
-        "k_iip": precision,
-        "labels": found.labels.tolist(),
-        "distance": outcome.distance,
-        "template_distance": outcome.template_distance,
-        "iterations": found.iterations,
-        "seconds": found.seconds,
-        "notes": list(found.notes),
-        "sentences": list(judge(outcome, facts)),
-    }
-
-
-def _refused(name: str, error: ShadowDefenseError) -> dict[str, Any]:
-    return {
-        "rebuilt": None,
-        "verdict": "not known",
-        "rows": [],
-        "k_iip": {},
-        "labels": [],
-        "distance": None,
-        "template_distance": None,
-        "iterations": 0,
-        "seconds": 0.0,
-        "notes": [],
-        "sentences": [f"{name} was refused: {' '.join(str(error).split())}."],
-    }
+    return AttackEnd(
+        sentences=judge(outcome, facts),
+        verdict=outcome.verdict(facts),
+        rebuilt=outcome.rebuilt,
+        rows=tuple(rows),
+        k_iip=precision,
+        labels=tuple(found.labels.tolist()),
+        distance=outcome.distance,
+        template_distance=outcome.template_distance,
+        iterations=found.iterations,
+        seconds=found.seconds,
+        notes=tuple(found.notes),
+    )
 
 
 def _distance(observation: Observation, longest_unroll: int, images: Tensor, labels: Tensor) -> float:
@@ -173,36 +155,34 @@ def _distance(observation: Observation, longest_unroll: int, images: Tensor, lab
     return distance if math.isfinite(distance) else 1.0
 
 
-def _results(
+def _record(
     case: Case,
-    observations: dict[str, Observation],
+    observations: Mapping[str, Observation],
     facts: Facts,
-    attacks: dict[str, dict[str, Any]],
+    attacks: Mapping[str, AttackEnd],
     limits: Sequence[Limit],
     command: str,
-) -> dict[str, Any]:
-    return {
-        "title": f"Audit of {case.name}",
-        "created": datetime.date.today().isoformat(),
-        "command": command,
-        "seed": case.config.seed,
-        "versions": versions(),
-        "subject": dict(case.subject),
-        "model": case.config.model.model_dump(mode="json"),
-        "image_shape": list(next(iter(observations.values())).image_shape),
-        "told": asdict(case.told),
-        "local_training": None if case.local_training is None else asdict(case.local_training),
-        "threat_models": {name: seen.threat_model.describe() for name, seen in observations.items()},
-        "attack_settings": {
-            name: {"attack": settings.attack, **settings.build().model_dump(mode="json")}  # type: ignore[attr-defined]
-            for name, settings in case.attacks.items()
-        },
-        "facts": asdict(facts),
-        "attacks": attacks,
-        "diagnosis": [asdict(reason) for reason in diagnose(facts)],
-        "notes": list(case.notes),
-        "verdict": [attack["sentences"][0] for attack in attacks.values()],
-        "limits": [asdict(limit) for limit in limits],
-        "exceeded": exceeded(limits, attacks),
-        "not_known": not_known(limits, attacks),
-    }
+) -> AuditRecord:
+    settings = {name: (each.attack, each.build().model_dump(mode="json")) for name, each in case.attacks.items()}  # type: ignore[attr-defined]
+    return AuditRecord(
+        title=f"Audit of {case.name}",
+        created=datetime.date.today().isoformat(),
+        command=command,
+        seed=case.config.seed,
+        versions=versions(),
+        subject=case.subject,
+        model=case.config.model.model_dump(mode="json"),
+        image_shape=next(iter(observations.values())).image_shape,
+        told=asdict(case.told),
+        local_training=None if case.local_training is None else asdict(case.local_training),
+        threat_models={name: seen.threat_model.describe() for name, seen in observations.items()},
+        attack_settings={name: {"attack": attack, **options} for name, (attack, options) in settings.items()},
+        facts=facts,
+        attacks=attacks,
+        diagnosis=diagnose(facts),
+        notes=case.notes,
+        verdict=tuple(attack.sentences[0] for attack in attacks.values()),
+        limits=tuple(limits),
+        exceeded=tuple(exceeded(limits, attacks)),
+        not_known=tuple(not_known(limits, attacks)),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from shadow_defense.metrics.identifiability import identifiability_precision, id
 from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.lpips import Lpips
 from shadow_defense.metrics.ssim import ssim
-from shadow_defense.report.records.audit import Limit
+from shadow_defense.report.records.audit import AttackEnd, Limit, RiskRow
 
 NEAREST = (1, 3, 5)
 """The k of k-IIP, as far as the gallery reaches."""
@@ -29,8 +29,6 @@ LIMITED = {
     "rdlv": "relative data leakage value against --template",
     "iip": "1 where the nearest gallery image is the client's, else 0",
 }
-
-Row = dict[str, Any]
 
 
 def parse_limit(text: str) -> Limit:
@@ -69,33 +67,34 @@ def risk_rows(
     truths: Float[Tensor, "m c h w"],
     template: Float[Tensor, "c h w"] | None,
     lpips: Lpips | None,
-) -> list[Row]:
-    """One row a reconstruction: its ``image`` (from 0), ``psnr``, ``ssim``, ``lpips``, ``template_ssim``, ``rdlv``.
-
-    None where a value does not exist: no image left to match, no LPIPS, no template, or one whose SSIM is not above 0.
-    """
-    rows: list[Row] = []
+) -> list[RiskRow]:
+    """One row a reconstruction; ``rdlv`` and ``template_ssim`` where there is a template."""
+    rows: list[RiskRow] = []
     for scored in score_reconstructions(images, truths, None, lpips):
-        image = scored["truth"]
-        row: Row = {"reconstruction": scored["reconstruction"], "image": image}
-        row |= {metric: scored[f"{metric}_whole"] for metric in ("psnr", "ssim", "lpips")}
-        row |= {"template_ssim": None, "rdlv": None}
+        image = None if scored["truth"] is None else int(scored["truth"])
+        row = RiskRow(
+            reconstruction=int(scored["reconstruction"] or 0),
+            image=image,
+            psnr=scored["psnr_whole"],
+            ssim=scored["ssim_whole"],
+            lpips=scored["lpips_whole"],
+        )
         if template is not None and image is not None:
-            blank = ssim(template.unsqueeze(0), truths[int(image)].unsqueeze(0))
-            relative = relative_data_leakage(torch.tensor([row["ssim"]]), blank).item()
-            row |= {"template_ssim": blank.item(), "rdlv": None if math.isnan(relative) else relative}
+            blank = ssim(template.unsqueeze(0), truths[image].unsqueeze(0))
+            relative = relative_data_leakage(torch.tensor([row.ssim]), blank).item()
+            row = replace(row, template_ssim=blank.item(), rdlv=None if math.isnan(relative) else relative)
         rows.append(row)
     return rows
 
 
 def identify(
-    rows: Sequence[Row],
+    rows: Sequence[RiskRow],
     images: Float[Tensor, "n c h w"],
     gallery: Gallery,
     model: nn.Module,
     normalisation: Normalisation,
-) -> dict[str, float]:
-    """k-IIP by k; writes ``iip`` (k = 1) and ``hits`` by k into ``rows``.
+) -> tuple[list[RiskRow], dict[str, float]]:
+    """The rows with ``iip`` (k = 1) and ``hits`` by k in them, and k-IIP by k.
 
     Args:
         model: whose features compare images; in the state that was attacked.
@@ -104,42 +103,38 @@ def identify(
     owned = torch.arange(len(everyone)) < len(gallery.own)
     found = pooled_features(model, normalisation.apply(clamp_unit(images)))
     known = pooled_features(model, normalisation.apply(everyone))
-    precision = {}
-    for nearest in NEAREST:
-        if nearest <= len(everyone):
-            hits = identified(found, known, owned, nearest)
-            precision[str(nearest)] = identifiability_precision(hits)
-            for row, hit in zip(rows, hits.tolist(), strict=True):
-                row.setdefault("hits", {})[str(nearest)] = hit
-                if nearest == 1:
-                    row["iip"] = float(hit)
-    return precision
+    hits = {str(k): identified(found, known, owned, k) for k in NEAREST if k <= len(everyone)}
+    each = [{nearest: int(values[place]) for nearest, values in hits.items()} for place in range(len(rows))]
+    identified_rows = [replace(row, hits=own, iip=float(own["1"])) for row, own in zip(rows, each, strict=True)]
+    return identified_rows, {nearest: identifiability_precision(values) for nearest, values in hits.items()}
 
 
-def not_known(limits: Sequence[Limit], attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def not_known(limits: Sequence[Limit], attacks: Mapping[str, AttackEnd]) -> list[str]:
     """A sentence for each attack whose end tells nothing of the update, so that no limit is known to be kept.
 
-    >>> not_known([Limit("ssim", 0.4)], {"dlg": {"verdict": "not known"}, "r-gap": {"verdict": "not rebuilt"}})
+    >>> told = AttackEnd(sentences=(), verdict="not rebuilt")
+    >>> not_known([Limit("ssim", 0.4)], {"dlg": AttackEnd(sentences=()), "r-gap": told})
     ['dlg tells nothing of the update, so that no limit is known to be kept']
     """
     return [
         f"{name} tells nothing of the update, so that no limit is known to be kept"
         for name, attack in attacks.items()
-        if limits and attack["verdict"] == "not known"
+        if limits and attack.verdict == "not known"
     ]
 
 
-def exceeded(limits: Sequence[Limit], attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for each reconstruction that passes a limit; ``attacks`` holds each one's ``rows``.
+def exceeded(limits: Sequence[Limit], attacks: Mapping[str, AttackEnd]) -> list[str]:
+    """A sentence for each reconstruction that passes a limit.
 
-    >>> rows = [{"image": 0, "ssim": 0.5}, {"image": 1, "ssim": 0.3}, {"image": None, "ssim": None}]
-    >>> exceeded([Limit("ssim", 0.4)], {"dlg": {"rows": rows}})
+    >>> rows = (RiskRow(reconstruction=0, image=0, ssim=0.5), RiskRow(reconstruction=1, image=None))
+    >>> exceeded([Limit("ssim", 0.4)], {"dlg": AttackEnd(sentences=(), rows=rows)})
     ['image 1: ssim 0.500 by dlg is above 0.4']
     """
     return [
-        f"image {row['image'] + 1}: {limit.metric} {row[limit.metric]:.3f} by {name} is above {limit.value:g}"
+        f"image {row.image + 1}: {limit.metric} {value:.3f} by {name} is above {limit.value:g}"
         for limit in limits
         for name, attack in attacks.items()
-        for row in attack["rows"]
-        if row["image"] is not None and row.get(limit.metric) is not None and row[limit.metric] > limit.value
+        for row in attack.rows
+        for value in [getattr(row, limit.metric)]
+        if row.image is not None and value is not None and value > limit.value
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -73,6 +73,7 @@ def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
         width=width,
         pixelated=pixelated,
         diagnosis={heading: sentences for heading, sentences in diagnosis.items() if sentences},
+        facts=asdict(record.facts),
         threat_models=_threat_models(record.threat_models),
         metrics=[RISKS[name] for name in _measured([row for each in record.attacks.values() for row in each.rows])],
     )

@@ -9,30 +9,57 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from shadow_defense.report.records.audit_facts import Facts
 from shadow_defense.report.records.reading import Settings
 from shadow_defense.report.records.scores import Header
 
 
 @dataclass(frozen=True, kw_only=True)
 class RiskRow:
-    """One reconstruction (from 0), the true image that it was matched to, and how close it is to that."""
+    """One reconstruction (from 0), the true image (from 0) that it was matched to, and how close it is to that.
+
+    None where a value does not exist: no image left to match, no LPIPS, no template, or one whose SSIM is not above 0.
+
+    Attributes:
+        template_ssim: of the mean of public images to the true image.
+        iip: 1 where the gallery image nearest to the reconstruction is the client's; ``hits``: how many of the k
+            nearest are, by k.
+    """
 
     reconstruction: int
     image: int | None
     psnr: float | None = None
     ssim: float | None = None
     lpips: float | None = None
+    template_ssim: float | None = None
     rdlv: float | None = None
     iip: float | None = None
+    hits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackEnd:
-    """How one attack ended; ``k_iip`` is identifiability by the number of nearest images, ``notes`` what it assumed."""
+    """How one attack ended.
+
+    Attributes:
+        verdict: ``rebuilt``, ``not rebuilt`` or ``not known``; ``rebuilt``: whether an image came out, None: unknown.
+        k_iip: identifiability by the number of nearest images.
+        labels: that the attack found or was given.
+        distance: 1 - cosine of the update that the reconstructions cause and the observed one; ``template_distance``:
+            the same for the mean of public images.
+        notes: what it assumed.
+    """
 
     sentences: tuple[str, ...]
+    verdict: str = "not known"
+    rebuilt: bool | None = None
     rows: tuple[RiskRow, ...] = ()
     k_iip: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[int, ...] = ()
+    distance: float | None = None
+    template_distance: float | None = None
+    iterations: int = 0
+    seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -69,7 +96,7 @@ class AuditRecord(Header):
     local_training: Settings | None
     threat_models: Mapping[str, str]
     attack_settings: Mapping[str, Settings]
-    facts: Settings
+    facts: Facts
     attacks: Mapping[str, AttackEnd]
     diagnosis: tuple[Reason, ...]
     notes: tuple[str, ...]
