@@ -96,7 +96,7 @@ class Decoy(Texture):
         return self.share * self.decoys.drawn(draws) + self.floor * normal(draws, *self.whitening.shape)
 
     def given_decoy(self) -> LinearView:
-        """The view of who knows the decoy and has taken it off, and the kept part of the mean's loss with it."""
+        """The view of who knows the decoy and has taken it off: what is left of the mean is an offset."""
         whitening, kept = self.whitening, (1 - self.share).flatten()
         gain = (whitening.directions.T @ (kept[:, None] * whitening.directions)) * (
             whitening.deviations / whitening.deviations[:, None]
@@ -106,6 +106,9 @@ class Decoy(Texture):
         offset = self._coordinates_of(-self.share.flatten() * whitening.mean)
         noise = whitening.noise_covariance(floor)
         return LinearView(gain, noise, offset, float(kept.mean()), float(floor[0]))
+
+    def known_view(self) -> LinearView:
+        return self.given_decoy().known()
 
     def view(self) -> LinearView:
         """The decoy counts as Gaussian noise of the decoys' mean and covariance."""

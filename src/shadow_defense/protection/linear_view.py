@@ -28,11 +28,11 @@ class LinearView:
     outside_noise: float
 
     def known(self) -> LinearView:
-        """The view of who knows the draws and has taken them off: as good as no noise along what is kept."""
+        """The same without noise: what is left to who knows the draws and has taken them off."""
         return LinearView(
             self.gain,
             LEAST_NOISE * torch.eye(len(self.noise), dtype=self.noise.dtype),
-            torch.zeros_like(self.offset),
+            self.offset,
             self.outside_gain,
             LEAST_NOISE,
         )

@@ -34,6 +34,10 @@ class Texture(ABC):
     def view(self) -> LinearView:
         """What an attacker knows of x' who knows all but the draws."""
 
+    def known_view(self) -> LinearView:
+        """What the same attacker knows of the kept part alone."""
+        return self.view().known()
+
     def protect(self, images: Float[Tensor, "n c h w"], draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
         """x' of every image, neither clipped nor rounded."""
         return self.kept(images) + self.added(draws)

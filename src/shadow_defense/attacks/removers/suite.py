@@ -1,0 +1,114 @@
+"""Which removers go with a texture, each after it has broken what it must break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from shadow_defense.attacks.removers.code_inversion import CodeInversion
+from shadow_defense.attacks.removers.learned import train_remover
+from shadow_defense.attacks.removers.lmmse import LinearRemover
+from shadow_defense.attacks.removers.planted import (
+    breaks_known_code,
+    breaks_known_draws,
+    breaks_pool,
+    breaks_sparse_noise,
+    breaks_weak_noise,
+)
+from shadow_defense.attacks.removers.pool_lookup import PoolLookup
+from shadow_defense.attacks.removers.remover import Remover
+from shadow_defense.progress import Progress
+from shadow_defense.protection.decoy import Decoy, GeneratedDecoys, PoolDecoys
+from shadow_defense.protection.texture import Texture
+
+HELD_BACK = 4
+"""One in so many public images is kept from the learned remover, for the planted breaks and the choice of remover."""
+
+LEAST_HELD = 20
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What an attacker has beside the texture: public images in [0, 1] and, where known, their labels (else 0)."""
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, "n"]
+    classes: int
+
+    def parts(self) -> tuple[Knowledge, Knowledge]:
+        """Those to train on, and those held back."""
+        place = torch.arange(len(self.images))
+        held = place % HELD_BACK == 0
+        return self._subset(~held), self._subset(held)
+
+    def _subset(self, chosen: Tensor) -> Knowledge:
+        return Knowledge(self.images[chosen], self.labels[chosen], self.classes)
+
+
+def removers_for(
+    texture: Texture, knowledge: Knowledge, *, seed: int, steps: int, progress: Progress | None = None
+) -> dict[str, Remover]:
+    """Every remover that the texture leaves room for, by name.
+
+    Args:
+        steps: of the learned remover's training; 0 leaves it out.
+    """
+    training, _ = knowledge.parts()
+    linear = LinearRemover(texture.whitening, texture.view())
+    found: list[Remover] = [linear]
+    if steps:
+        found.append(
+            train_remover(
+                linear,
+                texture.protect,
+                training.images,
+                training.labels,
+                knowledge.classes,
+                seed=seed,
+                steps=steps,
+                progress=progress,
+            )
+        )
+    if isinstance(texture, Decoy):
+        if isinstance(texture.decoys, PoolDecoys):
+            found.append(PoolLookup(texture))
+        if isinstance(texture.decoys, GeneratedDecoys):
+            found.append(CodeInversion(texture, seed=seed))
+    return {each.name: each for each in found}
+
+
+def planted_breaks(
+    texture: Texture,
+    removers: Mapping[str, Remover],
+    knowledge: Knowledge,
+    *,
+    seed: int,
+    steps: int,
+    progress: Progress | None = None,
+) -> dict[str, bool]:
+    """By name whether each planted break was broken; where one was not, no verdict of these removers counts.
+
+    All on public images that were held back (Zimmermann et al. 2022, "Increasing confidence in adversarial robustness
+    evaluations"): a remover that fails where it must succeed says nothing where it fails.
+    """
+    training, held = knowledge.parts()
+    whitening = texture.whitening
+    checks: dict[str, Callable[[], bool]] = {
+        "weak noise": lambda: breaks_weak_noise(whitening, held.images, seed),
+        "draws of a known seed": lambda: breaks_known_draws(texture, held.images, seed),
+    }
+    if "learned" in removers:
+        checks["sparse noise"] = lambda: breaks_sparse_noise(
+            whitening, training.images, held.images, seed, steps, progress
+        )
+    if isinstance(texture, Decoy):
+        decoys, share = texture.decoys, float(texture.share.max())
+        if isinstance(decoys, PoolDecoys):
+            checks["pool decoy"] = lambda: breaks_pool(whitening, decoys, share, held.images, seed)
+        if isinstance(decoys, GeneratedDecoys):
+            checks["decoy of a known code"] = lambda: breaks_known_code(whitening, decoys, share, held.images, seed)
+    return {name: check() for name, check in checks.items()}
