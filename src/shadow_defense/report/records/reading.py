@@ -24,16 +24,16 @@ Settings = Mapping[str, object]
 def _estimate(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
-    ends = value.get("interval", [value.get("low"), value.get("high")])
-    interval = None if isinstance(ends, list | tuple) and list(ends[:1]) == [None] else ends
-    return {"mean": value.get("mean"), "interval": interval, "count": value.get("count") or 0}
+    low, high = value.get("low"), value.get("high")
+    interval = None if low is None and high is None else (low, high)
+    return {"mean": value.get("mean"), "interval": interval, "count": value.get("count")}
 
 
 Measure = Annotated[Estimate, BeforeValidator(_estimate), PlainSerializer(Estimate.as_record)]
 """An estimate: in JSON its ``mean``, ``low``, ``high`` and ``count``."""
 
-Measures = Annotated[Mapping[str, Measure], BeforeValidator(lambda value: {} if value is None else value)]
-"""Estimates by name; none where nothing was measured."""
+Measures = Mapping[str, Measure]
+"""Estimates by name."""
 
 
 def read_record(
@@ -44,8 +44,8 @@ def read_record(
     Raises:
         RunError: where a value is missing or of another kind; the line ends in ``hint``.
 
-    >>> read_record(Estimate, {"mean": 1.0, "interval": [0.5, 1.5], "count": 4})
-    Estimate(mean=1.0, interval=(0.5, 1.5), count=4)
+    >>> read_record(Measures, {"psnr": {"mean": 1.0, "low": 0.5, "high": 1.5, "count": 4}})
+    {'psnr': Estimate(mean=1.0, interval=(0.5, 1.5), count=4)}
     """
     try:
         return TypeAdapter(kind).validate_python(values)
