@@ -18,7 +18,7 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.validation import one_by_one, validated
 
-NO_DEFENSE = "fedavg"
+UNDEFENDED = "fedavg"
 
 SAME_FOR_ALL = ("arms", "seed", "seeds", "title", "threads", "workers", "engine")
 """Keys that a model of the grid cannot have of its own."""

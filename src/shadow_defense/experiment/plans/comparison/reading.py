@@ -11,7 +11,7 @@ from shadow_defense.attacks.build import ATTACKS
 from shadow_defense.config import apply_overrides, config_from, preset_names, read_values
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.plans.comparison.grid import NO_DEFENSE, Family, Grid, points_of
+from shadow_defense.experiment.plans.comparison.grid import UNDEFENDED, Family, Grid, points_of
 from shadow_defense.validation import validated
 
 FOLDER = "presets/comparisons"
@@ -102,7 +102,7 @@ def _grid_of_run(values: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": [values.get("seed", 0)],
         **rest,
         "models": {str(model.get("name", "resnet18")): {"model": model}},
-        "defenses": values.get("arms") or {NO_DEFENSE: {"defense": "none"}, "shadow": {"defense": "shadow"}},
+        "defenses": values.get("arms") or {UNDEFENDED: {"defense": "none"}, "shadow": {"defense": "shadow"}},
         "attacks": values.get("attacks") or {"inverting-gradients": {}},
     }
 
@@ -133,7 +133,7 @@ def _points(defenses: Mapping[str, Any]) -> list[str]:
 
 
 def _chosen_defenses(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    reference = next(iter(own), NO_DEFENSE)
+    reference = next(iter(own), UNDEFENDED)
     chosen: dict[str, Any] = {reference: own.get(reference, {"defense": "none"})}
     for name in names:
         defense, colon, preset = name.partition(":")
