@@ -15,6 +15,7 @@ from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
 from shadow_defense.cli.options import Engine, Overrides, Quiet, with_engine
+from shadow_defense.cli.protect import protect
 from shadow_defense.cli.risks import risks
 from shadow_defense.errors import MESSAGE_LIMIT, ShadowDefenseError, shown
 
@@ -222,6 +223,7 @@ app.command()(compare)
 app.command()(risks)
 app.command()(calibrate)
 app.command()(audit)
+app.command()(protect)
 app.command("import-snapshot")(import_snapshot)
 
 

@@ -1,0 +1,74 @@
+"""`shadow-defense protect`: a protected data set and its certificate."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shadow_defense.cli.options import Quiet
+
+
+def protect(
+    images: Annotated[Path, typer.Argument(help="An .npz in the MedMNIST layout, or a folder of class folders.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the protected data set.")],
+    public: Annotated[
+        str | None, typer.Option(help="Public images, which the attacker may know: a folder, an .npz or a source.")
+    ] = None,
+    aside: Annotated[
+        float | None,
+        typer.Option("--set-aside", metavar="N", help="Take so many training images as public: a count, or below 1."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="recommended, white, covariance or decoy: docs/protect.md measures them.")
+    ] = "recommended",
+    target: Annotated[
+        str | None, typer.Option(metavar="rdlv=NUMBER", help="The weakest strength that leaves no more than this.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Protect so many training images only: a trial.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=16, max=1024, help="Bring images to squares of this side; default their own.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Protect a data set once: any framework trains on it, and a certificate says what is left in it.
+
+    Exit code 1: the certificate's verdict is withheld; 2: the input cannot be used.
+    """
+    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.experiment.protecting.protecting import Request, protect_data
+    from shadow_defense.experiment.protecting.settings import protect_preset
+    from shadow_defense.experiment.protecting.weakest import parse_target
+    from shadow_defense.folder_lock import holding
+
+    request = Request(
+        images=images,
+        public=public,
+        aside=aside,
+        settings=protect_preset(preset),
+        target=None if target is None else parse_target(target),
+        limit=limit,
+        image_size=image_size,
+    )
+    with holding(out), progress_unless(quiet) as progress:
+        certificate = protect_data(
+            request, out, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
+        )
+    if not quiet:
+        _summary(certificate, out)
+    if not all(certificate["planted_breaks"].values()):
+        raise typer.Exit(1)
+
+
+def _summary(certificate: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+
+    from shadow_defense.cli.printing import print_page, print_sentences
+    from shadow_defense.experiment.protecting.folder import PAGE
+
+    console = Console()
+    print_sentences(console, certificate["verdict"])
+    print_page(console, out / PAGE)

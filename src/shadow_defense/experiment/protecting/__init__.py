@@ -1,0 +1,1 @@
+"""`shadow-defense protect`: a data set in, the same data set protected out, with a certificate."""

@@ -1,0 +1,111 @@
+"""The audit of a protected data set: the attacker is handed x' and everything but the secret."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from shadow_defense.attacks.removers.lmmse import linear_removal
+from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
+from shadow_defense.attacks.removers.worst_case import attack, in_hindsight, linkage, scores
+from shadow_defense.data.dataset import ImageSet
+from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.metrics.confidence import Estimate, mean_interval
+from shadow_defense.metrics.psnr import decibels
+from shadow_defense.progress import Progress
+from shadow_defense.protection.frozen import frozen_draws
+from shadow_defense.protection.texture import Texture
+from shadow_defense.seeds import named_generator
+
+Measures = dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """Means over the audited images with their intervals; what a withheld verdict leaves out is empty."""
+
+    planted_breaks: Mapping[str, bool]
+    removers: Mapping[str, Measures]
+    worst: Measures
+    hindsight: Measures
+    mean_image: Measures
+    linkage: Measures
+    floor: Measures
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a planted break was not broken, so that nothing follows from what the removers failed at."""
+        return not all(self.planted_breaks.values())
+
+
+def protected_images(
+    texture: Texture, images: UInt8[Tensor, "n c h w"], secret: int, fingerprint: str
+) -> Float[Tensor, "n c h w"]:
+    """x' of every image, in chunks, so that the draws of a large set need not be in memory together."""
+    chunks = [
+        texture.protect(part.float() / 255, frozen_draws(secret, fingerprint, part)) for part in images.split(256)
+    ]
+    return torch.cat(chunks)
+
+
+def audit_protection(
+    texture: Texture,
+    knowledge: Knowledge,
+    private: ImageSet,
+    settings: ProtectSettings,
+    secret: int,
+    fingerprint: str,
+    progress: Progress,
+) -> Audited:
+    """Attack up to ``settings.audited`` of the protected images, and find them among all that were protected."""
+    draws = named_generator(settings.seed, "protect", "audited")
+    places = torch.randperm(len(private), generator=draws)[: settings.audited].sort().values
+    truths = private.images[places].float() / 255
+    protected = protected_images(texture, private.images[places], secret, fingerprint)
+    # Classes that the attacker's images do not have are told it as the last of those.
+    labels = private.labels[places].clamp_max(knowledge.classes - 1)
+
+    removers = removers_for(texture, knowledge, seed=settings.seed, steps=settings.remover_steps, progress=progress)
+    planted = planted_breaks(
+        texture, removers, knowledge, seed=settings.seed, steps=settings.remover_steps, progress=progress
+    )
+    found = attack(texture, removers, knowledge, protected, labels, seed=settings.seed)
+    mean = texture.whitening.mean.unflatten(0, texture.whitening.shape)
+    by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
+    linked = _linkage(texture, protected, found.estimates, private, places)
+    withheld = not all(planted.values())
+    return Audited(
+        planted_breaks=planted,
+        removers={name: _measures(each) for name, each in by_remover.items()},
+        worst={} if withheld else _measures(scores(found.estimates, truths, mean)),
+        hindsight={} if withheld else _measures(in_hindsight(list(by_remover.values()))),
+        mean_image=_measures(scores(mean.expand_as(truths), truths, mean)),
+        linkage={} if withheld else linked,
+        floor=_floor(texture),
+    )
+
+
+def _linkage(
+    texture: Texture,
+    protected: Float[Tensor, "n c h w"],
+    estimates: Float[Tensor, "n c h w"],
+    private: ImageSet,
+    places: Int64[Tensor, "n"],
+) -> Measures:
+    return _measures(linkage(texture, protected, estimates, private.unit_images(), places, private.groups))
+
+
+def _measures(each: Mapping[str, Tensor]) -> Measures:
+    finite = {name: [value for value in values.tolist() if math.isfinite(value)] for name, values in each.items()}
+    return {name: mean_interval(values) for name, values in finite.items() if values}
+
+
+def _floor(texture: Texture) -> Measures:
+    """Below which no linear remover goes, if the public images' mean and covariance are the private ones'."""
+    error = linear_removal(texture.whitening, [texture.view()]).mean_squared_error()
+    return {"psnr": Estimate(float(decibels(torch.tensor(error))), None, 1)}

@@ -1,0 +1,67 @@
+"""The texture of the settings, from public images alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.data.dataset import ImageSet, measure_normalisation
+from shadow_defense.errors import DataError
+from shadow_defense.experiment.protecting.knowledge import PublicImages
+from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.progress import Progress
+from shadow_defense.protection.covariance import Covariance
+from shadow_defense.protection.decoy import Decoy, PoolDecoys
+from shadow_defense.protection.directions import task_directions, train_classifier
+from shadow_defense.protection.task import Task
+from shadow_defense.protection.texture import Texture
+from shadow_defense.protection.white import White
+from shadow_defense.protection.whitening import Whitening
+
+
+def spared_directions(
+    settings: ProtectSettings, whitening: Whitening, public: PublicImages, progress: Progress
+) -> Float[Tensor, "k j"]:
+    """The directions that a classifier of the public images needs.
+
+    Raises:
+        DataError: where the public images have no labels.
+    """
+    if public.labels is None:
+        raise DataError(
+            "the public images have no labels, which texture task needs: give a folder with a sub-folder a class or an "
+            ".npz, or --preset covariance"
+        )
+    names = tuple(str(place) for place in range(len(public.images)))
+    normalisation = measure_normalisation(ImageSet(public.images, public.labels, names))
+    unit = public.images.float() / 255
+    model = train_classifier(unit, public.labels, normalisation, seed=settings.seed, progress=progress)
+    return task_directions(
+        model, unit, public.labels, normalisation, whitening, count=settings.directions, seed=settings.seed
+    )
+
+
+def build_texture(
+    settings: ProtectSettings, whitening: Whitening, public: PublicImages, spared: Float[Tensor, "k j"] | None
+) -> Texture:
+    """The texture; ``spared`` are needed by ``task`` alone."""
+    if settings.texture == "white":
+        return White(whitening, settings.strength)
+    if settings.texture == "covariance":
+        return Covariance(whitening, settings.strength, settings.floor)
+    if settings.texture == "decoy":
+        return Decoy(whitening, PoolDecoys(public.images.float() / 255), settings.share, settings.floor)
+    assert spared is not None
+    return Task(whitening, spared, settings.strength, settings.floor)
+
+
+def fingerprint(settings: ProtectSettings, tensors: dict[str, Tensor]) -> str:
+    """Of all that decides x' but for image and secret: another one, other draws (:mod:`~.protection.frozen`)."""
+    drawing = settings.model_dump(include={"texture", "strength", "floor", "directions", "share"})
+    digest = hashlib.sha256(json.dumps(drawing, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""What the attacker may know: public images, checked to hold none of the private ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from shadow_defense.data.dataset import ImageSet, Parts
+from shadow_defense.data.duplicates import digests
+from shadow_defense.data.image_folder import read_image_folder
+from shadow_defense.data.images import prepare
+from shadow_defense.data.npz import read_npz
+from shadow_defense.data.public import read_public_images
+from shadow_defense.data.set_aside import set_aside
+from shadow_defense.errors import DataError
+from shadow_defense.metrics.psnr import decibels
+from shadow_defense.protection.whitening import LEAST_IMAGES
+from shadow_defense.seeds import seed_for
+
+ALIKE = 40.0
+"""dB between thumbnails from which on two images count as one: the same file saved anew, or at another size."""
+
+THUMBNAIL = 32
+
+
+@dataclass(frozen=True)
+class PublicImages:
+    """Public images in [0, 1] of the private ones' shape, with labels where they have any."""
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, "n"] | None
+    classes: int
+
+
+def read_public(where: str, like: ImageSet, seed: int) -> PublicImages:
+    """Public images of a folder, an .npz or a source, brought to the shape of ``like``.
+
+    Raises:
+        DataError: where there are none, or too few.
+    """
+    path = Path(where)
+    height, width = like.image_size
+    if height != width:
+        raise DataError(
+            f"the images have {height} x {width} pixels: expected squares, to which public ones can be brought; give "
+            "--image-size"
+        )
+    found = _with_labels(path, height, like.channels)
+    if found is None:
+        images = read_public_images(where, image_size=height, channels=like.channels, limit=None, seed=seed)
+        public = PublicImages(images, None, 1)
+    else:
+        public = PublicImages(found.train.images, found.train.labels, len(found.class_names))
+    _check_count(len(public.images))
+    return public
+
+
+def _with_labels(path: Path, size: int, channels: int) -> Parts | None:
+    """The images with their labels, or None where none are told."""
+    if path.suffix == ".npz":
+        return read_npz(path=path, image_size=size, channels=channels)
+    if path.is_dir() and any(each.is_dir() and not each.name.startswith(".") for each in path.iterdir()):
+        try:
+            return read_image_folder(path=path, image_size=size, channels=channels)
+        except DataError:
+            # Folders that are no classes; whatever cannot be read is said by who reads them without labels.
+            return None
+    return None
+
+
+def _check_count(count: int) -> None:
+    if count < LEAST_IMAGES:
+        raise DataError(f"{count} public images: expected at least {LEAST_IMAGES}; give more, or set more aside")
+
+
+def cut_public(train: ImageSet, amount: float, classes: int, seed: int) -> tuple[list[int], PublicImages]:
+    """Take images out of the training part, by patient where known: the places that stay, and the images taken.
+
+    Those taken are spent: the attacker is granted them. An image that stands among the others too goes with neither.
+
+    Args:
+        amount: a count, or a share below 1.
+
+    Raises:
+        DataError: for an amount that leaves too few on either side.
+    """
+    share = amount if amount < 1 else amount / len(train)
+    if not 0 < share < 1:
+        raise DataError(f"--set-aside {amount:g} of {len(train)} training images: expected fewer; set less aside")
+    generator = np.random.default_rng(seed_for(seed, "protect", "set aside"))
+    stay, taken = set_aside(train.labels.numpy(), train.groups, share, "public", generator)
+    aside = train.subset(taken)
+    alone = ~same_images(aside.images, train.images[torch.from_numpy(stay)])
+    _check_count(int(alone.sum()))
+    return stay.tolist(), PublicImages(aside.images[alone], aside.labels[alone], classes)
+
+
+def refuse_private(public: PublicImages, private: UInt8[Tensor, "n c h w"]) -> None:
+    """Raise :class:`DataError` where public images hold private ones, as they are or saved anew.
+
+    The attacker would be given what it is to find, and the audit would say nothing.
+    """
+    same = same_images(public.images, private)
+    if same.any():
+        place = int(same.nonzero()[0])
+        raise DataError(
+            f"{int(same.sum())} of {len(same)} public images are among those to protect (the first is image {place} of "
+            "them): give public images of others, or --set-aside"
+        )
+
+
+def same_images(first: UInt8[Tensor, "n c h w"], second: UInt8[Tensor, "m c h w"]) -> Tensor:
+    """For each of ``first`` whether ``second`` has it: equal bytes, or thumbnails within :data:`ALIKE`."""
+    known = set(digests(second))
+    equal = torch.tensor([digest in known for digest in digests(first)])
+    small, others = _thumbnails(first), _thumbnails(second)
+    nearest = torch.cat([torch.cdist(chunk, others).amin(dim=1) for chunk in small.split(512)])
+    return equal | (decibels(nearest.square() / small.shape[1]) > ALIKE)
+
+
+def _thumbnails(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+    square = prepare(images, None, 1).float() / 255
+    side = min(THUMBNAIL, *square.shape[2:])
+    return F.adaptive_avg_pool2d(square, side).flatten(1)

@@ -1,0 +1,50 @@
+"""How a data set is protected: every choice with its range, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shadow_defense.errors import ConfigError, unknown_name
+
+TextureName = Literal["white", "covariance", "task", "decoy"]
+
+
+class ProtectSettings(BaseModel):
+    """Texture and strength of a protection, and how hard its audit tries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    texture: TextureName = Field("task", description="what is drawn over the image, or in place of it")
+    strength: float = Field(
+        1.0, gt=0, le=100, description="of the noise: white on the scale of [0, 1], else in the images' own deviations"
+    )
+    floor: float = Field(0.0, ge=0, le=10, description="white noise on top, on the scale of [0, 1]; not of white")
+    directions: int = Field(8, ge=1, le=1024, description="task: how many directions are spared")
+    share: float = Field(0.7, gt=0, lt=1, description="decoy: share of the image that is replaced")
+    audited: int = Field(300, ge=20, le=100_000, description="protected images that the audit attacks, at most")
+    remover_steps: int = Field(700, ge=50, le=100_000, description="steps in which the learned remover is trained")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of what is public: classifier, removers; never of the noise")
+
+    @property
+    def trains_on_removal(self) -> bool:
+        """Whether the linear removal of x' is written in place of x', which asks for the same map at test time."""
+        return self.texture == "task"
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "recommended": {"texture": "task", "directions": 8, "strength": 1.0},
+    "white": {"texture": "white", "strength": 1.0},
+    "covariance": {"texture": "covariance", "strength": 1.0},
+    "decoy": {"texture": "decoy", "share": 0.7, "floor": 0.15},
+}
+"""Textures at the strengths that docs/protect.md measures."""
+
+
+def protect_preset(name: str) -> ProtectSettings:
+    """The settings of a preset. Raises :class:`ConfigError` for an unknown name, listing the valid ones."""
+    if name not in PRESETS:
+        raise ConfigError(unknown_name("preset", name, PRESETS))
+    return ProtectSettings(**PRESETS[name])

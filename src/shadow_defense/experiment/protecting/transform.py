@@ -1,0 +1,42 @@
+"""The map that goes before the model at test time, as a program that needs nothing of this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.files import atomic_path
+from shadow_defense.protection.task import Task
+
+TRANSFORM = "transform.pt2"
+
+
+class Removal(nn.Module):
+    """``x -> m + M (x - m)`` on images in [0, 1], M the linear removal; made of public constants alone."""
+
+    def __init__(self, texture: Task) -> None:
+        super().__init__()
+        whitening = texture.whitening
+        self.register_buffer("mean", whitening.mean)
+        self.register_buffer("reads", whitening.directions / whitening.deviations @ texture.spared)
+        self.register_buffer("writes", whitening.coloured(texture.spared.T) / (1 + texture.strength**2))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        mean = self.get_buffer("mean")
+        spared = (images.flatten(1) - mean) @ self.get_buffer("reads")
+        return (mean + spared @ self.get_buffer("writes")).view_as(images)
+
+
+def write_transform(out: Path, texture: Task) -> None:
+    """Write it, exported for any number of images, unless it is there; ``torch.export.load`` reads it."""
+    if (out / TRANSFORM).exists():
+        return
+    example = torch.zeros(2, *texture.whitening.shape)
+    program = torch.export.export(
+        Removal(texture).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images")}}
+    )
+    with atomic_path(out / TRANSFORM) as temporary:
+        torch.export.save(program, temporary)

@@ -1,0 +1,62 @@
+"""The record of a protection: what was done, and what the best remover makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.records.scores import Header
+
+Numbers = Mapping[str, Estimate]
+"""By metric, over images."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images: protected, attacked, public, spent (set aside), and of other parts, which went through without noise."""
+
+    protected: int
+    audited: int
+    public: int
+    spent: int
+    passed: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A public image, protected, and what is made of it; all in [0, 1]."""
+
+    clean: Float[Tensor, "c h w"]
+    protected: Float[Tensor, "c h w"]
+    removed: Float[Tensor, "c h w"]
+    mean: Float[Tensor, "c h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateRecord(Header):
+    """A certificate; ``worst``, ``hindsight`` and ``linkage`` are empty where the verdict is withheld.
+
+    Attributes:
+        removal_written: whether the linear removal was written in place of x', and other parts went through its map.
+        worst: of the remover that an attacker believes without seeing the truth.
+        hindsight: of the closest remover of each image.
+    """
+
+    seed: int
+    verdict: tuple[str, ...]
+    settings: Mapping[str, object]
+    target: float | None
+    counts: Counts
+    removal_written: bool
+    hashes: Mapping[str, str]
+    planted_breaks: Mapping[str, bool]
+    removers: Mapping[str, Numbers]
+    worst: Numbers
+    hindsight: Numbers
+    mean_image: Numbers
+    linkage: Numbers
+    floor: Numbers

@@ -1,0 +1,55 @@
+"""What a certificate says, in words, and what it does not cover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.kit.formatting import with_interval
+
+COVERED = (
+    "Every attack on what leaves a training on the protected images: gradients, updates, buffers, over any number of "
+    "rounds, with any model, optimiser and precision, under a server that deviates from the protocol. All of it is "
+    "computed from the protected images, and tells no more of the clean ones than they do.",
+    "An attacker who knows the method, its settings, the public images and the labels, and not the site's secret.",
+)
+
+NOT_COVERED = (
+    "Removers that are stronger than those that were run: the floor is a bound for linear ones alone.",
+    "Labels, the number of images, and whether somebody's image was trained on (membership).",
+    "An attacker who has other images of the same patient.",
+    "What a model memorises of the protected images themselves, which are given away here from the start.",
+    "Anything else that is computed from clean images and leaves, such as scores on a clean validation set.",
+    "A second protection of the same images with other settings: the two together tell more than each.",
+)
+
+
+def certificate_verdict(
+    planted: Mapping[str, bool],
+    worst: Mapping[str, Estimate],
+    mean_image: Mapping[str, Estimate],
+    linkage: Mapping[str, Estimate],
+) -> tuple[str, ...]:
+    """The sentences on top: what the best remover reaches, or why nothing is said."""
+    failed = [name for name, broken in planted.items() if not broken]
+    if failed:
+        return (
+            f"The verdict is withheld: the removers did not break {', '.join(failed)}, which any sound one breaks. "
+            "Nothing follows from what they failed at. More public images, or more steps of training, may mend it.",
+        )
+    sentences = [
+        f"The best remover comes within {_text(worst, 'psnr', 2)} dB PSNR of the clean images, SSIM "
+        f"{_text(worst, 'ssim', 3)}. The mean of public images, which anybody has, comes within "
+        f"{_text(mean_image, 'psnr', 2)} dB, SSIM {_text(mean_image, 'ssim', 3)}.",
+        f"Given a protected image, {_text(linkage, 'rank1', 3)} of the clean ones are found first among all that were "
+        f"protected; a random other one ranks below the right one in {_text(linkage, 'auc', 3)} of the cases.",
+    ]
+    if "patient_auc" in linkage:
+        sentences.append(
+            f"Other images of the same patient rank above others' with {_text(linkage, 'patient_auc', 3)}."
+        )
+    return tuple(sentences)
+
+
+def _text(measures: Mapping[str, Estimate], name: str, digits: int) -> str:
+    return with_interval(measures[name].mean, measures[name].interval, digits)

@@ -1,0 +1,52 @@
+"""A small hospital: images of two classes in an .npz, others like them that are public, and a folder for its secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shadow_defense.experiment.protecting.protecting import Request
+from shadow_defense.experiment.protecting.settings import ProtectSettings
+from tests.protection.gaussian_images import gaussian_images
+
+QUICK = {"audited": 40, "remover_steps": 150}
+
+
+def labelled(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 12, 12) bytes and (count, 1) labels; a bright square marks class 1."""
+    labels = torch.arange(count) % 2
+    images = gaussian_images(count, seed)
+    images[labels == 1, :, 2:6, 2:6] += 0.15
+    return (images[:, 0].clamp(0, 1) * 255).round().byte().numpy(), labels[:, None].numpy()
+
+
+def write_npz(path: Path, train: int, seed: int, **more: np.ndarray) -> Path:
+    images, labels = labelled(train, seed)
+    test_images, test_labels = labelled(10, seed + 1)
+    np.savez(path, train_images=images, train_labels=labels, test_images=test_images, test_labels=test_labels, **more)
+    return path
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospital")
+    write_npz(folder / "private.npz", 60, 10)
+    write_npz(folder / "public.npz", 240, 20)
+    return folder
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the secret lies."""
+    monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "site"))
+    return tmp_path / "site"
+
+
+def request_for(images: Path, **changes: object) -> Request:
+    """A request with settings that take seconds."""
+    settings = ProtectSettings(**{**QUICK, **changes.pop("settings", {})})  # type: ignore[dict-item]
+    plain = {"public": None, "aside": None, "target": None, "limit": None, "image_size": None}
+    return Request(images=images, settings=settings, **{**plain, **changes})  # type: ignore[arg-type]
