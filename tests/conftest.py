@@ -30,6 +30,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("same")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Each file in one process, and all tests that start an engine, the longest, in one that begins with them.
 
