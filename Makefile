@@ -5,8 +5,7 @@ RUN := $(VENV)/bin
 # Waiting threads that spin make busy machines several times slower.
 export OMP_WAIT_POLICY := passive
 
-# Files of tests go to the two processes in the order of tests/conftest.py.
-TEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+TEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest
 
 .PHONY: install demo test test-fast lint benchmark clean
 
@@ -20,11 +19,13 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(RUN)/shadow-defense demo
 
+# Engines one by one, after the others: a client that is starved for half a minute is given up by Flower.
 test: install lint
-	$(TEST)
+	$(TEST) -n 2 --dist loadfile -m "not engine"
+	$(TEST) -m engine
 
 test-fast: install
-	$(TEST) -m "not slow and not engine"
+	$(TEST) -n 2 --dist loadfile -m "not slow and not engine"
 
 lint: install
 	$(RUN)/ruff check .

@@ -30,18 +30,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("same")
 
 
-@pytest.hookimpl(tryfirst=True)  # Before xdist reads the groups.
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file in one process, and all tests that start an engine, the longest, in one that begins with them.
-
-    So one engine runs at a time: Flower gives up a client that is starved for half a minute.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
-    for item in items:
-        group = "engines" if item.get_closest_marker("engine") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def conformance() -> Path:
     """The conformance cases: of SHADOW_DEFENSE_CONFORMANCE, else beside the checkout, else the small ones kept here."""
