@@ -11,7 +11,7 @@ from shadow_defense.report.pages.run_pictures import MOST_CARDS_AT_ONCE, attack_
 from shadow_defense.report.records.run import ArmPictures, Exhibit
 
 
-def _exhibit(**scores: float | None) -> Exhibit:
+def _exhibit(**scores: float) -> Exhibit:
     image = torch.full((1, 8, 8), 0.5)
     first = ArmPictures(image, {"psnr_whole": 20.0, "ssim_whole": 0.5})
     return Exhibit(
@@ -40,7 +40,7 @@ def test_score_lines_compare_with_the_first_arm() -> None:
 
 
 def test_missing_scores_are_dashes() -> None:
-    assert attack_card(_exhibit(psnr_whole=None)).arms[1].lines == ("PSNR –", "SSIM –")
+    assert attack_card(_exhibit()).arms[1].lines == ("PSNR –", "SSIM –")
 
 
 def test_an_image_attacked_twice_has_one_noise_card(exhibits: tuple[Exhibit, ...]) -> None:
