@@ -14,6 +14,7 @@ from shadow_defense.experiment.exhibits import collect_exhibits
 from shadow_defense.experiment.origin import made
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import needs_generator
+from shadow_defense.experiment.scene_tasks import check_whole
 from shadow_defense.experiment.scheduler import Workers, carry_out
 from shadow_defense.experiment.scores_file import read_scores, write_scores
 from shadow_defense.experiment.task import Task
@@ -41,18 +42,17 @@ def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the shadow generator on the public images, or take the one that the configuration names."""
     if needs_generator(run):
         check_scene(run)
-        run.name_generator()
-        _carry_out(run, [run.pretraining()], progress, "pre-training the shadow generator, steps")
+        _pretrain(run, progress)
 
 
 def train_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the arms that are not finished, each in a process of its own."""
-    check_scene(run)
-    check_run(run)
+    check_whole(run)
     waiting = [arm for arm in run.config.arms if not run.store.has(run.training(arm))]
     if not waiting:
         return
-    pretrain_stage(run, progress)
+    if needs_generator(run):
+        _pretrain(run, progress)
     check_defenses(run)
     for arm in run.config.arms:
         run.name_training(arm)
@@ -133,6 +133,11 @@ STAGES: dict[str, Callable[[Run, Progress], Any]] = {
     "report": report_stage,
 }
 """The stages by name, in their order."""
+
+
+def _pretrain(run: Run, progress: Progress | None) -> None:
+    run.name_generator()
+    _carry_out(run, [run.pretraining()], progress, "pre-training the shadow generator, steps")
 
 
 def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name: str) -> None:

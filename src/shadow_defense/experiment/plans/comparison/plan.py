@@ -12,13 +12,14 @@ from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk, 
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.plans.folder import check_folder, open_folder
 from shadow_defense.experiment.scene import Scene, needs_generator, with_absolute_paths
+from shadow_defense.experiment.scene_tasks import check_whole, trainings_of
 from shadow_defense.experiment.scheduler import Workers, carry_out, missing
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
 from shadow_defense.experiment.tasks.scoring import Scoring
-from shadow_defense.experiment.tasks.training import Training, build_defense, check_scene
+from shadow_defense.experiment.tasks.training import Training, build_defense
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.run import Round
@@ -81,13 +82,13 @@ class Comparison:
         return Training(scene, arm, self.engine, scene.kept())
 
     def trainings(self) -> list[Task]:
-        return [self.training(scene, arm) for _, _, scene in self.scenes() for arm in scene.config.arms]
+        return [training for _, _, scene in self.scenes() for training in trainings_of(scene).values()]
 
     def scorings(self) -> Iterator[tuple[str, Scoring]]:
         """For each model and seed every attack on every arm, then the controls; with the model's name."""
         for model, _, scene in self.scenes():
-            reference, jobs = self.training(scene, scene.reference), scene.jobs()
-            trainings = {arm: self.training(scene, arm) for arm in scene.config.arms}
+            trainings, jobs = trainings_of(scene), scene.jobs()
+            reference = trainings[scene.reference]
             for job in jobs:
                 attack = Attacking(scene, job, trainings[job.arm])
                 yield model, Scoring(scene, job, job.arm, attack, reference)
@@ -100,11 +101,8 @@ class Comparison:
 
     def check(self) -> None:
         """Raise what would stop a task before hours of others; defenses that need a generator are checked later."""
-        self.engine.check()
         for model in self.grid.models:
-            scene = self.scene(model, self.grid.seeds[0])
-            check_scene(scene)
-            self.engine.check_scene(scene)
+            check_whole(self.scene(model, self.grid.seeds[0]))
             self._check_arms(model, generator=False)
 
     def _check_arms(self, model: str, *, generator: bool) -> None:
@@ -161,8 +159,8 @@ class Comparison:
     def _labelled(self) -> Iterator[tuple[str, Task]]:
         """Every training, attack and score, with what it is in words; identical settings may share one task."""
         for model, _, scene in self.scenes():
-            for arm in scene.config.arms:
-                yield self._label(model, self.training(scene, arm))
+            for training in trainings_of(scene).values():
+                yield self._label(model, training)
         for model, scoring in self.scorings():
             if scoring.arm != MEAN_IMAGE:
                 yield self._label(model, scoring.attack)
