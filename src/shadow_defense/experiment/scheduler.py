@@ -105,20 +105,20 @@ def carry_out(
         Whatever a task raises, without ``isolate``; the other processes are ended: files are whole or absent.
     """
     waiting = missing(tasks, store)
-    outcome = Outcome()
     if not waiting:
-        return outcome
+        return Outcome()
     weights = {task.name: float((weight or Task.steps)(task)) for task in waiting}
     bar = (progress or Progress()).start(name, max(1, round(sum(weights.values()))))
+    work = _Work({task.name: task for task in waiting}, store, workers, weights, bar, isolate)
     try:
         with holding(store.folder):
             if workers.count == 0:
-                _in_this_process(waiting, store, workers, weights, bar, outcome, isolate)
+                _in_this_process(work)
             else:
-                _in_processes(waiting, store, workers, weights, bar, outcome, isolate)
+                _in_processes(work)
     finally:
         bar.finish()
-    return outcome
+    return work.outcome
 
 
 def ready(waiting: Sequence[Task], unfinished: Mapping[str, Task]) -> Iterator[Task]:
@@ -126,34 +126,41 @@ def ready(waiting: Sequence[Task], unfinished: Mapping[str, Task]) -> Iterator[T
     return (task for task in waiting if not any(need.name in unfinished for need in task.needs()))
 
 
-def _drop_dependents(failed: Task, unfinished: dict[str, Task], outcome: Outcome, line: str) -> None:
-    unfinished.pop(failed.name, None)
-    outcome.failures[failed] = line
-    for task in list(unfinished.values()):
-        if any(need.name == failed.name for need in task.needs()):
-            _drop_dependents(task, unfinished, outcome, f"what it needs failed: {line}")
+@dataclass
+class _Work:
+    """What is to be computed, and how.
+
+    Attributes:
+        unfinished: by name, needs first.
+        weights: of each task in the bar, by name.
+        isolate: one that fails leaves the others alone.
+    """
+
+    unfinished: dict[str, Task]
+    store: Store
+    workers: Workers
+    weights: Mapping[str, float]
+    bar: Steps
+    isolate: bool
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def end(self, task: Task, line: str | None) -> None:
+        """A task has ended: well, or with the one-line error ``line``, and with it what needs it."""
+        self.unfinished.pop(task.name, None)
+        if line is None:
+            return
+        self.outcome.failures[task] = line
+        for other in list(self.unfinished.values()):
+            if any(need.name == task.name for need in other.needs()):
+                self.end(other, f"what it needs failed: {line}")
 
 
-def _in_this_process(
-    waiting: Sequence[Task],
-    store: Store,
-    workers: Workers,
-    weights: Mapping[str, float],
-    bar: Steps,
-    outcome: Outcome,
-    isolate: bool,
-) -> None:
-    unfinished = {task.name: task for task in waiting}
-    with _threads(workers.threads):
-        for task in waiting:
-            if task.name not in unfinished:
-                continue
-            counting = _Counting(task, weights[task.name], bar.advance)
-            line = _computed(task, store, counting, isolate)
-            if line is None:
-                del unfinished[task.name]
-            else:
-                _drop_dependents(task, unfinished, outcome, line)
+def _in_this_process(work: _Work) -> None:
+    with _threads(work.workers.threads):
+        for task in list(work.unfinished.values()):
+            if task.name in work.unfinished:
+                counting = _Counting(task, work.weights[task.name], work.bar.advance)
+                work.end(task, _computed(task, work.store, counting, work.isolate))
 
 
 @contextmanager
@@ -233,36 +240,26 @@ def _in_worker(task: Task, store: Store, weight: float, isolate: bool) -> str | 
     return _computed(task, store, counting, isolate)
 
 
-def _in_processes(
-    waiting: Sequence[Task],
-    store: Store,
-    workers: Workers,
-    weights: Mapping[str, float],
-    bar: Steps,
-    outcome: Outcome,
-    isolate: bool,
-) -> None:
-    unfinished = {task.name: task for task in waiting}
-    while unfinished:
-        lone = next((task for task in ready(list(unfinished.values()), unfinished) if task.alone), None)
-        count = Workers(1, workers.threads) if lone else workers
+def _in_processes(work: _Work) -> None:
+    while work.unfinished:
+        lone = next((task for task in ready(list(work.unfinished.values()), work.unfinished) if task.alone), None)
         try:
-            _pool(unfinished, lone, store, count, weights, bar, outcome, isolate)
+            _pool(work, lone)
         except _KilledError as killed:
-            if not isolate:
+            if not work.isolate:
                 raise WorkerKilledError(
                     "a worker process was killed, perhaps for lack of memory: set workers=1; the same command goes on "
                     "from here"
                 ) from killed
             if lone:
-                _drop_dependents(lone, unfinished, outcome, KILLED)
+                work.end(lone, KILLED)
                 continue
             # One that is killed takes its neighbours with it: each of them again, alone; one that dies alone failed.
             for suspect in killed.running:
                 try:
-                    _pool(unfinished, suspect, store, Workers(1, workers.threads), weights, bar, outcome, isolate)
+                    _pool(work, suspect)
                 except _KilledError:
-                    _drop_dependents(suspect, unfinished, outcome, KILLED)
+                    work.end(suspect, KILLED)
 
 
 class _KilledError(Exception):
@@ -273,26 +270,18 @@ class _KilledError(Exception):
         self.running = tuple(running)
 
 
-def _pool(
-    unfinished: dict[str, Task],
-    only: Task | None,
-    store: Store,
-    workers: Workers,
-    weights: Mapping[str, float],
-    bar: Steps,
-    outcome: Outcome,
-    isolate: bool,
-) -> None:
-    """Work off ``unfinished``, or ``only`` one of them, in one pool of new processes; what is finished leaves it."""
+def _pool(work: _Work, only: Task | None) -> None:
+    """Work off what is unfinished, or ``only`` one task of it, in one pool of new processes."""
+    unfinished = work.unfinished
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     counted = context.Value(c_long, 0)
     earlier, processes = set(multiprocessing.active_children()), set[BaseProcess]()
     running: dict[Future[str | None], Task] = {}
-    count, seen = workers.at_once(1 if only else len(unfinished)), 0
+    count, seen = 1 if only else work.workers.at_once(len(unfinished)), 0
     try:
         with ProcessPoolExecutor(
-            count, mp_context=context, initializer=_start_worker, initargs=(counted, workers.threads)
+            count, mp_context=context, initializer=_start_worker, initargs=(counted, work.workers.threads)
         ) as pool:
             try:
                 while True:
@@ -302,7 +291,7 @@ def _pool(
                     for task in ready(idle, unfinished):
                         if len(running) >= count:
                             break
-                        future = pool.submit(_in_worker, task, store, weights[task.name], isolate)
+                        future = pool.submit(_in_worker, task, work.store, work.weights[task.name], work.isolate)
                         running[future] = task
                         # At once: of one that has died it tells nothing any more.
                         processes |= set(multiprocessing.active_children()) - earlier
@@ -313,14 +302,11 @@ def _pool(
                         # The pool may miss the death of the process that it started last, and wait for the others.
                         raise BrokenProcessPool
                     whole = counted.value // FINE
-                    bar.advance(whole - seen)
+                    work.bar.advance(whole - seen)
                     seen = whole
                     for future in done:
-                        line, task = future.result(), running.pop(future)
-                        if line is None:
-                            unfinished.pop(task.name, None)
-                        else:
-                            _drop_dependents(task, unfinished, outcome, line)
+                        line = future.result()
+                        work.end(running.pop(future), line)
             except BaseException:
                 # Not left to end by themselves: that may take hours, without a bar and for nothing.
                 for process in processes | set(multiprocessing.active_children()) - earlier:
