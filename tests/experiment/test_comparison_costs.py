@@ -14,8 +14,9 @@ from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.tasks import costing
-from shadow_defense.experiment.tasks.costing import Costing, cost_from
+from shadow_defense.experiment.tasks.costing import Cost, Costing
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.reading import read_record
 from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, the_scene
 
 
@@ -49,7 +50,7 @@ class TestForecast:
     def test_a_cost_survives_its_file(self) -> None:
         from dataclasses import asdict
 
-        assert cost_from(json.loads(json.dumps(asdict(COST)))) == COST
+        assert read_record(Cost, json.loads(json.dumps(asdict(COST)))) == COST
 
 
 def no_cost(*_: object) -> None:

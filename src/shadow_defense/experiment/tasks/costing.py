@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,8 +35,11 @@ from shadow_defense.files import read_json, write_json
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
+from shadow_defense.report.records.reading import read_record
 
 COST = "cost.json"
+
+Measured = TypeVar("Measured")
 
 REPETITIONS = 3
 LONG = 10.0
@@ -88,11 +91,6 @@ class Cost:
         return min(self.steps, key=lambda step: abs(step.batch_size - batch_size)).defended
 
 
-def cost_from(record: dict[str, Any]) -> Cost:
-    """From what ``dataclasses.asdict`` gave."""
-    return Cost(**{**record, "steps": tuple(StepCost(**step) for step in record["steps"])})
-
-
 def peak_memory() -> int | None:
     """The most resident memory that this process had, in bytes; None outside Linux."""
     try:
@@ -103,8 +101,31 @@ def peak_memory() -> int | None:
     return int(line.split()[1]) * 1024
 
 
+@dataclass(frozen=True)
+class AttackStep:
+    """Seconds of one step of an attack."""
+
+    step_seconds: float
+
+
+class _Measuring(Task):
+    """A task that measures into one small file, in a new process with nothing beside it."""
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+    def is_done(self, place: Path) -> bool:
+        return (place / COST).is_file()
+
+    def read(self, kind: type[Measured], store: Store) -> Measured:
+        """What was measured. Raises :class:`RunError` where it is missing or damaged."""
+        path, hint = store.place(self) / COST, "delete it to have it measured again"
+        return read_record(kind, read_json(path, hint), str(path), hint)
+
+
 @dataclass(frozen=True, eq=False)
-class Costing(Task):
+class Costing(_Measuring):
     """What an arm's defense costs."""
 
     scene: Scene
@@ -117,10 +138,6 @@ class Costing(Task):
         return cost_key(self.scene, self.arm)
 
     @property
-    def alone(self) -> bool:
-        return True
-
-    @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: cost"
 
@@ -131,9 +148,6 @@ class Costing(Task):
     def needs(self) -> Sequence[Task]:
         return [Pretraining(self.scene)] if self.scene.config.arms[self.arm].kind().needs_generator else []
 
-    def is_done(self, place: Path) -> bool:
-        return (place / COST).is_file()
-
     def compute(self, store: Store, progress: Progress) -> None:
         generator = store.place(Pretraining(self.scene)) / GENERATOR if self.needs() else None
         measured = in_own_process(measure_cost, self.scene, self.arm, generator)
@@ -141,14 +155,11 @@ class Costing(Task):
 
     def load(self, store: Store) -> Cost:
         """What was measured. Raises :class:`RunError` where it is missing or damaged."""
-        try:
-            return cost_from(read_json(store.place(self) / COST))
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{store.place(self) / COST} holds no cost: delete it to have it measured again") from error
+        return self.read(Cost, store)
 
 
 @dataclass(frozen=True, eq=False)
-class AttackCosting(Task):
+class AttackCosting(_Measuring):
     """Seconds of one step of an attack on an undefended update of its first client."""
 
     scene: Scene
@@ -161,10 +172,6 @@ class AttackCosting(Task):
         return attack_key(self.scene, Job("", self.attack, 0, ""), start_key(self.scene), False)
 
     @property
-    def alone(self) -> bool:
-        return True
-
-    @property
     def about(self) -> str:
         return f"{self.attack}: cost of a step"
 
@@ -175,20 +182,14 @@ class AttackCosting(Task):
         generator = "generator" in self.scene.config.attacks[self.attack].build().needs
         return [Pretraining(self.scene)] if generator else []
 
-    def is_done(self, place: Path) -> bool:
-        return (place / COST).is_file()
-
     def compute(self, store: Store, progress: Progress) -> None:
         generator = store.place(Pretraining(self.scene)) / GENERATOR
         seconds = in_own_process(measure_attack, self.scene, self.attack, generator)
-        write_json(store.place(self) / COST, {"step_seconds": seconds})
+        write_json(store.place(self) / COST, asdict(AttackStep(seconds)))
 
     def load(self, store: Store) -> float:
         """Seconds of a step. Raises :class:`RunError` where they are missing or damaged."""
-        try:
-            return float(read_json(store.place(self) / COST)["step_seconds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{store.place(self) / COST} holds no cost: delete it to have it measured again") from error
+        return self.read(AttackStep, store).step_seconds
 
 
 def measure_cost(scene: Scene, arm: str, generator: Path | None) -> Cost:
