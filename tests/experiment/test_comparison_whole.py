@@ -26,7 +26,7 @@ from shadow_defense.progress import Progress
 from shadow_defense.report.records.comparison import ComparisonRecord
 from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
-from tests.experiment.comparison_grid import COST, TINY, grid
+from tests.experiment.comparison_grid import TINY, fixed_cost, grid
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_what_a_run_has_trained_and_attacked_a_comparison_takes_over(
     computed: list[Task] = []
     for kind in (Pretraining, Training, Attacking, Scoring):
         monkeypatch.setattr(kind, "compute", noted(kind.compute, computed))
-    monkeypatch.setattr(costing, "in_own_process", lambda *_: COST)
+    monkeypatch.setattr(costing, "in_own_process", fixed_cost)
     comparison = Comparison(tmp_path / "comparison", made)
     comparison.run()
     assert comparison.failures == {}
