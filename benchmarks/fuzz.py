@@ -95,6 +95,7 @@ def campaign(todo: list[Task], kinds: dict[str, Kind], verbose: bool = False) ->
             counts[task.kind][outcome.verdict] += 1
             if outcome.verdict == "fault":
                 findings.append(Finding(task, what, outcome))
+                print(f"fault: {findings[-1].command}", file=sys.stderr, flush=True)
             if verbose:
                 print(f"{task.kind} {task.number}: {what}: {outcome}".encode("ascii", "backslashreplace").decode())
         worker.close()
