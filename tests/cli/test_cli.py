@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shadow_defense.cli import main
+from shadow_defense.errors import MESSAGE_LIMIT
 from shadow_defense.cli.app import app
 
 COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
@@ -79,6 +80,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["compare", "pneumonamnist"], "did you mean 'pneumoniamnist'"),
         (["compare", "demo", "--defenses", "shadw"], "did you mean 'shadow'"),
         (["compare", "demo", "--seeds", "one"], "--seeds one: expected whole numbers"),
+        (["compare", "demo", "--seeds", "9" * 5000], "expected whole numbers"),
         (["risks", "--only", "9"], "unknown risk '9'"),
         (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
     ],
@@ -90,6 +92,13 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("shadow-defense: ") and wanted in line
+
+
+def test_a_refusal_of_a_flag_stays_short_whatever_was_given(run: Callable[..., Ended]) -> None:
+    result = run("audit", "--samples", "9" * 5000)
+    assert result.returncode == 2
+    assert "--samples" in result.stderr
+    assert all(len(line) <= MESSAGE_LIMIT for line in result.stderr.splitlines())
 
 
 def test_damaged_data_is_one_line_and_loses_nothing(run: Callable[..., Ended], tmp_path: Path) -> None:

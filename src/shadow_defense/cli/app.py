@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from click import UsageError
 from typer.core import TyperGroup
 
 from shadow_defense.cli.audit import audit
@@ -27,12 +28,16 @@ class TerminatedError(KeyboardInterrupt):
     """A supervisor asked the process to end (SIGTERM): everything that an interrupt ends is ended."""
 
 
-class Interruptible(TyperGroup):
-    """Commands that an interrupt ends with one line and 130, SIGTERM with 143: typer's own answer differs."""
+class Commands(TyperGroup):
+    """An interrupt ends them with one line and 130, SIGTERM with 143; a refusal of typer's is short, as ours are."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            # Typer puts words before it.
+            error.message = shown(error.message, MESSAGE_LIMIT - 100)
+            raise
         except KeyboardInterrupt as stop:
             typer.echo("shadow-defense: stopped; the same command goes on from here", err=True)
             raise typer.Exit(143 if isinstance(stop, TerminatedError) else 130) from None
@@ -40,7 +45,7 @@ class Interruptible(TyperGroup):
 
 app = typer.Typer(
     name="shadow-defense",
-    cls=Interruptible,
+    cls=Commands,
     help="Train federated with Shadow Defense, attack the updates, and see what leaks.",
     no_args_is_help=True,
     add_completion=False,

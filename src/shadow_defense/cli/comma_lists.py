@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST_NUMBER = 18
+"""Digits that a tensor's integers hold in any case."""
+
 
 def names(text: str | None) -> list[str] | None:
     """The names of an option; None where it was not given.
@@ -16,7 +19,7 @@ def whole_numbers(text: str | None, flag: str) -> list[int] | None:
     """The numbers of the option ``flag``, from 0 upwards; None where it was not given.
 
     Raises:
-        ConfigError: for none, or what is no such number.
+        ConfigError: for none, or what is no such number, or has more than 18 digits, which no tensor holds.
 
     >>> whole_numbers("1, 5", "--seeds")
     [1, 5]
@@ -26,6 +29,6 @@ def whole_numbers(text: str | None, flag: str) -> list[int] | None:
     parts = names(text)
     if parts is None:
         return None
-    if not parts or not all(part.isdecimal() for part in parts):
+    if not parts or not all(part.isdecimal() and len(part) <= LONGEST_NUMBER for part in parts):
         raise ConfigError(f"{flag} {text}: expected whole numbers with commas between them, such as {flag} 1,5")
     return [int(part) for part in parts]
