@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shadow_defense.cli import main
-from shadow_defense.errors import MESSAGE_LIMIT
 from shadow_defense.cli.app import app
+from shadow_defense.errors import MESSAGE_LIMIT
 
 COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
 

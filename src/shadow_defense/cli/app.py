@@ -35,9 +35,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            # Typer puts words before it.
-            error.message = shown(error.message, MESSAGE_LIMIT - 100)
-            raise
+            # Less the words that typer puts before it.
+            raise UsageError(shown(error.format_message(), MESSAGE_LIMIT - 20), error.ctx) from None
         except KeyboardInterrupt as stop:
             typer.echo("shadow-defense: stopped; the same command goes on from here", err=True)
             raise typer.Exit(143 if isinstance(stop, TerminatedError) else 130) from None

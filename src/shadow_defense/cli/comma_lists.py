@@ -24,11 +24,11 @@ def whole_numbers(text: str | None, flag: str) -> list[int] | None:
     >>> whole_numbers("1, 5", "--seeds")
     [1, 5]
     """
-    from shadow_defense.errors import ConfigError
+    from shadow_defense.errors import ConfigError, shown
 
     parts = names(text)
     if parts is None:
         return None
     if not parts or not all(part.isdecimal() and len(part) <= LONGEST_NUMBER for part in parts):
-        raise ConfigError(f"{flag} {text}: expected whole numbers with commas between them, such as {flag} 1,5")
+        raise ConfigError(f"{flag} {shown(text)}: expected whole numbers with commas between them, such as {flag} 1,5")
     return [int(part) for part in parts]
