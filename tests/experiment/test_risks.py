@@ -144,7 +144,7 @@ def test_risk_4_by_hand() -> None:
     found = pretrained.finding({"psnr": scores, "ssim": scores}, 9.0, 0.71)
     assert found.value.mean == pytest.approx(4.0)
     assert "−1.00 ± 0.00 dB in round 4".replace(" ", "\xa0") in checked(4, found).replace(" ", "\xa0")
-    assert "0.71" in WORDINGS[4].notes(found)[0]
+    assert "0.71" in WORDINGS[4].notes_of(found)[0]
 
 
 def test_risk_5_by_hand() -> None:

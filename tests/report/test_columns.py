@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from shadow_defense.errors import ConfigError
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.columns import score_table
-from shadow_defense.report.kit.formatting import METRICS, MINUS, MISSING, number, plain, reading, signed, with_interval
+from shadow_defense.report.kit.formatting import MINUS, MISSING, number, plain, signed, with_interval
+from shadow_defense.report.kit.metrics import METRICS, reading
 from shadow_defense.report.pages.run import metric_table, run_numbers, run_summary
 from shadow_defense.report.records.run import RunRecord
 from shadow_defense.report.records.scores import Row, ScoreTable
@@ -47,7 +48,7 @@ def test_groups_columns_and_cells() -> None:
     none, shadow, mean_image = (cells[1] for _, cells in rows)
     assert (plain(none.value), none.difference) == ("20.00 ± 1.00", "")
     assert (plain(shadow.difference), shadow.meaning, shadow.clear) == ("-3.50 ± 0.50", "better protected", True)
-    assert (mean_image.value, mean_image.meaning) == ("21.00", "guess beats attack (no interval)")
+    assert (mean_image.value, mean_image.meaning) == ("21.00", "baseline beats attack (no interval)")
     assert [cells[2].value for _, cells in rows] == [MISSING] * 3
     assert other[1][1][2].meaning == "no clear difference"
     assert other[2][1][2].value == MISSING
@@ -95,7 +96,7 @@ def test_rounded_zero_has_no_sign() -> None:
 
 
 def test_uneven_intervals_show_both_ends() -> None:
-    assert with_interval(0.5, (0.1, 0.6)).split() == ["0.500", "[0.100,", "0.600]"]
+    assert with_interval(Estimate(0.5, (0.1, 0.6), 8)).split() == ["0.500", "[0.100,", "0.600]"]
 
 
 def test_utility_is_compared_with_the_first_arm(record: RunRecord) -> None:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.formatting import (
-    METRICS,
-    MISSING,
-    better_when,
-    counted,
-    metric_and_region,
-    metric_named,
-    number,
-    reading,
-    said_if_clear,
-    with_interval,
-)
+from shadow_defense.report.kit.formatting import MISSING, counted, number, with_interval
+from shadow_defense.report.kit.metrics import FIDELITY, clearness, metric_and_region, metric_of, reading
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.records.scores import Measurement, Row, ScoreTable, measurements
 
@@ -37,20 +28,20 @@ UTILITY: dict[str, tuple[str, str]] = {
 """Measures of the task: title, and what it means."""
 
 
-def metric_column(key: str, *, with_region: bool = True) -> Column[Row]:
+def metric_column(key: str) -> Column[Row]:
     """A metric of reconstructions, its region named where it is not the whole image.
 
     >>> metric_column("psnr_inside").title, metric_column("psnr_inside").about
     ('PSNR inside (dB)', 'lower is better protected')
     """
-    name, region = metric_and_region(key)
-    metric = metric_named(name)
-    title = f"{metric.label} {region}" if with_region and region in ("inside", "outside") else metric.label
+    metric, (_, region) = metric_of(key), metric_and_region(key)
+    if region in ("inside", "outside"):
+        metric = replace(metric, label=f"{metric.label} {region}")
     return Column(
-        f"{title} ({metric.unit})" if metric.unit else title,
+        metric.title,
         lambda row: row.metrics.get(key),
         metric.digits,
-        about=better_when(metric),
+        about=metric.better_when,
         difference=lambda row: row.difference.get(key),
         meaning=lambda row, difference: reading(metric, difference, baseline=row.baseline),
     )
@@ -67,17 +58,6 @@ def utility_column(key: str, title: str) -> Column[Row]:
     )
 
 
-def clearness(difference: Estimate) -> str:
-    """Whether a measure of the task changed; nothing is said of a difference without an interval.
-
-    >>> clearness(Estimate(-0.1, (-0.2, -0.05), 3)), clearness(Estimate(-0.1, (-0.2, 0.1), 3))
-    ('clearly lower', 'no clear difference')
-    """
-    if difference.clear() is None:
-        return ""
-    return said_if_clear(f"clearly {'higher' if difference.mean > 0 else 'lower'}", difference)
-
-
 def _cost(key: str, title: str, about: str, digits: int = 2, unit: str = "×") -> Column[Row]:
     return Column(title, lambda row: row.cost.get(key), digits, unit, about)
 
@@ -86,7 +66,7 @@ def _epsilon(row: Row) -> str | None:
     spent = row.epsilon
     if spent is None:
         return None
-    text = with_interval(spent.epsilon.mean, spent.epsilon.interval, 1)
+    text = with_interval(spent.epsilon, 1)
     return text if spent.delta is None else f"{text} ({spent.delta:g})"
 
 
@@ -100,7 +80,7 @@ _REGIONS = ("whole", "inside", "outside")
 
 COLUMNS: dict[str, Column[Row]] = {
     "arm": ARM,
-    **{f"{metric}_{region}": metric_column(f"{metric}_{region}") for region in _REGIONS for metric in METRICS},
+    **{f"{metric}_{region}": metric_column(f"{metric}_{region}") for region in _REGIONS for metric in FIDELITY},
     **{key: utility_column(key, title) for key, (title, _) in UTILITY.items()},
     "time": _cost("time", "Time", "times that without defense"),
     "memory": _cost("memory", "Memory", "peak, times that without defense"),
@@ -115,7 +95,7 @@ COLUMNS: dict[str, Column[Row]] = {
 _WHOLE = ("psnr_whole", "ssim_whole", "lpips_whole")
 VIEWS: dict[str, tuple[str, ...]] = {
     "page": ("arm", *_WHOLE, "f1_macro", "time", "memory", "epsilon", "share_bn", "scored"),
-    "regions": ("arm", *(f"{metric}_{region}" for metric in METRICS for region in ("inside", "outside"))),
+    "regions": ("arm", *(f"{metric}_{region}" for metric in FIDELITY for region in ("inside", "outside"))),
     "worth": ("arm", "f1_macro", "accuracy", "auroc", "prepare_seconds", "measured"),
     "document": (
         "arm", *_WHOLE, "psnr_inside", "psnr_outside", "f1_macro", "time", "memory", "epsilon", "share_bn", "scored",

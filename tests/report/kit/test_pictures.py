@@ -18,8 +18,8 @@ from shadow_defense.report.kit.pictures import (
     HEAT_OPACITY,
     HEAT_TABLE,
     heat_overlay,
-    image_uri,
     noise_limit,
+    picture,
     pixels,
     signed_picture,
 )
@@ -36,7 +36,7 @@ def _decode(uri: str) -> np.ndarray:
 @given(seed=st.integers(0, 2**31), channels=st.sampled_from([1, 3]), height=st.integers(1, 9), width=st.integers(1, 9))
 def test_png_holds_every_byte(seed: int, channels: int, height: int, width: int) -> None:
     levels = torch.randint(0, 256, (channels, height, width), generator=named_generator(seed, "levels"))
-    read = torch.from_numpy(_decode(image_uri(levels / 255)).copy()).view(height, width, channels)
+    read = torch.from_numpy(_decode(picture(levels / 255, "", "").source).copy()).view(height, width, channels)
     assert torch.equal(read.permute(2, 0, 1).long(), levels)
 
 
@@ -47,21 +47,21 @@ def test_values_out_of_range_are_clamped_and_nan_is_black() -> None:
 
 def test_other_channel_counts_are_named() -> None:
     with pytest.raises(DataError, match="2 channels"):
-        image_uri(torch.zeros(2, 4, 4))
+        picture(torch.zeros(2, 4, 4), "", "")
 
 
 def test_overlay_mixes_grey_and_colour_table() -> None:
     original = torch.tensor([[[0.2, 0.8]], [[0.4, 0.8]], [[0.6, 0.8]]])
-    picture = heat_overlay(original, torch.tensor([[0.0, 1.0]]))
+    drawn = heat_overlay(original, torch.tensor([[0.0, 1.0]]))
     table = matplotlib.colormaps[HEAT_TABLE]
     for column, (grey, heat) in enumerate([(0.4, 0.0), (0.8, 1.0)]):
         expected = (1 - HEAT_OPACITY) * grey + HEAT_OPACITY * np.array(table(heat)[:3])
-        np.testing.assert_allclose(picture[0, column] / 255, expected, atol=0.6 / 255)
+        np.testing.assert_allclose(drawn[0, column] / 255, expected, atol=0.6 / 255)
 
 
 def test_noise_turns_red_where_it_adds_and_blue_where_it_takes_away() -> None:
-    picture = signed_picture(torch.tensor([[[0.1, -0.1, 0.0]]]), limit=0.1).astype(int)
-    red, blue, neutral = picture[0]
+    drawn = signed_picture(torch.tensor([[[0.1, -0.1, 0.0]]]), limit=0.1).astype(int)
+    red, blue, neutral = drawn[0]
     assert red[0] > red[2] + 50
     assert blue[2] > blue[0] + 50
     assert neutral.max() - neutral.min() <= 2

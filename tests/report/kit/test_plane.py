@@ -14,7 +14,6 @@ from tests.report.html_page import renamed
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.labels import overlap
 from shadow_defense.report.kit.plane import (
-    family_styles,
     front_corners,
     plane_markers,
     plane_svg,
@@ -101,13 +100,6 @@ def test_a_sweep_is_drawn_in_the_order_of_strength(comparison: ComparisonRecord)
     shuffled = replace(plane, points=plane.points[::-1])
     names = [each.point.arm for each in plane_markers(shuffled, comparison.defenses) if each.family == "shadow"]
     assert names == ["shadow 0.1", "shadow 0.19", "shadow 0.5", "shadow 1.0"]
-
-
-def test_no_two_families_look_alike(comparison: ComparisonRecord) -> None:
-    styles = family_styles(list(dict.fromkeys(entry.family for entry in comparison.defenses.values())))
-    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
-    many = family_styles([str(index) for index in range(43)])
-    assert len({(style.colour, style.marker) for style in many.values()}) == 43
 
 
 def test_no_points_and_one_point() -> None:

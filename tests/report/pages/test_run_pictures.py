@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from shadow_defense.report.kit.pictures import display_width, image_uri
+from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.pages.run_pictures import MOST_CARDS_AT_ONCE, attack_card, choices, noise_cards
 from shadow_defense.report.records.run import ArmPictures, Exhibit
 
@@ -22,10 +22,10 @@ def _exhibit(**scores: float) -> Exhibit:
 def test_card_shows_every_arm_with_its_scores(exhibits: tuple[Exhibit, ...]) -> None:
     exhibit = exhibits[0]
     card = attack_card(exhibit)
-    assert card.original.source == image_uri(exhibit.original)
+    assert card.original.source == picture(exhibit.original, "", "").source
     assert [arm.title for arm in card.arms] == list(exhibit.arms)
     for shown, pictures in zip(card.arms, exhibit.arms.values(), strict=True):
-        assert shown.source == image_uri(pictures.reconstruction)
+        assert shown.source == picture(pictures.reconstruction, "", "").source
         assert f"PSNR {pictures.scores['psnr_whole']:.1f}" in shown.lines[0].replace("\N{NO-BREAK SPACE}", " ")
     assert "lower" in card.arms[2].lines[0]
     assert "lower" not in card.arms[0].lines[0]
@@ -48,8 +48,8 @@ def test_an_image_attacked_twice_has_one_noise_card(exhibits: tuple[Exhibit, ...
     places = [(card.place.client, card.place.round, card.place.sample_id) for card in cards]
     assert len(places) == len(set(places))
     assert set(places) == {(e.client, e.round, e.sample_id) for e in exhibits}
-    assert [row.arm for row in cards[0].rows] == ["shadow (authors)", "shadow"]
-    titles = [picture.title for picture in cards[0].rows[0].pictures]
+    assert list(cards[0].arms) == ["shadow (authors)", "shadow"]
+    titles = [each.title for each in cards[0].arms["shadow (authors)"]]
     assert titles == ["Vulnerability", "Diagnosis (CAM)", "Noise", "Protected", "Rebuilt by shadow"]
 
 
@@ -62,15 +62,16 @@ def test_noise_card_shows_only_what_was_kept() -> None:
     kept = dataclasses.replace(exhibit.arms["other"], protected=torch.zeros(1, 8, 8))
     card = noise_cards([dataclasses.replace(exhibit, arms={"none": exhibit.arms["none"], "other": kept})])[0]
     assert card.limit is None
-    assert [picture.title for picture in card.rows[0].pictures] == ["Protected"]
+    assert [each.title for each in card.arms["other"]] == ["Protected"]
 
 
 def test_small_pictures_grow_by_whole_factors() -> None:
     for width in range(1, 65):
-        shown, pixelated = display_width(width)
-        assert pixelated
-        assert shown % width == 0
-        assert 160 <= shown < 160 + width
+        shown = picture(torch.zeros(1, 2, width), "", "")
+        assert shown.pixelated
+        assert shown.width % width == 0
+        assert 160 <= shown.width < 160 + width
+        assert shown.height == 2 * shown.width / width
 
 
 def test_first_selection_is_small_and_not_empty(exhibits: tuple[Exhibit, ...]) -> None:

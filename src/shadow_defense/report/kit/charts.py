@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from itertools import chain, cycle, starmap
+from typing import TYPE_CHECKING
 
 from shadow_defense.metrics.confidence import Estimate
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Grey for the first arm (no defense), then the colours of Okabe and Ito that stand out on white and on black.
+# Grey for the first (no defense), then the colours of Okabe and Ito that stand out on white and on black.
 FIRST_COLOUR = "#808080"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 # Stands for the page's text colour until the SVG is written; no chart uses it for anything else.
 TEXT_COLOUR = "#010203"
@@ -42,21 +42,23 @@ class Style:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart: values over rounds counted from 1."""
+    """One line of a chart: estimates at places along it, such as rounds from 1; ``ring`` is a place to mark."""
 
     label: str
-    rounds: tuple[int, ...]
-    values: tuple[float, ...]
+    places: Sequence[float]
+    values: Sequence[Estimate]
     style: Style
+    ring: float | None = None
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One row of a dot plot: a mean with its interval, or without one."""
+class Level:
+    """A line across a chart with its name; ``above``: on which side of a horizontal one it stands."""
 
     label: str
-    value: Estimate
-    style: Style
+    value: float
+    dash: str = "dashed"
+    above: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,82 +67,121 @@ class Panel:
 
     title: str
     svg: str
-    legend: tuple[tuple[str, str], ...] = ()
+    legend: Sequence[tuple[str, str]] = ()
 
 
-BASELINE_STYLE = Style(TEXT_COLOUR, "dashed", "")
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each name, the first grey; no two of 43 share both colour and marker.
 
-
-def styles(count: int) -> list[Style]:
-    """One style for each of ``count`` arms, the first grey.
-
-    >>> [style.colour for style in styles(2)]
-    ['#808080', '#0072B2']
+    >>> styles(["none", "shadow"])["shadow"]
+    Style(colour='#0072B2', dash='dashed', marker='s')
     """
-    colours = [FIRST_COLOUR, *islice(cycle(COLOURS), max(count - 1, 0))]
-    return [
-        Style(colour, dash, marker)
-        for colour, dash, marker, _ in zip(colours, cycle(DASHES), cycle(MARKERS), range(count), strict=False)
-    ]
+    later = zip(cycle(COLOURS), cycle(DASHES[1:] + DASHES[:1]), cycle(MARKERS[1:] + MARKERS[:1]), strict=False)
+    kinds = chain([Style(FIRST_COLOUR, DASHES[0], MARKERS[0])], starmap(Style, later))
+    return dict(zip(names, kinds, strict=False))
 
 
-def curve_chart(name: str, title: str, curves: Sequence[Curve]) -> str:
-    """Curves over rounds as an SVG element; ``name`` is unique in the page and prefixes every id."""
+def line_chart(
+    name: str,
+    title: str,
+    curves: Sequence[Curve],
+    levels: Sequence[Level] = (),
+    *,
+    along: str = "round",
+    width: int = _PANEL_WIDTH,
+) -> str:
+    """Curves with their intervals as an SVG element; ``name`` is unique in the page and prefixes every id.
+
+    Args:
+        along: what the places of the curves are.
+    """
     from matplotlib.ticker import MaxNLocator
 
     with drawing(name):
-        figure, axes = panel(height=250)
+        figure, axes = panel(height=270, width=width)
+        places = sorted({place for curve in curves for place in curve.places})
         for curve in curves:
+            _draw_curve(axes, curve)
+        for level in levels:
+            axes.axhline(level.value, color=TEXT_COLOUR, linestyle=level.dash, linewidth=1.2, alpha=0.8)
+            # Beside the plot, where no point lies; above and below their lines, so that two near ones stay apart.
+            axes.annotate(
+                shorten(level.label), (1, level.value), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                textcoords="offset points", fontsize=12, ha="left", va="bottom" if level.above else "top",
+            )  # fmt: skip
+        axes.set_xlabel(along)
+        if all(float(place).is_integer() for place in places):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(places) == 1:
+            axes.set_xticks(places)
+        axes.margins(x=0.04, y=0.1)
+        lines = [
+            f"{curve.label} from {curve.values[0].mean:.3g} at {curve.places[0]:g} to {curve.values[-1].mean:.3g} at "
+            f"{curve.places[-1]:g}"
+            for curve in curves
+        ] + [f"{level.label} {level.value:.3g}" for level in levels]
+        return svg_element(figure, name, f"{title} by {along}: {'; '.join(lines)}")
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    style = curve.style
+    axes.plot(
+        curve.places,
+        [value.mean for value in curve.values],
+        color=style.colour,
+        linestyle=style.dash,
+        marker=style.marker,
+        markersize=5,
+        markevery=max(1, len(curve.places) // 12),
+        linewidth=1.5,
+    )
+    for place, value in zip(curve.places, curve.values, strict=True):
+        if value.interval is not None:
+            axes.plot((place, place), value.interval, color=style.colour, linewidth=2.4, alpha=0.55)
+        if place == curve.ring:
             axes.plot(
-                curve.rounds,
-                curve.values,
-                color=curve.style.colour,
-                linestyle=curve.style.dash,
-                marker=curve.style.marker,
-                markersize=4,
-                markevery=max(1, len(curve.rounds) // 12),
-                linewidth=1.6,
-            )
-        axes.set_xlabel("round")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if all(len(curve.rounds) == 1 for curve in curves):
-            axes.set_xticks(sorted({curve.rounds[0] for curve in curves}))
-        axes.margins(y=0.08)
-        text = ", ".join(f"{curve.label} ends at {curve.values[-1]:.3g}" for curve in curves)
-        return svg_element(figure, name, f"{title} over the rounds: {text}")
+                (place,), (value.mean,), linestyle="none", marker="o", markersize=15, markerfacecolor="none",
+                markeredgecolor=TEXT_COLOUR,
+            )  # fmt: skip
 
 
-def dot_chart(name: str, title: str, dots: Sequence[Dot], baseline: Dot | None) -> str:
-    """Means with their intervals, one row an arm, and the baseline as a dashed line, as an SVG element."""
+def dot_chart(
+    name: str, title: str, dots: Mapping[str, Estimate], looks: Mapping[str, Style], level: Level | None
+) -> str:
+    """Means with their intervals, one row a name, and a level as a line down the chart, as an SVG element."""
     with drawing(name):
-        figure, axes = panel(height=44 + 40 * len(dots) + (18 if baseline else 0))
-        for row, dot in enumerate(dots):
-            if dot.value.interval is not None:
-                axes.plot(dot.value.interval, (row, row), color=dot.style.colour, linewidth=2.4, solid_capstyle="round")
-            axes.plot((dot.value.mean,), (row,), color=dot.style.colour, marker=dot.style.marker, markersize=6)
+        figure, axes = panel(height=44 + 40 * len(dots) + (18 if level else 0))
+        for row, (label, value) in enumerate(dots.items()):
+            style = looks[label]
+            if value.interval is not None:
+                axes.plot(value.interval, (row, row), color=style.colour, linewidth=2.4, solid_capstyle="round")
+            axes.plot((value.mean,), (row,), color=style.colour, marker=style.marker, markersize=6)
             # Above its row and from the left edge: a long name costs no width of the plot.
             axes.annotate(
-                shorten(dot.label), (0, row), xycoords=("axes fraction", "data"), xytext=(2, 7),
+                shorten(label), (0, row), xycoords=("axes fraction", "data"), xytext=(2, 7),
                 textcoords="offset points", fontsize=12,
             )  # fmt: skip
-        if baseline is not None:
-            axes.axvline(
-                baseline.value.mean, color=baseline.style.colour, linestyle=baseline.style.dash, linewidth=1, alpha=0.7
-            )
+        if level is not None:
+            axes.axvline(level.value, color=TEXT_COLOUR, linestyle=level.dash, linewidth=1, alpha=0.7)
             axes.annotate(
-                baseline.label, (baseline.value.mean, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
+                level.label, (level.value, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
                 textcoords="offset points", fontsize=12, ha="center",
             )  # fmt: skip
         axes.set_ylim(len(dots) - 0.6, -0.85)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.1)
-        text = ", ".join(f"{dot.label} {dot.value.mean:.3g}" for dot in (*dots, *((baseline,) if baseline else ())))
-        return svg_element(figure, name, f"{title}: {text}")
+        said = [f"{label} {value.mean:.3g}" for label, value in dots.items()]
+        said += [f"{level.label} {level.value:.3g}"] if level else []
+        return svg_element(figure, name, f"{title}: {', '.join(said)}")
 
 
-def legend_key(name: str, style: Style) -> str:
-    """The line and marker of a style as a small SVG element, for a legend written in the page."""
+def legend(name: str, looks: Mapping[str, Style]) -> list[tuple[str, str]]:
+    """Names with the line and marker of each as a small SVG element, for a legend written in the page."""
+    return [(label, _key(f"{name}-key{index}", style)) for index, (label, style) in enumerate(looks.items())]
+
+
+def _key(name: str, style: Style) -> str:
     with drawing(name):
         figure, axes = panel(height=12, width=34)
         axes.plot((0, 1, 2), (0, 0, 0), color=style.colour, linestyle=style.dash, linewidth=1.6)
@@ -167,7 +208,7 @@ def drawing(name: str) -> Iterator[None]:
     """The settings under which all charts are drawn; ``name`` is the one given to :func:`svg_element`."""
     import matplotlib
 
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         # Names of arms are the user's: a dollar sign in them is no formula.
         "text.parse_math": False,
         "svg.fonttype": "none",

@@ -32,23 +32,39 @@ WIDTH_OF_LARGER = 176
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the page: its data URI, what it is called, and the lines below it."""
+    """One image of the page: its data URI, what it is called, the lines below it, and its size in CSS pixels.
+
+    Attributes:
+        pixelated: whether its pixels are kept as squares.
+    """
 
     source: str
     title: str
     alt: str
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...]
+    width: int
+    height: int
+    pixelated: bool
 
 
-def display_width(width: int) -> tuple[int, bool]:
-    """CSS pixels at which a picture is shown, and whether its pixels are kept as squares.
+def picture(image: Float[Tensor, "c h w"] | UInt8[np.ndarray, "h w c"], title: str, alt: str, *lines: str) -> Picture:
+    """An image in [0, 1], or the pixels of one that was coloured, ready for a page.
 
-    >>> display_width(25), display_width(32), display_width(224)
-    ((175, True), (160, True), (176, False))
+    Raises:
+        DataError: when the image has neither one nor three channels.
+
+    >>> shown = picture(torch.zeros(1, 20, 25), "Original", "An image")
+    >>> shown.width, shown.height, shown.pixelated
+    (175, 140, True)
+    >>> shown = picture(torch.zeros(1, 224, 224), "Original", "An image")
+    >>> shown.width, shown.height, shown.pixelated
+    (176, 176, False)
     """
-    if width > LARGEST_ENLARGED:
-        return WIDTH_OF_LARGER, False
-    return width * -(-LEAST_WIDTH // width), True
+    drawn = pixels(image) if isinstance(image, Tensor) else image
+    height, width, _ = drawn.shape
+    pixelated = width <= LARGEST_ENLARGED
+    shown = width * -(-LEAST_WIDTH // width) if pixelated else WIDTH_OF_LARGER
+    return Picture(png_data_uri(drawn), title, alt, lines, shown, round(height * shown / width), pixelated)
 
 
 def pixels(image: Float[Tensor, "c h w"]) -> UInt8[np.ndarray, "h w c"]:
@@ -73,11 +89,6 @@ def png_data_uri(picture: UInt8[np.ndarray, "h w c"]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def image_uri(image: Float[Tensor, "c h w"]) -> str:
-    """A PNG data URI of an image in [0, 1]."""
-    return png_data_uri(pixels(image))
 
 
 def heat_overlay(original: Float[Tensor, "c h w"], heat: Float[Tensor, "h w"]) -> UInt8[np.ndarray, "h w 3"]:

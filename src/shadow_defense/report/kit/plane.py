@@ -11,20 +11,10 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import escape
 
 from shadow_defense.files import write_text
-from shadow_defense.report.kit.charts import (
-    COLOURS,
-    DASHES,
-    FIRST_COLOUR,
-    MARKERS,
-    TEXT_COLOUR,
-    Style,
-    drawing,
-    panel,
-    shorten,
-    svg_element,
-)
-from shadow_defense.report.kit.formatting import Metric, better_when, metric_and_region, metric_named, with_interval
+from shadow_defense.report.kit.charts import TEXT_COLOUR, Style, drawing, panel, shorten, styles, svg_element
+from shadow_defense.report.kit.formatting import with_interval
 from shadow_defense.report.kit.labels import place_labels
+from shadow_defense.report.kit.metrics import Metric, metric_of
 from shadow_defense.report.records.comparison import DefenseEntry, Plane, PlanePoint
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
@@ -58,24 +48,6 @@ class Marker:
         return self.point.utility.mean, self.point.privacy.mean
 
 
-def family_styles(families: Sequence[str]) -> dict[str, Style]:
-    """A style for each family, the first grey; no two of 43 share both colour and marker.
-
-    >>> family_styles(["none", "shadow"])["shadow"]
-    Style(colour='#0072B2', dash='solid', marker='s')
-    """
-    markers = (*MARKERS, "X")
-    kinds = [
-        Style(
-            COLOURS[index % len(COLOURS)],
-            DASHES[index // len(COLOURS) % len(DASHES)],
-            markers[(index + 1) % len(markers)],
-        )
-        for index in range(max(len(families) - 1, 0))
-    ]
-    return dict(zip(families, [Style(FIRST_COLOUR, "solid", MARKERS[0]), *kinds], strict=False))
-
-
 def plane_markers(plane: Plane, defenses: Mapping[str, DefenseEntry]) -> list[Marker]:
     """The points of a plane in the order of ``defenses``: that of strength."""
     order = {name: index for index, name in enumerate(defenses)}
@@ -94,20 +66,19 @@ def plane_svg(name: str, plane: Plane, defenses: Mapping[str, DefenseEntry]) -> 
     Args:
         name: unique in the page; prefixes every id.
     """
-    metric = metric_named(metric_and_region(plane.metric)[0])
+    metric = metric_of(plane.metric)
     markers = plane_markers(plane, defenses)
-    styles = family_styles(list(dict.fromkeys(defense.family for defense in defenses.values())))
+    looks = styles(dict.fromkeys(defense.family for defense in defenses.values()))
     up_is_low = bool(metric.higher_is_closer)
     with drawing(name):
         figure, axes = panel(width=_SIZE[0], height=_SIZE[1])
         _set_limits(axes, markers, plane.baseline, up_is_low)
         axes.set_xlabel("macro F1 on the test images (right: more useful)")
-        unit = f", {metric.unit}" if metric.unit else ""
-        axes.set_ylabel(f"{metric.label}{unit} of the reconstruction (up: better protected)")
+        axes.set_ylabel(f"{metric.title} of the reconstruction (up: better protected)")
         _draw_front(axes, markers)
-        _draw_markers(axes, markers, styles)
+        _draw_markers(axes, markers, looks)
         baselines = _draw_baselines(axes, plane.baseline)
-        _draw_legend(figure, styles, {marker.family for marker in markers})
+        _draw_legend(figure, looks, {marker.family for marker in markers})
         figure.draw_without_rendering()
         # Labels are placed on this layout: they must not move it.
         figure.set_layout_engine("none")
@@ -169,25 +140,18 @@ def _draw_front(axes: Axes, markers: Sequence[Marker]) -> None:
     axes.plot(x, y, color=TEXT_COLOUR, alpha=0.45, linewidth=1.2, zorder=1)
 
 
-def _draw_markers(axes: Axes, markers: Sequence[Marker], styles: Mapping[str, Style]) -> None:
-    for family, style in styles.items():
+def _draw_markers(axes: Axes, markers: Sequence[Marker], looks: Mapping[str, Style]) -> None:
+    for family, style in looks.items():
         own = [marker.place for marker in markers if marker.family == family]
         if len(own) > 1:
             axes.plot(
                 *zip(*own, strict=True), color=style.colour, linestyle=style.dash, linewidth=1.2, alpha=0.7, zorder=2
             )
     for index, marker in enumerate(markers):
-        style, (x, y), on_front = styles[marker.family], marker.place, marker.point.on_front
-        faint: dict[str, Any] = {
-            "color": style.colour,
-            "linewidth": 0.9,
-            "alpha": 0.75 if on_front else 0.3,
-            "zorder": 2,
-        }
-        if marker.point.utility.interval is not None:
-            axes.plot(marker.point.utility.interval, (y, y), **faint)
-        if marker.point.privacy.interval is not None:
-            axes.plot((x, x), marker.point.privacy.interval, **faint)
+        style, (x, y), on_front = looks[marker.family], marker.place, marker.point.on_front
+        across, along = marker.point.utility.interval or (x, x), marker.point.privacy.interval or (y, y)
+        for xs, ys in ((across, (y, y)), ((x, x), along)):
+            axes.plot(xs, ys, color=style.colour, linewidth=0.9, alpha=0.75 if on_front else 0.3, zorder=2)
         axes.plot(
             (x,),
             (y,),
@@ -209,14 +173,14 @@ def _draw_baselines(axes: Axes, baseline: Mapping[str, float]) -> list[tuple[str
     return [(shorten(name), value) for name, value in baseline.items()]
 
 
-def _draw_legend(figure: Any, styles: Mapping[str, Style], drawn: set[str]) -> None:
+def _draw_legend(figure: Any, looks: Mapping[str, Style], drawn: set[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D(
             [], [], color=style.colour, linestyle=style.dash, marker=style.marker, linewidth=1.2, label=shorten(family)
         )
-        for family, style in styles.items()
+        for family, style in looks.items()
         if family in drawn
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=11)
@@ -233,7 +197,7 @@ def _description(plane: Plane, metric: Metric) -> str:
         f"{point.arm} ({point.privacy.mean:.3g}, {point.utility.mean:.3g})" for point in plane.points if point.on_front
     )
     return (
-        f"Privacy-utility plane of {plane.model} under {plane.attack}: {metric.label} ({better_when(metric)}) and "
+        f"Privacy-utility plane of {plane.model} under {plane.attack}: {metric.label} ({metric.better_when}) and "
         f"macro F1 of {len(plane.points)} defenses; on the Pareto front: {front or 'none'}"
     )
 
@@ -243,8 +207,8 @@ def _with_titles(svg: str, name: str, markers: Sequence[Marker], metric: Metric)
 
     def titled(match: re.Match[str]) -> str:
         point = markers[int(match[1])].point
-        privacy = with_interval(point.privacy.mean, point.privacy.interval, metric.digits)
-        utility = with_interval(point.utility.mean, point.utility.interval, 3)
+        privacy = with_interval(point.privacy, metric.digits)
+        utility = with_interval(point.utility)
         front = ", on the front" if point.on_front else ""
         return f"{match[0]}<title>{escape(f'{point.arm}: {metric.label} {privacy}, F1 {utility}{front}')}</title>"
 

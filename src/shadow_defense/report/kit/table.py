@@ -59,7 +59,7 @@ class Column(Generic[R]):
         """What stands in a row."""
         value, difference = self.read(row), self.difference(row)
         if isinstance(value, Estimate):
-            text = with_interval(value.mean, value.interval, self.digits)
+            text = with_interval(value, self.digits)
         elif isinstance(value, str):
             text = value
         else:
@@ -68,7 +68,7 @@ class Column(Generic[R]):
             return Cell(text or MISSING)
         return Cell(
             text,
-            signed_with_interval(difference.mean, difference.interval, self.digits),
+            signed_with_interval(difference, self.digits),
             self.meaning(row, difference),
             bool(difference.clear()),
         )

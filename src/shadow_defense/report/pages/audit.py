@@ -8,27 +8,15 @@ from dataclasses import asdict, dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric, number
-from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
+from shadow_defense.report.kit.formatting import number
+from shadow_defense.report.kit.metrics import METRICS
+from shadow_defense.report.kit.pictures import Picture, picture
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, RiskRow
 
 MOST_SHOWN = 32
 """Reconstructions of each attack that are drawn; all are in the tensors beside the page."""
-
-RISKS: dict[str, Metric] = {
-    **METRICS,
-    "rdlv": RELATIVE_LEAKAGE,
-    "iip": Metric(
-        "IIP",
-        "",
-        0,
-        True,
-        "Image identifiability: 1 where the gallery image nearest to the reconstruction, by the model's own features, "
-        "is one of the client's. k-IIP is the mean number of the client's among the k nearest, from 0 to k.",
-    ),
-}
 
 GROUPS = {
     "hides": "What hides the images",
@@ -56,8 +44,6 @@ def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    width, pixelated = display_width(record.image_shape[2])
-    template = pictures.template
     diagnosis = {
         heading: [reason.sentence for reason in record.diagnosis if reason.effect == effect]
         for effect, heading in GROUPS.items()
@@ -67,20 +53,15 @@ def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
         record,
         seeds=(record.seed,),
         sections=[_section(name, attack, pictures) for name, attack in record.attacks.items()],
-        template=template
-        if template is None
-        else Picture(image_uri(template), "Mean image", "Mean of public images", ("known without any update",)),
-        width=width,
-        pixelated=pixelated,
         diagnosis={heading: sentences for heading, sentences in diagnosis.items() if sentences},
         facts=asdict(record.facts),
         threat_models=_threat_models(record.threat_models),
-        metrics=[RISKS[name] for name in _measured([row for each in record.attacks.values() for row in each.rows])],
+        metrics=[METRICS[name] for name in _measured([row for each in record.attacks.values() for row in each.rows])],
     )
 
 
 def _measured(rows: Sequence[RiskRow]) -> list[str]:
-    return [name for name in RISKS if any(getattr(row, name) is not None for row in rows)]
+    return [name for name in METRICS if any(getattr(row, name) is not None for row in rows)]
 
 
 def _section(name: str, attack: AttackEnd, pictures: AuditPictures) -> Section:
@@ -88,21 +69,20 @@ def _section(name: str, attack: AttackEnd, pictures: AuditPictures) -> Section:
     measured = _measured(attack.rows)
     shown = () if found is None else found[:MOST_SHOWN]
     rows = attack.rows or (None,) * len(shown)
+    cards = [
+        _card(name, index, image, row, measured, pictures.truths)
+        for index, (image, row) in enumerate(zip(shown, rows, strict=False))
+    ]
+    if cards and pictures.template is not None:
+        mean_image = picture(pictures.template, "Mean image", "Mean of public images", "known without any update")
+        cards.insert(0, (mean_image,))
     columns: tuple[Column[RiskRow], ...] = (
         Column("Reconstruction", lambda row: f"Rebuilt {row.reconstruction + 1}"),
         Column("Image", lambda row: "none left" if row.image is None else str(row.image + 1)),
         *(_column(metric) for metric in measured),
     )
-    return Section(
-        name,
-        attack,
-        tuple(
-            _card(name, index, image, row, measured, pictures.truths)
-            for index, (image, row) in enumerate(zip(shown, rows, strict=False))
-        ),
-        0 if found is None else max(len(found) - MOST_SHOWN, 0),
-        Table(f"Risk of each image, {name}", columns, attack.rows),
-    )
+    table = Table(f"Risk of each image, {name}", columns, attack.rows)
+    return Section(name, attack, tuple(cards), 0 if found is None else max(len(found) - MOST_SHOWN, 0), table)
 
 
 def _card(
@@ -113,22 +93,20 @@ def _card(
     measured: Sequence[str],
     truths: Float[Tensor, "m c h w"] | None,
 ) -> tuple[Picture, ...]:
-    lines = () if row is None else tuple(_line(metric, row) for metric in measured)
-    rebuilt = Picture(image_uri(image), f"Rebuilt {index + 1}", f"Rebuilt {index + 1} by {name}", lines)
+    lines = () if row is None else (_line(metric, row) for metric in measured)
+    rebuilt = picture(image, f"Rebuilt {index + 1}", f"Rebuilt {index + 1} by {name}", *lines)
     if row is None or row.image is None or truths is None:
         return (rebuilt,)
     own = f"Image {row.image + 1}"
-    return Picture(image_uri(truths[row.image]), own, f"{own} of the client", ("the client's own",)), rebuilt
+    return picture(truths[row.image], own, f"{own} of the client", "the client's own"), rebuilt
 
 
 def _column(metric: str) -> Column[RiskRow]:
-    shown = RISKS[metric]
-    title = f"{shown.label}, {shown.unit}" if shown.unit else shown.label
-    return Column(title, lambda row: getattr(row, metric), shown.digits)
+    return Column(METRICS[metric].title, lambda row: getattr(row, metric), METRICS[metric].digits)
 
 
 def _line(metric: str, row: RiskRow) -> str:
-    shown = RISKS[metric]
+    shown = METRICS[metric]
     return f"{shown.label} {number(getattr(row, metric), shown.digits, shown.unit)}"
 
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.charts import Panel, legend_key, styles
+from shadow_defense.report.kit.charts import Curve, Level, Panel, Style, legend, line_chart, styles
 from shadow_defense.report.kit.formatting import number, signed_with_interval, with_interval
-from shadow_defense.report.kit.strength_chart import Level, Point, Series, strength_chart
+from shadow_defense.report.kit.metrics import METRICS
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import nested_text, render_page
-from shadow_defense.report.records.calibration import LEAKAGE, CalibrationRecord, ScheduleEntry, Strength
+from shadow_defense.report.records.calibration import CalibrationRecord, ScheduleEntry, Strength
+
+# Wider than other charts: strengths lie close to one another.
+_CHART_WIDTH = 560
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,16 @@ class StrengthRow:
 
 def render_calibration(record: CalibrationRecord) -> str:
     """The whole page as one HTML document."""
-    # Without the first style: it stands for no defense elsewhere.
-    styled = dict(zip(record.schedules, styles(len(record.schedules) + 1)[1:], strict=True))
-    metrics = _shown_metrics(record)
+    metrics, target = _shown_metrics(record), METRICS[record.target.metric]
     return render_page(
         "calibrate",
         record,
         seeds=record.seeds,
-        target=f"{LEAKAGE[record.target.metric].label} "
-        f"{number(record.target.value, 2, LEAKAGE[record.target.metric].unit)}",
-        charts=[_leakage_chart(record, metric) for metric in metrics] + [_cost_chart(record)],
-        legend=[(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(styled.items())],
+        target=f"{target.label} {number(record.target.value, 2, target.unit)}",
+        charts=[*(_leakage_chart(record, metric) for metric in metrics), _cost_chart(record)],
+        legend=legend("schedule", _looks(record)),
         table=_table(record, metrics),
-        metrics=[LEAKAGE[metric] for metric in metrics],
+        metrics=[METRICS[metric] for metric in metrics],
         setting=None if record.chosen is None else nested_text({"arms": record.chosen.arm}),
     )
 
@@ -75,41 +75,42 @@ def _shown_metrics(record: CalibrationRecord) -> list[str]:
     return [target, *(metric for metric in everywhere if metric != target)]
 
 
-def _title(metric: str) -> str:
-    shown = LEAKAGE[metric]
-    return f"{shown.label}, {shown.unit}" if shown.unit else shown.label
+def _looks(record: CalibrationRecord) -> dict[str, Style]:
+    # The first style stands for no defense elsewhere.
+    looks = styles(["no defense", *record.schedules])
+    return {name: looks[name] for name in record.schedules}
 
 
-def _series(record: CalibrationRecord, point: Callable[[Strength], Point]) -> list[Series]:
-    chosen = record.chosen
+def _curves(record: CalibrationRecord, value: Callable[[Strength], Estimate]) -> list[Curve]:
+    chosen, looks = record.chosen, _looks(record)
     return [
-        Series(
+        Curve(
             name,
-            tuple(point(measured) for measured in entry.measurements),
-            style,
+            [measured.strength for measured in entry.measurements],
+            [value(measured) for measured in entry.measurements],
+            looks[name],
             chosen.strength if chosen is not None and chosen.schedule == name else None,
         )
-        for (name, entry), style in zip(record.schedules.items(), styles(len(record.schedules) + 1)[1:], strict=True)
+        for name, entry in record.schedules.items()
     ]
 
 
-def _leakage_chart(record: CalibrationRecord, metric: str) -> Panel:
-    def point(measured: Strength) -> Point:
-        leaked = measured.leakage[metric]
-        return Point(measured.strength, leaked.mean, (leaked.low, leaked.high))
+def _chart(name: str, title: str, curves: Sequence[Curve], levels: Sequence[Level]) -> Panel:
+    return Panel(title, line_chart(name, title, curves, levels, along="strength", width=_CHART_WIDTH))
 
+
+def _leakage_chart(record: CalibrationRecord, metric: str) -> Panel:
     levels = [Level("mean image", record.mean_image[metric].mean, "dotted")]
     if metric == record.target.metric:
-        levels.append(Level("target", record.target.value, "dashed", above=True))
-    title = _title(metric)
-    return Panel(title, strength_chart(f"leakage-{metric}", title, _series(record, point), levels))
+        levels.append(Level("target", record.target.value, above=True))
+    curves = _curves(record, lambda measured: measured.leakage[metric].estimate)
+    return _chart(f"leakage-{metric}", METRICS[metric].title, curves, levels)
 
 
 def _cost_chart(record: CalibrationRecord) -> Panel:
-    title = "Macro F1 on the test images"
-    series = _series(record, lambda measured: Point(measured.strength, measured.mean_f1, None))
+    curves = _curves(record, lambda measured: Estimate(measured.mean_f1, None, len(measured.f1)))
     level = Level("no defense", record.undefended.mean_f1, "dotted")
-    return Panel(title, strength_chart("f1", title, series, [level]))
+    return _chart("f1", "Macro F1 on the test images", curves, [level])
 
 
 def _table(record: CalibrationRecord, metrics: Sequence[str]) -> Table[StrengthRow]:
@@ -126,18 +127,16 @@ def _table(record: CalibrationRecord, metrics: Sequence[str]) -> Table[StrengthR
         Column("Mean amplitude", lambda row: row.measured.mean_amplitude, 2),
         *(_leakage_column(metric) for metric in metrics),
         Column("Macro F1", lambda row: row.measured.mean_f1),
-        Column("To no defense", lambda row: _signed(row.measured.f1_difference)),
+        Column("To no defense", lambda row: signed_with_interval(row.measured.f1_difference)),
     )
     return Table("Leakage (in the worst round) and macro F1", columns, rows, kind="scores")
 
 
 def _leakage_column(metric: str) -> Column[StrengthRow]:
+    digits = min(METRICS[metric].digits, 2)
+
     def text(row: StrengthRow) -> str:
-        leaked, digits = row.measured.leakage[metric], min(LEAKAGE[metric].digits, 2)
-        return f"{with_interval(leaked.mean, (leaked.low, leaked.high), digits)} (round {leaked.round})"
+        leaked = row.measured.leakage[metric]
+        return f"{with_interval(leaked.estimate, digits)} (round {leaked.round})"
 
-    return Column(_title(metric), text)
-
-
-def _signed(difference: Estimate) -> str:
-    return signed_with_interval(difference.mean, difference.interval, 3)
+    return Column(METRICS[metric].title, text)

@@ -2,76 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric
-from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
+from shadow_defense.report.kit.metrics import METRICS
+from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.records.certificate import CertificateRecord, Example, Numbers
 from shadow_defense.report.sentences.certificate import COVERED, NOT_COVERED
 
-SHOWN: dict[str, Metric] = {**METRICS, "rdlv": RELATIVE_LEAKAGE}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A remover or what it is held against."""
-
-    name: str
-    numbers: Numbers
+Named = tuple[str, Numbers]
+"""A remover, or what it is held against, with its numbers."""
 
 
 def render_certificate(record: CertificateRecord, example: Example) -> str:
-    """The whole page as one HTML document; the picture is of a public image.
+    """The whole page as one HTML document; the pictures are of a public image.
 
     Raises:
         DataError: when images have neither one nor three channels.
     """
-    width, pixelated = display_width(example.clean.shape[2])
-    titles = {
-        "clean": ("Public image", "not a patient of this set"),
-        "protected": ("Protected", "with draws of nobody's"),
-        "removed": ("Linear removal", "what an attacker makes of it"),
-        "mean": ("Mean image", "what anybody has"),
-    }
+    table = _scores(record)
     return render_page(
         "certificate",
         record,
         seeds=(record.seed,),
         pictures=[
-            Picture(image_uri(getattr(example, name)), title, title, (line,)) for name, (title, line) in titles.items()
+            picture(example.clean, "Public image", "Public image", "not a patient of this set"),
+            picture(example.protected, "Protected", "Protected", "with draws of nobody's"),
+            picture(example.removed, "Linear removal", "Linear removal", "what an attacker makes of it"),
+            picture(example.mean, "Mean image", "Mean image", "what anybody has"),
         ],
-        width=width,
-        pixelated=pixelated,
-        table=_scores(record),
-        metrics=list(SHOWN.values()),
+        table=table,
+        metrics=[METRICS[name] for name in _measured(table.rows)],
         covered=COVERED,
         not_covered=NOT_COVERED,
     )
 
 
-def _scores(record: CertificateRecord) -> Table[Row]:
-    rows = [Row(name, numbers) for name, numbers in record.removers.items()]
-    rows += [
-        Row(name, numbers)
-        for name, numbers in (
-            ("Believed without the truth", record.worst),
-            ("Closest in hindsight", record.hindsight),
-            ("Mean image", record.mean_image),
-            ("Floor of linear removers", record.floor),
-        )
-        if numbers
-    ]
-    measured = [name for name in SHOWN if any(name in row.numbers for row in rows)]
-    columns: tuple[Column[Row], ...] = (
-        Column("Remover", lambda row: row.name),
-        *(Column(SHOWN[name].label, _reader(name), SHOWN[name].digits) for name in measured),
+def _scores(record: CertificateRecord) -> Table[Named]:
+    against = {
+        "Believed without the truth": record.worst,
+        "Closest in hindsight": record.hindsight,
+        "Mean image": record.mean_image,
+        "Floor of linear removers": record.floor,
+    }
+    rows = [*record.removers.items(), *((name, numbers) for name, numbers in against.items() if numbers)]
+    columns: tuple[Column[Named], ...] = (
+        Column("Remover", lambda row: row[0]),
+        *(Column(METRICS[name].title, _reader(name), METRICS[name].digits) for name in _measured(rows)),
     )
     return Table("What removers make of the protected images", columns, rows)
 
 
-def _reader(name: str) -> Callable[[Row], Estimate | None]:
-    return lambda row: row.numbers.get(name)
+def _measured(rows: Sequence[Named]) -> list[str]:
+    return [name for name in METRICS if any(name in numbers for _, numbers in rows)]
+
+
+def _reader(name: str) -> Callable[[Named], Estimate | None]:
+    return lambda row: row[1].get(name)

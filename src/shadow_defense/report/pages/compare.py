@@ -6,31 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shadow_defense.report.columns import ATTACK, IMAGES, NUMBERS, ROUND, number_table, score_table
-from shadow_defense.report.kit.formatting import METRICS, better_when, metric_and_region, metric_named
-from shadow_defense.report.kit.pictures import Picture, display_width, image_uri
+from shadow_defense.report.kit.charts import Panel
+from shadow_defense.report.kit.metrics import FIDELITY, metric_of
+from shadow_defense.report.kit.pictures import Picture, picture
 from shadow_defense.report.kit.plane import plane_svg
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.records.comparison import ComparisonPictures, ComparisonRecord, DefenseEntry, Plane
 from shadow_defense.report.records.scores import BASELINES, Measurement, Row, ScoreTable
 
-
-@dataclass(frozen=True)
-class PlanePanel:
-    """One plane with its heading."""
-
-    title: str
-    direction: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class TablePair:
-    """What leaked in one round, or in all of them together: over the whole image, and by region."""
-
-    title: str
-    leakage: Table[Row]
-    regions: Table[Row]
+TablePair = tuple[Table[Row], Table[Row]]
+"""What leaked in one round, or in all of them together: over the whole image, and by region."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +25,8 @@ class AttackSection:
 
     anchor: str
     title: str
-    planes: tuple[PlanePanel, ...]
+    planes: tuple[Panel, ...]
     tables: tuple[TablePair, ...]
-
-
-@dataclass(frozen=True)
-class PicturesCard:
-    """One image and what one attack rebuilt of it under each defense."""
-
-    title: str
-    line: str
-    width: int
-    pixelated: bool
-    pictures: tuple[Picture, ...]
 
 
 def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPictures] = ()) -> str:
@@ -67,7 +42,7 @@ def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPic
         record,
         seeds=record.seeds,
         baselines=BASELINES,
-        metrics=METRICS.values(),
+        metrics=FIDELITY.values(),
         sections=_sections(record),
         worth=[
             score_table("worth", table.model, [row for row in table.rows if not row.baseline])
@@ -141,25 +116,23 @@ def _sections(record: ComparisonRecord) -> list[AttackSection]:
     return sections
 
 
-def _plane(name: str, plane: Plane, record: ComparisonRecord) -> PlanePanel:
-    metric = metric_named(metric_and_region(plane.metric)[0])
-    title = f"{plane.model}, {plane.attack}: {metric.label} against macro F1"
-    return PlanePanel(title, better_when(metric), plane_svg(name, plane, record.defenses))
+def _plane(name: str, plane: Plane, record: ComparisonRecord) -> Panel:
+    metric = metric_of(plane.metric)
+    title = f"{plane.model}, {plane.attack}: {metric.label} against macro F1 ({metric.better_when})"
+    return Panel(title, plane_svg(name, plane, record.defenses))
 
 
 def _pair(table: ScoreTable) -> TablePair:
     title = f"{table.model}, {table.attack}: {when(table)}"
-    return TablePair(
-        title, score_table("page", title, table.rows), score_table("regions", f"{title}, by region", table.rows)
-    )
+    return score_table("page", title, table.rows), score_table("regions", f"{title}, by region", table.rows)
 
 
-def _card(entry: ComparisonPictures) -> PicturesCard:
-    width, pixelated = display_width(entry.original.shape[2])
+def _card(entry: ComparisonPictures) -> tuple[str, list[Picture]]:
+    """One image and what one attack rebuilt of it under each defense, with their heading."""
     what = f"{entry.client}, round {entry.round}: {entry.class_name}"
-    original = Picture(image_uri(entry.original), "Original", f"Original image of {what}", ("never leaves the client",))
+    original = picture(entry.original, "Original", f"Original image of {what}", "never leaves the client")
     rebuilt = (
-        Picture(image_uri(image), name, f"What the attack {entry.attack} rebuilt of {what}, with {name}")
+        picture(image, name, f"What the attack {entry.attack} rebuilt of {what}, with {name}")
         for name, image in entry.rebuilt.items()
     )
-    return PicturesCard(what, f"{entry.model}, {entry.attack}", width, pixelated, (original, *rebuilt))
+    return f"{entry.model}, {entry.attack}: {what}", [original, *rebuilt]

@@ -6,18 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.charts import (
-    BASELINE_STYLE,
-    Curve,
-    Dot,
-    Panel,
-    Style,
-    curve_chart,
-    dot_chart,
-    legend_key,
-    styles,
-)
+from shadow_defense.report.kit.charts import Curve, Level, Panel, Style, dot_chart, legend, line_chart, styles
 from shadow_defense.report.kit.formatting import signed_with_interval
+from shadow_defense.report.kit.metrics import METRICS
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.records.risks import Finding, RiskEntry, RisksRecord, Row
@@ -40,7 +31,7 @@ class Layout:
 
     Attributes:
         dots: by title the quantity of a chart, and its baseline.
-        curves: by label a quantity over the rounds.
+        curves: by label a quantity over the rounds, which the rows are named by; the mean image's is a level.
     """
 
     columns: Sequence[Column[Row]]
@@ -58,7 +49,7 @@ class Section:
     outcome: str
     charts: tuple[Panel, ...]
     table: Table[Row]
-    notes: tuple[str, ...]
+    notes: list[str]
 
 
 def render_risks(record: RisksRecord) -> str:
@@ -72,11 +63,11 @@ def _section(risk: RiskEntry) -> Section:
     return Section(
         risk,
         number_text(risk.number, finding.value),
-        words.quantity(finding),
+        words.quantity_of(finding),
         outcome_sentence(risk.outcome),
         _charts(risk.number, finding),
         Table(risk.name.capitalize(), LAYOUTS[risk.number].columns, finding.rows),
-        words.notes(finding),
+        words.notes_of(finding),
     )
 
 
@@ -93,8 +84,7 @@ def _change(title: str, quantity: str, digits: int, factor: float = 1.0) -> Colu
         value = row.values.get(quantity)
         if value is None:
             return None
-        scaled = _times(value, factor)
-        return signed_with_interval(scaled.mean, scaled.interval, digits)
+        return signed_with_interval(_times(value, factor), digits)
 
     return Column(title, read)
 
@@ -156,7 +146,7 @@ LAYOUTS: dict[int, Layout] = {
             _level("Milliseconds an epoch", "seconds", 1, 1000.0),
             _level("Seconds an image, once before training", "preparing", 2),
         ),
-        dots={"Time of a local epoch, as a multiple of the plain one": ("ratio", "plain")},
+        dots={"Time of a local epoch, as a multiple of the plain one": ("ratio", "Plain")},
     ),
     7: Layout(
         (
@@ -176,7 +166,7 @@ def _charts(risk: int, finding: Finding) -> tuple[Panel, ...]:
     if layout.curves:
         return (_curves(f"risk{risk}", layout.curves, finding),)
     # One style a row, in all charts of the risk.
-    looks = dict(zip((row.name for row in finding.rows), styles(len(finding.rows)), strict=True))
+    looks = styles(METHODS.get(row.name, row.name) for row in finding.rows)
     return tuple(
         _dots(f"risk{risk}-{place}", title, quantity, baseline, finding, looks)
         for place, (title, (quantity, baseline)) in enumerate(layout.dots.items())
@@ -185,22 +175,17 @@ def _charts(risk: int, finding: Finding) -> tuple[Panel, ...]:
 
 def _dots(name: str, title: str, quantity: str, baseline: str, finding: Finding, looks: Mapping[str, Style]) -> Panel:
     """A row of the finding that the baseline names is its line; else the line is where nothing would be found."""
-    values = {row.name: row.values[quantity] for row in finding.rows if quantity in row.values}
+    values = {METHODS.get(row.name, row.name): row.values[quantity] for row in finding.rows if quantity in row.values}
     line = values.pop(baseline, Estimate(finding.nothing, None, 1))
-    dots = [Dot(METHODS.get(label, label), value, looks[label]) for label, value in values.items()]
-    return Panel(title, dot_chart(name, title, dots, Dot(baseline, line, BASELINE_STYLE)))
+    return Panel(title, dot_chart(name, title, values, looks, Level(baseline, line.mean)))
 
 
 def _curves(name: str, curves: Mapping[str, str], finding: Finding) -> Panel:
-    """PSNR over the rounds, which the rows are named by, and the mean image's."""
-    rounds = tuple(int(row.name) for row in finding.rows)
-    lines = {label: tuple(row.values[quantity].mean for row in finding.rows) for label, quantity in curves.items()} | {
-        MEAN_IMAGE: (finding.facts[MEAN_IMAGE],) * len(rounds)
-    }
+    rounds, looks = [int(row.name) for row in finding.rows], styles(curves)
     drawn = [
-        Curve(label, rounds, values, style)
-        for (label, values), style in zip(lines.items(), styles(len(lines)), strict=True)
+        Curve(label, rounds, [row.values[quantity] for row in finding.rows], looks[label])
+        for label, quantity in curves.items()
     ]
-    keys = tuple((curve.label, legend_key(f"{name}-key{place}", curve.style)) for place, curve in enumerate(drawn))
-    title = "PSNR of the attack, dB"
-    return Panel(title, curve_chart(name, title, drawn), keys)
+    title = METRICS["psnr"].title
+    svg = line_chart(name, title, drawn, [Level(MEAN_IMAGE, finding.facts[MEAN_IMAGE])])
+    return Panel(f"{title} of the attack", svg, legend(name, looks))

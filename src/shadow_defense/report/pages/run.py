@@ -17,8 +17,9 @@ from shadow_defense.report.columns import (
     number_table,
     score_table,
 )
-from shadow_defense.report.kit.charts import Panel, Style, legend_key, styles
-from shadow_defense.report.kit.formatting import METRICS, REGIONS, counted, listed, metric_and_region
+from shadow_defense.report.kit.charts import Panel, Style, legend, styles
+from shadow_defense.report.kit.formatting import counted, listed
+from shadow_defense.report.kit.metrics import FIDELITY, REGIONS, metric_and_region
 from shadow_defense.report.kit.pictures import SIGNED_TABLE, colour_bar, heat_bar
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
@@ -58,7 +59,7 @@ def render_run(record: RunRecord, exhibits: Sequence[Exhibit] = ()) -> str:
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    arm_styles = dict(zip(record.arms, styles(len(record.arms)), strict=True))
+    looks = styles(record.arms)
     attack_cards = [attack_card(exhibit) for exhibit in exhibits]
     explained = noise_cards(exhibits)
     return render_page(
@@ -72,15 +73,15 @@ def render_run(record: RunRecord, exhibits: Sequence[Exhibit] = ()) -> str:
         noise_choices=choices([card.place for card in explained]),
         heat_bar=heat_bar(),
         noise_bar=colour_bar(SIGNED_TABLE),
-        attacks=_attack_results(record, arm_styles),
-        metrics=METRICS.values(),
+        attacks=_attack_results(record, looks),
+        metrics=FIDELITY.values(),
         baseline=MEAN_IMAGE,
         utility=_utility_table(record),
         classes=_class_table(record),
         utility_terms=UTILITY.values(),
         shared_batch_norm=_shared_batch_norm(record),
-        curves=curve_panels(record.arms, arm_styles),
-        legend=[(name, legend_key(f"key{index}", style)) for index, (name, style) in enumerate(arm_styles.items())],
+        curves=curve_panels(record.arms, looks),
+        legend=legend("arm", looks),
     )
 
 
@@ -100,7 +101,7 @@ def run_summary(record: RunRecord) -> list[Table[Row]]:
     ]
 
 
-def _attack_results(record: RunRecord, arm_styles: Mapping[str, Style]) -> list[AttackResults]:
+def _attack_results(record: RunRecord, looks: Mapping[str, Style]) -> list[AttackResults]:
     attacks: dict[str, list[ScoreTable]] = {}
     # What all rounds say together comes first; sorting keeps the order of the others.
     for table in sorted(record.tables, key=lambda table: table.round is not None):
@@ -109,7 +110,7 @@ def _attack_results(record: RunRecord, arm_styles: Mapping[str, Style]) -> list[
     return [
         AttackResults(
             name,
-            score_panels(f"scores{index}", attacks[name][0], arm_styles),
+            score_panels(f"scores{index}", attacks[name][0], looks),
             [metric_table(table) for table in attacks[name]],
         )
         for index, name in enumerate(order)
@@ -120,7 +121,7 @@ def metric_table(table: ScoreTable) -> Table[RegionRow]:
     """The metrics of one attack, a group of rows for each region of the images."""
     places = [metric_and_region(key) for key in dict.fromkeys(key for row in table.rows for key in row.metrics)]
     present = {name for name, _ in places}
-    names = [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+    names = [name for name in FIDELITY if name in present] + sorted(present - FIDELITY.keys())
     when = "All attacked rounds together" if table.round is None else f"Round {table.round}"
     return Table(
         f"{table.attack}: {when}",

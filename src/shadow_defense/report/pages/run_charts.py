@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from shadow_defense.report.kit.charts import BASELINE_STYLE, Curve, Dot, Panel, Style, curve_chart, dot_chart
-from shadow_defense.report.kit.formatting import METRICS, better_when
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.kit.charts import Curve, Level, Panel, Style, dot_chart, line_chart
+from shadow_defense.report.kit.metrics import FIDELITY
 from shadow_defense.report.records.run import Arm, Round
 from shadow_defense.report.records.scores import MEAN_IMAGE, ScoreTable
 
@@ -28,34 +29,33 @@ CURVES: dict[str, Callable[[Round], float | None]] = {
 }
 
 
-def curve_panels(arms: Mapping[str, Arm], arm_styles: Mapping[str, Style]) -> list[Panel]:
+def curve_panels(arms: Mapping[str, Arm], looks: Mapping[str, Style]) -> list[Panel]:
     """A chart of each of :data:`CURVES` that at least one arm has values for."""
     panels = []
     for index, (title, measure) in enumerate(CURVES.items()):
         curves = []
         for name, arm in arms.items():
-            points = [(entry.round + 1, measure(entry)) for entry in arm.history]
-            finite = [(round, value) for round, value in points if value is not None and math.isfinite(value)]
-            if finite:
-                rounds, values = zip(*finite, strict=True)
-                curves.append(Curve(name, tuple(rounds), tuple(values), arm_styles[name]))
+            points = {entry.round + 1: measure(entry) for entry in arm.history}
+            values = {
+                round: Estimate(value, None, 1)
+                for round, value in points.items()
+                if value is not None and math.isfinite(value)
+            }
+            if values:
+                curves.append(Curve(name, tuple(values), tuple(values.values()), looks[name]))
         if curves:
-            panels.append(Panel(title, curve_chart(f"curve{index}", title, curves)))
+            panels.append(Panel(title, line_chart(f"curve{index}", title, curves)))
     return panels
 
 
-def score_panels(name: str, table: ScoreTable, arm_styles: Mapping[str, Style]) -> list[Panel]:
+def score_panels(name: str, table: ScoreTable, looks: Mapping[str, Style]) -> list[Panel]:
     """A dot plot of each metric over the whole image, one row an arm, the mean image as a line."""
     panels = []
-    for key, metric in METRICS.items():
-        dots = {
-            row.arm: Dot(row.arm, row.metrics[f"{key}_whole"], arm_styles.get(row.arm, BASELINE_STYLE))
-            for row in table.rows
-            if f"{key}_whole" in row.metrics
-        }
-        baseline = dots.pop(MEAN_IMAGE, None)
+    for key, metric in FIDELITY.items():
+        dots = {row.arm: row.metrics[f"{key}_whole"] for row in table.rows if f"{key}_whole" in row.metrics}
+        mean_image = dots.pop(MEAN_IMAGE, None)
         if dots:
-            title = f"{metric.label}, {metric.unit}" if metric.unit else metric.label
-            title = f"{title}: {better_when(metric)}"
-            panels.append(Panel(title, dot_chart(f"{name}-{key}", title, list(dots.values()), baseline)))
+            title = f"{metric.title}: {metric.better_when}"
+            level = None if mean_image is None else Level(MEAN_IMAGE, mean_image.mean)
+            panels.append(Panel(title, dot_chart(f"{name}-{key}", title, dots, looks, level)))
     return panels

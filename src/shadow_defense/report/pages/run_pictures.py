@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.report.kit.formatting import METRICS, Metric, number
-from shadow_defense.report.kit.pictures import (
-    Picture,
-    display_width,
-    heat_overlay,
-    image_uri,
-    noise_limit,
-    png_data_uri,
-    signed_picture,
-)
+from shadow_defense.report.kit.formatting import number
+from shadow_defense.report.kit.metrics import FIDELITY, Metric
+from shadow_defense.report.kit.pictures import Picture, heat_overlay, noise_limit, picture, signed_picture
 from shadow_defense.report.records.run import ArmPictures, Exhibit
 
 # A page with more cards starts with a selection of them.
@@ -40,31 +33,18 @@ class AttackCard:
     """One image and what an attack rebuilt of it in each arm."""
 
     place: Place
-    width: int
-    pixelated: bool
-    aspect_ratio: str
     original: Picture
     arms: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
-class NoiseRow:
-    """What one arm did to an image."""
-
-    arm: str
-    pictures: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
 class NoiseCard:
-    """One image and where each arm put its noise; ``limit`` is where the noise colours saturate, None without noise."""
+    """One image and what each arm did to it; ``limit`` is where the noise colours saturate, None without noise."""
 
     place: Place
-    width: int
-    pixelated: bool
-    limit: str | None
     original: Picture
-    rows: tuple[NoiseRow, ...]
+    arms: Mapping[str, tuple[Picture, ...]]
+    limit: str | None
 
 
 @dataclass(frozen=True)
@@ -78,25 +58,17 @@ class Choice:
 
 def attack_card(exhibit: Exhibit) -> AttackCard:
     """The card of one exhibit: the original and every arm's reconstruction with its scores."""
-    place = _place(exhibit, exhibit.attack)
     first = next(iter(exhibit.arms.values()), None)
-    width, pixelated = display_width(exhibit.original.shape[2])
-    return AttackCard(
-        place,
-        width,
-        pixelated,
-        f"{exhibit.original.shape[2]} / {exhibit.original.shape[1]}",
-        _original(exhibit),
-        tuple(
-            Picture(
-                image_uri(pictures.reconstruction),
-                name,
-                f"What the attack {exhibit.attack} rebuilt of image {exhibit.sample_id} with {name}",
-                _score_lines(pictures, first if pictures is not first else None),
-            )
-            for name, pictures in exhibit.arms.items()
-        ),
+    arms = (
+        picture(
+            pictures.reconstruction,
+            name,
+            f"What the attack {exhibit.attack} rebuilt of image {exhibit.sample_id} with {name}",
+            *_score_lines(pictures, first if pictures is not first else None),
+        )
+        for name, pictures in exhibit.arms.items()
     )
+    return AttackCard(_place(exhibit, exhibit.attack), _original(exhibit), tuple(arms))
 
 
 def noise_cards(exhibits: Sequence[Exhibit]) -> list[NoiseCard]:
@@ -104,7 +76,7 @@ def noise_cards(exhibits: Sequence[Exhibit]) -> list[NoiseCard]:
     cards: dict[tuple[str, int, str], NoiseCard] = {}
     for exhibit in exhibits:
         key = (exhibit.client, exhibit.round, exhibit.sample_id)
-        if key not in cards and any(_explained(pictures) for pictures in exhibit.arms.values()):
+        if key not in cards and any(map(_explained, exhibit.arms.values())):
             cards[key] = _noise_card(exhibit)
     return list(cards.values())
 
@@ -118,45 +90,30 @@ def _noise_card(exhibit: Exhibit) -> NoiseCard:
     explained = {name: pictures for name, pictures in exhibit.arms.items() if _explained(pictures)}
     noises = [pictures.noise for pictures in explained.values() if pictures.noise is not None]
     limit = noise_limit(noises) if noises else None
-    width, pixelated = display_width(exhibit.original.shape[2])
     return NoiseCard(
         _place(exhibit, None),
-        width,
-        pixelated,
-        None if limit is None else number(limit, 3),
         _original(exhibit),
-        tuple(NoiseRow(name, _noise_pictures(name, exhibit, pictures, limit)) for name, pictures in explained.items()),
+        {name: tuple(_noise_pictures(name, exhibit, pictures, limit)) for name, pictures in explained.items()},
+        None if limit is None else number(limit, 3),
     )
 
 
-def _noise_pictures(arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: float | None) -> tuple[Picture, ...]:
+def _noise_pictures(arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: float | None) -> Iterator[Picture]:
     what = f"image {exhibit.sample_id} with {arm}"
-    shown = []
     if pictures.vulnerability is not None:
-        heat = png_data_uri(heat_overlay(exhibit.original, pictures.vulnerability))
-        shown.append(Picture(heat, "Vulnerability", f"Vulnerability map over {what}", ("bright: easy to rebuild",)))
+        heat = heat_overlay(exhibit.original, pictures.vulnerability)
+        yield picture(heat, "Vulnerability", f"Vulnerability map over {what}", "bright: easy to rebuild")
     if pictures.cam is not None:
-        heat = png_data_uri(heat_overlay(exhibit.original, pictures.cam))
-        shown.append(
-            Picture(heat, "Diagnosis (CAM)", f"Class activation map over {what}", ("bright: noise is spared",))
-        )
+        heat = heat_overlay(exhibit.original, pictures.cam)
+        yield picture(heat, "Diagnosis (CAM)", f"Class activation map over {what}", "bright: noise is spared")
     if pictures.noise is not None and limit is not None:
-        colours = png_data_uri(signed_picture(pictures.noise, limit))
-        shown.append(Picture(colours, "Noise", f"Noise added to {what}", _noise_lines(pictures.noise)))
+        colours = signed_picture(pictures.noise, limit)
+        yield picture(colours, "Noise", f"Noise added to {what}", *_noise_lines(pictures.noise))
     if pictures.protected is not None:
-        protected = image_uri(pictures.protected)
-        shown.append(Picture(protected, "Protected", f"Protected {what}", ("the model trains on this",)))
+        yield picture(pictures.protected, "Protected", f"Protected {what}", "the model trains on this")
     if pictures.rebuilt is not None:
-        rebuilt = image_uri(pictures.rebuilt)
-        shown.append(
-            Picture(
-                rebuilt,
-                "Rebuilt by shadow",
-                f"What the shadow generator rebuilt of {what}",
-                ("defender's own attack",),
-            )
-        )
-    return tuple(shown)
+        described = f"What the shadow generator rebuilt of {what}"
+        yield picture(pictures.rebuilt, "Rebuilt by shadow", described, "defender's own attack")
 
 
 def _noise_lines(noise: Float[Tensor, "c h w"]) -> tuple[str, ...]:
@@ -170,12 +127,12 @@ def _place(exhibit: Exhibit, attack: str | None) -> Place:
 
 def _original(exhibit: Exhibit) -> Picture:
     described = f"Original image {exhibit.sample_id} of {exhibit.client}, class {exhibit.class_name}"
-    return Picture(image_uri(exhibit.original), "Original", described, ("never leaves the client",))
+    return picture(exhibit.original, "Original", described, "never leaves the client")
 
 
 def _score_lines(pictures: ArmPictures, reference: ArmPictures | None) -> tuple[str, ...]:
     return tuple(
-        _score_line(METRICS[name], _score(pictures, name), _score(reference, name)) for name in ("psnr", "ssim")
+        _score_line(FIDELITY[name], _score(pictures, name), _score(reference, name)) for name in ("psnr", "ssim")
     )
 
 

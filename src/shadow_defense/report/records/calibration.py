@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shadow_defense.report.kit.formatting import METRICS, RELATIVE_LEAKAGE, Metric
+from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.records.reading import Measure, Settings
 from shadow_defense.report.records.scores import Data, Header
-
-LEAKAGE: dict[str, Metric] = {"ssim": METRICS["ssim"], "psnr": METRICS["psnr"], "rdlv": RELATIVE_LEAKAGE}
-"""What leakage is measured by."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,11 @@ class Leakage:
     high: float
     round: int
     images: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """As it is written: the greatest mean, from its round's lower end to the greatest upper one."""
+        return Estimate(self.mean, (self.low, self.high), self.images)
 
 
 @dataclass(frozen=True, kw_only=True)

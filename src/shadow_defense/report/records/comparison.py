@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.report.kit.formatting import metric_and_region, metric_named
+from shadow_defense.report.kit.metrics import metric_of
 from shadow_defense.report.records.reading import Measure, Settings
 from shadow_defense.report.records.scores import Attack, Data, Defense, Header, ScoreTable
 
@@ -51,7 +51,7 @@ class Plane:
 
     def goodness(self, point: PlanePoint) -> tuple[float, float]:
         """Privacy and utility of a point, both better when larger."""
-        sign = -1.0 if metric_named(metric_and_region(self.metric)[0]).higher_is_closer else 1.0
+        sign = -1.0 if metric_of(self.metric).higher_is_closer else 1.0
         return sign * point.privacy.mean, point.utility.mean
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shadow_defense.report.kit.formatting import counted
-from shadow_defense.report.records.calibration import LEAKAGE, CalibrationRecord, Leakage, ScheduleEntry, Target
+from shadow_defense.report.kit.metrics import METRICS
+from shadow_defense.report.records.calibration import CalibrationRecord, Leakage, ScheduleEntry, Target
 
 
 def calibration_verdict(record: CalibrationRecord) -> list[str]:
@@ -29,7 +30,7 @@ def amount(metric: str, value: float) -> str:
 def _leaked(metric: str, leakage: Leakage) -> str:
     """Without a mention of rounds for the mean image, which has none."""
     low, high = amount(metric, leakage.low), amount(metric, leakage.high)
-    return f"{LEAKAGE[metric].label} {amount(metric, leakage.mean)} [{low}, {high}]"
+    return f"{METRICS[metric].label} {amount(metric, leakage.mean)} [{low}, {high}]"
 
 
 def undefended_sentence(record: CalibrationRecord) -> str:
@@ -47,7 +48,7 @@ def undefended_sentence(record: CalibrationRecord) -> str:
 
 def schedule_sentence(name: str, entry: ScheduleEntry, target: Target) -> str:
     """What bisection found for one schedule."""
-    goal = f"{LEAKAGE[target.metric].label} {amount(target.metric, target.value)}"
+    goal = f"{METRICS[target.metric].label} {amount(target.metric, target.value)}"
     certain, average, strongest = entry.certain, entry.average, entry.measurements[-1]
     if entry.outcome == "not needed":
         return (
@@ -110,7 +111,7 @@ def chosen_sentences(record: CalibrationRecord) -> list[str]:
         blank = record.mean_image[metric]
         if metric != record.target.metric and leakage.low > blank.mean:
             sentences.append(
-                f"By {LEAKAGE[metric].label} the attack still beats the mean image at this setting "
+                f"By {METRICS[metric].label} the attack still beats the mean image at this setting "
                 f"({_leaked(metric, leakage)} against {_leaked(metric, blank)}): the target says less than it seems."
             )
     return sentences

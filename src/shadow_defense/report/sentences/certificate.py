@@ -52,4 +52,4 @@ def certificate_verdict(
 
 
 def _text(measures: Mapping[str, Estimate], name: str, digits: int) -> str:
-    return with_interval(measures[name].mean, measures[name].interval, digits)
+    return with_interval(measures[name], digits)

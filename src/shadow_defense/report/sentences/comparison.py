@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadow_defense.report.kit.formatting import counted, listed, metric_and_region, metric_named
+from shadow_defense.report.kit.formatting import counted, listed
+from shadow_defense.report.kit.metrics import metric_of
 from shadow_defense.report.records.comparison import ComparisonRecord, Plane
 from shadow_defense.report.records.scores import Row, ScoreTable
 from shadow_defense.report.sentences.differences import direction, sentences_of, unpaired_difference
@@ -85,7 +86,7 @@ def _against(first: Row, guesses: Sequence[Row]) -> str:
 def _front_sentences(planes: Sequence[Plane]) -> list[str]:
     clauses = []
     for plane in planes:
-        metric = metric_named(metric_and_region(plane.metric)[0])
+        metric = metric_of(plane.metric)
         front = sorted((point for point in plane.points if point.on_front), key=plane.goodness, reverse=True)
         names = listed([point.arm for point in front])
         clauses.append(f"under {plane.attack} ({metric.label} against macro F1): {names}")

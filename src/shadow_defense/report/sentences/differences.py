@@ -48,7 +48,7 @@ def spoken(difference: Estimate, digits: int, unit: str = "") -> str:
     >>> spoken(Estimate(-2.0, (-3.0, -1.0), 8), 1, "dB")
     '-2.0 ± 1.0 dB'
     """
-    text = plain(signed_with_interval(difference.mean, difference.interval, digits))
+    text = plain(signed_with_interval(difference, digits))
     return text + (f" {unit}" if unit else "")
 
 
