@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import statistics
+import hashlib
+import struct
+from collections.abc import Callable
 
+import pytest
+import scipy.stats
 import torch
 
-from shadow_defense.seeds import SECRET, named_generator, seed_for
+from shadow_defense.seeds import (
+    SECRET,
+    named_generator,
+    seed_for,
+    standard_exponential,
+    standard_normal,
+    uniform,
+)
 
 
 def drawn(seed: int, *names: str | int) -> torch.Tensor:
-    return torch.randn(1000, generator=named_generator(seed, *names))
+    return standard_normal((1000,), named_generator(seed, *names))
 
 
 def test_a_runs_draws_are_what_they_were() -> None:
@@ -42,6 +53,46 @@ def test_a_secret_stays_one_and_is_no_seed_that_can_be_tried() -> None:
     assert int(plain[4]) == (1812433253 * (first ^ first >> 30) + 1) % 2**32
 
 
-def test_draws_of_a_secret_are_normal() -> None:
-    values = torch.randn(100_000, generator=named_generator(SECRET + 5, "x"), dtype=torch.float64).tolist()
-    assert abs(statistics.mean(values)) < 0.02 and abs(statistics.pstdev(values) - 1) < 0.02
+@pytest.mark.parametrize(
+    ("draw", "distribution"), [(standard_normal, "norm"), (uniform, "uniform"), (standard_exponential, "expon")]
+)
+@pytest.mark.parametrize("seed", [5, SECRET + 5])
+def test_numbers_have_the_distribution_that_they_name(
+    draw: Callable[..., torch.Tensor], distribution: str, seed: int
+) -> None:
+    values = draw((4, 5001), named_generator(seed, "x"), torch.float64)
+    assert values.shape == (4, 5001) and values.dtype == torch.float64
+    assert draw((3,), named_generator(seed, "x")).dtype == torch.float32
+    assert scipy.stats.kstest(values.flatten().numpy(), distribution).pvalue > 0.01
+    assert abs(float(torch.corrcoef(values)[0, 1])) < 0.05
+
+
+def test_a_secrets_numbers_are_no_values_of_the_linear_generator_below() -> None:
+    """Else the noise on a black border gives the whole picture's away: each value is hashed with a key of its own."""
+    draws, beside = (named_generator(SECRET + 5, "x") for _ in range(2))
+    key = torch.randint(-(2**63), 2**63 - 1, (4,), generator=beside).numpy().tobytes()
+    words = struct.unpack("<3I", hashlib.shake_256(key).digest(12))
+    drawn = uniform((3,), draws, torch.float64).tolist()
+    assert drawn == [(word >> 8) / 2**24 for word in words]
+    # And the generator has gone on: a second draw has another key.
+    assert uniform((3,), draws, torch.float64).tolist() != drawn
+
+
+def test_a_secrets_draws_go_on_from_a_saved_state() -> None:
+    draws = named_generator(SECRET + 5, "x")
+    standard_normal((7,), draws)
+    saved = draws.get_state()
+    following = standard_normal((7,), draws)
+    again = type(draws)()
+    again.set_state(saved)
+    assert torch.equal(standard_normal((7,), again), following)
+
+
+def test_plain_draws_are_those_of_pytorch() -> None:
+    for ours, theirs in (
+        (standard_normal, torch.randn),
+        (uniform, torch.rand),
+        (standard_exponential, lambda *shape, generator: torch.empty(*shape).exponential_(generator=generator)),
+    ):
+        expected = theirs(3, 4, generator=named_generator(1, "a"))
+        assert torch.equal(ours((3, 4), named_generator(1, "a")), expected)

@@ -16,7 +16,7 @@ from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, 
 from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import functional_call, training_mode
-from shadow_defense.seeds import named_generator
+from shadow_defense.seeds import named_generator, standard_normal
 
 Rule = Literal["correct", "released"]
 Fallback = Literal["best_candidate", "raw"]
@@ -156,7 +156,7 @@ def censor(
     for _ in range(trials):
         candidate = {}
         for name, (unit, norm) in directions.items():
-            random = torch.randn(unit.shape, generator=draws, dtype=unit.dtype).to(unit.device)
+            random = standard_normal(unit.shape, draws, unit.dtype).to(unit.device)
             candidate[name] = orthogonal_candidate(unit, norm, random, rule)
         loss = loss_with(candidate)
         if loss < least:

@@ -22,7 +22,7 @@ from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import cosine
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
-from shadow_defense.seeds import named_generator
+from shadow_defense.seeds import named_generator, standard_normal
 
 SLACK = Fraction(1, 10**9)
 """Relative to a slice's mark: a sum that rounding has left this close below it has reached it."""
@@ -173,7 +173,7 @@ def add_to_slices(
     sizes = [tensor.numel() for tensor in tensors.values()]
     noise = torch.zeros(sum(sizes))
     for start, stop in slices:
-        noise[start:stop] = sigma * torch.randn(stop - start, generator=draws)
+        noise[start:stop] = sigma * standard_normal((stop - start,), draws)
     parts = zip(tensors.items(), noise.split(sizes), strict=True)
     return {name: tensor + part.view(tensor.shape).to(tensor) for (name, tensor), part in parts}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext, TensorPlace
 from shadow_defense.defenses.kind import DefenseKind
-from shadow_defense.seeds import named_generator
+from shadow_defense.seeds import named_generator, standard_exponential, standard_normal
 
 
 class NoiseSettings(BaseModel):
@@ -53,7 +53,7 @@ def add_gaussian(tensors: Mapping[str, Tensor], sigma: float, draws: torch.Gener
         draws: CPU generator; whoever knows its seed can take the noise away again.
     """
     return {
-        name: tensor + sigma * torch.randn(tensor.shape, generator=draws, dtype=tensor.dtype).to(tensor.device)
+        name: tensor + sigma * standard_normal(tensor.shape, draws, tensor.dtype).to(tensor.device)
         for name, tensor in tensors.items()
     }
 
@@ -70,7 +70,7 @@ def add_laplace(tensors: Mapping[str, Tensor], scale: float, draws: torch.Genera
 
 def _laplace(like: Tensor, draws: torch.Generator) -> Tensor:
     # The difference of two exponentials is Laplace; torch's own Laplace takes no generator.
-    first, second = (torch.empty(like.shape, dtype=like.dtype).exponential_(generator=draws) for _ in range(2))
+    first, second = (standard_exponential(like.shape, draws, like.dtype) for _ in range(2))
     return (first - second).to(like.device)
 
 

@@ -18,7 +18,7 @@ from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.noise import cosine
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.functional import LossFunction, functional_call, split_state, training_mode
-from shadow_defense.seeds import named_generator
+from shadow_defense.seeds import named_generator, standard_normal
 
 Scope = Literal["parameter", "layer"]
 
@@ -98,7 +98,7 @@ def gradients_and_sensitivities(
     squares = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
     gradients: dict[str, Tensor] = {}
     for _ in range(directions):
-        direction = torch.randn(images.shape, generator=draws, dtype=images.dtype).to(images.device)
+        direction = standard_normal(images.shape, draws, images.dtype).to(images.device)
         both = jvp(lambda inputs: grad(loss)(trained, inputs), (images,), (direction,))
         gradients, slopes = both[0], both[1]
         squares = {name: total + slopes[name].square() for name, total in squares.items()}
@@ -193,7 +193,7 @@ class OptimalNoiseDefense(ParameterDefense):
             for name, deviation in noise_deviations(
                 {name: weights[name] for name in tensors}, self.settings.noise
             ).items():
-                normal = torch.randn(deviation.shape, generator=draws, dtype=deviation.dtype).to(deviation.device)
+                normal = standard_normal(deviation.shape, draws, deviation.dtype).to(deviation.device)
                 sent[name] = tensors[name] + deviation * normal
         self._measure(tensors, sent)
         return sent

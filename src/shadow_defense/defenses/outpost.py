@@ -12,7 +12,7 @@ from torch import Tensor
 from shadow_defense.defenses.base import Batch, ParameterDefense, RoundContext
 from shadow_defense.defenses.kind import DefenseKind
 from shadow_defense.defenses.sparsification import smallest_kept, sparsify
-from shadow_defense.seeds import named_generator
+from shadow_defense.seeds import named_generator, standard_normal
 
 LARGEST_RISK = 1.0
 
@@ -106,7 +106,7 @@ def perturb(
     least = smallest_kept(torch.cat([values.flatten() for values in fisher.values()]), 100 - fisher_percent)
     perturbed = {}
     for name, pruned in sparsify(gradients, prune_percent).items():
-        normal = torch.randn(pruned.shape, generator=draws, dtype=pruned.dtype).to(pruned.device)
+        normal = standard_normal(pruned.shape, draws, pruned.dtype).to(pruned.device)
         scale = noise * parameter_risk(parameters[name])
         perturbed[name] = pruned + scale * normal * (fisher[name] >= least)
     return perturbed

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shadow_defense.protection.linear_view import LinearView
 from shadow_defense.protection.whitening import Whitening
+from shadow_defense.seeds import standard_normal
 
 
 class Texture(ABC):
@@ -45,4 +46,4 @@ class Texture(ABC):
 
 def normal(draws: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "n ..."]:
     """Standard normal numbers, a row of ``shape`` from each generator."""
-    return torch.stack([torch.randn(*shape, generator=each) for each in draws])
+    return torch.stack([standard_normal(shape, each) for each in draws])

@@ -74,7 +74,7 @@ def unpack_state(
         _check_belonging(saved, now, space, normalisation)
         generator = copy.deepcopy(now.generator).cpu()
         generator.load_state_dict(saved["generator"], strict=False)
-        draws = torch.Generator()
+        draws = type(now.draws)()
         draws.set_state(saved["random_state"])
         state = GuardState(
             generator,

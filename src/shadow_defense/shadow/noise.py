@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.errors import DefenseError
+from shadow_defense.seeds import uniform
 
 Schedule = Literal["growing", "constant", "decaying"]
 Placement = Literal["targeted", "shuffled", "uniform"]
@@ -56,7 +57,7 @@ def shuffle_noise(noise: Float[Tensor, "n c h w"], generator: torch.Generator) -
 
 def uniform_noise(noise: Float[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
     """A control: independent values, uniform in [-1, 1], scaled to the energy that ``noise`` has on each image."""
-    drawn = torch.rand(noise.shape, generator=generator, dtype=noise.dtype).to(noise.device) * 2 - 1
+    drawn = uniform(noise.shape, generator, noise.dtype).to(noise.device) * 2 - 1
     energy = torch.linalg.vector_norm(noise.flatten(1), dim=1) / torch.linalg.vector_norm(drawn.flatten(1), dim=1)
     return drawn * energy.view(-1, 1, 1, 1)
 
