@@ -69,7 +69,7 @@ def test_the_removal_of_the_task_is_linear_mmse() -> None:
     protected = texture.protect(gaussian_images(4, 2), draws(0, 4))
     remover = LinearRemover(WHITENING, texture.view())
     wanted = remover.remove(protected, torch.zeros(4).long()).estimates
-    assert torch.allclose(texture.removal(protected).clamp(0, 1), wanted, atol=1e-5)
+    assert torch.allclose(texture.mapped(protected).clamp(0, 1), wanted, atol=1e-5)
 
 
 def test_covariance_leaves_nothing_bare_outside_of_the_directions() -> None:

@@ -13,10 +13,16 @@ from shadow_defense.cli.options import Quiet
 
 
 def protect(
-    images: Annotated[Path, typer.Argument(help="An .npz in the MedMNIST layout, or a folder of class folders.")],
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="An .npz in the MedMNIST layout, a folder of class folders (pictures or DICOM), a CSV that lists "
+            "files, or a source that needs no file."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the protected data set.")],
     public: Annotated[
-        str | None, typer.Option(help="Public images, which the attacker may know: a folder, an .npz or a source.")
+        str | None, typer.Option(help="Public images, which the attacker may know: given as IMAGES, or any folder.")
     ] = None,
     aside: Annotated[
         float | None,
@@ -32,6 +38,10 @@ def protect(
     image_size: Annotated[
         int | None, typer.Option(min=16, max=1024, help="Bring images to squares of this side; default their own.")
     ] = None,
+    grey_range: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Grey values of the files that are black and white, such as 0,4095."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Protect a data set once: any framework trains on it, and a certificate says what is left in it.
@@ -39,7 +49,8 @@ def protect(
     Exit code 1: the certificate's verdict is withheld; 2: the input cannot be used.
     """
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.experiment.protecting.protecting import Request, protect_data
+    from shadow_defense.experiment.protecting.material import Request
+    from shadow_defense.experiment.protecting.protecting import protect_data
     from shadow_defense.experiment.protecting.settings import protect_preset
     from shadow_defense.experiment.protecting.weakest import parse_target
     from shadow_defense.folder_lock import holding
@@ -52,6 +63,7 @@ def protect(
         target=None if target is None else parse_target(target),
         limit=limit,
         image_size=image_size,
+        grey_range=None if grey_range is None else _range(grey_range),
     )
     with holding(out), progress_unless(quiet) as progress:
         certificate = protect_data(
@@ -61,6 +73,18 @@ def protect(
         _summary(certificate, out)
     if not all(certificate["planted_breaks"].values()):
         raise typer.Exit(1)
+
+
+def _range(text: str) -> tuple[float, float]:
+    from shadow_defense.errors import ConfigError
+
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not -1e9 < low < high < 1e9:
+        raise ConfigError(f"--grey-range {text}: expected the black value and the white above it, such as 0,4095")
+    return low, high
 
 
 def _summary(certificate: dict[str, Any], out: Path) -> None:

@@ -22,6 +22,8 @@ class Task(Texture):
         floor: s >= 0, white noise on top, on the scale of [0, 1].
     """
 
+    maps = True
+
     def __init__(self, whitening: Whitening, spared: Float[Tensor, "k j"], strength: float, floor: float = 0.0) -> None:
         super().__init__(whitening)
         self.spared, self.strength, self.floor = spared, strength, floor
@@ -43,10 +45,7 @@ class Task(Texture):
         noise = self.strength**2 * onto + torch.eye(count) - onto + floor
         return LinearView(onto, noise, torch.zeros(count), 0.0, 1.0)
 
-    def removal(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """``mean + B D V V^T w / (1 + t^2)``: the LMMSE where there is no floor, a map of public constants.
-
-        Of x' it is what the site trains on; the same map goes before the model at test time.
-        """
+    def mapped(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """``mean + B D V V^T w / (1 + t^2)``: of x' the LMMSE where there is no floor."""
         spared = self.whitening.coordinates(images) @ self.spared @ self.spared.T
         return self.whitening.images(spared / (1 + self.strength**2))

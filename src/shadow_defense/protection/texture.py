@@ -20,8 +20,15 @@ class Texture(ABC):
     Whoever knows the draws can therefore take the added part off; what the kept part has lost, nobody can.
     """
 
+    maps = False
+    """Whether it is trained on :meth:`mapped` images, so that the same map goes before the model at test time."""
+
     def __init__(self, whitening: Whitening) -> None:
         self.whitening = whitening
+
+    def mapped(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Images, protected or clean, as the model is given them: a map of public constants; here as they are."""
+        return images
 
     @abstractmethod
     def kept(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from shadow_defense.experiment.protecting.protecting import Request
+from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from tests.protection.gaussian_images import gaussian_images
 
@@ -48,5 +48,4 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def request_for(images: Path, **changes: object) -> Request:
     """A request with settings that take seconds."""
     settings = ProtectSettings(**{**QUICK, **changes.pop("settings", {})})  # type: ignore[dict-item]
-    plain = {"public": None, "aside": None, "target": None, "limit": None, "image_size": None}
-    return Request(images=images, settings=settings, **{**plain, **changes})  # type: ignore[arg-type]
+    return Request(images=str(images), settings=settings, **changes)  # type: ignore[arg-type]

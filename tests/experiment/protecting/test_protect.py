@@ -14,7 +14,8 @@ import torch
 
 from shadow_defense.errors import DataError, RunError, ShadowDefenseError
 from shadow_defense.experiment.protecting import protecting
-from shadow_defense.experiment.protecting.protecting import Request, protect_data
+from shadow_defense.experiment.protecting.material import Request
+from shadow_defense.experiment.protecting.protecting import protect_data
 from shadow_defense.experiment.protecting.settings import PRESETS, protect_preset
 from shadow_defense.experiment.protecting.weakest import parse_target
 from shadow_defense.progress import Progress

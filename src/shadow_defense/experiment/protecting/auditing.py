@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from shadow_defense.attacks.removers.lmmse import linear_removal
@@ -18,7 +18,7 @@ from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.metrics.confidence import Estimate, mean_interval
 from shadow_defense.metrics.psnr import decibels
 from shadow_defense.progress import Progress
-from shadow_defense.protection.frozen import frozen_draws
+from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.texture import Texture
 from shadow_defense.seeds import named_generator
 
@@ -43,30 +43,14 @@ class Audited:
         return not all(self.planted_breaks.values())
 
 
-def protected_images(
-    texture: Texture, images: UInt8[Tensor, "n c h w"], secret: int, fingerprint: str
-) -> Float[Tensor, "n c h w"]:
-    """x' of every image, in chunks, so that the draws of a large set need not be in memory together."""
-    chunks = [
-        texture.protect(part.float() / 255, frozen_draws(secret, fingerprint, part)) for part in images.split(256)
-    ]
-    return torch.cat(chunks)
-
-
 def audit_protection(
-    texture: Texture,
-    knowledge: Knowledge,
-    private: ImageSet,
-    settings: ProtectSettings,
-    secret: int,
-    fingerprint: str,
-    progress: Progress,
+    frozen: FrozenProtection, knowledge: Knowledge, private: ImageSet, settings: ProtectSettings, progress: Progress
 ) -> Audited:
     """Attack up to ``settings.audited`` of the protected images, and find them among all that were protected."""
-    draws = named_generator(settings.seed, "protect", "audited")
+    texture, draws = frozen.texture, named_generator(settings.seed, "protect", "audited")
     places = torch.randperm(len(private), generator=draws)[: settings.audited].sort().values
     truths = private.images[places].float() / 255
-    protected = protected_images(texture, private.images[places], secret, fingerprint)
+    protected = frozen.protected(private.images[places])
     # Classes that the attacker's images do not have are told it as the last of those.
     labels = private.labels[places].clamp_max(knowledge.classes - 1)
 

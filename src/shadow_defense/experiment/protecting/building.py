@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.data.dataset import ImageSet, measure_normalisation
-from shadow_defense.errors import DataError
+from shadow_defense.errors import ConfigError, DataError
+from shadow_defense.experiment.protecting.folder import Constants
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.experiment.protecting.weakest import weakest_strength
 from shadow_defense.progress import Progress
 from shadow_defense.protection.covariance import Covariance
 from shadow_defense.protection.decoy import Decoy, PoolDecoys
@@ -19,7 +21,7 @@ from shadow_defense.protection.directions import task_directions, train_classifi
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.white import White
-from shadow_defense.protection.whitening import Whitening
+from shadow_defense.protection.whitening import Whitening, measure_whitening
 
 
 def spared_directions(
@@ -58,10 +60,34 @@ def build_texture(
     return Task(whitening, spared, settings.strength, settings.floor)
 
 
-def fingerprint(settings: ProtectSettings, tensors: dict[str, Tensor]) -> str:
+def choose_constants(
+    settings: ProtectSettings, target: float | None, public: PublicImages, progress: Progress
+) -> Constants:
+    """What the texture is made of, from public images alone; the weakest strength that meets a target.
+
+    Raises:
+        ConfigError: for a target that nothing reaches, or that a texture has no strength for.
+        DataError: for public images that say too little.
+    """
+    unit = public.images.float() / 255
+    whitening = measure_whitening(unit)
+    spared = spared_directions(settings, whitening, public, progress) if settings.texture == "task" else None
+    if target is None:
+        return Constants(whitening, spared, settings.strength)
+    if settings.texture == "decoy":
+        raise ConfigError("--target has no strength to choose in a decoy: leave it out, or take another --preset")
+
+    def make(strength: float) -> Texture:
+        return build_texture(settings.model_copy(update={"strength": strength}), whitening, public, spared)
+
+    return Constants(whitening, spared, weakest_strength(make, unit, target))
+
+
+def fingerprint(settings: ProtectSettings, constants: Constants, public: PublicImages) -> str:
     """Of all that decides x' but for image and secret: another one, other draws (:mod:`~.protection.frozen`)."""
     drawing = settings.model_dump(include={"texture", "strength", "floor", "directions", "share"})
     digest = hashlib.sha256(json.dumps(drawing, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
+    pool = {"pool": public.images} if settings.texture == "decoy" else {}
+    for name, tensor in sorted({**constants.tensors(), **pool}.items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

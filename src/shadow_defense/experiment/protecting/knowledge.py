@@ -11,13 +11,13 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from shadow_defense.attacks.removers.suite import Knowledge
 from shadow_defense.data.dataset import ImageSet, Parts
 from shadow_defense.data.duplicates import digests
-from shadow_defense.data.image_folder import read_image_folder
 from shadow_defense.data.images import prepare
-from shadow_defense.data.npz import read_npz
 from shadow_defense.data.public import read_public_images
 from shadow_defense.data.set_aside import set_aside
+from shadow_defense.data.source_at import source_at
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.psnr import decibels
 from shadow_defense.protection.whitening import LEAST_IMAGES
@@ -37,9 +37,25 @@ class PublicImages:
     labels: Int64[Tensor, "n"] | None
     classes: int
 
+    def __post_init__(self) -> None:
+        if len(self.images) < LEAST_IMAGES:
+            raise DataError(
+                f"{len(self.images)} public images: expected at least {LEAST_IMAGES}; give more, or set more aside"
+            )
 
-def read_public(where: str, like: ImageSet, seed: int) -> PublicImages:
-    """Public images of a folder, an .npz or a source, brought to the shape of ``like``.
+    @classmethod
+    def of(cls, images: ImageSet, classes: int) -> PublicImages:
+        """Images with their labels."""
+        return cls(images.images, images.labels, classes)
+
+    def knowledge(self) -> Knowledge:
+        """As removers take it."""
+        labels = torch.zeros(len(self.images)).long() if self.labels is None else self.labels
+        return Knowledge(self.images.float() / 255, labels, self.classes)
+
+
+def read_public(where: str, like: ImageSet, seed: int, grey_range: tuple[float, float] | None = None) -> PublicImages:
+    """Public images of anything that the project reads, with labels or without, in the shape of ``like``.
 
     Raises:
         DataError: where there are none, or too few.
@@ -51,32 +67,28 @@ def read_public(where: str, like: ImageSet, seed: int) -> PublicImages:
             f"the images have {height} x {width} pixels: expected squares, to which public ones can be brought; give "
             "--image-size"
         )
-    found = _with_labels(path, height, like.channels)
-    if found is None:
-        images = read_public_images(where, image_size=height, channels=like.channels, limit=None, seed=seed)
-        public = PublicImages(images, None, 1)
-    else:
-        public = PublicImages(found.train.images, found.train.labels, len(found.class_names))
-    _check_count(len(public.images))
-    return public
+    found = _with_labels(path, height, like.channels, grey_range)
+    if found is not None:
+        return PublicImages.of(found.train if found.public is None else found.public, len(found.class_names))
+    # A phantom of the same name as the images to protect must not draw the same ones.
+    seed = seed_for(seed, "protect", "public")
+    images = read_public_images(where, image_size=height, channels=like.channels, limit=None, seed=seed)
+    return PublicImages(images, None, 1)
 
 
-def _with_labels(path: Path, size: int, channels: int) -> Parts | None:
+def _with_labels(path: Path, size: int, channels: int, grey_range: tuple[float, float] | None) -> Parts | None:
     """The images with their labels, or None where none are told."""
-    if path.suffix == ".npz":
-        return read_npz(path=path, image_size=size, channels=channels)
-    if path.is_dir() and any(each.is_dir() and not each.name.startswith(".") for each in path.iterdir()):
-        try:
-            return read_image_folder(path=path, image_size=size, channels=channels)
-        except DataError:
-            # Folders that are no classes; whatever cannot be read is said by who reads them without labels.
+    given = {"path": path, "image_size": size, "channels": channels, "grey_range": grey_range}
+    try:
+        source = source_at(path)
+        if source is None:
             return None
-    return None
-
-
-def _check_count(count: int) -> None:
-    if count < LEAST_IMAGES:
-        raise DataError(f"{count} public images: expected at least {LEAST_IMAGES}; give more, or set more aside")
+        return source.read(**{name: value for name, value in given.items() if name in source.accepts})
+    except DataError:
+        if not path.is_dir():
+            raise
+        # Folders that are no classes; whatever cannot be read is said by who reads them without labels.
+        return None
 
 
 def cut_public(train: ImageSet, amount: float, classes: int, seed: int) -> tuple[list[int], PublicImages]:
@@ -97,7 +109,6 @@ def cut_public(train: ImageSet, amount: float, classes: int, seed: int) -> tuple
     stay, taken = set_aside(train.labels.numpy(), train.groups, share, "public", generator)
     aside = train.subset(taken)
     alone = ~same_images(aside.images, train.images[torch.from_numpy(stay)])
-    _check_count(int(alone.sum()))
     return stay.tolist(), PublicImages(aside.images[alone], aside.labels[alone], classes)
 
 

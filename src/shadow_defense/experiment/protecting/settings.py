@@ -28,11 +28,6 @@ class ProtectSettings(BaseModel):
     remover_steps: int = Field(700, ge=50, le=100_000, description="steps in which the learned remover is trained")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of what is public: classifier, removers; never of the noise")
 
-    @property
-    def trains_on_removal(self) -> bool:
-        """Whether the linear removal of x' is written in place of x', which asks for the same map at test time."""
-        return self.texture == "task"
-
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "recommended": {"texture": "task", "directions": 8, "strength": 1.0},

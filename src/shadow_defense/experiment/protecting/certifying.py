@@ -1,0 +1,87 @@
+"""The certificate of a protection, from what was protected and what the audit found."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shadow_defense.experiment.protecting.auditing import Audited
+from shadow_defense.experiment.protecting.folder import hash_of
+from shadow_defense.experiment.protecting.material import Material
+from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.experiment.provenance import versions
+from shadow_defense.report.records.certificate import CertificateRecord, Counts
+from shadow_defense.report.sentences.certificate import certificate_verdict
+
+TABLES = ("worst", "hindsight", "mean_image", "linkage", "floor")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a certificate says of its making.
+
+    Attributes:
+        title: what was protected.
+        command: by which it was.
+        target: of the strength; None where the settings give it.
+        passed: images of other parts.
+        fingerprint: of the texture.
+    """
+
+    title: str
+    command: str
+    target: float | None
+    passed: int
+    fingerprint: str
+
+
+def certificate_of(
+    material: Material, settings: ProtectSettings, audited: Audited, origin: Origin, *, mapped: bool
+) -> CertificateRecord:
+    """The record; ``mapped``: the texture's map stands before the model."""
+    return CertificateRecord(
+        title=f"Certificate of {origin.title}",
+        created=datetime.date.today().isoformat(),
+        command=origin.command,
+        versions=versions(),
+        seed=settings.seed,
+        verdict=certificate_verdict(audited.planted_breaks, audited.worst, audited.mean_image, audited.linkage),
+        settings=settings.model_dump(mode="json"),
+        target=origin.target,
+        counts=Counts(
+            protected=len(material.private),
+            audited=min(settings.audited, len(material.private)),
+            public=len(material.public.images),
+            spent=material.spent,
+            passed=origin.passed,
+        ),
+        removal_written=mapped,
+        hashes={
+            "private": hash_of(material.private.images, material.private.labels),
+            "public": hash_of(material.public.images, material.public.labels),
+            "texture": origin.fingerprint,
+        },
+        planted_breaks=dict(audited.planted_breaks),
+        removers=audited.removers,
+        worst=audited.worst,
+        hindsight=audited.hindsight,
+        mean_image=audited.mean_image,
+        linkage=audited.linkage,
+        floor=audited.floor,
+    )
+
+
+def as_json(record: CertificateRecord) -> dict[str, Any]:
+    """The record as it is written: each number as mean, low, high and count; null for what is withheld."""
+    tables = {name: getattr(record, name) for name in TABLES}
+    return (
+        asdict(record)
+        | {name: {metric: value.as_record() for metric, value in each.items()} or None for name, each in tables.items()}
+        | {
+            "removers": {
+                name: {metric: value.as_record() for metric, value in each.items()}
+                for name, each in record.removers.items()
+            }
+        }
+    )
