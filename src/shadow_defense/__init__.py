@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from shadow_defense.experiment.protecting.certificate import Certificate
+    from shadow_defense.experiment.protecting.in_memory import protect
     from shadow_defense.shadow.guard import Protection, ShadowGuard
     from shadow_defense.shadow.settings import ShadowSettings, shadow_preset
 
-__all__ = ["Protection", "ShadowGuard", "ShadowSettings", "__version__", "shadow_preset"]
+__all__ = ["Certificate", "Protection", "ShadowGuard", "ShadowSettings", "__version__", "protect", "shadow_preset"]
 
 _HOMES = {
+    "Certificate": "shadow_defense.experiment.protecting.certificate",
+    "protect": "shadow_defense.experiment.protecting.in_memory",
     "Protection": "shadow_defense.shadow.guard",
     "ShadowGuard": "shadow_defense.shadow.guard",
     "ShadowSettings": "shadow_defense.shadow.settings",

@@ -31,6 +31,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(opened)
 
 
+@pytest.mark.slow
 def test_a_whole_protection(hospital: Path, tmp_path: Path, site: Path) -> None:
     request = request_for(hospital / "private.npz", public=str(hospital / "public.npz"))
     out = tmp_path / "out"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from shadow_defense.experiment.protecting.auditing import Audited
-from shadow_defense.experiment.protecting.folder import hash_of
+from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE, hash_of
 from shadow_defense.experiment.protecting.material import Material
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.experiment.provenance import versions
-from shadow_defense.report.records.certificate import CertificateRecord, Counts
+from shadow_defense.files import write_json, write_text
+from shadow_defense.report.pages.certificate import render_certificate
+from shadow_defense.report.records.certificate import CertificateRecord, Counts, Example
 from shadow_defense.report.sentences.certificate import certificate_verdict
 
 TABLES = ("worst", "hindsight", "mean_image", "linkage", "floor")
@@ -70,6 +73,15 @@ def certificate_of(
         linkage=audited.linkage,
         floor=audited.floor,
     )
+
+
+def write_certificate(folder: Path, record: CertificateRecord, example: Example) -> dict[str, Any]:
+    """Write page and record into a folder; returns the record as it is written."""
+    # The page first: where the record is, all of it is there.
+    write_text(folder / PAGE, render_certificate(record, example))
+    written = as_json(record)
+    write_json(folder / CERTIFICATE, written)
+    return written
 
 
 def as_json(record: CertificateRecord) -> dict[str, Any]:

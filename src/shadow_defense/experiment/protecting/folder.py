@@ -50,18 +50,20 @@ def claim(out: Path, asked: dict[str, Any]) -> None:
         write_json(written, asked)
 
 
-def write_constants(out: Path, constants: Constants) -> None:
-    """Keep them, so that a protection that was stopped goes on to the bit."""
+def write_constants(path: Path, constants: Constants) -> None:
+    """Keep them, unless they are there: made anew on another machine they could differ in a last digit."""
+    if path.exists():
+        return
     whitening = constants.whitening
     metadata = {"rest": whitening.rest, "shape": list(whitening.shape), "strength": constants.strength}
-    write_tensors(out / CONSTANTS, constants.tensors(), metadata)
+    write_tensors(path, constants.tensors(), metadata)
 
 
-def read_constants(out: Path) -> Constants | None:
-    """Those of a protection that was begun; None where it was not. Raises :class:`RunError` where they are damaged."""
-    if not (out / CONSTANTS).exists():
+def read_constants(path: Path, mend: str = MEND) -> Constants | None:
+    """Those that were kept; None where there are none. Raises :class:`RunError` where they are damaged."""
+    if not path.exists():
         return None
-    tensors, metadata = read_tensors(out / CONSTANTS, MEND)
+    tensors, metadata = read_tensors(path, mend)
     try:
         channels, height, width = metadata["shape"]
         whitening = Whitening(
@@ -69,7 +71,7 @@ def read_constants(out: Path) -> Constants | None:
         )
         return Constants(whitening, tensors.get("spared"), metadata["strength"])
     except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{out / CONSTANTS} is damaged: {MEND}") from error
+        raise RunError(f"{path} is damaged: {mend}") from error
 
 
 def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> str:

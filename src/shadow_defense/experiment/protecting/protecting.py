@@ -10,11 +10,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shadow_defense.experiment.protecting.auditing import audit_protection
-from shadow_defense.experiment.protecting.building import build_texture, choose_constants, fingerprint
-from shadow_defense.experiment.protecting.certifying import Origin, as_json, certificate_of
+from shadow_defense.experiment.protecting.building import frozen_protection, site_constants
+from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
 from shadow_defense.experiment.protecting.folder import (
     CERTIFICATE,
+    CONSTANTS,
     PAGE,
     claim,
     hash_of,
@@ -25,11 +26,10 @@ from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.experiment.protecting.material import Material, Request, read_material
 from shadow_defense.experiment.protecting.site import site_secret
 from shadow_defense.experiment.protecting.transform import write_transform
-from shadow_defense.files import read_json, write_json, write_text
+from shadow_defense.files import read_json
 from shadow_defense.progress import Progress
 from shadow_defense.protection.frozen import AT_ONCE, FrozenProtection
 from shadow_defense.protection.task import Task
-from shadow_defense.report.pages.certificate import render_certificate
 
 
 def protect_data(request: Request, out: Path, *, command: str, progress: Progress) -> dict[str, Any]:
@@ -57,23 +57,15 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
         done: dict[str, Any] = read_json(out / CERTIFICATE)
         return done
     secret = site_secret(out)
-    constants = read_constants(out)
-    if constants is None:
-        constants = choose_constants(settings, request.target, public, progress)
-        write_constants(out, constants)
-    settings = settings.model_copy(update={"strength": constants.strength})
-    texture = build_texture(settings, constants.whitening, public, constants.spared)
-    frozen = FrozenProtection(texture, secret, fingerprint(settings, constants, public))
+    constants = read_constants(out / CONSTANTS) or site_constants(settings, request.target, public, progress)
+    write_constants(out / CONSTANTS, constants)
+    settings, frozen = frozen_protection(settings, constants, public, secret)
     _write(out, layout, kept, material, frozen, progress)
     audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress)
     passed = sum(len(each) for name, each in layout.sets().items() if name not in ("train", "public"))
     origin = Origin(layout.title, command, request.target, passed, frozen.fingerprint)
-    record = certificate_of(material, settings, audited, origin, mapped=texture.maps)
-    # The page first: where the record is, all of it is there.
-    write_text(out / PAGE, render_certificate(record, example_of(texture, public.knowledge(), settings.seed)))
-    written = as_json(record)
-    write_json(out / CERTIFICATE, written)
-    return written
+    record = certificate_of(material, settings, audited, origin, mapped=frozen.texture.maps)
+    return write_certificate(out, record, example_of(frozen.texture, public.knowledge(), settings.seed))
 
 
 def _write(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.validation import validated
 
 TextureName = Literal["white", "covariance", "task", "decoy"]
 
@@ -38,8 +39,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Textures at the strengths that docs/protect.md measures."""
 
 
-def protect_preset(name: str) -> ProtectSettings:
-    """The settings of a preset. Raises :class:`ConfigError` for an unknown name, listing the valid ones."""
+def protect_preset(name: str, /, **options: Any) -> ProtectSettings:
+    """The settings of a preset, some of them changed.
+
+    Raises:
+        ConfigError: for an unknown preset or setting, listing the valid ones, or a value out of its range.
+    """
     if name not in PRESETS:
         raise ConfigError(unknown_name("preset", name, PRESETS))
-    return ProtectSettings(**PRESETS[name])
+    return validated(ProtectSettings, {**PRESETS[name], **options}, ConfigError, "protect")

@@ -12,14 +12,14 @@ STATE_FOLDER = "SHADOW_DEFENSE_STATE"
 """The environment variable by which a site says where its states lie."""
 
 
-def site_secret(out: Path) -> int:
+def site_secret(out: Path | None = None) -> int:
     """The seed of all draws of this site's protections, of 256 bits, kept below :func:`state_root`.
 
     Raises:
         RunError: where it would lie in ``out``, which others may read, or cannot be read or written.
     """
     root = state_root()
-    if root.is_relative_to(out.resolve()):
+    if out is not None and root.is_relative_to(out.resolve()):
         raise RunError(f"the site's secret would lie in {out}, which it protects: set {STATE_FOLDER} to another folder")
     return secret_seed(root, "protect", "site")
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shadow_defense.files import atomic_path
 from shadow_defense.protection.task import Task
+from shadow_defense.protection.texture import Texture
 
 TRANSFORM = "transform.pt2"
 
@@ -28,6 +29,11 @@ class Removal(nn.Module):
         mean = self.get_buffer("mean")
         spared = (images.flatten(1) - mean) @ self.get_buffer("reads")
         return (mean + spared @ self.get_buffer("writes")).view_as(images)
+
+
+def module_of(texture: Texture) -> nn.Module:
+    """What goes before the model at test time; the identity where the texture maps nothing."""
+    return Removal(texture).eval() if isinstance(texture, Task) else nn.Identity()
 
 
 def write_transform(out: Path, texture: Task) -> None:

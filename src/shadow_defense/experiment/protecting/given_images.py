@@ -1,0 +1,84 @@
+"""Images as Python programs hold them: arrays, tensors, pictures, data sets of any of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from shadow_defense.data.grey_levels import unit_to_bytes
+from shadow_defense.errors import DataError
+from shadow_defense.experiment.protecting.layouts.layout import as_bytes
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """Images, and how others are given back in their place.
+
+    Attributes:
+        images: at 256 levels.
+        like: from images in [0, 1] to the same kind, type and order of axes as those that were given.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    like: Callable[[Float[Tensor, "m c h w"]], Any]
+
+
+def read_given(given: Any, what: str = "images") -> GivenImages:
+    """A batch of images: (n, h, w), (n, c, h, w) or (n, h, w, c), bytes or floats in [0, 1].
+
+    Raises:
+        DataError: for anything else.
+    """
+    if not isinstance(given, np.ndarray | Tensor):
+        raise DataError(f"{what} are of type {type(given).__name__}: expected a NumPy array or a tensor")
+    values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+    order = _axes(values.shape, what)
+    planes = values[:, None] if order == "grey" else values if order == "first" else values.transpose(0, 3, 1, 2)
+    if values.dtype.kind == "f":
+        planes = unit_to_bytes(planes, what)
+    if planes.dtype != np.uint8:
+        raise DataError(f"{what} are of type {values.dtype}: expected bytes (uint8), or floats in [0, 1]")
+
+    def like(images: Float[Tensor, "m c h w"]) -> Any:
+        made = images if values.dtype.kind == "f" else as_bytes(images)
+        made = made[:, 0] if order == "grey" else made if order == "first" else made.permute(0, 2, 3, 1)
+        if isinstance(given, Tensor):
+            return made.to(given.device, given.dtype)
+        return np.ascontiguousarray(made.numpy().astype(values.dtype))
+
+    return GivenImages(torch.from_numpy(np.array(planes, order="C")), like)
+
+
+def _axes(shape: tuple[int, ...], what: str) -> str:
+    if len(shape) == 3 and 0 not in shape:
+        return "grey"
+    if len(shape) == 4 and 0 not in shape:
+        if shape[1] in (1, 3):
+            return "first"
+        if shape[3] in (1, 3):
+            return "last"
+    raise DataError(f"{what} of shape {tuple(shape)}: expected (n, h, w), (n, c, h, w) or (n, h, w, c), c 1 or 3")
+
+
+def read_item(image: Any, what: str) -> GivenImages:
+    """One image of a data set: a tensor or array without the first axis, or a Pillow picture of mode L or RGB.
+
+    Raises:
+        DataError: for anything else.
+    """
+    if isinstance(image, np.ndarray | Tensor):
+        found = read_given(image[None], what)
+        return GivenImages(found.images, lambda images: found.like(images)[0])
+    from PIL import Image
+
+    if not isinstance(image, Image.Image) or image.mode not in ("L", "RGB"):
+        kind = f"a picture of mode {image.mode}" if isinstance(image, Image.Image) else type(image).__name__
+        raise DataError(f"{what} is {kind}: expected an array, a tensor, or a picture of mode L or RGB")
+    found = read_given(np.asarray(image)[None], what)
+    return GivenImages(found.images, lambda images: Image.fromarray(found.like(images)[0]))

@@ -1,0 +1,119 @@
+"""Protecting what a Python program holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from shadow_defense.data.dataset import ImageSet
+from shadow_defense.errors import DataError
+from shadow_defense.experiment.protecting.auditing import audit_protection
+from shadow_defense.experiment.protecting.building import frozen_protection, site_constants
+from shadow_defense.experiment.protecting.certificate import Certificate
+from shadow_defense.experiment.protecting.certifying import Origin, certificate_of
+from shadow_defense.experiment.protecting.example import example_of
+from shadow_defense.experiment.protecting.given_images import read_given
+from shadow_defense.experiment.protecting.knowledge import PublicImages, read_public
+from shadow_defense.experiment.protecting.material import Material, checked
+from shadow_defense.experiment.protecting.protected_dataset import ProtectedDataset, read_items
+from shadow_defense.experiment.protecting.settings import protect_preset
+from shadow_defense.experiment.protecting.site import site_secret
+from shadow_defense.experiment.protecting.transform import module_of
+from shadow_defense.experiment.protecting.weakest import parse_target
+from shadow_defense.progress import Progress
+
+
+def protect(
+    images: Any,
+    labels: Any = None,
+    *,
+    public: Any,
+    public_labels: Any = None,
+    groups: Any = None,
+    preset: str = "recommended",
+    target: str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[Any, Certificate]:
+    """``images`` protected once and for all, and what an attacker can make of them at most (docs/protect.md).
+
+    The same images under the same settings are the same x' for ever: draws come from the site's secret, which lies
+    below ``SHADOW_DEFENSE_STATE``.
+
+    Args:
+        images: an array or a tensor, (n, h, w), (n, c, h, w) or (n, h, w, c), of bytes or floats in [0, 1]; or a
+            torch data set of such images or pictures, alone or before a label. It comes back as the same kind; a
+            data set's images are protected when they are first asked for. Random transforms go behind it.
+        labels: n classes, which the attacker is granted; a data set brings its own.
+        public: what the attacker may know: as ``images``, or a path as the command takes it. None of the images.
+        public_labels: of ``public``; the preset ``recommended`` needs them.
+        groups: n patients.
+        settings: of :class:`~shadow_defense.experiment.protecting.settings.ProtectSettings`, in place of the preset's.
+
+    Raises:
+        ConfigError: for an unknown preset or setting, or a target that nothing reaches.
+        DataError: when images cannot be used, are too few, or stand on both sides.
+        RunError: where the site's secret cannot be read or kept.
+    """
+    chosen = protect_preset(preset, **settings)
+    wanted, quiet = None if target is None else parse_target(target), progress or Progress()
+    dataset = not isinstance(images, np.ndarray | Tensor)
+    if dataset and labels is not None:
+        raise DataError("a data set brings its labels with its items: leave labels out")
+    if dataset:
+        pixels, behind = read_items(images)
+        labels = behind if any(each is not None for each in behind) else None
+    else:
+        given = read_given(images)
+        pixels = given.images
+    count = len(pixels)
+    private = ImageSet(
+        pixels,
+        torch.zeros(count).long() if labels is None else _classes(labels, count, "labels"),
+        tuple(str(place) for place in range(count)),
+        None if groups is None else tuple(str(each) for each in groups),
+    )
+    known = _public(public, public_labels, private, chosen.seed)
+    material = checked(Material(private, known, 0))
+    constants = site_constants(chosen, wanted, known, quiet)
+    chosen, frozen = frozen_protection(chosen, constants, known, site_secret())
+    audited = audit_protection(frozen, known.knowledge(), private, chosen, quiet)
+    origin = Origin(f"{count} images", "shadow_defense.protect", wanted, 0, frozen.fingerprint)
+    record = certificate_of(material, chosen, audited, origin, mapped=frozen.texture.maps)
+    example = example_of(frozen.texture, known.knowledge(), chosen.seed)
+    certificate = Certificate(record, module_of(frozen.texture), example)
+    return (ProtectedDataset(images, frozen) if dataset else given.like(frozen.trained_on(pixels))), certificate
+
+
+def _public(public: Any, labels: Any, like: ImageSet, seed: int) -> PublicImages:
+    if isinstance(public, str | Path):
+        if labels is not None:
+            raise DataError("public_labels go with an array: a path brings its own; leave them out")
+        return read_public(str(public), like, seed)
+    if isinstance(public, np.ndarray | Tensor):
+        images = read_given(public, "public images").images
+    else:
+        images, behind = read_items(public)
+        labels = behind if labels is None and any(each is not None for each in behind) else labels
+    if images.shape[1:] != like.images.shape[1:]:
+        raise DataError(
+            f"public images are {tuple(images.shape[1:])} (channels, height, width), the others "
+            f"{tuple(like.images.shape[1:])}: bring them to one size"
+        )
+    told = None if labels is None else _classes(labels, len(images), "public_labels")
+    return PublicImages(images, told, 1 if told is None else int(told.max()) + 1)
+
+
+def _classes(labels: Any, count: int, what: str) -> Int64[Tensor, "n"]:
+    values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if flat.dtype.kind not in "iub" or flat.shape != (count,) or (flat < 0).any():
+        raise DataError(
+            f"{what}: {flat.dtype} of shape {flat.shape}: expected {count} classes, whole numbers from 0, one an image"
+        )
+    return torch.from_numpy(flat.astype(np.int64))
