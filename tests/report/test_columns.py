@@ -144,7 +144,7 @@ def test_terminal_page_and_document_hold_the_same_values() -> None:
 
 def test_columns_in_which_nothing_stands_are_left_out(record: RunRecord) -> None:
     (table,) = (each for each in run_summary(record) if "gradinversion" not in each.title)
-    assert [column.title for column in table.columns] == ["Arm", "PSNR (dB)", "SSIM", "LPIPS", "F1, macro"]
+    assert [column.title for column in table.columns] == ["Arm", "PSNR (dB)", "SSIM", "LPIPS", "Macro F1"]
 
 
 def test_a_data_frame_has_the_columns_of_the_csv(record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.records.scores import Measurement, Row, ScoreTable, measurements
 
 UTILITY: dict[str, tuple[str, str]] = {
-    "f1_micro": ("F1, micro", "Over all test images together; equal to accuracy where each image has one label."),
+    "f1_micro": ("Micro F1", "Over all test images together; equal to accuracy where each image has one label."),
     "f1_macro": (
-        "F1, macro",
+        "Macro F1",
         "The mean over the classes: a rare diagnosis counts as much as a frequent one.",
     ),
     "auroc": (

@@ -90,7 +90,7 @@ def test_no_two_arms_look_alike() -> None:
 def test_curves_are_of_what_was_measured(record: RunRecord) -> None:
     arms = record.arms
     panels = curve_panels(arms, styles(arms))
-    assert [panel.title.split(",")[0] for panel in panels] == ["Training loss", "F1 macro on the test images", "Noise"]
+    assert [panel.title.split(",")[0] for panel in panels] == ["Training loss", "Macro F1 on the test images", "Noise"]
     final = arms["shadow"].history[-1]
     for panel, value in zip(panels, (final.loss, final.test["f1_macro"]), strict=False):
         assert re.search(rf"; shadow from \S+ at \d to {value:.3g} at 30;", panel.svg)

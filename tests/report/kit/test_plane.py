@@ -21,14 +21,16 @@ from shadow_defense.report.kit.plane import (
 )
 from shadow_defense.report.records.comparison import ComparisonRecord, DefenseEntry, Plane, PlanePoint
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 
 def _markers(svg: str) -> dict[str, tuple[float, float]]:
     """Where each marker is, by the name in its title."""
     places = {}
-    for group in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}g"):
-        title = group.find("{http://www.w3.org/2000/svg}title")
+    for group in ElementTree.fromstring(svg).iter(f"{SVG}g"):
+        title = group.find(f"{SVG}title")
         if title is not None and title.text is not None:
-            use = next(group.iter("{http://www.w3.org/2000/svg}use"))
+            use = next(group.iter(f"{SVG}use"))
             places[title.text.split(":")[0]] = (float(use.attrib["x"]), float(use.attrib["y"]))
     return places
 
@@ -75,7 +77,7 @@ def test_distances_are_in_proportion() -> None:
 def test_front_is_labelled_and_steps_through_its_corners(comparison: ComparisonRecord) -> None:
     plane = comparison.planes[0]
     svg = plane_svg("p", plane, comparison.defenses)
-    texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    texts = [element.text for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     for point in plane.points:
         if point.on_front:
             assert point.arm in texts
@@ -85,6 +87,18 @@ def test_front_is_labelled_and_steps_through_its_corners(comparison: ComparisonR
     corners = front_corners(plane_markers(plane, comparison.defenses))
     assert len(corners) == sum(point.on_front for point in plane.points)
     assert corners == sorted(corners)
+
+
+def test_a_baseline_beyond_all_points_and_their_intervals_is_in_the_picture() -> None:
+    plane, defenses = _small()
+    for value in (0.01, 0.99):
+        points = tuple(replace(point, privacy=estimate(0.5, 0.01)) for point in plane.points)
+        svg = plane_svg("p", replace(plane, points=points, baseline={"mean image": value}), defenses)
+        (name,) = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}text") if e.text == "mean image"]
+        (frame,) = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}clipPath")]
+        (box,) = frame.iter(f"{SVG}rect")
+        top, height = float(box.attrib["y"]), float(box.attrib["height"])
+        assert top < float(name.attrib["y"]) < top + height
 
 
 def test_every_point_has_a_title_with_its_numbers(comparison: ComparisonRecord) -> None:
@@ -114,7 +128,7 @@ def test_hostile_names_are_text() -> None:
     plane = renamed(plane, {"private": hostile})
     defenses = {(hostile if name == "private" else name): _entry(hostile) for name in defenses}
     root = ElementTree.fromstring(plane_svg("p", plane, defenses))
-    assert hostile in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert hostile in [element.text for element in root.iter(f"{SVG}text")]
     assert not [element for element in root.iter() if element.tag.endswith("script")]
 
 
@@ -135,7 +149,7 @@ def test_labels_of_front_points_do_not_cover_one_another() -> None:
     # Two front points almost on one spot: their labels must part.
     close = tuple(replace(plane.points[1], arm=name) for name in ("private", "useful"))
     svg = plane_svg("p", replace(plane, points=close, baseline={}), defenses)
-    texts = [e for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text") if e.text in defenses]
+    texts = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}text") if e.text in defenses]
     # The legend names every family too, further right than any point.
     private, useful = (
         min((float(e.attrib["x"]), float(e.attrib["y"])) for e in texts if e.text == name)

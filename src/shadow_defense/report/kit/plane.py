@@ -116,7 +116,7 @@ def _limits(means: Sequence[float], intervals: Sequence[Sequence[float] | None])
     low, high = min(means, default=0.0), max(means, default=1.0)
     span = (high - low) or 0.1
     ends = [end for interval in intervals if interval is not None for end in interval]
-    least, most = min(ends, default=low), max(ends, default=high)
+    least, most = min([low, *ends]), max([high, *ends])
     margin, beyond = 0.06 * span, _BEYOND_MEANS * span
     return max(least, low - beyond) - margin, min(most, high + beyond) + margin
 

@@ -45,7 +45,7 @@ def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPic
         metrics=FIDELITY.values(),
         sections=_sections(record),
         worth=[
-            score_table("worth", table.model, [row for row in table.rows if not row.baseline])
+            score_table("worth", f"{table.model}: utility and cost", [row for row in table.rows if not row.baseline])
             for table in pooled
             if table is not None
         ],

@@ -24,7 +24,7 @@ def mean_noise(entry: Round) -> float | None:
 
 CURVES: dict[str, Callable[[Round], float | None]] = {
     "Training loss": lambda entry: entry.loss,
-    "F1 macro on the test images": lambda entry: entry.test.get("f1_macro"),
+    "Macro F1 on the test images": lambda entry: entry.test.get("f1_macro"),
     "Noise, root mean square (1 = standard deviation of the images)": mean_noise,
 }
 

@@ -75,7 +75,7 @@ def _came_out(outcome: Outcome, facts: Facts) -> str:
     blank = (
         ""
         if outcome.template_ssim is None
-        else f"; the mean of public images has {outcome.template_ssim:.2f} without any update"
+        else f"; the mean of public images has SSIM {outcome.template_ssim:.2f} without any update"
     )
     numbers = f"SSIM {outcome.ssim:.2f}, PSNR {outcome.psnr:.1f} dB{blank}"
     if outcome.rebuilt:

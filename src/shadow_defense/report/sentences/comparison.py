@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadow_defense.report.kit.formatting import counted, listed
+from shadow_defense.report.kit.formatting import counted, listed, number, plain
 from shadow_defense.report.kit.metrics import metric_of
 from shadow_defense.report.records.comparison import ComparisonRecord, Plane
 from shadow_defense.report.records.scores import Row, ScoreTable
@@ -75,7 +75,7 @@ def _beats(first: Row, guess: Row, key: str) -> bool:
 
 def _against(first: Row, guesses: Sequence[Row]) -> str:
     def mean(row: Row, key: str, digits: int) -> str:
-        return f"{row.metrics[key].mean:.{digits}f}" if key in row.metrics else "unmeasured"
+        return plain(number(row.metrics[key].mean, digits)) if key in row.metrics else "unmeasured"
 
     return ", ".join(
         f"{label} {mean(first, key, digits)} against {listed([mean(guess, key, digits) for guess in guesses])}"
