@@ -95,7 +95,7 @@ def test_a_baseline_beyond_all_points_and_their_intervals_is_in_the_picture() ->
         points = tuple(replace(point, privacy=estimate(0.5, 0.01)) for point in plane.points)
         svg = plane_svg("p", replace(plane, points=points, baseline={"mean image": value}), defenses)
         (name,) = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}text") if e.text == "mean image"]
-        (frame,) = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}clipPath")]
+        (frame,) = ElementTree.fromstring(svg).iter(f"{SVG}clipPath")
         (box,) = frame.iter(f"{SVG}rect")
         top, height = float(box.attrib["y"]), float(box.attrib["height"])
         assert top < float(name.attrib["y"]) < top + height
