@@ -48,6 +48,7 @@ def test_plain_values_are_as_pyyaml_reads_them() -> None:
         ("a: \x1b[2J", "not allowed"),
         ("x" * 300_000, "300000 characters"),
         ("a: *b", "undefined alias"),
+        ('a: "\\uD800"', "half of a character"),
         ("a: 1\n---\nb: 2", "single document"),
     ],
 )

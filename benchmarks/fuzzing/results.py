@@ -42,7 +42,7 @@ def make(random: np.random.Generator, folder: Path) -> Input:
                     [1.0, 2.0],
                     np.array("x"),
                     np.array([{}], dtype=object),
-                    params[name] if not hasattr(params[name], "astype") else params[name].astype(complex),
+                    np.zeros(getattr(params[name], "shape", 3), complex),
                     np.full(3, np.nan),
                     b"x",
                     {"a": raw.get(name)},

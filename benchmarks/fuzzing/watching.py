@@ -62,7 +62,7 @@ class Watch:
         named = Path(os.fsdecode(path))
         # What a link points to is opened, and is not what is renamed or removed.
         place = os.path.realpath(named if event == "open" else named.parent)
-        if place == os.devnull or place == self._folder or place.startswith(self._folder + os.sep):
+        if os.devnull in (place, str(named)) or place == self._folder or place.startswith(self._folder + os.sep):
             return
         self._refuse(f"{event} {os.fsdecode(path)[:160]!a} outside the folder")
 

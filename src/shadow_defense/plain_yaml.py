@@ -122,6 +122,8 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
         return
     _check_tag(node)
     name = node.tag.rpartition(":")[2]
+    if any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise ValueError("it holds half of a character (\\ud800 to \\udfff)")
     if name in ("int", "float") and len(node.value) > LONGEST_NUMBER:
         raise ValueError(f"a number has {len(node.value)} characters: expected at most {LONGEST_NUMBER}")
     if name == "float" and not math.isfinite(yaml.SafeLoader("").construct_yaml_float(node)):

@@ -15,6 +15,8 @@ MOST_IMAGES = 10_000_000
 
 ClientImages = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Of pixels in [0, 1]; far beyond, sums of normalised pixels overflow.
+PixelStatistic = Annotated[float, Field(ge=-1000, le=1000)]
 
 
 def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
@@ -82,7 +84,9 @@ class DataSettings(BaseModel):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of all images for the test, where the source has no such part"
     )
-    mean: tuple[Finite, ...] | None = Field(
+    mean: tuple[PixelStatistic, ...] | None = Field(
         None, max_length=3, description="per-channel mean; null measures it on the public part"
     )
-    std: tuple[Finite, ...] | None = Field(None, max_length=3, description="per-channel deviation; null measures it")
+    std: tuple[PixelStatistic, ...] | None = Field(
+        None, max_length=3, description="per-channel deviation; null measures it"
+    )
