@@ -154,6 +154,7 @@ def test_every_preset_says_what_it_is_about() -> None:
         ("model.imprint=1000000000", "less than or equal to"),
         ("training.rounds=1000000000", "less than or equal to"),
         ("workers=1000000000", "less than or equal to"),
+        ("data.mean=[1e+308]", "less than or equal to"),
         ("threads=1000000000", "less than or equal to"),
         ("generator.image_size=1000000", "less than or equal to"),
         ("seed=" + "9" * 90, "seed"),
