@@ -178,6 +178,13 @@ def config_from(values: Mapping[str, Any]) -> RunConfig:
     return validated(RunConfig, values, ConfigError)
 
 
+def assignments(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of ``key=value`` entries; errors as in :func:`apply_overrides`."""
+    values: dict[str, Any] = {}
+    apply_overrides(values, overrides)
+    return values
+
+
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Change nested ``values`` by ``key.path=value`` entries, in order; the values are read as YAML.
 

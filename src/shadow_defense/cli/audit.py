@@ -61,6 +61,12 @@ def audit(
     generator: Annotated[Path | None, typer.Option(help="Generator of such images, as `pretrain` writes it.")] = None,
     truth: Annotated[str | None, typer.Option(help="The client's own images, for scoring alone.")] = None,
     gallery: Annotated[str | None, typer.Option(help="Images of others, among which to find the client's.")] = None,
+    protected: Annotated[
+        Path | None, typer.Option(help="A folder that was protected once, in place of an update; with --truth.")
+    ] = None,
+    texture: Annotated[
+        str | None, typer.Option(metavar="white|covariance|decoy", help="How --protected was, where it doesn't say.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations of attacks that iterate.")] = None,
     fail_above: Annotated[
         list[str] | None,
@@ -76,9 +82,10 @@ def audit(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and limits passed.")] = False,
 ) -> None:
-    """Attack one update: what can be rebuilt, how close it is, and in words why it works or fails.
+    """Attack one update, or a protected folder: what can be rebuilt, how close it is, and in words why.
 
-    Of a run directory (`audit RUN`), or any file (`audit --model M --update U --global G`). What is not given, the
+    Of a run directory (`audit RUN`), any file (`audit --model M --update U --global G`), or a data set that was
+    protected once (`audit --protected FOLDER --truth IMAGES --public PUBLIC`). What is not given, the
     attacker does not know; an attack that needs it says so before it starts. Exit code 1: a limit of --fail-above
     was passed, or is not known to be kept, since an attack was refused, or failed against a training (--optimiser,
     --loss) that was not told; 2: the input cannot be used.
@@ -116,6 +123,16 @@ def audit(
     of_file |= {f"--{name.replace('_', '-')}": value for name, value in training.items()}
     of_file |= {"--template": template, "--public": public, "--generator": generator, "--truth": truth}
     of_file |= {"--gallery": gallery, "--set": overrides}
+    of_run: dict[str, object] = {"--arm": arm, "--round": round, "--client": client}
+    if protected is not None:
+        beside = {"--truth", "--public", "--set"}
+        of_attacks: dict[str, object] = {"--attack": attack, "--threat-model": threat_model, "--iterations": iterations}
+        of_attacks |= {"--fail-above": fail_above, "RUN": run}
+        _refuse({name: value for name, value in of_file.items() if name not in beside}, "--protected holds images")
+        _refuse(of_run | of_attacks, "--protected holds images")
+        _audit_protected(protected, texture, truth, public, overrides or [], out, quiet)
+        return
+    _refuse({"--texture": texture}, "it is of --protected")
     case: Case
     if run is not None:
         _refuse(of_file, "a run directory has its own")
@@ -129,7 +146,7 @@ def audit(
             iterations=iterations,
         )
     else:
-        _refuse({"--arm": arm, "--round": round, "--client": client}, "only a run directory has one")
+        _refuse(of_run, "only a run directory has one")
         if model is None:
             raise ConfigError("audit needs a run directory, or --model, --update and --global: see audit --help")
         known = whole_numbers(labels, "--labels")
@@ -168,6 +185,33 @@ def audit(
         typer.echo(shown(f"not known: {sentence}", LINE_LIMIT), err=True)
     if record.exceeded or record.not_known:
         raise typer.Exit(1)
+
+
+def _audit_protected(
+    protected: Path,
+    texture: str | None,
+    truth: str | None,
+    public: str | None,
+    overrides: list[str],
+    out: Path,
+    quiet: bool,
+) -> None:
+    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.protect import told
+    from shadow_defense.config import assignments
+    from shadow_defense.errors import ConfigError
+    from shadow_defense.experiment.protecting.folder_audit import FolderRequest, audit_folder
+    from shadow_defense.experiment.protecting.settings import protect_preset
+    from shadow_defense.folder_lock import holding
+
+    if truth is None:
+        raise ConfigError("--protected needs the images that it was made of, for scoring alone: give --truth")
+    settings = protect_preset(texture or "recommended", **assignments(overrides))
+    request = FolderRequest(protected, truth, public, settings, told=texture is not None)
+    with holding(out), progress_unless(quiet) as progress:
+        command = shlex.join(["shadow-defense", *sys.argv[1:]])
+        certificate = audit_folder(request, out, command=command, progress=progress)
+    told(certificate, out, quiet)
 
 
 def _refuse(values: dict[str, object], reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shadow_defense.cli.options import Quiet
+from shadow_defense.cli.options import Overrides, Quiet
 
 
 def protect(
@@ -42,6 +42,7 @@ def protect(
         str | None,
         typer.Option(metavar="LOW,HIGH", help="Grey values of the files that are black and white, such as 0,4095."),
     ] = None,
+    overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
     """Protect a data set once: any framework trains on it, and a certificate says what is left in it.
@@ -49,6 +50,7 @@ def protect(
     Exit code 1: the certificate's verdict is withheld; 2: the input cannot be used.
     """
     from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.config import assignments
     from shadow_defense.experiment.protecting.material import Request
     from shadow_defense.experiment.protecting.protecting import protect_data
     from shadow_defense.experiment.protecting.settings import protect_preset
@@ -59,7 +61,7 @@ def protect(
         images=images,
         public=public,
         aside=aside,
-        settings=protect_preset(preset),
+        settings=protect_preset(preset, **assignments(overrides or ())),
         target=None if target is None else parse_target(target),
         limit=limit,
         image_size=image_size,
@@ -69,10 +71,7 @@ def protect(
         certificate = protect_data(
             request, out, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
         )
-    if not quiet:
-        _summary(certificate, out)
-    if not all(certificate["planted_breaks"].values()):
-        raise typer.Exit(1)
+    told(certificate, out, quiet)
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -87,6 +86,14 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def told(certificate: dict[str, Any], out: Path, quiet: bool) -> None:
+    """Print a certificate's verdict, unless quiet; the exit code is 1 where it is withheld."""
+    if not quiet:
+        _summary(certificate, out)
+    if not all(certificate["planted_breaks"].values()):
+        raise typer.Exit(1)
+
+
 def _summary(certificate: dict[str, Any], out: Path) -> None:
     from rich.console import Console
 
@@ -94,5 +101,5 @@ def _summary(certificate: dict[str, Any], out: Path) -> None:
     from shadow_defense.experiment.protecting.folder import PAGE
 
     console = Console()
-    print_sentences(console, certificate["verdict"])
+    print_sentences(console, [*certificate["verdict"], *certificate["notes"]])
     print_page(console, out / PAGE)

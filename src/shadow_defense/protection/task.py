@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.protection.linear_view import LinearView
+from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
 from shadow_defense.protection.texture import Texture, normal
 from shadow_defense.protection.whitening import Whitening
 
@@ -44,6 +44,12 @@ class Task(Texture):
         floor = self.whitening.noise_covariance(torch.full_like(self.whitening.mean, self.floor**2))
         noise = self.strength**2 * onto + torch.eye(count) - onto + floor
         return LinearView(onto, noise, torch.zeros(count), 0.0, 1.0)
+
+    def mapped_view(self) -> LinearView:
+        scale, view = 1 / (1 + self.strength**2), self.view()
+        onto = self.spared @ self.spared.T
+        nothing = LEAST_NOISE * torch.eye(len(onto))
+        return LinearView(scale * onto, scale**2 * onto @ view.noise @ onto + nothing, view.offset, 0.0, LEAST_NOISE)
 
     def mapped(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """``mean + B D V V^T w / (1 + t^2)``: of x' the LMMSE where there is no floor."""

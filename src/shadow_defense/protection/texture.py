@@ -42,6 +42,10 @@ class Texture(ABC):
     def view(self) -> LinearView:
         """What an attacker knows of x' who knows all but the draws."""
 
+    def mapped_view(self) -> LinearView:
+        """What the same attacker knows of mapped images."""
+        return self.view()
+
     def known_view(self) -> LinearView:
         """What the same attacker knows of the kept part alone."""
         return self.view().known()

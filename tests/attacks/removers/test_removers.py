@@ -9,7 +9,7 @@ from tests.protection.gaussian_images import draws, gaussian_images, root_of_cov
 from shadow_defense.attacks.removers.choosing import chosen_estimates, learn_rule, squared_errors
 from shadow_defense.attacks.removers.code_inversion import CodeInversion
 from shadow_defense.attacks.removers.decoy_known import DecoyTaken
-from shadow_defense.attacks.removers.learned import train_remover
+from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_remover
 from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.lmmse import LinearRemover, linear_removal
 from shadow_defense.attacks.removers.pool_lookup import PoolLookup
@@ -101,7 +101,9 @@ def test_the_learned_remover_beats_the_linear_one_where_noise_is_sparse() -> Non
         return images + 0.5 * marks
 
     linear = LinearRemover(WHITENING, White(WHITENING, 0.5 * 0.1**0.5).view())
-    remover = train_remover(linear, protect, PUBLIC[:500], torch.zeros(500).long(), 1, seed=0, steps=60)
+    remover = train_remover(
+        linear, pairs_of_own_making(protect, PUBLIC[:500], torch.zeros(500).long()), 1, seed=0, steps=60
+    )
     protected = protect(CLEAN, draws(5, 400))
     before = squared_errors(linear.remove(protected, NO_LABELS).estimates, CLEAN).mean()
     after = squared_errors(remover.remove(protected, NO_LABELS).estimates, CLEAN).mean()

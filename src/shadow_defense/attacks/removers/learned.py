@@ -49,39 +49,50 @@ class LearnedRemover(Remover):
         return torch.cat([(protected - 0.5) / self.scale, 4 * (linear - 0.5), known], dim=1)
 
 
-def train_remover(
-    linear: Remover,
-    protect: Protect,
-    public: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
-    classes: int,
-    *,
-    seed: int,
-    steps: int = STEPS,
-    progress: Progress | None = None,
-) -> LearnedRemover:
-    """Train a :class:`LearnedRemover` with Adam on the squared error, from scratch.
+Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor]]
+"""A batch of protected images, the clean ones and their labels, drawn from a generator."""
 
-    Args:
-        labels: 0 for all where the attacker knows none.
-    """
+
+def pairs_of_own_making(protect: Protect, public: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Pairs:
+    """Public images, protected anew each time by the attacker's copy of the defense."""
+
+    def drawn(draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = torch.randint(len(public), (BATCH_SIZE,), generator=draws)
+        # One stream for a batch: the draws need not be frozen here, only anew each time.
+        return protect(public[chosen], [draws] * BATCH_SIZE), public[chosen], labels[chosen]
+
+    return drawn
+
+
+def pairs_found(
+    protected: Float[Tensor, "n c h w"], clean: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
+) -> Pairs:
+    """Protected images whose clean ones the attacker came by."""
+
+    def drawn(draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = torch.randint(len(clean), (BATCH_SIZE,), generator=draws)
+        return protected[chosen], clean[chosen], labels[chosen]
+
+    return drawn
+
+
+def train_remover(
+    linear: Remover, pairs: Pairs, classes: int, *, seed: int, steps: int = STEPS, progress: Progress | None = None
+) -> LearnedRemover:
+    """Train a :class:`LearnedRemover` with Adam on the squared error, from scratch."""
+    first, clean, _ = pairs(named_generator(seed, "scale"))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "remover"))
-        network = UNet(2 * public.shape[1] + classes, public.shape[1], WIDTH)
-    first = protect(public[:BATCH_SIZE], [named_generator(seed, "scale", place) for place in range(BATCH_SIZE)])
+        network = UNet(2 * clean.shape[1] + classes, clean.shape[1], WIDTH)
     remover = LearnedRemover(linear, network, float(first.std()), classes)
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     task = (progress or Progress()).start("training a remover", steps)
     for step in range(steps):
-        draws = named_generator(seed, "remover", "batch", step)
-        chosen = torch.randint(len(public), (BATCH_SIZE,), generator=draws)
-        clean = public[chosen]
         with torch.no_grad():
-            # One stream for a batch: the draws need not be frozen here, only anew each time.
-            protected = protect(clean, [draws] * len(clean))
-            before = linear.remove(protected, labels[chosen]).estimates
-        loss = F.mse_loss(before + network(remover.planes(protected, before, labels[chosen])), clean)
+            protected, clean, known = pairs(named_generator(seed, "remover", "batch", step))
+            before = linear.remove(protected, known).estimates
+        loss = F.mse_loss(before + network(remover.planes(protected, before, known)), clean)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

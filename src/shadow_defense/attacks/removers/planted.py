@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.removers.choosing import squared_errors
 from shadow_defense.attacks.removers.code_inversion import CodeInversion
-from shadow_defense.attacks.removers.learned import train_remover
+from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_remover
 from shadow_defense.attacks.removers.lmmse import LinearRemover, linear_removal
 from shadow_defense.attacks.removers.pool_lookup import PoolLookup
 from shadow_defense.progress import Progress
@@ -80,7 +80,8 @@ def breaks_sparse_noise(
     deviation = SPARSE_STEP * (SPARSE_SHARE * (1 - SPARSE_SHARE)) ** 0.5
     linear = LinearRemover(whitening, White(whitening, deviation).view())
     nothing = torch.zeros(len(public)).long()
-    remover = train_remover(linear, protect, public, nothing, 1, seed=seed, steps=steps, progress=progress)
+    pairs = pairs_of_own_making(protect, public, nothing)
+    remover = train_remover(linear, pairs, 1, seed=seed, steps=steps, progress=progress)
     protected = protect(images, drawn(seed, "sparse", len(images)))
     before, after = (
         float(squared_errors(each.remove(protected, nothing[: len(images)]).estimates, images).mean())

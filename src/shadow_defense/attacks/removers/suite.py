@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from shadow_defense.attacks.removers.code_inversion import CodeInversion
-from shadow_defense.attacks.removers.learned import train_remover
+from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_remover
 from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.attacks.removers.planted import (
     breaks_known_code,
@@ -64,9 +64,7 @@ def removers_for(
         found.append(
             train_remover(
                 linear,
-                texture.protect,
-                training.images,
-                training.labels,
+                pairs_of_own_making(texture.protect, training.images, training.labels),
                 knowledge.classes,
                 seed=seed,
                 steps=steps,

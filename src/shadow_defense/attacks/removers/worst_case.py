@@ -101,6 +101,11 @@ def linkage(
         likelihoods(texture.whitening, texture.view(), protected, gallery),
         -torch.cdist(estimates.flatten(1), gallery.flatten(1)),
     )
+    return found_again(ways, own, groups)
+
+
+def found_again(ways: Sequence[Float[Tensor, "n m"]], own: Int64[Tensor, "n"], groups: Sequence[str] | None) -> Scores:
+    """As :func:`linkage`, from similarities of each image to each of the gallery."""
     similarity = max(ways, key=lambda each: float(hits(each, own).mean()))
     found = {"rank1": hits(similarity, own), "auc": ranks_above(similarity, own)}
     if groups is None:

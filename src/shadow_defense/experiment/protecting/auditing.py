@@ -46,45 +46,59 @@ class Audited:
 def audit_protection(
     frozen: FrozenProtection, knowledge: Knowledge, private: ImageSet, settings: ProtectSettings, progress: Progress
 ) -> Audited:
-    """Attack up to ``settings.audited`` of the protected images, and find them among all that were protected."""
-    texture, draws = frozen.texture, named_generator(settings.seed, "protect", "audited")
-    places = torch.randperm(len(private), generator=draws)[: settings.audited].sort().values
-    truths = private.images[places].float() / 255
+    """Attack up to ``settings.audited`` of the protected images as they were drawn, neither clipped nor rounded."""
+    places = audited_places(len(private), settings)
     protected = frozen.protected(private.images[places])
+    return audit_images(frozen.texture, frozen.texture, protected, places, knowledge, private, settings, progress)
+
+
+def audited_places(count: int, settings: ProtectSettings) -> Int64[Tensor, "n"]:
+    """Which images are attacked, in ascending order."""
+    draws = named_generator(settings.seed, "protect", "audited")
+    return torch.randperm(count, generator=draws)[: settings.audited].sort().values
+
+
+def audit_images(
+    drawn: Texture,
+    seen: Texture,
+    protected: Float[Tensor, "n c h w"],
+    places: Int64[Tensor, "n"],
+    knowledge: Knowledge,
+    private: ImageSet,
+    settings: ProtectSettings,
+    progress: Progress,
+) -> Audited:
+    """Attack protected images, and find them among all that were protected.
+
+    Args:
+        drawn: the texture, on which removers must break what they must break.
+        seen: the same as the attacker sees its images.
+        places: of the protected images' clean ones in ``private``.
+    """
+    truths = private.images[places].float() / 255
     # Classes that the attacker's images do not have are told it as the last of those.
     labels = private.labels[places].clamp_max(knowledge.classes - 1)
-
-    removers = removers_for(texture, knowledge, seed=settings.seed, steps=settings.remover_steps, progress=progress)
-    planted = planted_breaks(
-        texture, removers, knowledge, seed=settings.seed, steps=settings.remover_steps, progress=progress
-    )
-    found = attack(texture, removers, knowledge, protected, labels, seed=settings.seed)
-    mean = texture.whitening.mean.unflatten(0, texture.whitening.shape)
+    seed, steps = settings.seed, settings.remover_steps
+    removers = removers_for(seen, knowledge, seed=seed, steps=steps, progress=progress)
+    planted = planted_breaks(drawn, removers, knowledge, seed=seed, steps=steps, progress=progress)
+    found = attack(seen, removers, knowledge, protected, labels, seed=seed)
+    mean = drawn.whitening.mean.unflatten(0, drawn.whitening.shape)
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
-    linked = _linkage(texture, protected, found.estimates, private, places)
+    linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups)
     withheld = not all(planted.values())
     return Audited(
         planted_breaks=planted,
-        removers={name: _measures(each) for name, each in by_remover.items()},
-        worst={} if withheld else _measures(scores(found.estimates, truths, mean)),
-        hindsight={} if withheld else _measures(in_hindsight(list(by_remover.values()))),
-        mean_image=_measures(scores(mean.expand_as(truths), truths, mean)),
-        linkage={} if withheld else linked,
-        floor=_floor(texture),
+        removers={name: measured(each) for name, each in by_remover.items()},
+        worst={} if withheld else measured(scores(found.estimates, truths, mean)),
+        hindsight={} if withheld else measured(in_hindsight(list(by_remover.values()))),
+        mean_image=measured(scores(mean.expand_as(truths), truths, mean)),
+        linkage={} if withheld else measured(linked),
+        floor=_floor(seen),
     )
 
 
-def _linkage(
-    texture: Texture,
-    protected: Float[Tensor, "n c h w"],
-    estimates: Float[Tensor, "n c h w"],
-    private: ImageSet,
-    places: Int64[Tensor, "n"],
-) -> Measures:
-    return _measures(linkage(texture, protected, estimates, private.unit_images(), places, private.groups))
-
-
-def _measures(each: Mapping[str, Tensor]) -> Measures:
+def measured(each: Mapping[str, Tensor]) -> Measures:
+    """Means over images with their intervals, of what is finite."""
     finite = {name: [value for value in values.tolist() if math.isfinite(value)] for name, values in each.items()}
     return {name: mean_interval(values) for name, values in finite.items() if values}
 

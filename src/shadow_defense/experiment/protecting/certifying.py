@@ -29,14 +29,16 @@ class Origin:
         command: by which it was.
         target: of the strength; None where the settings give it.
         passed: images of other parts.
-        fingerprint: of the texture.
+        fingerprint: of the texture; None where nobody knows it.
+        notes: what else has to be known.
     """
 
     title: str
     command: str
     target: float | None
     passed: int
-    fingerprint: str
+    fingerprint: str | None
+    notes: tuple[str, ...] = ()
 
 
 def certificate_of(
@@ -44,7 +46,7 @@ def certificate_of(
 ) -> CertificateRecord:
     """The record; ``mapped``: the texture's map stands before the model."""
     return CertificateRecord(
-        title=f"Certificate of {origin.title}",
+        title=origin.title,
         created=datetime.date.today().isoformat(),
         command=origin.command,
         versions=versions(),
@@ -63,8 +65,8 @@ def certificate_of(
         hashes={
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(material.public.images, material.public.labels),
-            "texture": origin.fingerprint,
-        },
+        }
+        | ({} if origin.fingerprint is None else {"texture": origin.fingerprint}),
         planted_breaks=dict(audited.planted_breaks),
         removers=audited.removers,
         worst=audited.worst,
@@ -72,10 +74,11 @@ def certificate_of(
         mean_image=audited.mean_image,
         linkage=audited.linkage,
         floor=audited.floor,
+        notes=origin.notes,
     )
 
 
-def write_certificate(folder: Path, record: CertificateRecord, example: Example) -> dict[str, Any]:
+def write_certificate(folder: Path, record: CertificateRecord, example: Example | None) -> dict[str, Any]:
     """Write page and record into a folder; returns the record as it is written."""
     # The page first: where the record is, all of it is there.
     write_text(folder / PAGE, render_certificate(record, example))

@@ -83,7 +83,7 @@ def protect(
     constants = site_constants(chosen, wanted, known, quiet)
     chosen, frozen = frozen_protection(chosen, constants, known, site_secret())
     audited = audit_protection(frozen, known.knowledge(), private, chosen, quiet)
-    origin = Origin(f"{count} images", "shadow_defense.protect", wanted, 0, frozen.fingerprint)
+    origin = Origin(f"Certificate of {count} images", "shadow_defense.protect", wanted, 0, frozen.fingerprint)
     record = certificate_of(material, chosen, audited, origin, mapped=frozen.texture.maps)
     example = example_of(frozen.texture, known.knowledge(), chosen.seed)
     certificate = Certificate(record, module_of(frozen.texture), example)

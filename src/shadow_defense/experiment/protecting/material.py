@@ -41,6 +41,10 @@ class Request:
     grey_range: tuple[float, float] | None = None
 
 
+CHOOSING = ("aside", "limit", "image_size", "grey_range")
+"""What of a request decides which images are protected; it lies in the folder, for an audit to find them again."""
+
+
 @dataclass(frozen=True)
 class Material:
     """The training images to protect, and what the attacker may have.

@@ -23,7 +23,7 @@ from shadow_defense.experiment.protecting.folder import (
     write_constants,
 )
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
-from shadow_defense.experiment.protecting.material import Material, Request, read_material
+from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.site import site_secret
 from shadow_defense.experiment.protecting.transform import write_transform
 from shadow_defense.files import read_json
@@ -49,6 +49,7 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
         {
             "settings": settings.model_dump(mode="json"),
             "target": request.target,
+            **{name: getattr(request, name) for name in CHOOSING},
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(public.images, public.labels),
         },
@@ -63,7 +64,7 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     _write(out, layout, kept, material, frozen, progress)
     audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress)
     passed = sum(len(each) for name, each in layout.sets().items() if name not in ("train", "public"))
-    origin = Origin(layout.title, command, request.target, passed, frozen.fingerprint)
+    origin = Origin(f"Certificate of {layout.title}", command, request.target, passed, frozen.fingerprint)
     record = certificate_of(material, settings, audited, origin, mapped=frozen.texture.maps)
     return write_certificate(out, record, example_of(frozen.texture, public.knowledge(), settings.seed))
 

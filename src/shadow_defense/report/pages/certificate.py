@@ -16,8 +16,8 @@ Named = tuple[str, Numbers]
 """A remover, or what it is held against, with its numbers."""
 
 
-def render_certificate(record: CertificateRecord, example: Example) -> str:
-    """The whole page as one HTML document; the pictures are of a public image.
+def render_certificate(record: CertificateRecord, example: Example | None) -> str:
+    """The whole page as one HTML document; its pictures, where it has any, are of a public image.
 
     Raises:
         DataError: when images have neither one nor three channels.
@@ -27,7 +27,9 @@ def render_certificate(record: CertificateRecord, example: Example) -> str:
         "certificate",
         record,
         seeds=(record.seed,),
-        pictures=[
+        pictures=[]
+        if example is None
+        else [
             picture(example.clean, "Public image", "Public image", "not a patient of this set"),
             picture(example.protected, "Protected", "Protected", "with draws of nobody's"),
             picture(example.removed, "Linear removal", "Linear removal", "what an attacker makes of it"),

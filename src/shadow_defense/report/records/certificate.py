@@ -44,6 +44,7 @@ class CertificateRecord(Header):
         removal_written: whether the linear removal was written in place of x', and other parts went through its map.
         worst: of the remover that an attacker believes without seeing the truth.
         hindsight: of the closest remover of each image.
+        notes: what else has to be known to read it.
     """
 
     seed: int
@@ -60,3 +61,4 @@ class CertificateRecord(Header):
     mean_image: Numbers
     linkage: Numbers
     floor: Numbers
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,65 @@
+"""Which protected image is of which clean one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from shadow_defense.data.dataset import ImageSet
+from shadow_defense.errors import DataError, shown
+from shadow_defense.experiment.protecting.layouts.archive import ArchiveLayout
+from shadow_defense.experiment.protecting.layouts.layout import Layout
+from shadow_defense.experiment.protecting.layouts.pictures import target_of
+from shadow_defense.experiment.protecting.layouts.reading import read_layout
+
+
+def read_protected(path: Path, seed: int) -> Layout:
+    """The data set in a folder that was protected: its one .npz or CSV, else its pictures.
+
+    Raises:
+        DataError: where there is none, or more than one.
+    """
+    found = sorted([*path.glob("*.npz"), *path.glob("*.csv")]) if path.is_dir() else [path]
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found[:3])
+        raise DataError(f"{shown(path)} holds {shown(names)}: expected one data set; give the file that is meant")
+    return read_layout(str(found[0] if found else path), None, None, seed)
+
+
+def paired(protected: Layout, clean: ImageSet) -> UInt8[Tensor, "n c h w"]:
+    """The protected training images in the order of the clean ones: by name, in archives by place.
+
+    Raises:
+        DataError: where they cannot be those of the clean ones: another size, count, name or label.
+    """
+    train = protected.parts.train
+    if train.images.shape[1:] != clean.images.shape[1:]:
+        raise DataError(
+            f"protected images are {tuple(train.images.shape[1:])} (channels, height, width) and the clean ones "
+            f"{tuple(clean.images.shape[1:])}: give the --truth that they were made of"
+        )
+    if isinstance(protected, ArchiveLayout):
+        if len(train) != len(clean):
+            raise DataError(
+                f"{len(train)} protected images and {len(clean)} clean ones: give the --truth that they were made of"
+            )
+        found = train
+    else:
+        places = {target_of(name): place for place, name in enumerate(train.sample_ids)}
+        wanted = [target_of(name) for name in clean.sample_ids]
+        missing = next((name for name in wanted if name not in places), None)
+        if missing is not None or len(wanted) != len(places):
+            told = (
+                f"no protected image '{shown(missing)}'" if missing else f"{len(places)} protected, {len(wanted)} clean"
+            )
+            raise DataError(f"{told}: give the --truth that they were made of")
+        found = train.subset([places[name] for name in wanted])
+    other = (found.labels != clean.labels).nonzero()
+    if len(other):
+        raise DataError(
+            f"'{shown(clean.sample_ids[int(other[0])])}' has another label than its protected image: give the --truth "
+            "that they were made of"
+        )
+    return found.images
