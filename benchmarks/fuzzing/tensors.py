@@ -255,7 +255,7 @@ def make(random: np.random.Generator, folder: Path) -> Input:
     import torch
 
     from shadow_defense.attacks.observation import Reconstruction
-    from shadow_defense.experiment.audit.reading import read_global_state, read_update
+    from shadow_defense.experiment.audit.reading import UpdateFiles
     from shadow_defense.federated.update import ModelUpdate
     from shadow_defense.models.weights import read_state
 
@@ -283,11 +283,11 @@ def make(random: np.random.Generator, folder: Path) -> Input:
         elif reader == "weights":
             read_state(path)
         elif reader == "state":
-            model.load_state_dict(read_global_state(path, model, []))
+            model.load_state_dict(UpdateFiles(model).global_state(path))
         else:
             # Far from every state that is written, as a difference is.
             before = {name: torch.rand_like(each) for name, each in model.state_dict().items()}
-            read_update(path, model, before, [], samples=samples, steps=None)
+            UpdateFiles(model, samples).difference(path, before)
 
     return Input(f"{reader}{suffix}: {'; '.join((*changes, how))}", give)
 

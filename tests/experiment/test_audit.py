@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from shadow_defense.cli.app import app
 from shadow_defense.config import config_from
 from shadow_defense.errors import ThreatModelError, UpdateError
-from shadow_defense.experiment.audit.reading import read_update
+from shadow_defense.experiment.audit.reading import UpdateFiles
 from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
@@ -36,8 +36,8 @@ def test_an_undefended_image_is_rebuilt_scored_and_passes_the_limit(audit: Audit
     results = audit(*DIFFERENCE, *LOCAL, *known, *limits, "--attack", "r-gap", exit_code=1)
     (row,) = results["attacks"]["r-gap"]["rows"]
     assert (audit.images("r-gap") - private()).abs().max() < 1e-2
-    assert row["psnr"] > 40 and row["ssim"] > 0.99 > row["template_ssim"]
-    assert row["rdlv"] == pytest.approx(row["ssim"] / row["template_ssim"] - 1, rel=1e-4)
+    assert row["psnr"] > 40 and row["ssim"] > 0.99 > row["mean_image_ssim"]
+    assert row["rdlv"] == pytest.approx(row["ssim"] / row["mean_image_ssim"] - 1, rel=1e-4)
     assert row["hits"] == {"1": 1, "3": 1, "5": 1} and results["attacks"]["r-gap"]["k_iip"]["3"] == 1
     assert len(results["exceeded"]) == 2
     for metric in ("ssim", "iip"):
@@ -81,14 +81,14 @@ def test_one_step_of_adam_is_said_and_attacked_as_what_it_is(audit: Audit, tmp_p
     for told in ((), ("--optimiser", "adam", "--loss", "ce"), (*local, "--optimiser", "adam", "--loss", "ce"), local):
         results = audit(*given, *told)
         (row,) = results["attacks"]["inverting-gradients"]["rows"]
-        assert row["ssim"] > max(0.8, row["template_ssim"])
+        assert row["ssim"] > max(0.8, row["mean_image_ssim"])
         assert results["attacks"]["inverting-gradients"]["verdict"] == "rebuilt"
         said = [reason["sentence"] for reason in results["diagnosis"]]
         assert any("equally large: it looks like the first step of Adam" in sentence for sentence in said)
         assert not any("oise" in sentence for sentence in said)
-        assert any("Not told" in sentence for sentence in said) == ("adam" not in told)
+        assert any("Not given" in sentence for sentence in said) == ("adam" not in told)
         assert ("What is not known" in (audit.out / "audit.html").read_text()) == ("adam" not in told)
-    assert results["local_training"]["optimiser"] is None and results["told"] == {"optimiser": None, "loss": None}
+    assert results["local_training"]["optimiser"] is None and results["facts"]["loss"] is None
 
 
 def test_an_optimiser_is_attacked_with_where_the_rest_is_not_known(audit: Audit) -> None:
@@ -199,9 +199,9 @@ def test_an_update_under_torchvisions_names_is_read(tmp_path: Path) -> None:
         for name, tensor in state.items()
     }
     save_file(theirs, tmp_path / "update.safetensors")
-    notes = list[str]()
-    update = read_update(tmp_path / "update.safetensors", model, state, notes, samples=1, steps=None)
-    assert update.tensors.keys() == state.keys() and "torchvision's names" in notes[0]
+    files = UpdateFiles(model, samples=1)
+    update = files.difference(tmp_path / "update.safetensors", state)
+    assert update.tensors.keys() == state.keys() and "torchvision's names" in files.notes[0]
 
 
 class Touch:

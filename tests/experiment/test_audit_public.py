@@ -14,7 +14,7 @@ import yaml
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import DataError
-from shadow_defense.experiment.audit.public_images import read_labelled_images
+from shadow_defense.experiment.audit.images import ModelInput
 from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
@@ -47,10 +47,10 @@ def write_manifest(path: Path, images: Path) -> Path:
 
 
 def test_a_source_whose_classes_come_in_another_order_is_refused() -> None:
-    names = read_labelled_images("faces", image_size=16, channels=1, classes=2).labels.unique().tolist()
+    names = ModelInput(1, 16, 2).labelled_images("faces").labels.unique().tolist()
     assert names == [0, 1]
     with pytest.raises(DataError, match="in label order and the model's face, other"):
-        read_labelled_images("faces", image_size=16, channels=1, classes=2, class_names=("face", "other"))
+        ModelInput(1, 16, 2, ("face", "other")).labelled_images("faces")
 
 
 @pytest.mark.parametrize("form", ["folder", "npz", "manifest"])
@@ -90,6 +90,6 @@ def test_public_images_stand_in_for_the_template_and_are_kept_from_whom_they_are
     )
     assert any("measured on --public: mean 0." in note for note in by_public["notes"])
     by_template = audit(*arguments, "--template", "@labelled")
-    for key in ("template_ssim", "rdlv"):
+    for key in ("mean_image_ssim", "rdlv"):
         (first,), (second,) = (each["attacks"]["inverting-gradients"]["rows"] for each in (by_public, by_template))
         assert first[key] is not None and first[key] == second[key]

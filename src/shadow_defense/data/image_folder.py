@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shadow_defense.data.boundary import IMAGES, check_name, reading
@@ -45,44 +46,17 @@ def read_image_folder(
     grey_range: tuple[float, float] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
 ) -> Parts:
-    """Read ``path/[train|val|validation|test/]class/*.{png,jpg,jpeg,tif,tiff}``; the id is the path below ``path``.
+    """Read ``path/[train|val|validation|test/]class/*`` with one of ``suffixes``; the id is the path below ``path``.
 
     Labels follow the alphabetical order of the class folders, or ``classes``. Patients are not guessed from file
-    names, so groups are None: a manifest names patients.
+    names: groups are pseudonyms of PatientID in a DICOM header, else None; a manifest names patients.
 
     Raises:
         DataError: naming the folder or file that is missing, empty or unreadable.
     """
-    listing = list_class_folders(path, IMAGE_SUFFIXES, classes)
-    return read_image_files(
-        listing.files,
-        listing.class_names,
-        image_size=image_size,
-        channels=channels,
-        grey_range=grey_range,
-        limit=limit,
-        seed=seed,
-        notes=listing.notes,
-    )
-
-
-def read_dicom_folder(
-    *,
-    path: Path,
-    image_size: int | None,
-    channels: int | None,
-    classes: tuple[str, ...] | None = None,
-    grey_range: tuple[float, float] | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-) -> Parts:
-    """Read ``path/[train|val|validation|test/]class/*.dcm``; groups are pseudonyms of PatientID.
-
-    Raises:
-        DataError: naming the folder or file that is missing, empty or unreadable.
-    """
-    listing = list_class_folders(path, (DICOM_SUFFIX,), classes)
+    listing = list_class_folders(path, suffixes, classes)
     return read_image_files(
         listing.files,
         listing.class_names,
@@ -188,5 +162,5 @@ DICOM_FOLDER = Source(
     "dicom_folder",
     "a folder: [train|val|test/]class/*.dcm, patients from the headers",
     NoOptions,
-    read_dicom_folder,
+    partial(read_image_folder, suffixes=(DICOM_SUFFIX,)),
 )

@@ -156,7 +156,7 @@ class _Work:
 
 
 def _in_this_process(work: _Work) -> None:
-    with _threads(work.workers.threads):
+    with threads_of_torch(work.workers.threads):
         for task in list(work.unfinished.values()):
             if task.name in work.unfinished:
                 counting = _Counting(task, work.weights[task.name], work.bar.advance)
@@ -164,7 +164,8 @@ def _in_this_process(work: _Work) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of_torch(count: int) -> Iterator[None]:
+    """So many threads for torch, and as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -248,5 +248,5 @@ class SelfAudit:
         return (
             f"self-audit: {settings.attack.attack} rebuilt image '{self.client.train.sample_ids[row.image or 0]}' with "
             f"{settings.metric} {found:.3f}, above {settings.threshold:g} (the mean of public images has ssim "
-            f"{row.template_ssim:.3f}): use a stronger defense, or larger batches and more local steps"
+            f"{row.mean_image_ssim:.3f}): use a stronger defense, or larger batches and more local steps"
         )

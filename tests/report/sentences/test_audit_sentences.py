@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from shadow_defense.report.records.audit import Effect, Reason
-from shadow_defense.report.records.audit_facts import Facts
+from shadow_defense.report.records.audit import AttackEnd, Effect, Facts, Reason, RiskRow
 from shadow_defense.report.sentences.audit_diagnosis import diagnose
-from shadow_defense.report.sentences.audit_outcome import Outcome, judge
+from shadow_defense.report.sentences.audit_outcome import judged
 
 CLEAN = Facts(
     samples=1,
@@ -72,7 +71,7 @@ def test_nothing_hides_a_clean_update() -> None:
             "One local step of Adam: the update holds the gradient's signs",
         ),
         (replace(CLEAN, equal=0.9), "gives away", "90% of the update's values are equally large: it looks like"),
-        (replace(CLEAN, equal=0.9), "not known", "Not told: the client's optimiser. Attacks assume Adam; if"),
+        (replace(CLEAN, equal=0.9), "not known", "Not given: the client's optimiser. Attacks assume Adam; if"),
         (replace(CLEAN, optimiser=None), "not known", "the client's optimiser. Attacks assume SGD; if it was another"),
         (replace(CLEAN, loss=None), "not known", "the client's loss. Attacks assume cross entropy; if"),
         (replace(CLEAN, noise=0.9, loss=None), "not known", "Whether a defense disturbed the update is not known"),
@@ -102,15 +101,33 @@ def test_no_sentence_of_noise_rests_on_an_assumption(facts: Facts) -> None:
     assert not any("oise" in reason.sentence or reason.effect == "hides" for reason in reasons)
 
 
+def ended(
+    facts: Facts = CLEAN,
+    *,
+    ssim: float | None = 0.1,
+    mean_image: float | None = 0.3,
+    distance: float = 0.6,
+    sought: int = 1,
+    reads: bool = False,
+) -> AttackEnd:
+    """How an attack by dlg is judged, which failed if nothing else is said."""
+    rows = (
+        () if ssim is None else (RiskRow(reconstruction=0, image=0, ssim=ssim, psnr=9.0, mean_image_ssim=mean_image),)
+    )
+    end = AttackEnd(rows=rows, labels=(0,) * sought, distance=distance, mean_image_distance=0.8)
+    return judged("dlg", end, facts, reads_statistics=reads)
+
+
 def test_a_failure_against_an_assumed_training_is_no_verdict() -> None:
-    assert FAILED.verdict(CLEAN) == "not rebuilt"
-    assert FAILED.verdict(replace(CLEAN, optimiser="adam", loss="bce")) == "not rebuilt"
+    assert ended().verdict == "not rebuilt"
+    assert ended(replace(CLEAN, optimiser="adam", loss="bce")).verdict == "not rebuilt"
     for facts in (replace(CLEAN, optimiser=None), replace(CLEAN, loss=None), replace(CLEAN, equal=0.9)):
-        assert FAILED.verdict(facts) == "not known"
-        first, second, *_ = judge(FAILED, facts)
-        assert first.endswith("not being told, that says nothing of the update.")
+        failed = ended(facts)
+        assert failed.verdict == "not known"
+        first, second, *_ = failed.sentences
+        assert first.endswith("not being given, that says nothing of the update.")
         assert "trained otherwise" in second and "nothing in the update keeps it" not in second
-        assert replace(FAILED, ssim=0.9).verdict(facts) == "rebuilt"
+        assert ended(facts, ssim=0.9).verdict == "rebuilt"
 
 
 def test_rounding_and_thinning_are_not_called_noise() -> None:
@@ -118,35 +135,41 @@ def test_rounding_and_thinning_are_not_called_noise() -> None:
         assert not any("Noise" in reason.sentence for reason in diagnose(facts))
 
 
-FAILED = Outcome("dlg", distance=0.6, template_distance=0.8, sought=1, image=1, ssim=0.1, psnr=9.0, template_ssim=0.3)
-
-
 def test_failures_are_told_apart() -> None:
     """No image found, a wrong image found, and no truth to tell."""
-    assert "nothing in the update keeps it" in judge(FAILED, CLEAN)[1]
-    assert "what hides the images (below)" in judge(FAILED, replace(CLEAN, hard=True))[1]
-    assert "many images fit" in judge(replace(FAILED, distance=0.0009), CLEAN)[1]
-    assert "the search did not get there" in judge(replace(FAILED, distance=0.0011), CLEAN)[1]
-    assert "--attack r-gap" in judge(FAILED, replace(CLEAN, exact="chain"))[-1]
+    assert "nothing in the update keeps it" in ended().sentences[1]
+    assert "what hides the images (below)" in ended(replace(CLEAN, hard=True)).sentences[1]
+    assert "many images fit" in ended(distance=0.0009).sentences[1]
+    assert "the search did not get there" in ended(distance=0.0011).sentences[1]
+    assert "--attack r-gap" in ended(replace(CLEAN, exact="chain")).sentences[-1]
     buffers = replace(CLEAN, batch_norm="train", statistics_shared=True)
-    assert "--attack gradinversion" in judge(FAILED, buffers)[-1]
-    assert "--attack gradinversion" not in judge(replace(FAILED, reads_statistics=True), buffers)[-1]
-    unknown = judge(replace(FAILED, ssim=None), CLEAN)[0]
-    assert "cosine to the observed update 0.4000; of the mean image in every place 0.2000" in unknown
-    assert "sought 4 of 9 images" in judge(replace(FAILED, sought=4), replace(CLEAN, samples=9))[1]
+    assert "--attack gradinversion" in ended(buffers).sentences[-1]
+    assert "--attack gradinversion" not in ended(buffers, reads=True).sentences[-1]
+    unknown = ended(ssim=None)
+    assert (unknown.rebuilt, unknown.verdict) == (None, "not known")
+    assert "cosine to the observed update 0.4000; of the mean image in every place 0.2000" in unknown.sentences[0]
+    assert "sought 4 of 9 images" in ended(replace(CLEAN, samples=9), sought=4).sentences[1]
 
 
-def test_a_success_is_a_success_against_the_template_or_to_the_eye() -> None:
-    assert replace(FAILED, ssim=0.51).rebuilt is True
-    assert replace(FAILED, ssim=0.6, template_ssim=0.7).rebuilt is False
-    assert replace(FAILED, ssim=0.31).rebuilt is False
-    assert "came closer than the mean image" in judge(replace(FAILED, ssim=0.31), CLEAN)[0]
-    assert "nothing that it rebuilt comes closer" in judge(replace(FAILED, ssim=0.29), CLEAN)[0]
-    assert "nothing that it rebuilt is recognisable" in judge(replace(FAILED, template_ssim=None), CLEAN)[0]
-    assert replace(FAILED, ssim=0.4, template_ssim=None).rebuilt is False
-    assert replace(FAILED, ssim=0.6, template_ssim=None).rebuilt is True
-    assert replace(FAILED, ssim=None).rebuilt is None
-    (only,) = judge(replace(FAILED, ssim=0.9), CLEAN)
+def test_the_best_reconstruction_is_judged() -> None:
+    rows = tuple(
+        RiskRow(reconstruction=place, image=place, ssim=ssim, psnr=9.0) for place, ssim in enumerate((0.2, 0.7))
+    )
+    rows = (*rows, RiskRow(reconstruction=2, image=None))
+    end = judged("dlg", AttackEnd(rows=rows, labels=(0, 1, 1), distance=0.1), CLEAN, reads_statistics=False)
+    assert end.rebuilt and "rebuilt image 2 (SSIM 0.70" in end.sentences[0]
+
+
+def test_a_success_is_a_success_against_the_mean_image_or_to_the_eye() -> None:
+    assert ended(ssim=0.51).rebuilt is True
+    assert ended(ssim=0.6, mean_image=0.7).rebuilt is False
+    assert ended(ssim=0.31).rebuilt is False
+    assert "came closer than the mean image" in ended(ssim=0.31).sentences[0]
+    assert "nothing that it rebuilt comes closer" in ended(ssim=0.29).sentences[0]
+    assert "nothing that it rebuilt is recognisable" in ended(mean_image=None).sentences[0]
+    assert ended(ssim=0.4, mean_image=None).rebuilt is False
+    assert ended(ssim=0.6, mean_image=None).rebuilt is True
+    (only,) = ended(ssim=0.9).sentences
     for fact in ("dlg rebuilt image 1", "SSIM 0.90, PSNR 9.0 dB", "0.30 without any update", "gives it away"):
         assert fact in only
 

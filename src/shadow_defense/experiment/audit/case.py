@@ -14,7 +14,8 @@ from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ThreatModelError
-from shadow_defense.experiment.audit.told import Told
+from shadow_defense.federated.optimiser import OptimiserName
+from shadow_defense.models.losses import LossName
 
 FLAGS: dict[Knowledge, str] = {
     "labels": "--labels 0,1 (one for each image)",
@@ -45,9 +46,9 @@ class Case:
         observe: what each attack's threat model leaves of what is known.
         seed: of an attack by its name.
         local_training: the client's, where the auditor knows it, whether or not an attacker does.
-        told: the client's optimiser and loss, where the auditor knows them.
+        optimiser, loss: the client's; None: not known, so that nothing may rest on it.
         truths: the images the update comes from, in [0, 1], for scoring alone; no attack sees them.
-        template: the mean of public images, in [0, 1].
+        mean_image: of public images, in [0, 1].
         notes: what was assumed on the way here, in sentences.
     """
 
@@ -58,9 +59,10 @@ class Case:
     observe: Callable[[str], Observation]
     seed: Callable[[str], int]
     local_training: LocalTraining | None = None
-    told: Told = field(default_factory=Told)
+    optimiser: OptimiserName | None = None
+    loss: LossName | None = None
     truths: Float[Tensor, "n c h w"] | None = None
-    template: Float[Tensor, "c h w"] | None = None
+    mean_image: Float[Tensor, "c h w"] | None = None
     gallery: Gallery | None = None
     notes: tuple[str, ...] = field(default=())
 

@@ -17,9 +17,10 @@ from shadow_defense.attacks.label_recovery import last_linear_layer
 from shadow_defense.attacks.layer_chain import layer_chain
 from shadow_defense.attacks.observation import LocalTraining, Observation
 from shadow_defense.errors import ModelError
-from shadow_defense.experiment.audit.told import Told
+from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.batchnorm import batch_norm_layers
-from shadow_defense.report.records.audit_facts import Exact, Facts
+from shadow_defense.models.losses import LossName
+from shadow_defense.report.records.audit import Exact, Facts
 
 HARD = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Hardtanh)
 POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
@@ -47,10 +48,18 @@ def impossible_share(weight: Float[Tensor, "k d"]) -> float:
 
 
 def facts_of(
-    observation: Observation, local: LocalTraining | None, labels_known: bool, told: Told | None = None
+    observation: Observation,
+    local: LocalTraining | None,
+    *,
+    labels_known: bool,
+    optimiser: OptimiserName | None = None,
+    loss: LossName | None = None,
 ) -> Facts:
-    """Measure an observation; ``local`` is the local training where it is known, to whomever, and ``told`` the rest."""
-    told = told or Told(None if local is None else local.optimiser)
+    """Measure an observation.
+
+    Args:
+        local: the local training where it is known, to whomever; ``optimiser`` and ``loss`` likewise.
+    """
     model, update = observation.model, observation.update
     shared = [name for name, _ in model.named_parameters() if name in update.tensors]
     moved = {name: update.tensors[name].detach() for name in shared}
@@ -66,8 +75,8 @@ def facts_of(
         samples=update.samples,
         steps=None if local is None else local.steps,
         batch_size=None if local is None else min(local.batch_size, update.samples),
-        optimiser=told.optimiser,
-        loss=told.loss,
+        optimiser=optimiser,
+        loss=loss,
         image_values=torch.Size(observation.image_shape).numel(),
         update_values=values,
         tensors=len(moved),

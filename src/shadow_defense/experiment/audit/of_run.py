@@ -11,7 +11,6 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.errors import RunError, unknown_name
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
-from shadow_defense.experiment.audit.told import Told
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.attacking import attack_seed, build_observation, local_training
@@ -68,9 +67,10 @@ def case_of_run(
         observe=observe,
         seed=lambda attack: attack_seed(run, jobs[attack]),
         local_training=local_training(training, place, attacked.batch_size, first.update.steps or steps),
-        told=Told(training.optimiser, training.loss),
+        optimiser=training.optimiser,
+        loss=training.loss,
         truths=attacked.train.unit_images(),
-        template=run.mean_image,
+        mean_image=run.mean_image,
         gallery=_gallery(run, client),
         notes=(
             f"The update is kept from the run {folder}: client '{client}' of arm '{arm}' in round {place + 1}, "

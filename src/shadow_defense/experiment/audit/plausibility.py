@@ -11,7 +11,7 @@ from shadow_defense.attacks.label_recovery import last_linear_layer
 from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.errors import ModelError, UpdateError
 from shadow_defense.experiment.audit.facts import impossible_share
-from shadow_defense.report.records.audit_facts import TOO_LONG
+from shadow_defense.report.records.audit import TOO_LONG
 
 SAME_DIRECTION = 0.3
 """Cosine to the global parameters from which an update may be a state: a training's own lies below 0.1, for what it
@@ -40,7 +40,7 @@ def check_update(
     what: str,
     present: int,
 ) -> None:
-    """Raise :class:`UpdateError` for a state, for swapped files and for a gradient, each with its mend.
+    """Raise :class:`UpdateError` for a state, for swapped files and for a gradient, each with what to give instead.
 
     Noise makes updates of any length and sign: what is not undisturbed is not judged by these.
 

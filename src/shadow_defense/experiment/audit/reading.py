@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -63,63 +64,66 @@ def _read_arrays(path: Path, names: tuple[str, ...] | None) -> dict[str, Tensor]
     return dict(zip(names, ordered, strict=True))
 
 
-def _read_own(path: Path, model: nn.Module, notes: list[str]) -> dict[str, Tensor]:
-    """The tensors of a file under the model's own names; ``notes`` get what was renamed."""
-    own = tuple(model.state_dict())
-    tensors, renamed = under_own_names(read_named_tensors(path, own), own, conventions())
-    notes.extend(f"{path}: {said}." for said in renamed)
-    return tensors
+@dataclass(frozen=True)
+class UpdateFiles:
+    """Reads the files of one round of ``model``, whatever wrote them.
 
-
-def read_global_state(path: Path, model: nn.Module, notes: list[str]) -> dict[str, Tensor]:
-    """The global model before the round, complete, in the model's own types; ``notes`` get what was renamed.
-
-    Raises:
-        UpdateError: naming the tensor that is missing, unexpected, of another shape, or not finite.
+    Attributes:
+        samples, steps: of the local training; None: as an update's own file says.
+        notes: get what was renamed, in sentences.
     """
-    own = model.state_dict()
-    given = _read_own(path, model, notes)
-    _check(given, own, f"the state {path}", absent=frozenset(name for name in own if name.endswith(COUNTER)))
-    return {name: given.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}
 
+    model: nn.Module
+    samples: int | None = None
+    steps: int | None = None
+    notes: list[str] = field(default_factory=list)
 
-def read_update(
-    path: Path,
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    notes: list[str],
-    *,
-    samples: int | None,
-    steps: int | None,
-) -> ModelUpdate:
-    """The update in ``path``, a difference to ``state``; numbers of samples and steps from its metadata if not given.
+    def global_state(self, path: Path) -> dict[str, Tensor]:
+        """The global model before the round, complete, in the model's own types.
 
-    ``notes`` get what was renamed.
+        Raises:
+            UpdateError: naming the tensor that is missing, unexpected, of another shape, or not finite.
+        """
+        own, given = self.model.state_dict(), self._under_own_names(path)
+        _check(given, own, f"the state {path}", absent=frozenset(name for name in own if name.endswith(COUNTER)))
+        return {name: given.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}
 
-    Raises:
-        UpdateError: for a file that holds no update of this model.
-    """
-    tensors, metadata = _read_own(path, model, notes), _metadata(path)
-    return _update(tensors, metadata, path, model, state, samples, steps)
+    def difference(self, path: Path, state: Mapping[str, Tensor]) -> ModelUpdate:
+        """The update in ``path``, a difference to ``state``. Raises :class:`UpdateError` where it is none."""
+        return self._update(self._under_own_names(path), _metadata(path), path, state)
 
+    def after(self, path: Path, state: Mapping[str, Tensor]) -> ModelUpdate:
+        """The update from ``state`` to the client's state in ``path``. Raises :class:`UpdateError` where it is none."""
+        given = self._under_own_names(path)
+        _check(given, self.model.state_dict(), f"the state {path}", absent=_absent(given, self.model))
+        shared = {name: tensor for name, tensor in state.items() if name in given}
+        given = {name: given[name].to(tensor.dtype) for name, tensor in shared.items()}
+        check_state(given, state, self.model, str(path))
+        return self._update(state_difference(shared, given), {}, path, state)
 
-def update_between(
-    after: Path,
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    notes: list[str],
-    *,
-    samples: int | None,
-    steps: int | None,
-) -> ModelUpdate:
-    """The update from ``state`` to the client's state in ``after``; errors as in :func:`read_update`."""
-    own = model.state_dict()
-    given = _read_own(after, model, notes)
-    _check(given, own, f"the state {after}", absent=_absent(given, model))
-    shared = {name: tensor for name, tensor in state.items() if name in given}
-    given = {name: given[name].to(tensor.dtype) for name, tensor in shared.items()}
-    check_state(given, state, model, str(after))
-    return _update(state_difference(shared, given), {}, after, model, state, samples, steps)
+    def _under_own_names(self, path: Path) -> dict[str, Tensor]:
+        own = tuple(self.model.state_dict())
+        tensors, renamed = under_own_names(read_named_tensors(path, own), own, conventions())
+        self.notes.extend(f"{path}: {said}." for said in renamed)
+        return tensors
+
+    def _update(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, object], path: Path, state: Mapping[str, Tensor]
+    ) -> ModelUpdate:
+        absent = _absent(tensors, self.model)
+        _check(tensors, state, f"the update {path}", absent)
+        samples = metadata.get("samples") if self.samples is None else self.samples
+        if not isinstance(samples, int):
+            raise UpdateError(f"{path} does not say how many images it comes from: give --samples")
+        steps = metadata.get("steps", 0) if self.steps is None else self.steps
+        return ModelUpdate(
+            {name: tensor.detach().to(state[name].dtype) for name, tensor in tensors.items()},
+            samples,
+            steps if isinstance(steps, int) else 0,
+            0,
+            str(metadata.get("client", path.stem)),
+            tuple(sorted(absent)),
+        )
 
 
 def _metadata(path: Path) -> dict[str, object]:
@@ -132,31 +136,6 @@ def _metadata(path: Path) -> dict[str, object]:
         # Another project's own entry under the same key: its tensors have been read already.
         return {}
     return metadata if metadata.get("kind") == "update" else {}
-
-
-def _update(
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, object],
-    path: Path,
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    samples: int | None,
-    steps: int | None,
-) -> ModelUpdate:
-    absent = _absent(tensors, model)
-    _check(tensors, state, f"the update {path}", absent)
-    known = metadata.get("samples") if samples is None else samples
-    if not isinstance(known, int):
-        raise UpdateError(f"{path} does not say how many images it comes from: give --samples")
-    taken = metadata.get("steps", 0) if steps is None else steps
-    return ModelUpdate(
-        {name: tensor.detach().to(state[name].dtype) for name, tensor in tensors.items()},
-        known,
-        taken if isinstance(taken, int) else 0,
-        0,
-        str(metadata.get("client", path.stem)),
-        tuple(sorted(absent)),
-    )
 
 
 def _absent(given: Mapping[str, Tensor], model: nn.Module) -> frozenset[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from shadow_defense.attacks.analytic import explained
@@ -20,16 +18,16 @@ from shadow_defense.experiment.audit.case import Case
 from shadow_defense.experiment.audit.facts import facts_of
 from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, not_known, risk_rows
 from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.scheduler import threads_of_torch
 from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.files import write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
-from shadow_defense.progress import Progress, Task
+from shadow_defense.progress import Progress
 from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, Limit, RiskRow
-from shadow_defense.report.records.audit_facts import Facts
+from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, Facts, Limit
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.audit_diagnosis import diagnose
-from shadow_defense.report.sentences.audit_outcome import Outcome, judge
+from shadow_defense.report.sentences.audit_outcome import judged
 
 JSON, PAGE = "audit.json", "audit.html"
 
@@ -60,17 +58,21 @@ def run_audit(
     first = next(iter(observations.values()))
     local = case.local_training
     known = all(seen.grants("labels") for seen in observations.values())
-    facts = facts_of(first, local, labels_known=known, told=case.told)
+    facts = facts_of(first, local, labels_known=known, optimiser=case.optimiser, loss=case.loss)
     attacks: dict[str, AttackEnd] = {}
     pictures: dict[str, Tensor] = {}
     errors: list[ShadowDefenseError] = []
-    with _threads(case.config.threads):
+    # As many as a run's own attacks have, so that an audit of a run's update ends with the same numbers.
+    with threads_of_torch(case.config.threads):
         for name, observation in observations.items():
             task = (progress or Progress()).start(name, case.attacks[name].build().steps())
             try:
-                found = _reconstruction(case, name, observation, task)
+                found = reconstruct(case.attacks[name], observation, case.seed(name), task)
                 found.save(folder / f"reconstructions-{name}.safetensors")
-                attacks[name] = _entry(case, name, observation, found, facts, lpips)
+                end = _end(case, name, observation, found, lpips)
+                # An attack that needs the buffers needs them for their statistics.
+                reads = "buffers" in case.attacks[name].build().needs
+                attacks[name] = judged(name, end, facts, reads_statistics=reads)
                 pictures[name] = found.images
             except ShadowDefenseError as error:
                 errors.append(error)
@@ -80,7 +82,7 @@ def run_audit(
         raise errors[0]
     record = _record(case, observations, facts, attacks, limits, command)
     write_record(folder / JSON, record)
-    write_text(folder / PAGE, render_audit(record, AuditPictures(pictures, case.truths, case.template)))
+    write_text(folder / PAGE, render_audit(record, AuditPictures(pictures, case.truths, case.mean_image)))
     return record
 
 
@@ -91,57 +93,21 @@ def _check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is a run directory: choose another folder with --out")
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """As many threads as a run's own attacks have, so that an audit of a run's update ends with the same numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _reconstruction(case: Case, name: str, observation: Observation, task: Task) -> Reconstruction:
-    return reconstruct(case.attacks[name], observation, case.seed(name), task)
-
-
-def _entry(
-    case: Case, name: str, observation: Observation, found: Reconstruction, facts: Facts, lpips: Lpips | None
-) -> AttackEnd:
-    rows: list[RiskRow] = []
-    precision: dict[str, float] = {}
+def _end(case: Case, name: str, observation: Observation, found: Reconstruction, lpips: Lpips | None) -> AttackEnd:
+    rows, precision = [], dict[str, float]()
     if case.truths is not None:
-        rows = risk_rows(found.images, case.truths, case.template, lpips)
+        rows = risk_rows(found.images, case.truths, case.mean_image, lpips)
         if case.gallery is not None:
             observation.model.load_state_dict(dict(observation.global_state))
             rows, precision = identify(rows, found.images, case.gallery, observation.model, observation.normalisation)
-    settings = case.attacks[name].build()
-    unroll = getattr(settings, "longest_unroll", LONGEST_UNROLL)
-    blank = None if case.template is None else case.template.expand_as(found.images)
-    scored = [row for row in rows if row.ssim is not None]
-    best = max(scored, key=lambda row: row.ssim or 0.0, default=None)
-    outcome = Outcome(
-        attack=name,
-        distance=_distance(observation, unroll, found.images, found.labels),
-        template_distance=None if blank is None else _distance(observation, unroll, blank, found.labels),
-        sought=len(found.images),
-        image=None if best is None else (best.image or 0) + 1,
-        ssim=None if best is None else best.ssim,
-        psnr=None if best is None else best.psnr,
-        template_ssim=None if best is None else best.template_ssim,
-        # An attack that needs the buffers needs them for their statistics.
-        reads_statistics="buffers" in settings.needs,
-    )
+    unroll = getattr(case.attacks[name].build(), "longest_unroll", LONGEST_UNROLL)
+    mean_image = None if case.mean_image is None else case.mean_image.expand_as(found.images)
     return AttackEnd(
-        sentences=judge(outcome, facts),
-        verdict=outcome.verdict(facts),
-        rebuilt=outcome.rebuilt,
         rows=tuple(rows),
         k_iip=precision,
         labels=tuple(found.labels.tolist()),
-        distance=outcome.distance,
-        template_distance=outcome.template_distance,
+        distance=_distance(observation, unroll, found.images, found.labels),
+        mean_image_distance=None if mean_image is None else _distance(observation, unroll, mean_image, found.labels),
         iterations=found.iterations,
         seconds=found.seconds,
         notes=tuple(found.notes),
@@ -173,7 +139,6 @@ def _record(
         subject=case.subject,
         model=case.config.model.model_dump(mode="json"),
         image_shape=next(iter(observations.values())).image_shape,
-        told=asdict(case.told),
         local_training=None if case.local_training is None else asdict(case.local_training),
         threat_models={name: seen.threat_model.describe() for name, seen in observations.items()},
         attack_settings={name: {"attack": attack, **options} for name, (attack, options) in settings.items()},

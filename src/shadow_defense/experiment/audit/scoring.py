@@ -56,7 +56,7 @@ def check_limits(limits: Sequence[Limit], case: Case) -> None:
     for limit in limits:
         if case.truths is None:
             raise ConfigError(f"--fail-above {limit.metric} needs the client's images to measure it: give --truth")
-        if limit.metric == "rdlv" and case.template is None:
+        if limit.metric == "rdlv" and case.mean_image is None:
             raise ConfigError("--fail-above rdlv compares with the mean of public images: give --template")
         if limit.metric == "iip" and case.gallery is None:
             raise ConfigError("--fail-above iip looks the images up among others: give --gallery")
@@ -65,10 +65,10 @@ def check_limits(limits: Sequence[Limit], case: Case) -> None:
 def risk_rows(
     images: Float[Tensor, "n c h w"],
     truths: Float[Tensor, "m c h w"],
-    template: Float[Tensor, "c h w"] | None,
+    mean_image: Float[Tensor, "c h w"] | None,
     lpips: Lpips | None,
 ) -> list[RiskRow]:
-    """One row a reconstruction; ``rdlv`` and ``template_ssim`` where there is a template."""
+    """One row a reconstruction; ``rdlv`` and ``mean_image_ssim`` where there is a mean image."""
     rows: list[RiskRow] = []
     for scored in score_reconstructions(images, truths, None, lpips):
         image = None if scored["truth"] is None else int(scored["truth"])
@@ -79,10 +79,10 @@ def risk_rows(
             ssim=scored["ssim_whole"],
             lpips=scored["lpips_whole"],
         )
-        if template is not None and image is not None:
-            blank = ssim(template.unsqueeze(0), truths[image].unsqueeze(0))
-            relative = relative_data_leakage(torch.tensor([row.ssim]), blank).item()
-            row = replace(row, template_ssim=blank.item(), rdlv=None if math.isnan(relative) else relative)
+        if mean_image is not None and image is not None:
+            before = ssim(mean_image.unsqueeze(0), truths[image].unsqueeze(0))
+            relative = relative_data_leakage(torch.tensor([row.ssim]), before).item()
+            row = replace(row, mean_image_ssim=before.item(), rdlv=None if math.isnan(relative) else relative)
         rows.append(row)
     return rows
 
@@ -112,8 +112,8 @@ def identify(
 def not_known(limits: Sequence[Limit], attacks: Mapping[str, AttackEnd]) -> list[str]:
     """A sentence for each attack whose end tells nothing of the update, so that no limit is known to be kept.
 
-    >>> told = AttackEnd(sentences=(), verdict="not rebuilt")
-    >>> not_known([Limit("ssim", 0.4)], {"dlg": AttackEnd(sentences=()), "r-gap": told})
+    >>> failed = AttackEnd(verdict="not rebuilt")
+    >>> not_known([Limit("ssim", 0.4)], {"dlg": AttackEnd(), "r-gap": failed})
     ['dlg tells nothing of the update, so that no limit is known to be kept']
     """
     return [
@@ -127,7 +127,7 @@ def exceeded(limits: Sequence[Limit], attacks: Mapping[str, AttackEnd]) -> list[
     """A sentence for each reconstruction that passes a limit.
 
     >>> rows = (RiskRow(reconstruction=0, image=0, ssim=0.5), RiskRow(reconstruction=1, image=None))
-    >>> exceeded([Limit("ssim", 0.4)], {"dlg": AttackEnd(sentences=(), rows=rows)})
+    >>> exceeded([Limit("ssim", 0.4)], {"dlg": AttackEnd(rows=rows)})
     ['image 1: ssim 0.500 by dlg is above 0.4']
     """
     return [

@@ -73,8 +73,8 @@ def _section(name: str, attack: AttackEnd, pictures: AuditPictures) -> Section:
         _card(name, index, image, row, measured, pictures.truths)
         for index, (image, row) in enumerate(zip(shown, rows, strict=False))
     ]
-    if cards and pictures.template is not None:
-        mean_image = picture(pictures.template, "Mean image", "Mean of public images", "known without any update")
+    if cards and pictures.mean_image is not None:
+        mean_image = picture(pictures.mean_image, "Mean image", "Mean of public images", "known without any update")
         cards.insert(0, (mean_image,))
     columns: tuple[Column[RiskRow], ...] = (
         Column("Reconstruction", lambda row: f"Rebuilt {row.reconstruction + 1}"),

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.losses import LossName
-from shadow_defense.report.records.audit import Reason
-from shadow_defense.report.records.audit_facts import TOO_LONG, Facts
+from shadow_defense.report.records.audit import TOO_LONG, Facts, Reason
 
 DROWNED = 0.5
 """Share of the last layer's update from which on noise is said to drown it: a quarter of its energy."""
@@ -22,8 +21,8 @@ LARGE_BATCH = 8
 """Images in one gradient from which on published attacks on a smooth network without priors mix them up."""
 
 
-def untold(facts: Facts) -> tuple[str, ...]:
-    """What of the client's training was not told, or is belied by the update: of ``optimiser``, ``loss``."""
+def not_given(facts: Facts) -> tuple[str, ...]:
+    """What of the client's training was not given, or is belied by the update: of ``optimiser``, ``loss``."""
     optimiser = facts.optimiser is None or (facts.optimiser == "sgd" and facts.like_signs)
     return tuple(name for name, unknown in (("optimiser", optimiser), ("loss", facts.loss is None)) if unknown)
 
@@ -74,7 +73,7 @@ def _of_the_sums(facts: Facts, noise: float) -> Reason:
     """What the sums of the last layer's rows tell, each class a row: of SGD on cross entropy alone they are zero."""
     if noise <= max(AUDIBLE, 4 * facts.rounding):
         belied = facts.loss not in (None, "ce")
-        other = f" {_training(facts)} leaves no such sums: check what was told." if belied else ""
+        other = f" {_training(facts)} leaves no such sums: check what was given." if belied else ""
         return Reason(
             "gives away",
             "There is no noise on the update: the rows of the last layer's add up to zero, as SGD on cross entropy "
@@ -85,7 +84,7 @@ def _of_the_sums(facts: Facts, noise: float) -> Reason:
             "not known",
             "Whether a defense disturbed the update is not known: the rows of the last layer's do not add up to zero, "
             "as those of SGD on cross entropy would undisturbed, and those of other optimisers and losses would not. "
-            "--optimiser and --loss tell which it was.",
+            "Give --optimiser and --loss.",
         )
     if not facts.plain:
         return Reason(
@@ -107,8 +106,8 @@ LOSSES: dict[LossName, str] = {"ce": "cross entropy", "bce": "sigmoid cross entr
 
 
 def _training(facts: Facts) -> str:
-    optimiser = "an optimiser that was not told" if facts.optimiser is None else OPTIMISERS[facts.optimiser]
-    return f"{optimiser} on {'a loss that was not told' if facts.loss is None else LOSSES[facts.loss]}"
+    optimiser = "an optimiser that was not given" if facts.optimiser is None else OPTIMISERS[facts.optimiser]
+    return f"{optimiser} on {'a loss that was not given' if facts.loss is None else LOSSES[facts.loss]}"
 
 
 OPTIMISERS: dict[OptimiserName, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
@@ -116,20 +115,20 @@ OPTIMISERS: dict[OptimiserName, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "
 
 def _of_the_training(facts: Facts) -> Iterator[Reason]:
     if facts.like_signs:
-        told = ", and not like the SGD that was told" if facts.optimiser == "sgd" else ""
+        against = ", and not like the SGD that was given" if facts.optimiser == "sgd" else ""
         yield Reason(
             "gives away",
             f"{facts.equal:.0%} of the update's values are equally large: it looks like the first step of Adam or "
-            f"RMSprop (or a few on the same images), or like signs alone{told}.",
+            f"RMSprop (or a few on the same images), or like signs alone{against}.",
         )
-    unknown = untold(facts)
+    unknown = not_given(facts)
     if unknown:
         assumed = {"optimiser": "Adam" if facts.like_signs else "SGD", "loss": "cross entropy"}
         yield Reason(
             "not known",
-            f"Not told: the client's {' and '.join(unknown)}. Attacks assume "
+            f"Not given: the client's {' and '.join(unknown)}. Attacks assume "
             f"{' on '.join(assumed[name] for name in unknown)}; if it was another, that they fail says nothing of the "
-            f"update. {' and '.join(f'--{name}' for name in unknown)} would tell.",
+            f"update. Give {' and '.join(f'--{name}' for name in unknown)}.",
         )
 
 
@@ -166,7 +165,7 @@ def _of_the_steps(facts: Facts) -> Iterator[Reason]:
         yield Reason(
             "limits the attack",
             "The local training is not known: the update is taken as one step on all images. If it was more, what is "
-            "matched is wrong. --learning-rate, --steps and --batch-size tell it.",
+            "matched is wrong. Give --learning-rate, --steps and --batch-size.",
         )
     elif facts.steps > 1:
         yield Reason(
@@ -238,5 +237,5 @@ def _of_the_labels(facts: Facts) -> Iterator[Reason]:
         yield Reason(
             "limits the attack",
             "Labels are not known: they are inferred from the last layer, which may be wrong for several images. "
-            "--labels tells them, to a threat model that grants them.",
+            "Give --labels, with a threat model that grants them.",
         )
