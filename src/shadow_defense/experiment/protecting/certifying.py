@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.experiment.protecting.auditing import Audited
-from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE, hash_of
+from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE
 from shadow_defense.experiment.protecting.material import Material
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_json, write_text
+from shadow_defense.protection.constants import hash_of
 from shadow_defense.report.pages.certificate import render_certificate
 from shadow_defense.report.records.certificate import CertificateRecord, Counts, Example
 from shadow_defense.report.sentences.certificate import certificate_verdict

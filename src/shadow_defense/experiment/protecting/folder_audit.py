@@ -15,16 +15,18 @@ from shadow_defense.attacks.removers.unknown import learned_from_halves
 from shadow_defense.attacks.removers.worst_case import found_again, in_hindsight, scores
 from shadow_defense.errors import DataError, RunError, shown
 from shadow_defense.experiment.protecting.auditing import Audited, audit_images, audited_places, measured
-from shadow_defense.experiment.protecting.building import build_texture, choose_constants, fingerprint
+from shadow_defense.experiment.protecting.building import choose_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, MEND, hash_of, read_constants
+from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, MEND
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.files import read_record
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
+from shadow_defense.protection.building import build_texture, fingerprint
+from shadow_defense.protection.constants import hash_of, read_constants
 from shadow_defense.protection.decoy import Decoy
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.whitening import measure_whitening
@@ -101,12 +103,12 @@ def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSe
         raise DataError(f"{shown(request.truth)} is not what {request.protected} was made of: give that as --truth")
     if settings.texture == "decoy" and hash_of(material.public.images, material.public.labels) != asked["public"]:
         raise DataError("the decoys were drawn from other public images: give those as --public")
-    constants = read_constants(request.protected / CONSTANTS)
+    constants = read_constants(request.protected / CONSTANTS, MEND)
     if constants is None:
         raise RunError(f"{request.protected} was not protected to the end: run the same protect again")
     settings = settings.model_copy(update={"strength": constants.strength})
-    texture = build_texture(settings, constants.whitening, material.public, constants.spared)
-    return material, texture, settings, fingerprint(settings, constants, material.public)
+    public = material.public.images
+    return material, build_texture(settings, constants, public), settings, fingerprint(settings, constants, public)
 
 
 def _of_others(request: FolderRequest) -> Material:
@@ -125,7 +127,7 @@ def _told(settings: ProtectSettings, material: Material, progress: Progress) -> 
             "--texture out"
         )
     constants = choose_constants(settings, None, material.public, progress)
-    return build_texture(settings, constants.whitening, material.public, constants.spared)
+    return build_texture(settings, constants, material.public.images)
 
 
 def _audit_unknown(

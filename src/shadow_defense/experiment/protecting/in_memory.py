@@ -13,7 +13,7 @@ from torch import Tensor
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.protecting.auditing import audit_protection
-from shadow_defense.experiment.protecting.building import frozen_protection, site_constants
+from shadow_defense.experiment.protecting.building import site_constants
 from shadow_defense.experiment.protecting.certificate import Certificate
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of
 from shadow_defense.experiment.protecting.example import example_of
@@ -26,6 +26,7 @@ from shadow_defense.experiment.protecting.site import site_secret
 from shadow_defense.experiment.protecting.transform import module_of
 from shadow_defense.experiment.protecting.weakest import parse_target
 from shadow_defense.progress import Progress
+from shadow_defense.protection.building import freeze
 
 
 def protect(
@@ -81,7 +82,8 @@ def protect(
     known = _public(public, public_labels, private, chosen.seed)
     material = checked(Material(private, known, 0))
     constants = site_constants(chosen, wanted, known, quiet)
-    chosen, frozen = frozen_protection(chosen, constants, known, site_secret())
+    chosen = chosen.model_copy(update={"strength": constants.strength})
+    frozen = freeze(chosen, constants, known.images, site_secret())
     audited = audit_protection(frozen, known.knowledge(), private, chosen, quiet)
     origin = Origin(f"Certificate of {count} images", "shadow_defense.protect", wanted, 0, frozen.fingerprint)
     record = certificate_of(material, chosen, audited, origin, mapped=frozen.texture.maps)

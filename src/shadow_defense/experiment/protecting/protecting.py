@@ -10,24 +10,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shadow_defense.experiment.protecting.auditing import audit_protection
-from shadow_defense.experiment.protecting.building import frozen_protection, site_constants
+from shadow_defense.experiment.protecting.building import site_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import (
-    CERTIFICATE,
-    CONSTANTS,
-    PAGE,
-    claim,
-    hash_of,
-    read_constants,
-    write_constants,
-)
+from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, MEND, PAGE, claim
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.site import site_secret
 from shadow_defense.experiment.protecting.transform import write_transform
 from shadow_defense.files import read_json
 from shadow_defense.progress import Progress
+from shadow_defense.protection.building import freeze
+from shadow_defense.protection.constants import hash_of, read_constants, write_constants
 from shadow_defense.protection.frozen import AT_ONCE, FrozenProtection
 from shadow_defense.protection.task import Task
 
@@ -58,9 +52,10 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
         done: dict[str, Any] = read_json(out / CERTIFICATE)
         return done
     secret = site_secret(out)
-    constants = read_constants(out / CONSTANTS) or site_constants(settings, request.target, public, progress)
+    constants = read_constants(out / CONSTANTS, MEND) or site_constants(settings, request.target, public, progress)
     write_constants(out / CONSTANTS, constants)
-    settings, frozen = frozen_protection(settings, constants, public, secret)
+    settings = settings.model_copy(update={"strength": constants.strength})
+    frozen = freeze(settings, constants, public.images, secret)
     _write(out, layout, kept, material, frozen, progress)
     audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress)
     passed = sum(len(each) for name, each in layout.sets().items() if name not in ("train", "public"))

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.validation import validated
 
-TextureName = Literal["white", "covariance", "task", "decoy"]
 
-
-class ProtectSettings(BaseModel):
+class ProtectSettings(TextureSettings):
     """Texture and strength of a protection, and how hard its audit tries."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    texture: TextureName = Field("task", description="what is drawn over the image, or in place of it")
-    strength: float = Field(
-        1.0, gt=0, le=100, description="of the noise: white on the scale of [0, 1], else in the images' own deviations"
-    )
-    floor: float = Field(0.0, ge=0, le=10, description="white noise on top, on the scale of [0, 1]; not of white")
-    directions: int = Field(8, ge=1, le=1024, description="task: how many directions are spared")
-    share: float = Field(0.7, gt=0, lt=1, description="decoy: share of the image that is replaced")
     audited: int = Field(300, ge=20, le=100_000, description="protected images that the audit attacks, at most")
     remover_steps: int = Field(700, ge=50, le=100_000, description="steps in which the learned remover is trained")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of what is public: classifier, removers; never of the noise")

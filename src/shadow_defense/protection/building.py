@@ -1,0 +1,50 @@
+"""From settings and constants to a texture, and to a site's protection."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from shadow_defense.protection.constants import Constants
+from shadow_defense.protection.covariance import Covariance
+from shadow_defense.protection.decoy import Decoy, PoolDecoys
+from shadow_defense.protection.frozen import FrozenProtection
+from shadow_defense.protection.settings import TextureSettings
+from shadow_defense.protection.task import Task
+from shadow_defense.protection.texture import Texture
+from shadow_defense.protection.white import White
+
+
+def build_texture(settings: TextureSettings, constants: Constants, public: UInt8[Tensor, "n c h w"]) -> Texture:
+    """The texture at the strength of the constants; ``public`` are the decoys."""
+    whitening, strength = constants.whitening, constants.strength
+    if settings.texture == "white":
+        return White(whitening, strength)
+    if settings.texture == "covariance":
+        return Covariance(whitening, strength, settings.floor)
+    if settings.texture == "decoy":
+        return Decoy(whitening, PoolDecoys(public.float() / 255), settings.share, settings.floor)
+    assert constants.spared is not None
+    return Task(whitening, constants.spared, strength, settings.floor)
+
+
+def freeze(
+    settings: TextureSettings, constants: Constants, public: UInt8[Tensor, "n c h w"], secret: int
+) -> FrozenProtection:
+    """The texture with the draws of a site."""
+    return FrozenProtection(
+        build_texture(settings, constants, public), secret, fingerprint(settings, constants, public)
+    )
+
+
+def fingerprint(settings: TextureSettings, constants: Constants, public: UInt8[Tensor, "n c h w"]) -> str:
+    """Of all that decides x' but for image and secret: another one, other draws (:mod:`~.protection.frozen`)."""
+    drawing = settings.drawing() | {"strength": constants.strength}
+    digest = hashlib.sha256(json.dumps(drawing, sort_keys=True).encode())
+    pool = {"pool": public} if settings.texture == "decoy" else {}
+    for name, tensor in sorted({**constants.tensors(), **pool}.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

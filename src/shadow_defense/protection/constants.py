@@ -1,0 +1,137 @@
+"""What a texture is made of: public images' statistics, directions, and the strength that was chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from shadow_defense.data.dataset import ImageSet, measure_normalisation
+from shadow_defense.data.duplicates import digests
+from shadow_defense.errors import DataError, RunError
+from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.progress import Progress
+from shadow_defense.protection.directions import task_directions, train_classifier
+from shadow_defense.protection.settings import TextureSettings
+from shadow_defense.protection.whitening import Whitening, measure_whitening
+
+KEPT_MEND = "restore it from a copy; if it is deleted, images that are protected anew differ"
+
+
+@dataclass(frozen=True)
+class Constants:
+    """All that everybody may know of a texture."""
+
+    whitening: Whitening
+    spared: Float[Tensor, "k j"] | None
+    strength: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name."""
+        found = {name: getattr(self.whitening, name) for name in ("mean", "directions", "deviations")}
+        return found if self.spared is None else {**found, "spared": self.spared}
+
+
+def measure_constants(
+    settings: TextureSettings,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"] | None,
+    *,
+    seed: int,
+    progress: Progress,
+) -> Constants:
+    """From public images alone, at the settings' strength.
+
+    Args:
+        seed: of the classifier that tells the directions; public too.
+
+    Raises:
+        DataError: for images that say too little, or that have no labels where the texture needs them.
+    """
+    whitening = measure_whitening(images.float() / 255)
+    spared = _spared(settings, whitening, images, labels, seed, progress) if settings.texture == "task" else None
+    return Constants(whitening, spared, settings.strength)
+
+
+def kept_constants(
+    root: Path,
+    settings: TextureSettings,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"] | None,
+    measure: Callable[[], Constants],
+    *asked: object,
+) -> Constants:
+    """Constants that are made once a site and kept below ``root``, beside its secret.
+
+    Whatever is protected with the same settings and public images is then drawn the same for ever: made anew, with
+    another version of a library, they could differ in a last digit, and the draws with them.
+
+    Args:
+        measure: makes them where there are none.
+        asked: what else they depend on, as JSON holds it.
+    """
+    named = hashlib.sha256(json.dumps([settings.drawing(), *asked], sort_keys=True).encode())
+    named.update(hash_of(images, labels).encode())
+    path = root / "protections" / f"{named.hexdigest()}.safetensors"
+    kept = read_constants(path, KEPT_MEND)
+    if kept is None:
+        kept = measure()
+        write_constants(path, kept)
+    return kept
+
+
+def write_constants(path: Path, constants: Constants) -> None:
+    """Keep them, unless they are there."""
+    if path.exists():
+        return
+    whitening = constants.whitening
+    metadata = {"rest": whitening.rest, "shape": list(whitening.shape), "strength": constants.strength}
+    write_tensors(path, constants.tensors(), metadata)
+
+
+def read_constants(path: Path, mend: str) -> Constants | None:
+    """Those that were kept; None where there are none. Raises :class:`RunError` where they are damaged."""
+    if not path.exists():
+        return None
+    tensors, metadata = read_tensors(path, mend)
+    try:
+        channels, height, width = metadata["shape"]
+        whitening = Whitening(
+            tensors["mean"], tensors["directions"], tensors["deviations"], metadata["rest"], (channels, height, width)
+        )
+        return Constants(whitening, tensors.get("spared"), metadata["strength"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged: {mend}") from error
+
+
+def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> str:
+    """SHA-256 of all images in their order, and of labels."""
+    digest = hashlib.sha256(b"".join(digests(images)))
+    digest.update((torch.zeros(0) if labels is None else labels).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _spared(
+    settings: TextureSettings,
+    whitening: Whitening,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"] | None,
+    seed: int,
+    progress: Progress,
+) -> Float[Tensor, "k j"]:
+    """The directions that a classifier of the public images needs."""
+    if labels is None:
+        raise DataError(
+            "the public images have no labels, which texture task needs: give a folder with a sub-folder a class or an "
+            ".npz, or --preset covariance"
+        )
+    normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
+    unit = images.float() / 255
+    model = train_classifier(unit, labels, normalisation, seed=seed, progress=progress)
+    return task_directions(model, unit, labels, normalisation, whitening, count=settings.directions, seed=seed)
