@@ -27,7 +27,9 @@ def _spoil(random: np.random.Generator, path: Path) -> str:
     how = pick(random, ("tree",) * 8 + ("bytes", "bytes", "empty", "gone", "folder", "pipe", "loop", "device", "text"))
     content = path.read_bytes()
     if how == "tree" and path.suffix in (".json", ".yaml"):
-        value, what = change_tree(random, json.loads(content) if path.suffix == ".json" else yaml.safe_load(content))
+        # It may have been spoilt before, with half a character.
+        text = content.decode("utf-8", "surrogatepass")
+        value, what = change_tree(random, json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
         if path.suffix == ".json":
             path.write_text(json.dumps(value, default=str), "utf-8", "surrogatepass")
         else:
