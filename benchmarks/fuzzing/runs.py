@@ -27,9 +27,7 @@ def _spoil(random: np.random.Generator, path: Path) -> str:
     how = pick(random, ("tree",) * 8 + ("bytes", "bytes", "empty", "gone", "folder", "pipe", "loop", "device", "text"))
     content = path.read_bytes()
     if how == "tree" and path.suffix in (".json", ".yaml"):
-        # It may have been spoilt before, with half a character.
-        text = content.decode("utf-8", "surrogatepass")
-        value, what = change_tree(random, json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
+        value, what = change_tree(random, json.loads(content) if path.suffix == ".json" else yaml.safe_load(content))
         if path.suffix == ".json":
             path.write_text(json.dumps(value, default=str), "utf-8", "surrogatepass")
         else:
@@ -82,6 +80,7 @@ def make_run(random: np.random.Generator, folder: Path) -> Input:
     done = []
     for _ in range(int(random.integers(1, 3))):
         path = pick(random, files)
+        files.remove(path)
         if path.is_file() and not path.is_symlink():
             done.append(f"{path.relative_to(run)}: {_spoil(random, path)}")
     arguments = pick(
