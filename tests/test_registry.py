@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from shadow_defense.attacks.build import ATTACKS, AttackSettings
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.data.dataset import Normalisation, no_images
+from shadow_defense.data.sources import SOURCES
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import DefenseKind, Resources
-from shadow_defense.defenses.registry import DEFENSES
+from shadow_defense.defenses.registry import DEFENSES, OWN
 from shadow_defense.errors import ConfigError, DefenseError
-from shadow_defense.registry import Registry
+from shadow_defense.generators.registry import GENERATORS
+from shadow_defense.models.registry import MODELS
+from shadow_defense.registry import Entry, Registry
 
 PLUGIN = """
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,9 +57,26 @@ def defenses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Defens
         "mine = a_stranger:Mine\nbroken = a_broken_stranger:Mine\nwrong = a_stranger:Other\nnoise = a_stranger:Mine\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield Registry("defense", DefenseKind, "shadow_defense.defenses", DefenseError)
+    yield Registry("defense", DefenseKind, OWN, DefenseError)
     for module in ("a_stranger", "a_broken_stranger"):
         sys.modules.pop(module, None)
+
+
+@pytest.mark.parametrize(
+    "registry", [DEFENSES, ATTACKS, MODELS, GENERATORS, SOURCES], ids=lambda registry: registry.what
+)
+def test_every_entry_of_the_package_is_in_its_registry(registry: Registry[Entry]) -> None:
+    """By the module in which it lies: an entry that is written and not listed cannot be chosen."""
+    room = importlib.import_module(registry.entry.__module__.rpartition(".")[0])
+    listed = {(name, kind.name) for name, kind in registry.own.items()}
+    found = {
+        (each.name, each.name)
+        for module in pkgutil.iter_modules(room.__path__)
+        for attribute, value in vars(importlib.import_module(f"{room.__name__}.{module.name}")).items()
+        for each in (value if isinstance(value, tuple) else (value,))
+        if isinstance(each, registry.entry) and not attribute.startswith("_")
+    }
+    assert listed == found, f"add it to OWN of the registry in {room.__name__}"
 
 
 def test_entry_points_are_entries_and_load_when_asked_for(defenses: Registry[DefenseKind]) -> None:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.settings import DataSettings
@@ -20,17 +20,19 @@ from shadow_defense.errors import (
     DataError,
     GeneratorError,
     ModelError,
+    ShadowDefenseError,
     shown,
     unknown_name,
 )
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.files import LONGEST_NAME, path_name
-from shadow_defense.generators.build import architecture
+from shadow_defense.generators.registry import GENERATORS
 from shadow_defense.generators.settings import GeneratorSettings
-from shadow_defense.models.build import MODELS
+from shadow_defense.models.registry import MODELS
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
-from shadow_defense.validation import one_by_one, validated
+from shadow_defense.registry import Registry
+from shadow_defense.validation import names_only, one_by_one, validated
 
 
 class MetricSettings(BaseModel):
@@ -62,12 +64,13 @@ class RunConfig(BaseModel):
     model: ModelSettings = ModelSettings()
     generator: GeneratorSettings = GeneratorSettings()
     training: TrainingSettings = TrainingSettings()
+    # Defaults as they are: to check them would import what they name.
     arms: dict[str, DefenseSettings] = Field(
-        {"fedavg": DefenseSettings(), "shadow": DefenseSettings(defense="shadow")},
+        {"fedavg": DefenseSettings.model_construct(), "shadow": DefenseSettings.model_construct(defense="shadow")},
         description="one federated training each; differences are taken to the first",
     )
     attacks: dict[str, AttackSettings] = Field(
-        {"inverting-gradients": AttackSettings()}, description="attacks tried on every arm's updates"
+        {"inverting-gradients": AttackSettings.model_construct()}, description="attacks tried on every arm's updates"
     )
     metrics: MetricSettings = MetricSettings()
     threads: int = Field(
@@ -91,10 +94,16 @@ class RunConfig(BaseModel):
     _located = field_validator("arms", "attacks", mode="wrap")(one_by_one)
 
     @model_validator(mode="after")
-    def _known(self) -> RunConfig:
-        SOURCES.find(self.data.source).options_of(self.data.options, DataError, "data.options")
-        MODELS.find(self.model.name).options_of(self.model.options, ModelError, "model.options")
-        architecture(self.generator.name).options_of(self.generator.options, GeneratorError, "generator.options")
+    def _known(self, info: ValidationInfo) -> RunConfig:
+        chosen: tuple[tuple[Registry[Any], str, dict[str, Any], type[ShadowDefenseError], str], ...] = (
+            (SOURCES, self.data.source, self.data.options, DataError, "data.options"),
+            (MODELS, self.model.name, self.model.options, ModelError, "model.options"),
+            (GENERATORS, self.generator.name, self.generator.options, GeneratorError, "generator.options"),
+        )
+        for registry, name, options, error, where in chosen:
+            registry.check(name)
+            if not names_only(info):
+                registry.find(name).options_of(options, error, where)
         return self
 
     @model_validator(mode="after")
@@ -164,7 +173,10 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     values = read_values(source)
     apply_overrides(values, overrides)
-    return config_from(values)
+    # First what can be seen without importing anything that is named, and so without torch. There is no more to be
+    # seen in a preset of the package as it is.
+    named = validated(RunConfig, values, ConfigError, names=True)
+    return named if source in preset_names() and not overrides else config_from(values)
 
 
 def read_values(source: str) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from torch import Tensor
-
 from shadow_defense.errors import RunError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 """Modes of everything written: updates, states and pages hold patients."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,9 +38,9 @@ Kind = TypeVar("Kind", bound=Entry)
 
 
 class Registry(Mapping[str, Kind], Generic[Kind]):
-    """Entries by name, found when one is first asked for.
+    """Entries by name, each imported when it is first asked for: names can be listed and checked without.
 
-    - ``package``: the public entries of its modules, or tuples of them; to add one, write it into such a module.
+    - The package's own: ``own`` says in which module each lies, as an attribute or in a tuple that is one.
     - The entry points of ``shadow_defense.<plural>`` in installed packages. A name of the package's own stays its own.
     - ``module:Name`` of any module that can be imported. It is in no list.
 
@@ -50,7 +49,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
     Args:
         what: an entry in words, such as ``defense``.
         entry: the class of the entries.
-        package: whose modules hold the own ones.
+        own: by name the entry, or the module that has it.
         error: raised for a plugin that cannot be loaded, and by :meth:`find` for a name that is not known.
 
     >>> from shadow_defense.defenses.registry import DEFENSES
@@ -58,48 +57,54 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
     True
     """
 
-    def __init__(self, what: str, entry: type[Kind], package: str, error: type[ShadowDefenseError]) -> None:
-        self.what, self.entry, self.package, self.error = what, entry, package, error
+    def __init__(
+        self, what: str, entry: type[Kind], own: Mapping[str, Kind | str], error: type[ShadowDefenseError]
+    ) -> None:
+        self.what, self.entry, self.error = what, entry, error
         self.group = f"shadow_defense.{what}s"
-        self._plugins: dict[str, Kind] = {}
+        self._own = dict(sorted(own.items()))
+        self._found: dict[str, Kind] = {}
 
-    @cached_property
+    @property
     def own(self) -> dict[str, Kind]:
         """The entries of this package, by name."""
-        found: dict[str, Kind] = {}
-        for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-            for attribute, value in vars(importlib.import_module(f"{self.package}.{module.name}")).items():
-                for each in value if isinstance(value, tuple) else (value,):
-                    if isinstance(each, self.entry) and not attribute.startswith("_"):
-                        found[each.name] = each
-        return dict(sorted(found.items()))
+        return {name: self.find(name) for name in self._own}
 
     @cached_property
     def points(self) -> dict[str, list[EntryPoint]]:
         """The entry points of other packages by name, not yet loaded."""
         found: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self.group):
-            if point.name not in self.own:
+            if point.name not in self._own:
                 found.setdefault(point.name, []).append(point)
         return found
 
+    def check(self, name: str, *others: str) -> None:
+        """Raise :attr:`error` for a name that is not known, with all that are, ``others`` among them.
+
+        Nothing is imported; whether ``module:Name`` is there is seen by :meth:`find`.
+        """
+        if ":" not in name and name not in (*self, *others):
+            raise self.error(f"{unknown_name(self.what, name, (*self, *others))}; or module:Name of another package")
+
     def find(self, name: str, *others: str) -> Kind:
-        """The entry of a name; one that is not known raises :attr:`error` with all that are, ``others`` among them."""
-        if name in self.own:
-            return self.own[name]
-        if name not in self._plugins:
-            if ":" in name:
-                module, _, attribute = name.partition(":")
-                self._plugins[name] = self._loaded(
-                    f"{self.what} '{name}'", lambda: _attribute(importlib.import_module(module), attribute)
-                )
+        """The entry of a name; raises as :meth:`check`, and where it cannot be imported."""
+        if name not in self._found:
+            self.check(name, *others)
+            if name in self._own:
+                self._found[name] = self._of_package(name, self._own[name])
             elif name in self.points:
-                self._plugins[name] = self._of_point(name)
+                self._found[name] = self._of_point(name)
             else:
-                raise self.error(
-                    f"{unknown_name(self.what, name, (*self, *others))}; or module:Name of another package"
-                )
-        return self._plugins[name]
+                self._found[name] = self._loaded(f"{self.what} '{name}'", lambda: imported(name))
+        return self._found[name]
+
+    def _of_package(self, name: str, place: Kind | str) -> Kind:
+        if not isinstance(place, str):
+            return place
+        values = vars(importlib.import_module(place)).values()
+        entries = (each for value in values for each in (value if isinstance(value, tuple) else (value,)))
+        return next(each for each in entries if isinstance(each, self.entry) and each.name == name)
 
     def _of_point(self, name: str) -> Kind:
         packages = [point.dist.name if point.dist else "a package" for point in self.points[name]]
@@ -134,17 +139,24 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         return self.find(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.own or name in self.points or name in self._plugins
+        return name in self._own or name in self.points or name in self._found
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.own
+        yield from self._own
         yield from sorted(self.points)
 
     def __len__(self) -> int:
-        return len(self.own) + len(self.points)
+        return len(self._own) + len(self.points)
 
 
-def _attribute(found: object, path: str) -> object:
+def imported(place: str) -> Any:
+    """What ``module:attribute`` stands for, the attribute's own attributes after dots.
+
+    >>> imported("math:pi")
+    3.141592653589793
+    """
+    module, _, path = place.partition(":")
+    found: Any = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part)
     return found

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeGuard, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from shadow_defense.attacks.build import ATTACKS
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.config import RunConfig
 from shadow_defense.data.sources import SOURCES
 from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ShadowDefenseError
-from shadow_defense.generators.build import GENERATORS
-from shadow_defense.models.build import MODELS
+from shadow_defense.generators.registry import GENERATORS
+from shadow_defense.models.registry import MODELS
 from shadow_defense.registry import Registry
 
 CHOSEN: tuple[tuple[Registry[Any], str], ...] = (

@@ -7,15 +7,27 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo
 
 from shadow_defense.errors import ShadowDefenseError, shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+NAMES_ONLY = "names only"
+
+
+def names_only(info: ValidationInfo) -> bool:
+    """Whether what a registry's entry is chosen with is left unchecked, so that none is imported (and no torch)."""
+    return bool(info.context and info.context.get(NAMES_ONLY))
+
 
 def validated(
-    model: type[Settings], values: Mapping[str, Any], error: type[ShadowDefenseError], where: str = ""
+    model: type[Settings],
+    values: Mapping[str, Any],
+    error: type[ShadowDefenseError],
+    where: str = "",
+    *,
+    names: bool = False,
 ) -> Settings:
     """Build ``model`` from ``values``; what does not fit raises ``error`` with one line.
 
@@ -23,9 +35,10 @@ def validated(
 
     Args:
         where: what the values are, put before the key's own path.
+        names: see :func:`names_only`.
     """
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(dict(values), context={NAMES_ONLY: names})
     except ValidationError as failure:
         raise error(_explain(failure, model, where)) from failure
 

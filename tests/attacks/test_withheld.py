@@ -32,8 +32,9 @@ from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, o
 from shadow_defense.attacks.target import PARAMETERS_WITHHELD, matching_target
 from shadow_defense.attacks.threat_model import ThreatModel, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet
-from shadow_defense.defenses.base import Defense, SharedBatchNorm
+from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings, cosine
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import ConfigError, ThreatModelError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally

@@ -45,6 +45,67 @@ def run(
     signal.signal(signal.SIGTERM, answer)
 
 
+AT_ONCE = (
+    (["run", "dmo"], "did you mean 'demo'"),
+    (["run", "demo", "--set", "training.round=3"], "did you mean 'rounds'"),
+    (["run", "demo", "--set", "training.rounds=0"], "training.rounds = 0"),
+    (["run", "demo", "--set", "data.source=facs"], "did you mean 'faces'"),
+    (["run", "demo", "--set", "arms.shadow-paper.defense=shadw"], "did you mean 'shadow'"),
+    (["run", "demo", "--set", "attacks.inverting-gradients.attack=invert"], "unknown attack 'invert'"),
+    (["config", "show", "demo", "--set", "model.name=resnet50"], "did you mean 'resnet18'"),
+    (["config", "show", "demo", "--set", "generator.name=dcgn"], "did you mean 'dcgan'"),
+    (["train", "no-such-run"], "is no run directory"),
+    (["report", "no-such-run"], "is no run directory"),
+    (["train", "no-such-run", "--set", "seed=1"], "give --config too"),
+    (["train", "no-such-run", "--config", "dmo"], "did you mean 'demo'"),
+    (["pretrain"], "needs a run directory, or --generator NAME and --data FOLDER"),
+    (["pretrain", "folder", "--generator", "dcgan"], "give either of the two"),
+    (["pretrain", "--generator", "stylegan3-t-smal", "--data", "faces"], "did you mean 'stylegan3-t-small'"),
+    (["compare", "pneumonamnist"], "did you mean 'pneumoniamnist'"),
+    (["compare", "demo", "--seeds", "one"], "--seeds one: expected whole numbers"),
+    (["compare", "demo", "--seeds", "9" * 5000], "expected whole numbers"),
+    (["calibrate", "dmo"], "did you mean 'demo'"),
+    (["risks", "--seeds", "one"], "--seeds one: expected whole numbers"),
+)
+"""Mistakes that are seen before anything is imported that takes seconds."""
+
+AFTER_LOADING = (
+    (["run", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz"),
+    (["config", "show", "demo", "--set", "arms.shadow-paper.options.strenght=1"], "did you mean 'strength'"),
+    (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
+    (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
+    (["compare", "demo", "--defenses", "shadw"], "did you mean 'shadow'"),
+    (["risks", "--only", "9"], "unknown risk '9'"),
+    (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
+)
+
+
+def test_nothing_of_torch_is_imported_to_print_settings_or_to_see_a_mistake(tmp_path: Path) -> None:
+    answered = [["config", "show"], ["config", "show", "demo"], ["data", "list"], *(given for given, _ in AT_ONCE)]
+    code = f"""
+import sys
+from shadow_defense.cli import main
+for arguments in {answered!r}:
+    sys.argv = ["shadow-defense", *arguments]
+    try:
+        main()
+    except SystemExit:
+        pass
+    assert not {{"torch", "monai", "skimage", "scipy"}} & set(sys.modules), arguments
+print("NONE")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert result.stdout.endswith("NONE\n"), result.stderr[-2000:]
+
+
+def test_the_guard_alone_brings_torch_and_little_else() -> None:
+    code = "import sys\nfrom shadow_defense import ShadowGuard\nprint(*{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    found = set(result.stdout.split())
+    assert "torch" in found
+    assert not found & {"monai", "torchmetrics", "scipy", "skimage", "matplotlib", "PIL", "yaml", "numba", "pydicom"}
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Help must answer at once: none of the heavy libraries may be imported for it (timing is in benchmarks/)."""
     code = (
@@ -65,24 +126,8 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["run", "dmo"], "did you mean 'demo'"),
-        (["run", "demo", "--set", "training.round=3"], "did you mean 'rounds'"),
-        (["train", "no-such-run"], "is no run directory"),
-        (["report", "no-such-run"], "is no run directory"),
-        (["train", "no-such-run", "--set", "seed=1"], "give --config too"),
-        (["run", "demo", "--set", "data.source=facs"], "did you mean 'faces'"),
-        (["run", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz"),
-        (["pretrain"], "needs a run directory, or --generator NAME and --data FOLDER"),
-        (["pretrain", "folder", "--generator", "dcgan"], "give either of the two"),
-        (["pretrain", "--generator", "stylegan3-t-smal", "--data", "faces"], "did you mean 'stylegan3-t-small'"),
-        (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
-        (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
-        (["compare", "pneumonamnist"], "did you mean 'pneumoniamnist'"),
-        (["compare", "demo", "--defenses", "shadw"], "did you mean 'shadow'"),
-        (["compare", "demo", "--seeds", "one"], "--seeds one: expected whole numbers"),
-        (["compare", "demo", "--seeds", "9" * 5000], "expected whole numbers"),
-        (["risks", "--only", "9"], "unknown risk '9'"),
-        (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
+        *AT_ONCE,
+        *AFTER_LOADING,
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(

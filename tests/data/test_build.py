@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from shadow_defense.data import SOURCES, DataSettings, FederatedDataset, SplitSettings, load_dataset, summarise
-from shadow_defense.data.dataset import measure_normalisation
+from shadow_defense.data.build import load_dataset
+from shadow_defense.data.dataset import FederatedDataset, measure_normalisation
 from shadow_defense.data.duplicates import count_shared
 from shadow_defense.data.faces import read_faces
+from shadow_defense.data.settings import DataSettings, SplitSettings
+from shadow_defense.data.sources import SOURCES
+from shadow_defense.data.summary import summarise
 from shadow_defense.errors import DataError
 
 
@@ -200,9 +202,9 @@ def test_wrong_settings(options: dict[str, Any], message: str) -> None:
 
 
 def test_every_source_asks_only_for_what_the_settings_have() -> None:
-    known = {"path", "image_size", "channels", "classes", "grey_range", "limit", "images", "seed"}
+    known = {"path", "image_size", "channels", "classes", "grey_range", "limit", "images", "seed", "source"}
     for name, source in SOURCES.items():
-        assert set(inspect.signature(source.read).parameters) <= known, name
+        assert set(source.accepts) <= known, name
         assert "\n" not in source.summary and len(source.summary) < 100
 
 

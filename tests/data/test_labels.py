@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shadow_defense.data import DataSettings, SplitSettings, load_dataset
+from shadow_defense.data.build import load_dataset
 from shadow_defense.data.labels import check_class_names, read_labels
+from shadow_defense.data.settings import DataSettings, SplitSettings
 from shadow_defense.errors import DataError
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from shadow_defense.data.duplicates import count_shared
-from shadow_defense.data.medmnist import MEDMNIST_CLASSES, read_medmnist
+from shadow_defense.data.medmnist import read_medmnist
+from shadow_defense.data.medmnist_classes import MEDMNIST_CLASSES
 from shadow_defense.data.npz import read_npz
 from shadow_defense.errors import DataError
 
@@ -113,14 +114,14 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 def test_real_medmnist_files(shared_data: Path) -> None:
     folder = shared_data / "medmnist"
-    breast = read_medmnist("breastmnist", path=folder / "breastmnist.npz", image_size=None, channels=None)
+    breast = read_medmnist(source="breastmnist", path=folder / "breastmnist.npz", image_size=None, channels=None)
     assert [len(breast.train), len(breast.validation), len(breast.test)] == [546, 78, 156]
     assert breast.class_names == ("malignant", "normal or benign")
-    retina = read_medmnist("retinamnist", path=folder / "retinamnist.npz", image_size=32, channels=None)
+    retina = read_medmnist(source="retinamnist", path=folder / "retinamnist.npz", image_size=32, channels=None)
     assert retina.train.images.shape == (1080, 3, 32, 32) and len(retina.class_names) == 5
     with np.load(folder / "retinamnist.npz") as archive:
         assert retina.train.labels.tolist() == archive["train_labels"][:, 0].tolist()
-    lungs = read_medmnist("pneumoniamnist", path=folder / "pneumoniamnist.npz", image_size=None, channels=3)
+    lungs = read_medmnist(source="pneumoniamnist", path=folder / "pneumoniamnist.npz", image_size=None, channels=3)
     assert lungs.train.images.shape == (4708, 3, 28, 28)
     # Known of this file: eight images stand in both parts.
     assert count_shared(lungs.validation.images, lungs.train.images) == 8
@@ -129,7 +130,7 @@ def test_real_medmnist_files(shared_data: Path) -> None:
 def test_missing_package_asks_for_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "medmnist", None)
     with pytest.raises(DataError, match=r"package medmnist.*data\.path"):
-        read_medmnist("pneumoniamnist", image_size=28, channels=None)
+        read_medmnist(source="pneumoniamnist", image_size=28, channels=None)
 
 
 def test_failed_and_good_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -149,12 +150,12 @@ def test_failed_and_good_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(sys.modules, "medmnist", package)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     with pytest.raises(DataError, match=r"with torchvision.*data\.path"):
-        read_medmnist("pneumoniamnist", image_size=28, channels=None)
+        read_medmnist(source="pneumoniamnist", image_size=28, channels=None)
     package.PneumoniaMNIST = Offline  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"could not download 'pneumoniamnist'.*data\.path"):
-        read_medmnist("pneumoniamnist", image_size=28, channels=None)
+        read_medmnist(source="pneumoniamnist", image_size=28, channels=None)
     package.PneumoniaMNIST = Good  # type: ignore[attr-defined]
-    parts = read_medmnist("pneumoniamnist", image_size=48, channels=None)
+    parts = read_medmnist(source="pneumoniamnist", image_size=48, channels=None)
     assert asked == [64] and parts.train.images.shape == (6, 1, 48, 48)
     assert torch.equal(parts.train.labels, torch.tensor([0, 1, 0, 1, 0, 1]))
 

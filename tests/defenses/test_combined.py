@@ -16,10 +16,11 @@ from shadow_defense.defenses.ats import ATSDefense, ATSSettings
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.build import DEFENSES, DefenseSettings, Resources, kind_of
 from shadow_defense.defenses.clipping import ClippingDefense, ClippingSettings
-from shadow_defense.defenses.combined import CombinedDefense, CombinedSettings, check_combination
+from shadow_defense.defenses.combination import CombinedSettings
+from shadow_defense.defenses.combined import CombinedDefense, check_combination
 from shadow_defense.defenses.local_dp import LocalDPDefense, LocalDPSettings
 from shadow_defense.defenses.noise import NoiseDefense, NoiseSettings
-from shadow_defense.defenses.registry import by_alias
+from shadow_defense.defenses.registry import ALIASES
 from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.defenses.sparsification import SparsificationDefense, SparsificationSettings
 from shadow_defense.errors import ConfigError, DefenseError, ModelError
@@ -306,7 +307,7 @@ def test_a_defense_that_nobody_knows_is_taken_to_read_the_images() -> None:
 def test_short_names_alone_and_in_combinations() -> None:
     assert kind_of("clip") is DEFENSES["gradient-clipping"]
     assert DefenseSettings(defense="dp").settings() == DefenseSettings(defense="local-dp").settings()
-    assert not set(by_alias()) & set(DEFENSES)
+    assert not set(ALIASES) & set(DEFENSES)
     assert DefenseSettings(defense="sparse").acts_on() == DefenseSettings(defense="gradient-sparsification").acts_on()
     made = build("ats + sparse")
     assert isinstance(made, CombinedDefense) and list(made.parts) == ["ats", "gradient-sparsification"]

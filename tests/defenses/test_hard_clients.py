@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
-from shadow_defense.defenses.base import SharedBatchNorm
 from shadow_defense.defenses.build import DEFENSES, DefenseSettings, Resources
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.settings import TrainingSettings

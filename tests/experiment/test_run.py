@@ -170,6 +170,8 @@ def test_stages_say_what_must_run_before_them(tiny: dict[str, Any], tmp_path: Pa
 def test_the_folder_keeps_its_configuration(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Run.create(folder, config_from(tiny))
+    (folder / "store" / "key").mkdir(parents=True)
+    (folder / "store" / "key" / "history.json").write_text("[]")
     Run.create(folder, config_from({**tiny, "workers": 1, "title": "another title"}))
     changed = {**tiny, "training": {**tiny["training"], "rounds": 4}}
     with pytest.raises(RunError, match=r"another training.rounds \(3, not 4\)"):
@@ -177,6 +179,15 @@ def test_the_folder_keeps_its_configuration(tiny: dict[str, Any], tmp_path: Path
     (folder / "arms").mkdir()
     assert Run.create(folder, config_from(changed), restart=True).config.training.rounds == 4
     assert not (folder / "arms").exists()
+
+
+def test_what_was_refused_does_not_stand_in_the_way(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A first command with a mistake that the stages find has computed nothing: the mended one takes its folder."""
+    folder = tmp_path / "run"
+    Run.create(folder, config_from({**tiny, "training": {**tiny["training"], "rounds": 4}}))
+    (folder / "store").mkdir()
+    assert Run.create(folder, config_from(tiny)).config.training.rounds == 3
+    assert Run.open(folder).config.training.rounds == 3
 
 
 @pytest.mark.parametrize("left", [{"results.json": "{}"}, {"run.json": '{"schema": 1, "shadow-defense": "0.1.7"}'}])

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset, ImageSet, Normalisation
-from shadow_defense.defenses.base import Defense, RoundContext, SharedBatchNorm
+from shadow_defense.defenses.base import Defense, RoundContext
 from shadow_defense.defenses.clipping import ClippingDefense, ClippingSettings, global_norm
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import DataError, RunError, UpdateError
 from shadow_defense.federated.batch_norm_policy import (
     ESTIMATED_AT_ONCE,

@@ -57,7 +57,8 @@ def test_random_state_is_restored_when_building_fails(monkeypatch: pytest.Monkey
         torch.rand(1)
         raise ModelError("refused")
 
-    monkeypatch.setitem(MODELS.own, "convnet", replace(MODELS["convnet"], build=draw_and_fail))
+    failing = replace(MODELS["convnet"], build=draw_and_fail)
+    monkeypatch.setattr(MODELS, "find", lambda name: failing)
     before = torch.get_rng_state()
     with pytest.raises(ModelError, match="refused"):
         build("convnet", "group")

@@ -1,21 +1,19 @@
-"""The registry of attacks, and what a user may say about one."""
+"""What a user may say about an attack, and the attack of it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from shadow_defense.attacks.adaptive.attack import AdaptiveAttack
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
-from shadow_defense.attacks.kind import AttackKind
-from shadow_defense.attacks.observation import Attack
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.attacks.threat_model import ThreatModel, threat_model
 from shadow_defense.errors import ConfigError
-from shadow_defense.registry import Registry
-from shadow_defense.validation import validated
+from shadow_defense.validation import names_only, validated
 
-ATTACKS: Registry[AttackKind] = Registry("attack", AttackKind, "shadow_defense.attacks", ConfigError)
+if TYPE_CHECKING:
+    from shadow_defense.attacks.observation import Attack
 
 
 class AttackSettings(BaseModel):
@@ -40,13 +38,19 @@ class AttackSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> AttackSettings:
+    def _consistent(self, info: ValidationInfo) -> AttackSettings:
         threat: ThreatModel = threat_model(self.threat_model)
+        if names_only(info):
+            ATTACKS.check(self.attack)
+            return self
         threat.require(self.build().needs, self.attack)
         return self
 
     def build(self) -> Attack:
         """The attack, adaptive where asked for; an unknown name raises :class:`ConfigError` listing the valid ones."""
+        from shadow_defense.attacks.adaptive.attack import AdaptiveAttack
+        from shadow_defense.attacks.observation import Attack
+
         attack = validated(ATTACKS.find(self.attack).options, self.options, ConfigError, self.attack)
         if not isinstance(attack, Attack):
             raise ConfigError(

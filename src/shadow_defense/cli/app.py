@@ -77,11 +77,13 @@ def _run_all(
     config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, engine: str | None = None
 ) -> Run:
     from shadow_defense.config import load_config
+
+    # Before torch is imported: what is mistyped is answered at once.
+    loaded = load_config(config, with_engine(overrides, engine))
     from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
-    loaded = load_config(config, with_engine(overrides, engine))
     with holding(out):
         run = Run.create(out, loaded, restart=restart, check=check_run)
         if not quiet:
@@ -117,14 +119,20 @@ def _stage_command(
 ) -> None:
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.plans.run import check_run
-    from shadow_defense.experiment.run import Run
-    from shadow_defense.folder_lock import holding
+    from shadow_defense.experiment.run_folder import config_of
 
     if config is None and (overrides or engine):
         raise ConfigError(
             "--set and --engine change a new run only: give --config too, or edit nothing and leave them out"
         )
+    if config is None:
+        config_of(folder)
+    else:
+        load_config(config, with_engine(overrides, engine))
+    from shadow_defense.experiment.plans.run import check_run
+    from shadow_defense.experiment.run import Run
+    from shadow_defense.folder_lock import holding
+
     # Opened before it is locked: what is no run directory stays untouched.
     opened = Run.open(folder) if config is None else None
     loaded = opened.config if opened else load_config(str(config), with_engine(overrides, engine))
@@ -181,6 +189,9 @@ def pretrain(
         return
     if generator is None or data is None or config is not None:
         raise ConfigError("pretrain needs a run directory, or --generator NAME and --data FOLDER: see pretrain --help")
+    from shadow_defense.generators.registry import GENERATORS
+
+    GENERATORS.check(generator)
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
     from shadow_defense.folder_lock import holding
@@ -234,7 +245,7 @@ app.command("import-snapshot")(import_snapshot)
 @data_app.command("list")
 def data_list() -> None:
     """The image sources."""
-    from shadow_defense.data.build import SOURCES
+    from shadow_defense.data.sources import SOURCES
 
     width = max(map(len, SOURCES))
     for name in SOURCES:

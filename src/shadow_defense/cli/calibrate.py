@@ -42,13 +42,15 @@ def calibrate(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
+
+    # Before torch is imported: what is mistyped is answered at once.
+    chosen_seeds, loaded = seed_list(seeds), load_config(config, with_engine(overrides, engine))
     from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, parse_target
     from shadow_defense.experiment.plans.calibration.results import run_calibration
     from shadow_defense.folder_lock import holding
     from shadow_defense.validation import validated
 
-    loaded = load_config(config, with_engine(overrides, engine))
-    values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": seed_list(seeds)}
+    values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": chosen_seeds}
     values |= {"target": parse_target(target), "schedules": [name.strip() for name in schedules.split(",")]}
     settings = validated(CalibrationSettings, values, ConfigError)
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"

@@ -33,18 +33,10 @@ def compare(
 
     Goes on where it stopped; a changed setting computes anew only what depends on it.
     """
-    from rich.console import Console
-
     from shadow_defense.cli.comma_lists import names, whole_numbers
-    from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
-    from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.errors import shown
-    from shadow_defense.experiment.plans.comparison.plan import Comparison
     from shadow_defense.experiment.plans.comparison.reading import load_grid
-    from shadow_defense.experiment.plans.comparison.reporting import page_path, write_results
-    from shadow_defense.folder_lock import holding
-    from shadow_defense.report.pages.compare import comparison_summary
 
+    # Before all else is imported: what is mistyped is answered at once.
     settings = load_grid(
         grid,
         with_engine(overrides, engine),
@@ -55,6 +47,16 @@ def compare(
         clients=names(clients),
         ablations=ablations,
     )
+    from rich.console import Console
+
+    from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
+    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.errors import shown
+    from shadow_defense.experiment.plans.comparison.plan import Comparison
+    from shadow_defense.experiment.plans.comparison.reporting import page_path, write_results
+    from shadow_defense.folder_lock import holding
+    from shadow_defense.report.pages.compare import comparison_summary
+
     folder = out or Path("runs") / f"compare-{Path(grid).stem}"
     with holding(folder), progress_unless(quiet) as progress:
         comparison = Comparison(folder, settings)

@@ -34,20 +34,21 @@ def risks(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import shown
+
+    # Before torch is imported: what is mistyped is answered at once.
+    chosen_seeds, config = seed_list(seeds), load_config(base, with_engine(overrides, engine))
     from shadow_defense.experiment.plans.risks.build import chosen_risks
     from shadow_defense.experiment.plans.risks.running import PAGE, run_risks
     from shadow_defense.folder_lock import holding
 
-    chosen, config = chosen_risks(only), load_config(base, with_engine(overrides, engine))
+    chosen = chosen_risks(only)
     # Without --only: the page holds what several calls found.
     command = ["shadow-defense", "risks", base, "--out", str(out)]
     command += [] if seeds is None else ["--seeds", seeds]
     command += [part for override in with_engine(overrides, engine) for part in ("--set", override)]
     console = Console()
     with holding(out), progress_unless(quiet) as progress:
-        for risk in run_risks(
-            config, chosen, out, seeds=seed_list(seeds), command=shlex.join(command), progress=progress
-        ):
+        for risk in run_risks(config, chosen, out, seeds=chosen_seeds, command=shlex.join(command), progress=progress):
             if not quiet:
                 heading = f"{risk.number}. {risk.name}: {risk.outcome}"
                 console.print(f"\n{shown(heading)}", style="bold", highlight=False, markup=False)

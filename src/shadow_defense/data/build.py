@@ -18,7 +18,7 @@ from shadow_defense.data.dataset import (
 from shadow_defense.data.duplicates import without
 from shadow_defense.data.set_aside import set_aside
 from shadow_defense.data.settings import DataSettings
-from shadow_defense.data.sources import SOURCES, read_source
+from shadow_defense.data.sources import read_source
 from shadow_defense.data.splits import (
     PAPER_SIZES,
     Indices,
@@ -30,8 +30,6 @@ from shadow_defense.data.splits import (
 )
 from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import seed_for
-
-__all__ = ["SOURCES", "load_dataset"]
 
 
 def load_dataset(settings: DataSettings, seed: int) -> FederatedDataset:

@@ -7,8 +7,6 @@ import torch
 from shadow_defense.data.dataset import ImageSet, Parts
 from shadow_defense.data.grey_levels import unit_to_bytes
 from shadow_defense.data.images import prepare
-from shadow_defense.data.source import Source
-from shadow_defense.registry import NoOptions
 
 
 def read_faces(*, image_size: int | None, channels: int | None) -> Parts:
@@ -25,8 +23,3 @@ def read_faces(*, image_size: int | None, channels: int | None) -> Parts:
     labels = (torch.arange(len(images)) < 100).long()
     names = tuple(f"faces/{index}" for index in range(len(images)))
     return Parts(ImageSet(images, labels, names), None, None, ("other", "face"))
-
-
-FACES = Source(
-    "faces", "200 crops of 25 px, face or not, from scikit-image's wheel; needs no file", NoOptions, read_faces
-)

@@ -15,9 +15,7 @@ from shadow_defense.data.dicom_image import DICOM_SUFFIX
 from shadow_defense.data.image_files import ImageFile, PartName, read_image_files
 from shadow_defense.data.images import IMAGE_SUFFIXES
 from shadow_defense.data.labels import check_class_names
-from shadow_defense.data.source import Source
 from shadow_defense.errors import DataError, shown, unknown_name
-from shadow_defense.registry import NoOptions
 
 SPLIT_FOLDERS: dict[str, PartName] = {
     "train": "train",
@@ -67,6 +65,10 @@ def read_image_folder(
         seed=seed,
         notes=listing.notes,
     )
+
+
+read_dicom_folder = partial(read_image_folder, suffixes=(DICOM_SUFFIX,))
+"""The same for files of DICOM."""
 
 
 def list_class_folders(root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Listing:
@@ -153,14 +155,3 @@ def _subfolders(folder: Path) -> list[Path]:
 def _what_instead(folder: Path) -> str:
     seen = Counter("folders" if entry.is_dir() else entry.suffix or "files" for entry in folder.iterdir())
     return f" but {', '.join(f'{count} {shown(name, 20)}' for name, count in seen.most_common(3))}" if seen else ""
-
-
-IMAGE_FOLDER = Source(
-    "image_folder", "a folder: [train|val|test/]class/*.png, .jpg, .tif", NoOptions, read_image_folder
-)
-DICOM_FOLDER = Source(
-    "dicom_folder",
-    "a folder: [train|val|test/]class/*.dcm, patients from the headers",
-    NoOptions,
-    partial(read_image_folder, suffixes=(DICOM_SUFFIX,)),
-)

@@ -14,9 +14,7 @@ from shadow_defense.data.dicom_image import DICOM_SUFFIX
 from shadow_defense.data.image_files import ImageFile, PartName, read_image_files
 from shadow_defense.data.images import IMAGE_SUFFIXES
 from shadow_defense.data.labels import read_labels
-from shadow_defense.data.source import Source
 from shadow_defense.errors import DataError, shown, unknown_name
-from shadow_defense.registry import NoOptions
 
 SPLITS: dict[str, PartName] = {"train": "train", "val": "validation", "test": "test", "public": "public"}
 REQUIRED = ("path", "label")
@@ -131,6 +129,3 @@ def _refuse_idle_clients(rows: Sequence[Row], files: Sequence[ImageFile]) -> Non
             raise DataError(
                 f"{row.place}: client '{shown(file.client)}' has no images to train on: give it some or leave it out"
             )
-
-
-MANIFEST = Source("manifest", "a CSV: path,label[,client][,split][,patient]", NoOptions, read_manifest)

@@ -15,9 +15,7 @@ from shadow_defense.data.boundary import CLASSES, IMAGES, check_name
 from shadow_defense.data.dataset import ImageSet, Parts, check_labels
 from shadow_defense.data.grey_levels import unit_to_bytes
 from shadow_defense.data.images import prepare
-from shadow_defense.data.source import Source
 from shadow_defense.errors import DataError, shown
-from shadow_defense.registry import NoOptions
 
 PARTS = ("train", "val", "test")
 
@@ -108,6 +106,3 @@ def _image_bytes(values: np.ndarray, origin: str) -> UInt8[Tensor, "n c h w"]:
     if values.dtype != np.uint8:
         raise DataError(f"{origin}: {values.dtype}: expected bytes (uint8), or floats in [0, 1]; convert the array")
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
-
-
-NPZ = Source("npz", "a .npz in the MedMNIST layout: train_images, train_labels and so on", NoOptions, read_npz)

@@ -9,8 +9,6 @@ from jaxtyping import Bool, Float32
 
 from shadow_defense.data.dataset import Parts
 from shadow_defense.data.phantom import AcrossAxis, Anatomy, Column, DownAxis, bump, edge, read_phantom, spot
-from shadow_defense.data.source import Source
-from shadow_defense.registry import NoOptions
 
 # Lengths are in halves of the image side, the centre is (0, 0), y points down, brightness is in [0, 1].
 ANATOMY: dict[str, tuple[float, float]] = {
@@ -150,11 +148,3 @@ def _opacity(a: Anatomy, x: Any, y: Any, lungs: Any) -> Any:
     grain = 1 + 0.16 * np.cos(19 * u + 7 * v + a["lesion_grain"]) * np.cos(17 * v - 5 * u + 2 * a["lesion_grain"])
     within = np.clip((lungs - 0.2) / 0.8, 0, 1)
     return a["lesion_bright"] * spot(u, v, a["lesion_radius"], a["lesion_lobes"]) * grain * within
-
-
-CHEST_PHANTOM = Source(
-    "chest_phantom",
-    "drawn chest X-rays, half with an opacity whose mask is known; needs no file",
-    NoOptions,
-    chest_phantom,
-)

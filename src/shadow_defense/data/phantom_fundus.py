@@ -9,8 +9,6 @@ from jaxtyping import Bool, Float32
 
 from shadow_defense.data.dataset import Parts
 from shadow_defense.data.phantom import AcrossAxis, Anatomy, Column, DownAxis, bump, edge, read_phantom, spot
-from shadow_defense.data.source import Source
-from shadow_defense.registry import NoOptions
 
 HAEMORRHAGES, EXUDATES = 3, 4
 
@@ -154,8 +152,3 @@ def _lesions(a: Anatomy, u: Any, v: Any, from_centre: Any) -> tuple[Any, Any]:
         du, dv = u + 0.12 - distance * np.cos(angle), v - distance * np.sin(angle)
         fat = np.maximum(fat, spot(du, dv, a[f"exudate_{i}_radius"], 2 * angle))
     return np.sqrt(blood) * inside, np.sqrt(fat) * inside
-
-
-FUNDUS_PHANTOM = Source(
-    "fundus_phantom", "drawn fundus photographs in colour, half with lesions of known mask", NoOptions, fundus_phantom
-)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from shadow_defense.data.boundary import reading
 from shadow_defense.data.dicom_image import DICOM_SUFFIX
-from shadow_defense.data.image_folder import DICOM_FOLDER, IMAGE_FOLDER, list_below
+from shadow_defense.data.image_folder import list_below
 from shadow_defense.data.images import IMAGE_SUFFIXES
-from shadow_defense.data.manifest import MANIFEST
-from shadow_defense.data.npz import NPZ
 from shadow_defense.data.source import Source
+from shadow_defense.data.sources import SOURCES
 from shadow_defense.errors import DataError, shown
 
 
@@ -21,15 +20,15 @@ def source_at(path: Path) -> Source | None:
         DataError: for a folder that holds pictures and DICOM together, or cannot be looked into.
     """
     if path.suffix.lower() in (".npz", ".csv"):
-        return NPZ if path.suffix.lower() == ".npz" else MANIFEST
+        return SOURCES["npz" if path.suffix.lower() == ".npz" else "manifest"]
     with reading("the folder", path, "give another path"):
         if not path.is_dir():
             return None
     if not list_below(path, (DICOM_SUFFIX,)):
-        return IMAGE_FOLDER
+        return SOURCES["image_folder"]
     if list_below(path, IMAGE_SUFFIXES):
         raise DataError(
             f"{shown(path)} holds pictures and DICOM: give a folder of one kind, or a CSV that lists both, with the "
             "columns path and label"
         )
-    return DICOM_FOLDER
+    return SOURCES["dicom_folder"]

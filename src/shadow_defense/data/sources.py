@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from shadow_defense.data.dataset import Parts
+from typing import TYPE_CHECKING
+
+from shadow_defense.data.medmnist_classes import MEDMNIST_CLASSES
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.source import Source
 from shadow_defense.errors import DataError
-from shadow_defense.registry import Registry
+from shadow_defense.registry import NoOptions, Registry
 
-SOURCES: Registry[Source] = Registry("source", Source, "shadow_defense.data", DataError)
+if TYPE_CHECKING:
+    from shadow_defense.data.dataset import Parts
+
+
+def _own(name: str, summary: str, read: str) -> Source:
+    return Source(name, summary, NoOptions, f"shadow_defense.data.{read}")
+
+
+OWN = (
+    _own("faces", "200 crops of 25 px, face or not, from scikit-image's wheel; needs no file", "faces:read_faces"),
+    _own("npz", "a .npz in the MedMNIST layout: train_images, train_labels and so on", "npz:read_npz"),
+    _own("image_folder", "a folder: [train|val|test/]class/*.png, .jpg, .tif", "image_folder:read_image_folder"),
+    _own(
+        "dicom_folder",
+        "a folder: [train|val|test/]class/*.dcm, patients from the headers",
+        "image_folder:read_dicom_folder",
+    ),
+    _own("manifest", "a CSV: path,label[,client][,split][,patient]", "manifest:read_manifest"),
+    _own(
+        "chest_phantom",
+        "drawn chest X-rays, half with an opacity whose mask is known; needs no file",
+        "phantom_chest:chest_phantom",
+    ),
+    _own(
+        "fundus_phantom",
+        "drawn fundus photographs in colour, half with lesions of known mask",
+        "phantom_fundus:fundus_phantom",
+    ),
+    *(
+        _own(name, f"MedMNIST: {len(classes)} classes; from data.path, or downloaded", "medmnist:read_medmnist")
+        for name, classes in MEDMNIST_CLASSES.items()
+    ),
+)
+
+SOURCES: Registry[Source] = Registry("source", Source, {source.name: source for source in OWN}, DataError)
 
 
 def without_files() -> str:
@@ -25,6 +61,7 @@ def read_source(settings: DataSettings, seed: int) -> Parts:
     source = SOURCES.find(settings.source)
     options = source.options_of(settings.options, DataError, "data.options")
     given = {
+        "source": settings.source,
         "path": settings.path,
         "image_size": settings.image_size,
         "channels": settings.channels,
@@ -40,4 +77,4 @@ def read_source(settings: DataSettings, seed: int) -> Parts:
             raise DataError(f"source '{settings.source}' takes no data.{name}: leave it out or choose another source")
     if source.needs_path and settings.path is None:
         raise DataError(f"source '{settings.source}' needs data.path: give the file or folder to read")
-    return source.read(**{name: value for name, value in given.items() if name in source.accepts})
+    return source.reader(**{name: value for name, value in given.items() if name in source.accepts})

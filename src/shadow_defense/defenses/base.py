@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from shadow_defense.defenses.places import Place, TensorPlace
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.batchnorm import batch_norm_names
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.progress import Progress
-
-TensorPlace = Literal["gradients", "update"]
-Place = Literal["batch", "gradients", "update"]
-
-SharedBatchNorm = Literal["all", "parameters", "stats", "none"]
-"""What of batch norm leaves the client: all of it, scales and shifts, running statistics, or nothing."""
 
 
 @dataclass(frozen=True)

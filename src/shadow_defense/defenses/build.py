@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from shadow_defense.defenses.base import Defense, Place, SharedBatchNorm
-from shadow_defense.defenses.combined import CombinedDefense, CombinedSettings, check_combination, part_names
 from shadow_defense.defenses.kind import DefenseKind, Resources
-from shadow_defense.defenses.registry import DEFENSES, by_alias
-from shadow_defense.errors import ConfigError, DefenseError, unknown_name
+from shadow_defense.defenses.places import Place, SharedBatchNorm
+from shadow_defense.defenses.registry import ALIASES, DEFENSES, part_names
+from shadow_defense.errors import DefenseError, unknown_name
+from shadow_defense.validation import names_only
 
+if TYPE_CHECKING:
+    from torch import nn
 
-@dataclass(frozen=True)
-class Combination(DefenseKind[CombinedSettings]):
-    """Several entries of the registry as one; options are nested by part.
-
-    A preset counts for every part that has it, the others get ``paper``.
-    """
-
-    parts: Mapping[str, DefenseKind] = field(default_factory=dict)
-
-    def settings(self, preset: str = "paper", /, **options: Any) -> CombinedSettings:
-        own: dict[str, Any] = {}
-        for given, values in options.items():
-            part = by_alias().get(given, given)
-            if part in own:
-                raise ConfigError(f"options name '{part}' twice, once as '{given}': nest all of its settings under one")
-            own[part] = values
-        for part, values in own.items():
-            if part not in self.parts:
-                raise ConfigError(unknown_name("part of the combination", part, self.parts))
-            if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-                raise ConfigError(f"options.{part} = {values!r}: expected this part's own settings, by name")
-        chosen = {
-            part: kind.settings(preset if preset in kind.presets else "paper", **own.get(part, {}))
-            for part, kind in self.parts.items()
-        }
-        check_combination({part: kind.places(chosen[part]) for part, kind in self.parts.items()}, chosen)
-        return CombinedSettings(parts=chosen)
-
-
-def combination(parts: Mapping[str, DefenseKind]) -> Combination:
-    """The entry of several defenses that act one after another, by their names."""
-
-    def build(settings: CombinedSettings, resources: Resources) -> Defense:
-        return CombinedDefense({part: kind.build(settings.parts[part], resources) for part, kind in parts.items()})
-
-    def adapt(settings: CombinedSettings, model: nn.Module, seed: int) -> nn.Module:
-        for part, kind in parts.items():
-            model = model if kind.adapt_model is None else kind.adapt_model(settings.parts[part], model, seed)
-        return model
-
-    return Combination(
-        "+".join(parts),
-        "; then ".join(kind.summary for kind in parts.values()),
-        CombinedSettings,
-        build,
-        {preset: {} for kind in parts.values() for preset in kind.presets},
-        acts_on=tuple(place for place in get_args(Place) if any(place in kind.acts_on for kind in parts.values())),
-        needs_generator=any(kind.needs_generator for kind in parts.values()),
-        adapt_model=adapt,
-        parts=parts,
-    )
+    from shadow_defense.defenses.base import Defense
 
 
 def kind_of(name: str) -> DefenseKind:
@@ -75,8 +24,12 @@ def kind_of(name: str) -> DefenseKind:
     Raises:
         DefenseError: for an unknown name, listing the valid ones, or a part named twice.
     """
-    parts = {part: DEFENSES.find(part, *by_alias()) for part in part_names(name)}
-    return combination(parts) if len(parts) > 1 else next(iter(parts.values()))
+    parts = {part: DEFENSES.find(part, *ALIASES) for part in part_names(name)}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    from shadow_defense.defenses.combination import combination
+
+    return combination(parts)
 
 
 class DefenseSettings(BaseModel):
@@ -98,7 +51,11 @@ class DefenseSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _known(self) -> DefenseSettings:
+    def _known(self, info: ValidationInfo) -> DefenseSettings:
+        if names_only(info):
+            for part in part_names(self.defense):
+                DEFENSES.check(part, *ALIASES)
+            return self
         kind = self.kind()
         if self.preset not in kind.presets:
             raise DefenseError(unknown_name(f"preset of defense '{self.defense}'", self.preset, kind.presets))
@@ -115,10 +72,13 @@ class DefenseSettings(BaseModel):
 
     def parts(self) -> dict[str, BaseModel]:
         """The settings of each defense that this one is made of, by its name in the registry; mostly one."""
-        settings = self.settings()
-        return (
-            dict(settings.parts) if isinstance(settings, CombinedSettings) else {part_names(self.defense)[0]: settings}
-        )
+        names, settings = part_names(self.defense), self.settings()
+        if len(names) == 1:
+            return {names[0]: settings}
+        from shadow_defense.defenses.combination import CombinedSettings
+
+        assert isinstance(settings, CombinedSettings)
+        return dict(settings.parts)
 
     def acts_on(self) -> tuple[Place, ...]:
         """Where the defense acts with these settings."""

@@ -98,6 +98,5 @@ CLIPPING = DefenseKind(
     lambda settings, resources: ClippingDefense(settings),
     CLIPPING_PRESETS,
     acts_on=("gradients", "update"),
-    alias="clip",
     reads="nothing",
 )

@@ -7,37 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
 from shadow_defense.defenses.kind import DefenseKind
-from shadow_defense.defenses.registry import DEFENSES, by_alias
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import DefenseError
 from shadow_defense.progress import Progress
 from shadow_defense.registry import NoOptions
-
-
-class CombinedSettings(BaseModel):
-    """The settings of each part, by its name, in the order in which they act."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    parts: dict[str, SerializeAsAny[BaseModel]] = Field(description="two defenses or more")
-
-
-def part_names(name: str) -> tuple[str, ...]:
-    """The registry's names in a name with plus signs; raises :class:`DefenseError` where one comes twice.
-
-    >>> part_names("shadow+clip+dp")
-    ('shadow', 'gradient-clipping', 'local-dp')
-    """
-    aliases = by_alias()
-    names = tuple(aliases.get(part.strip(), part.strip()) for part in name.split("+"))
-    repeated = [part for part, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DefenseError(f"the combination '{name}' names '{repeated[0]}' twice: name each defense once")
-    return names
 
 
 def check_combination(places: Mapping[str, Collection[Place]], settings: Mapping[str, object]) -> None:

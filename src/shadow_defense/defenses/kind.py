@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
-from torch import nn
 
-from shadow_defense.data.dataset import ImageSet, Normalisation
-from shadow_defense.defenses.base import Defense, Place, TensorPlace
+from shadow_defense.defenses.places import Place, TensorPlace
 from shadow_defense.errors import ConfigError
-from shadow_defense.generators.interface import Generator
 from shadow_defense.registry import Entry
-from shadow_defense.seeds import seed_for
 from shadow_defense.validation import validated
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from shadow_defense.data.dataset import ImageSet, Normalisation
+    from shadow_defense.defenses.base import Defense
+    from shadow_defense.generators.interface import Generator
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Resources:
 
     def seed_of(self, defense: str) -> int:
         """The seed of this client's draws for a defense."""
+        from shadow_defense.seeds import seed_for
+
         return seed_for(self.seed, defense, self.client)
 
 
@@ -54,7 +59,6 @@ class DefenseKind(Entry, Generic[Settings]):
         presets: values that differ from the settings' defaults, by the preset's name; ``paper`` is always there.
         build: from settings and what a client has to the client's defense.
         acts_on: where it can act; a defense with a setting ``place`` acts at that one.
-        alias: a short name.
         needs_generator: it cannot be built without the shadow generator.
         adapt_model: for a defense that changes the task model, for every client and for the server: from its
             settings, the agreed model and a seed to the model that is trained in its place.
@@ -76,7 +80,6 @@ class DefenseKind(Entry, Generic[Settings]):
     build: Callable[[Settings, Resources], Defense]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}})
     acts_on: tuple[Place, ...] = ()
-    alias: str | None = None
     needs_generator: bool = False
     adapt_model: Callable[[Settings, nn.Module, int], nn.Module] | None = None
     draws_in_model: bool = False

@@ -121,7 +121,6 @@ LOCAL_DP = DefenseKind(
     lambda settings, resources: LocalDPDefense(settings, resources.seed_of("local-dp")),
     LOCAL_DP_PRESETS,
     acts_on=("update",),
-    alias="dp",
     reads="nothing",
     private_at="update",
 )

@@ -126,6 +126,5 @@ SPARSIFICATION = DefenseKind(
     lambda settings, resources: SparsificationDefense(settings),
     SPARSIFICATION_PRESETS,
     acts_on=("gradients", "update"),
-    alias="sparse",
     reads="nothing",
 )

@@ -15,6 +15,7 @@ from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.recorded import Recorded
+from shadow_defense.experiment.run_folder import CONFIG, config_of
 from shadow_defense.experiment.scene import Job, Placed, Scene, with_absolute_paths
 from shadow_defense.experiment.scene_tasks import scorings_of
 from shadow_defense.experiment.store import STORE, Store
@@ -82,26 +83,29 @@ class Run(Placed):
             check: raises for a run that cannot be carried out, before anything is written or deleted.
 
         Raises:
-            RunError: when the folder holds another configuration, or files that no run wrote.
+            RunError: when the folder holds results of another configuration, or files that no run wrote.
         """
         config = with_absolute_paths(config)
         made = cls(folder, config, store)
         if check is not None:
             check(made)
-        written = folder / "config.yaml"
+        written = folder / CONFIG
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file: choose another folder with --out")
         if restart and written.exists():
             _delete_run(folder)
         if written.exists():
             earlier = cls.open(folder)
-            if earlier.config.fingerprint() != config.fingerprint():
+            if earlier.config.fingerprint() == config.fingerprint():
+                return made
+            if _holds_results(folder):
                 key = _first_difference(earlier.config.as_dict(), config.as_dict())
                 raise RunError(
                     f"{folder} holds a run with another {key}: choose another folder with --out, or give --restart to "
                     "delete that run"
                 )
-            return made
+            # It was refused after its configuration was written: that must not stand in the way of the right one.
+            _delete_run(folder)
         if folder.exists() and not is_empty(folder):
             raise RunError(f"{folder} exists and holds files that no run wrote: choose another folder with --out")
         write_json(folder / FORMAT, {"schema": SCHEMA, "shadow-defense": shadow_defense.__version__})
@@ -111,9 +115,7 @@ class Run(Placed):
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Open an existing run directory. Raises :class:`RunError` when there is none."""
-        written = folder / "config.yaml"
-        if not written.is_file():
-            raise RunError(f"{folder} is no run directory (it has no config.yaml): give one, or --config to create it")
+        written = config_of(folder)
         _check_format(folder)
         try:
             return cls(folder, config_from(as_mapping(read_yaml(written), str(written))))
@@ -234,6 +236,11 @@ def _check_format(folder: Path) -> None:
         f"{folder} was written by shadow-defense {shown(version)}, whose files {shadow_defense.__version__} does not "
         "read: choose another folder with --out, or give --restart to delete that run"
     )
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a run directory holds more than what is written before anything is computed."""
+    return any(path.is_file() and path.name not in (CONFIG, FORMAT, LOCK) for path in folder.rglob("*"))
 
 
 def _delete_run(folder: Path) -> None:

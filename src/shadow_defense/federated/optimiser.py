@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.optim.sgd import sgd
-
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
     from shadow_defense.federated.settings import TrainingSettings
 
 OptimiserName = Literal["sgd", "adam", "adamw", "rmsprop"]
@@ -19,6 +18,10 @@ def local_optimiser(
     parameters: Sequence[nn.Parameter], settings: TrainingSettings, learning_rate: float
 ) -> Callable[[Sequence[Tensor]], None]:
     """A function from gradients to a step of the parameters, in place; its moments begin at zero, as in every round."""
+    # Here, so that the settings can be read without torch.
+    import torch
+    from torch.optim.sgd import sgd
+
     if settings.optimiser == "sgd":
         # For each parameter, once it has one. torch.optim.SGD itself imports torch's compiler, longer than a small
         # round.
@@ -53,6 +56,8 @@ def local_optimiser(
 def _adaptive(
     parameters: Sequence[nn.Parameter], settings: TrainingSettings, learning_rate: float
 ) -> torch.optim.Optimizer:
+    import torch
+
     if settings.optimiser == "rmsprop":
         return torch.optim.RMSprop(
             parameters,

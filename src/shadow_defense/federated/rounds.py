@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.defenses.base import Defense, SharedBatchNorm
+from shadow_defense.defenses.base import Defense
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from shadow_defense.errors import ConfigError
 from shadow_defense.federated.optimiser import OptimiserName
-from shadow_defense.models.losses import ClassLoss, LossName
+from shadow_defense.models.settings import LossName
+
+if TYPE_CHECKING:
+    from shadow_defense.models.losses import ClassLoss
 
 NEWER = ("clients_per_round", "optimiser", "betas", "epsilon", "smoothing", "loss", "label_smoothing")
 """Settings that the first trainings did not have."""
@@ -75,6 +78,8 @@ class TrainingSettings(BaseModel):
 
     def loss_function(self) -> ClassLoss:
         """The clients' loss."""
+        from shadow_defense.models.losses import ClassLoss
+
         return ClassLoss(self.loss, self.label_smoothing)
 
     def steps(self, images: int, batch_size: int) -> int:

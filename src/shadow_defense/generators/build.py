@@ -1,4 +1,4 @@
-"""The registry of generators, and their files."""
+"""Generators from their settings, and their files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from shadow_defense.errors import GeneratorError, RunError, shown
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.kind import Architecture
+from shadow_defense.generators.registry import GENERATORS, architecture
 from shadow_defense.generators.settings import GeneratorSettings
-from shadow_defense.registry import Registry
 from shadow_defense.seeds import seed_for
-
-GENERATORS: Registry[Architecture] = Registry("generator", Architecture, "shadow_defense.generators", GeneratorError)
-
-
-def architecture(name: str) -> Architecture:
-    """The registered architecture; an unknown name raises :class:`GeneratorError` listing the valid ones."""
-    return GENERATORS.find(name)
 
 
 def covering_size(name: str, image_size: int) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.recipe import Recipe
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.registry import Entry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from shadow_defense.generators.interface import Generator
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The registry of task models."""
+"""A task model from its settings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import nn
 from shadow_defense.errors import ModelError
 from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
 from shadow_defense.models.kind import ModelKind
+from shadow_defense.models.registry import MODELS
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.models.tensor_names import Convention, under_own_names
 from shadow_defense.models.weights import load_imagenet_weights, read_state
-from shadow_defense.registry import Registry
 from shadow_defense.seeds import seed_for
 
 MINIMUM_SIDE = 8
@@ -19,9 +19,6 @@ MINIMUM_SIDE = 8
 
 MINIMUM_SIDE_IMAGENET_STEM = 32
 """Pixels: five halvings leave one."""
-
-
-MODELS: Registry[ModelKind] = Registry("model", ModelKind, "shadow_defense.models", ModelError)
 
 
 def conventions() -> list[Convention]:

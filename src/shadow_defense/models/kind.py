@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from shadow_defense.models.settings import ModelSettings, NormalisationKind
-from shadow_defense.models.weights import TorchvisionNames
 from shadow_defense.registry import Entry
 
-ModelBuilder = Callable[[ModelSettings, int, int, tuple[int, int]], nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from shadow_defense.models.weights import TorchvisionNames
+
+ModelBuilder = Callable[[ModelSettings, int, int, tuple[int, int]], "nn.Module"]
 """(settings, channels, classes, (height, width)) to a fresh model: (n, channels, height, width) images to
 (n, classes) logits."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-LossName = Literal["ce", "bce", "mse"]
+from shadow_defense.models.settings import LossName
 
 
 @dataclass(frozen=True)

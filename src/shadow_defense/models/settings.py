@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NormalisationKind = Literal["batch", "group", "none"]
 Activation = Literal["relu", "gelu"]
+LossName = Literal["ce", "bce", "mse"]
 
 SMALL_STEM_BELOW = 96
 """Pixels of the shorter side below which ``stem: auto`` takes the small stem: the ImageNet stem shrinks an

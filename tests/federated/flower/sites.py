@@ -12,9 +12,10 @@ from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.three_sites import NORMALISATION, SIZES, build, dataset, evaluate, images
 from torch import Tensor
 
-from shadow_defense.defenses.base import Defense, SharedBatchNorm
+from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import Participant, build_client_app
 from shadow_defense.federated.flower.server_app import FlowerServer, build_server_app

@@ -16,7 +16,8 @@ from tests.federated.flower.in_process_grid import InProcessGrid
 from tests.federated.three_sites import shadow
 from torch import Tensor
 
-from shadow_defense.defenses.base import Batch, Defense, RoundContext, SharedBatchNorm
+from shadow_defense.defenses.base import Batch, Defense, RoundContext
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client_state import ClientStateFolder

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shadow_defense.data.archive import read_arrays
-from shadow_defense.defenses.base import SharedBatchNorm
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import DataError, ModelError, RunError, UpdateError, shown
 from shadow_defense.experiment.audit.plausibility import check_state
 from shadow_defense.federated.batch_norm_policy import withheld_names

@@ -83,7 +83,7 @@ def _with_labels(path: Path, size: int, channels: int, grey_range: tuple[float, 
         source = source_at(path)
         if source is None:
             return None
-        return source.read(**{name: value for name, value in given.items() if name in source.accepts})
+        return source.reader(**{name: value for name, value in given.items() if name in source.accepts})
     except DataError:
         if not path.is_dir():
             raise

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset
-from shadow_defense.defenses.base import SharedBatchNorm
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.flower.averaging import UpdateAveraging

@@ -16,8 +16,9 @@ from nvflare.app_common.app_constant import AlgorithmConstants
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shadow_defense.defenses.base import RoundContext, SharedBatchNorm
+from shadow_defense.defenses.base import RoundContext
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import DefenseError, ShadowDefenseError, UpdateError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense

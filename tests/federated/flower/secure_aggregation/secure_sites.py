@@ -14,7 +14,7 @@ from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.three_sites import SIZES, build, dataset, evaluate
 from torch import Tensor
 
-from shadow_defense.defenses.base import SharedBatchNorm
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.federated.flower.secure_aggregation.client_app import build_secure_client_app
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.server_app import SecureServer

@@ -24,7 +24,7 @@ from tests.federated.flower.secure_aggregation.secure_sites import (
 from tests.federated.three_sites import SIZES, build, shadow
 from torch import Tensor
 
-from shadow_defense.defenses.base import SharedBatchNorm
+from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS
 from shadow_defense.federated.rounds import state_folder
