@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from shadow_defense.data.dicom_grey import window
 from shadow_defense.data.dicom_image import read_dicom
-from shadow_defense.data.image_folder import DICOM_FOLDER
+from shadow_defense.data.image_folder import read_dicom_folder
 from shadow_defense.data.manifest import read_manifest
 from shadow_defense.errors import DataError
 
@@ -153,7 +153,7 @@ def test_folder_and_manifest_group_by_patient(tmp_path: Path) -> None:
             np.full((8, 12), 60 * index, np.uint8),
             PatientID=f"p{index // 2}",
         )
-    parts = DICOM_FOLDER.read(path=tmp_path / "set", image_size=8, channels=1)
+    parts = read_dicom_folder(path=tmp_path / "set", image_size=8, channels=1)
     assert parts.train.sample_ids == ("fine/0.dcm", "fine/2.dcm", "sick/1.dcm", "sick/3.dcm")
     assert parts.train.images[:, 0, 0, 0].tolist() == [0, 120, 60, 180]
     groups = parts.train.groups

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shadow_defense.data.image_folder import DICOM_FOLDER, IMAGE_FOLDER
-from shadow_defense.data.manifest import MANIFEST
-from shadow_defense.data.npz import NPZ
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.source_at import source_at
 from shadow_defense.data.sources import SOURCES, read_source, without_files
@@ -34,11 +31,11 @@ def read_layout(where: str, image_size: int | None, grey_range: tuple[float, flo
             f"no images at '{shown(where)}': give an .npz in the MedMNIST layout, a folder of class folders (pictures "
             f"or DICOM), a CSV with the columns path and label, or a source that needs no file ({without_files()})"
         )
-    if found is NPZ:
+    if found.name == "npz":
         if grey_range is not None:
             raise DataError("--grey-range is for files of single images: leave it out for an .npz")
         return archive_at(path, image_size)
-    parts = found.read(path=path, image_size=image_size, channels=None, grey_range=grey_range)
-    if found is MANIFEST:
+    parts = found.reader(path=path, image_size=image_size, channels=None, grey_range=grey_range)
+    if found.name == "manifest":
         return ManifestLayout(path, parts)
-    return {IMAGE_FOLDER.name: PicturesLayout, DICOM_FOLDER.name: DicomLayout}[found.name](path.name, path, parts)
+    return {"image_folder": PicturesLayout, "dicom_folder": DicomLayout}[found.name](path.name, path, parts)
