@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shadow_defense.errors import DataError
-from shadow_defense.metrics.utility import utility, utility_from_logits
+from shadow_defense.metrics.utility import best_threshold, utility, utility_from_logits
 from shadow_defense.seeds import named_generator
 
 PROBABILITIES = torch.tensor(
@@ -83,3 +83,21 @@ def test_an_absent_class_has_no_auroc_and_does_not_lower_the_macro_mean() -> Non
 def test_unusable_predictions_are_refused(probabilities: torch.Tensor, labels: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         utility(probabilities, torch.tensor(labels, dtype=torch.int64))
+
+
+def test_the_best_threshold_beats_every_other() -> None:
+    """Against all thresholds tried one by one, with ties and with all of one class."""
+    draws = named_generator(3, "threshold")
+    for count in (2, 5, 40):
+        scores = torch.randint(0, 12, (count,), generator=draws) / 12
+        labels = torch.randint(0, 2, (count,), generator=draws)
+
+        def f1(threshold: float, scores: torch.Tensor = scores, labels: torch.Tensor = labels) -> float:
+            called = (scores > threshold).double()
+            found = utility(torch.stack([1 - called, called], dim=1), labels)["f1_macro"]
+            assert found is not None
+            return found
+
+        between = [(a + b) / 2 for a, b in zip(scores.unique()[:-1], scores.unique()[1:], strict=True)]
+        tried = [f1(float(each)) for each in between] or [f1(0.5)]
+        assert f1(best_threshold(scores, labels)) == pytest.approx(max(tried))

@@ -61,6 +61,34 @@ def utility(probabilities: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"
     return result
 
 
+def best_threshold(probabilities: Float[Tensor, "n"], labels: Int64[Tensor, "n"]) -> float:
+    """The probability of class 1 from which on to say 1, of two classes, for the greatest macro F1 on these images.
+
+    Half-way between the two images that it separates, 0.5 where no image lies on either side.
+
+    Raises:
+        DataError: without images.
+
+    >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.7]), torch.tensor([0, 0, 1, 1]))
+    0.25
+    """
+    if len(labels) == 0:
+        raise DataError("no images to set a threshold on: give at least one")
+    order = probabilities.double().argsort(descending=True)
+    ranked, positive = probabilities.double()[order], (labels[order] == 1).double()
+    # After the first i are called 1, for i = 1 to n.
+    hits, called, positives = positive.cumsum(0), torch.arange(1, len(order) + 1), positive.sum()
+    rest = len(order) - called
+    right = rest - (positives - hits)
+    f1 = hits / (called + positives) + right / (rest + len(order) - positives).clamp_min(1)
+    # Between equal probabilities lies no threshold.
+    possible = torch.cat([ranked[:-1] > ranked[1:], torch.tensor([False])])
+    if not possible.any():
+        return 0.5
+    place = int(torch.where(possible, f1, -1.0).argmax())
+    return float((ranked[place] + ranked[place + 1]) / 2)
+
+
 def _check_probabilities(probabilities: Float[Tensor, "n classes"]) -> None:
     if probabilities.shape[1] < 2:
         raise DataError("probabilities have one column: give one per class, two for a binary task")

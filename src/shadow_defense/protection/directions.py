@@ -29,23 +29,28 @@ def train_classifier(
     normalisation: Normalisation,
     *,
     seed: int,
+    settings: ModelSettings = MODEL,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """A small classifier of public images: :data:`EPOCHS` epochs of Adam, from scratch.
+    """A classifier of images in [0, 1], small unless told otherwise: :data:`EPOCHS` epochs of Adam, from scratch.
 
     Raises:
         DataError: when the images are all of one class.
     """
     classes = int(labels.max()) + 1
     if len(labels.unique()) < 2:
-        raise DataError("the public images are all of one class: give labels of two at least, or another texture")
+        raise DataError("the images are all of one class: give labels of two at least, or another texture")
     height, width = images.shape[2:]
     model = build_model(
-        MODEL, channels=images.shape[1], classes=classes, image_size=(height, width), seed=seed_for(seed, "classifier")
+        settings,
+        channels=images.shape[1],
+        classes=classes,
+        image_size=(height, width),
+        seed=seed_for(seed, "classifier"),
     )
     inputs = normalisation.apply(images)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    task = (progress or Progress()).start("training a classifier of public images", EPOCHS)
+    task = (progress or Progress()).start("training a classifier", EPOCHS)
     model.train()
     for epoch in range(EPOCHS):
         order = torch.randperm(len(images), generator=named_generator(seed, "classifier", "epoch", epoch))

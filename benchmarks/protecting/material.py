@@ -1,0 +1,120 @@
+"""Private and public images of one source, without overlap, and what textures are made of."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shadow_defense.attacks.removers.suite import Knowledge
+from shadow_defense.data.dataset import ImageSet, measure_normalisation
+from shadow_defense.data.npz import read_npz
+from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.generators.training import GanTraining
+from shadow_defense.protection.decoy import GeneratedDecoys
+from shadow_defense.protection.directions import task_directions, train_classifier
+from shadow_defense.protection.whitening import Whitening, measure_whitening
+from shadow_defense.seeds import named_generator
+
+SEED = 0
+MOST_SPARED = 32
+VALIDATION = 500
+"""Images that are left over, where the file has no part for it."""
+
+
+@dataclass
+class Material:
+    """Images of one file; each thing that is made of public ones is made when it is first asked for."""
+
+    private: ImageSet
+    public: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    classes: int
+    gan_steps: int
+    _spared: dict[int, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def gallery(self) -> Tensor:
+        return self.private.unit_images()
+
+    @cached_property
+    def pool(self) -> Tensor:
+        return self.public.unit_images()
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        return measure_whitening(self.pool)
+
+    @property
+    def mean_image(self) -> Tensor:
+        return self.whitening.mean.unflatten(0, self.whitening.shape)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        return Knowledge(self.pool, self.public.labels, self.classes)
+
+    @cached_property
+    def decoys(self) -> GeneratedDecoys:
+        settings = GeneratorSettings(name="dcgan", steps=self.gan_steps, width=16, z_dim=64)
+        training = GanTraining(settings, image_size=self.public.image_size[0], channels=self.public.channels, seed=SEED)
+        for _ in range(self.gan_steps):
+            training.step(self.public.images)
+        return GeneratedDecoys(training.average)
+
+    def spared(self, count: int, labelled: int | None = None) -> Tensor:
+        """Directions of a classifier of public images, or of the first ``labelled`` of them."""
+        known = len(self.public) if labelled is None else labelled
+        if known not in self._spared:
+            told = self.public.subset(range(known))
+            normalisation = measure_normalisation(told)
+            unit = told.unit_images()
+            model = train_classifier(unit, told.labels, normalisation, seed=SEED)
+            self._spared[known] = task_directions(
+                model, unit, told.labels, normalisation, self.whitening, count=MOST_SPARED, seed=SEED
+            )
+        return self._spared[known][:, :count]
+
+    def principal(self, count: int) -> Tensor:
+        """A control: the directions along which public images differ most."""
+        return torch.eye(self.whitening.count)[:, :count]
+
+    def random(self, count: int) -> Tensor:
+        """A control: directions that say nothing."""
+        drawn = torch.randn(self.whitening.count, count, generator=named_generator(SEED, "random directions"))
+        return torch.linalg.qr(drawn).Q
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="an npz file of MedMNIST")
+    parser.add_argument("--size", type=int, default=32, help="side in pixels to which images are brought")
+    parser.add_argument("--private", type=int, default=1800, help="images to protect, all in the gallery")
+    parser.add_argument("--public", type=int, default=1800)
+    parser.add_argument("--audited", type=int, default=300, help="of the private images")
+    parser.add_argument("--gan-steps", type=int, default=1000, help="of the generator of decoys")
+    parser.add_argument("--only", default="", help="rows whose name begins so; several after commas")
+    parser.add_argument("--json", type=Path, help="a file for all numbers")
+
+
+def read_material(data: Path, size: int, private: int, public: int, gan_steps: int) -> Material:
+    parts = read_npz(path=data, image_size=size, channels=None)
+    order = torch.randperm(len(parts.train), generator=named_generator(SEED, "benchmark")).numpy()
+    left = order[private + public :]
+    assert parts.test is not None
+    return Material(
+        private=parts.train.subset(order[:private]),
+        public=parts.train.subset(order[private:][:public]),
+        validation=parts.validation or parts.train.subset(left[:VALIDATION]),
+        test=parts.test,
+        classes=len(parts.class_names),
+        gan_steps=gan_steps,
+    )
+
+
+def wanted(name: str, only: str) -> bool:
+    """Whether a row was asked for."""
+    return any(name.startswith(each.strip()) for each in only.split(","))

@@ -1,0 +1,59 @@
+"""What a model is worth that was trained on a data set as it was written."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shadow_defense.data.dataset import ImageSet, Normalisation, Parts, measure_normalisation
+from shadow_defense.errors import DataError
+from shadow_defense.metrics.utility import best_threshold, utility
+from shadow_defense.models.settings import ModelSettings
+from shadow_defense.protection.directions import train_classifier
+
+SMALL = ModelSettings(name="convnet", normalisation="group", activation="gelu", width=16)
+
+
+class Worth(TypedDict):
+    """Scores on the test part: macro F1 of the most probable class and, of two classes, at the threshold of the
+    greatest F1 on the validation part; area under the ROC curve."""
+
+    f1: float
+    f1_threshold: float | None
+    auc: float | None
+
+
+def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL) -> Worth:
+    """Train on the training part as it is, with its own normalisation, and test on the others as they are.
+
+    Raises:
+        DataError: without a validation or a test part, or with training images of one class.
+    """
+    if parts.validation is None or parts.test is None:
+        raise DataError("utility needs a validation and a test part: give a source that has both")
+    normalisation = measure_normalisation(parts.train)
+    model = train_classifier(parts.train.unit_images(), parts.train.labels, normalisation, seed=seed, settings=settings)
+    tested = _probabilities(model, parts.test, normalisation)
+    scores = utility(tested, parts.test.labels)
+    worth = Worth(f1=_number(scores["f1_macro"]), f1_threshold=None, auc=scores["auroc"])
+    if len(parts.class_names) == 2:
+        validated = _probabilities(model, parts.validation, normalisation)
+        threshold = best_threshold(validated[:, 1], parts.validation.labels)
+        called = (tested[:, 1] > threshold).double()
+        moved = utility(torch.stack([1 - called, called], dim=1), parts.test.labels)
+        worth["f1_threshold"] = moved["f1_macro"]
+    return worth
+
+
+def _probabilities(model: nn.Module, images: ImageSet, normalisation: Normalisation) -> Float[Tensor, "n classes"]:
+    with torch.no_grad():
+        logits = [model(normalisation.apply(part)) for part in images.unit_images().split(256)]
+    return torch.softmax(torch.cat(logits).double(), dim=1)
+
+
+def _number(score: float | None) -> float:
+    assert score is not None
+    return score
