@@ -33,14 +33,14 @@ ROWS: dict[str, Make] = {
     "white 0.5": lambda all: White(all.whitening, 0.5),
     "white 1.0": lambda all: White(all.whitening, 1.0),
     "covariance 1.0": lambda all: Covariance(all.whitening, 1.0),
-    "decoy 70 % public, no floor": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.0),
-    "decoy 70 % public, floor 0.15": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.15),
-    "task 8 directions, 1.0": lambda all: Task(all.whitening, all.spared(8), 1.0),
-    "task 8 directions, 2.0": lambda all: Task(all.whitening, all.spared(8), 2.0),
-    "task 16 directions, 1.5": lambda all: Task(all.whitening, all.spared(16), 1.5),
-    "task 32 directions, 1.0": lambda all: Task(all.whitening, all.spared(32), 1.0),
-    "decoy 70 % generated, no floor": lambda all: Decoy(all.whitening, all.decoys, 0.7, 0.0),
-    "decoy 70 % generated, floor 0.15": lambda all: Decoy(all.whitening, all.decoys, 0.7, 0.15),
+    "decoy 70 % public without floor": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.0),
+    "decoy 70 % public with floor 0.15": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.15),
+    "task 8 at 1.0": lambda all: Task(all.whitening, all.spared(8), 1.0),
+    "task 8 at 2.0": lambda all: Task(all.whitening, all.spared(8), 2.0),
+    "task 16 at 1.5": lambda all: Task(all.whitening, all.spared(16), 1.5),
+    "task 32 at 1.0": lambda all: Task(all.whitening, all.spared(32), 1.0),
+    "decoy 70 % generated without floor": lambda all: Decoy(all.whitening, all.decoys, 0.7, 0.0),
+    "decoy 70 % generated with floor 0.15": lambda all: Decoy(all.whitening, all.decoys, 0.7, 0.15),
 }
 
 

@@ -1,7 +1,7 @@
 """What a model is worth that was trained on protected images, beside what the best linear remover makes of them.
 
     python benchmarks/utility.py --data pneumoniamnist.npz --seeds 0 1
-    python benchmarks/utility.py --data retinamnist.npz --private 540 --public 540 --only "clean,task 8"
+    python benchmarks/utility.py --data retinamnist.npz --private 540 --public 540 --only "clean,task 8 at"
 
 Each row: images are protected, written as bytes, a model is trained on them from scratch and tested on clean images,
 through the map that goes with the texture where it has one. Beside it PSNR of the linear removal and rank-1 among all
@@ -23,7 +23,7 @@ from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import ImageSet, Parts
-from shadow_defense.experiment.protecting.protecting import as_bytes
+from shadow_defense.experiment.protecting.layouts.layout import as_bytes
 from shadow_defense.experiment.protecting.utility import SMALL, worth_of
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.linkage import hits
@@ -68,25 +68,24 @@ ROWS: dict[str, Row] = {
     "clean": Row(train=lambda all: all.private),
     "public images alone": alone(None),
     "300 public images alone": alone(300),
+    **{
+        f"task {count} at {strength}": task(count, strength)
+        for count, strength in ((8, 1.25), (8, 1.5), (4, 1.0), (8, 1.0), (8, 2.0), (16, 2.5))
+    },
+    "principal 8 at 1.5": Row(lambda all: Task(all.whitening, all.principal(8), 1.5)),
+    "task 8 of 300 labels at 1.5": task(8, 1.5, 300),
+    "random 8 at 1.5": Row(lambda all: Task(all.whitening, all.random(8), 1.5)),
+    "white 1.0 removed": Row(lambda all: White(all.whitening, 1.0)),
     "white 1.0": Row(lambda all: White(all.whitening, 1.0), removal=False),
-    "white 1.0, removal": Row(lambda all: White(all.whitening, 1.0)),
-    "covariance 2.0, removal": Row(lambda all: Covariance(all.whitening, 2.0)),
-    "decoy 70 % public, floor 0.15": Row(
+    "covariance 2.0 removed": Row(lambda all: Covariance(all.whitening, 2.0)),
+    "decoy 70 % public with floor 0.15": Row(
         lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.15), removal=False
     ),
-    **{
-        f"task {count} directions, {strength}": task(count, strength)
-        for count in (4, 8, 16)
-        for strength in (1.0, 1.25, 1.5, 2.0)
-    },
-    "task 8 directions of 300 labels, 1.5": task(8, 1.5, 300),
-    "principal 8 directions, 1.5": Row(lambda all: Task(all.whitening, all.principal(8), 1.5)),
-    "random 8 directions, 1.5": Row(lambda all: Task(all.whitening, all.random(8), 1.5)),
 }
 
 
 def written(texture: Texture, removal: bool, all: Material) -> Parts:
-    """The data set as it is written: bytes, the test part through the same map where the removal is trained on."""
+    """The data set as it is written: bytes, the test part as what is kept of it where the removal is trained on."""
     protected = texture.protect(all.gallery, drawn(SEED + 1, "private", len(all.gallery)))
     parts = {"train": all.private, "validation": all.validation, "test": all.test}
     images = {"train": protected}
@@ -94,7 +93,7 @@ def written(texture: Texture, removal: bool, all: Material) -> Parts:
         linear = linear_removal(texture.whitening, [texture.view()])
         images["train"] = linear.images([protected])
         for name in ("validation", "test"):
-            images[name] = linear.images([texture.kept(parts[name].unit_images())])
+            images[name] = texture.kept(parts[name].unit_images())
     sets = {
         name: replace(each, images=as_bytes(images[name])) if name in images else each for name, each in parts.items()
     }

@@ -72,6 +72,17 @@ def test_the_removal_of_the_task_is_linear_mmse() -> None:
     assert torch.allclose(texture.mapped(protected).clamp(0, 1), wanted, atol=1e-5)
 
 
+def test_what_is_tested_is_what_is_kept_and_the_training_has_it_shrunk() -> None:
+    """``mapped(kept(x)) - mean = (tested(x) - mean) / (1 + t^2)``: the noise is right on average, the size is not."""
+    texture, images = Task(WHITENING, SPARED, 1.3), gaussian_images(3, 2)
+    found, wanted = (
+        WHITENING.coordinates(each) for each in (texture.mapped(texture.kept(images)), texture.tested(images))
+    )
+    assert torch.allclose(found * (1 + 1.3**2), wanted, atol=1e-3)
+    assert torch.allclose(wanted @ SPARED, WHITENING.coordinates(images) @ SPARED, atol=1e-3)
+    assert (wanted - wanted @ SPARED @ SPARED.T).abs().max() < 1e-3
+
+
 def test_covariance_leaves_nothing_bare_outside_of_the_directions() -> None:
     whitening = measure_whitening(gaussian_images(90, 0))
     images = gaussian_images(2, 3)

@@ -32,7 +32,10 @@ def protect(
         str, typer.Option(help="recommended, white, covariance or decoy: docs/protect.md measures them.")
     ] = "recommended",
     target: Annotated[
-        str | None, typer.Option(metavar="rdlv=NUMBER", help="The weakest strength that leaves no more than this.")
+        str | None,
+        typer.Option(
+            metavar="MEASURE=NUMBER", help="The weakest strength that leaves no more: rdlv, psnr (+2) or linkage."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Protect so many training images only: a trial.")] = None,
     image_size: Annotated[

@@ -56,4 +56,4 @@ class FrozenProtection:
 
     def tested_on(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Clean images as the model is given them at test time, in [0, 1]."""
-        return self.texture.mapped(images.float() / 255).clamp(0, 1)
+        return self.texture.tested(images.float() / 255).clamp(0, 1)

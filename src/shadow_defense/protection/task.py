@@ -55,3 +55,7 @@ class Task(Texture):
         """``mean + B D V V^T w / (1 + t^2)``: of x' the LMMSE where there is no floor."""
         spared = self.whitening.coordinates(images) @ self.spared @ self.spared.T
         return self.whitening.images(spared / (1 + self.strength**2))
+
+    def tested(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """``mean + B D V V^T w``, what is kept: shrunk as x' is, it would hardly move an answer (docs/protect.md)."""
+        return self.kept(images)

@@ -21,13 +21,17 @@ class Texture(ABC):
     """
 
     maps = False
-    """Whether it is trained on :meth:`mapped` images, so that the same map goes before the model at test time."""
+    """Whether it is trained on :meth:`mapped` images, so that :meth:`tested` goes before the model at test time."""
 
     def __init__(self, whitening: Whitening) -> None:
         self.whitening = whitening
 
     def mapped(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Images, protected or clean, as the model is given them: a map of public constants; here as they are."""
+        """Protected images as the model is trained on them: a map of public constants; here as they are."""
+        return images
+
+    def tested(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Clean images as the model is given them at test time: a map of public constants; here as they are."""
         return images
 
     @abstractmethod

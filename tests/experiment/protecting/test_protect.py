@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from shadow_defense.attacks.removers.lmmse import LinearRemover
+from shadow_defense.attacks.removers.planted import drawn
+from shadow_defense.attacks.removers.worst_case import scores
 from shadow_defense.errors import DataError, RunError, ShadowDefenseError
 from shadow_defense.experiment.protecting import protecting
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.protecting import protect_data
 from shadow_defense.experiment.protecting.settings import PRESETS, protect_preset
-from shadow_defense.experiment.protecting.weakest import parse_target
+from shadow_defense.experiment.protecting.weakest import Target, parse_target, weakest_strength
+from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
+from shadow_defense.protection.white import White
+from shadow_defense.protection.whitening import measure_whitening
 from tests.experiment.protecting.conftest import request_for, write_npz
 
 
@@ -185,7 +191,7 @@ def test_a_withheld_verdict_gives_no_numbers(
         ({"public": "few.npz"}, "30 public images: expected at least 50"),
         ({"public": "public.npz", "limit": 5}, "5 images to protect: expected at least 20"),
         ({"aside": 60.0}, "--set-aside 60 of 60 training images: expected fewer"),
-        ({"public": "public.npz", "target": 1e-6}, "is not reached: the strongest noise leaves"),
+        ({"public": "public.npz", "target": Target("rdlv", 1e-6)}, "is not reached: the strongest noise leaves"),
         ({"public": "unlabelled"}, "the public images have no labels"),
         ({"public": "public.npz", "settings": {"directions": 1000}}, "expected 1 to 144"),
     ],
@@ -234,14 +240,8 @@ def test_a_folder_with_anything_in_it_is_left_alone(hospital: Path, tmp_path: Pa
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_the_weakest_strength_meets_its_target_and_no_less(hospital: Path) -> None:
-    from shadow_defense.attacks.removers.lmmse import LinearRemover
-    from shadow_defense.attacks.removers.planted import drawn
-    from shadow_defense.attacks.removers.worst_case import scores
-    from shadow_defense.experiment.protecting.weakest import weakest_strength
-    from shadow_defense.protection.white import White
-    from shadow_defense.protection.whitening import measure_whitening
-
+@pytest.mark.parametrize("measure", ["rdlv", "psnr", "linkage"])
+def test_the_weakest_strength_meets_its_target_and_no_less(hospital: Path, measure: str) -> None:
     public = torch.from_numpy(arrays(hospital / "public.npz")["train_images"])[:, None].float() / 255
     whitening = measure_whitening(public)
     mean = whitening.mean.unflatten(0, whitening.shape)
@@ -249,18 +249,25 @@ def test_the_weakest_strength_meets_its_target_and_no_less(hospital: Path) -> No
     def leaked(strength: float) -> float:
         texture = White(whitening, strength)
         protected = texture.protect(public, drawn(0, "target", len(public)))
+        if measure == "linkage":
+            # White noise on whole images: the likeliest image is the nearest one.
+            nearest = torch.cdist(protected.flatten(1), public.flatten(1)).argmin(dim=1)
+            return float((nearest == torch.arange(len(public))).float().mean())
         estimates = LinearRemover(whitening, texture.view()).removal.images([protected])
+        if measure == "psnr":
+            return float((psnr(estimates, public) - psnr(mean.expand_as(public), public)).mean())
         return float(scores(estimates, public, mean)["rdlv"].mean())
 
-    target = 0.3 * leaked(0.05)
+    target = Target(measure, 0.3 * leaked(0.05))
     strength = weakest_strength(lambda strength: White(whitening, strength), public, target)
-    assert leaked(strength) <= target < leaked(0.97 * strength)
+    assert leaked(strength) <= target.most < leaked(0.9 * strength)
 
 
-@pytest.mark.parametrize("text", ["rdlv", "rdlv=-1", "ssim=0.4", "rdlv=nan", "rdlv=many"])
-def test_a_target_is_a_number_above_0(text: str) -> None:
+@pytest.mark.parametrize("text", ["rdlv", "rdlv=-1", "ssim=0.4", "rdlv=nan", "rdlv=many", "linkage=1", "psnr=inf"])
+def test_a_target_is_a_measure_and_a_number_that_it_can_have(text: str) -> None:
     with pytest.raises(ShadowDefenseError, match="expected rdlv=NUMBER"):
         parse_target(text)
+    assert [str(parse_target(each)) for each in ("psnr=+2", "linkage=0.05")] == ["psnr=2", "linkage=0.05"]
 
 
 def test_presets() -> None:

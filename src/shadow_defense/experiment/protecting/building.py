@@ -8,7 +8,7 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.experiment.protecting.site import state_root
-from shadow_defense.experiment.protecting.weakest import weakest_strength
+from shadow_defense.experiment.protecting.weakest import Target, weakest_strength
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
 from shadow_defense.protection.constants import Constants, kept_constants, measure_constants
@@ -16,7 +16,7 @@ from shadow_defense.protection.texture import Texture
 
 
 def site_constants(
-    settings: ProtectSettings, target: float | None, public: PublicImages, progress: Progress
+    settings: ProtectSettings, target: Target | None, public: PublicImages, progress: Progress
 ) -> Constants:
     """Those of :func:`choose_constants`, kept at the site (:func:`.kept_constants`)."""
     return kept_constants(
@@ -26,12 +26,12 @@ def site_constants(
         public.labels,
         lambda: choose_constants(settings, target, public, progress),
         settings.seed,
-        target,
+        None if target is None else str(target),
     )
 
 
 def choose_constants(
-    settings: ProtectSettings, target: float | None, public: PublicImages, progress: Progress
+    settings: ProtectSettings, target: Target | None, public: PublicImages, progress: Progress
 ) -> Constants:
     """What the texture is made of, from public images alone; the weakest strength that meets a target.
 

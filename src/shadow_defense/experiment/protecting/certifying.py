@@ -11,6 +11,7 @@ from shadow_defense.experiment.protecting.auditing import Audited
 from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE
 from shadow_defense.experiment.protecting.material import Material
 from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.experiment.protecting.weakest import Target
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_json, write_text
 from shadow_defense.protection.constants import hash_of
@@ -36,7 +37,7 @@ class Origin:
 
     title: str
     command: str
-    target: float | None
+    target: Target | None
     passed: int
     fingerprint: str | None
     notes: tuple[str, ...] = ()
@@ -54,7 +55,7 @@ def certificate_of(
         seed=settings.seed,
         verdict=certificate_verdict(audited.planted_breaks, audited.worst, audited.mean_image, audited.linkage),
         settings=settings.model_dump(mode="json"),
-        target=origin.target,
+        target=None if origin.target is None else str(origin.target),
         counts=Counts(
             protected=len(material.private),
             audited=min(settings.audited, len(material.private)),

@@ -12,6 +12,7 @@ from shadow_defense.experiment.protecting.knowledge import PublicImages, cut_pub
 from shadow_defense.experiment.protecting.layouts.layout import Layout
 from shadow_defense.experiment.protecting.layouts.reading import read_layout
 from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.experiment.protecting.weakest import Target
 from shadow_defense.seeds import named_generator
 
 LEAST_PRIVATE = 20
@@ -26,7 +27,7 @@ class Request:
         images: a path, or a source that needs no file.
         public: public images likewise; None where they are set aside, or where the data set marks its own.
         aside: a count of training images, or a share below 1, that become public.
-        target: RDLV that the linear removal may reach on average; None: the settings' strength.
+        target: the most that may be left, which chooses the strength; None: the settings' own.
         limit: so many training images are protected at most.
         grey_range: the grey values of files that become black and white.
     """
@@ -35,7 +36,7 @@ class Request:
     settings: ProtectSettings
     public: str | None = None
     aside: float | None = None
-    target: float | None = None
+    target: Target | None = None
     limit: int | None = None
     image_size: int | None = None
     grey_range: tuple[float, float] | None = None

@@ -42,7 +42,7 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
         out,
         {
             "settings": settings.model_dump(mode="json"),
-            "target": request.target,
+            "target": None if request.target is None else str(request.target),
             **{name: getattr(request, name) for name in CHOOSING},
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(public.images, public.labels),

@@ -15,15 +15,15 @@ from shadow_defense.protection.texture import Texture
 TRANSFORM = "transform.pt2"
 
 
-class Removal(nn.Module):
-    """``x -> m + M (x - m)`` on images in [0, 1], M the linear removal; made of public constants alone."""
+class Projection(nn.Module):
+    """``x -> mean + B D V V^T w`` on images in [0, 1] (:meth:`.Task.tested`); made of public constants alone."""
 
     def __init__(self, texture: Task) -> None:
         super().__init__()
         whitening = texture.whitening
         self.register_buffer("mean", whitening.mean)
         self.register_buffer("reads", whitening.directions / whitening.deviations @ texture.spared)
-        self.register_buffer("writes", whitening.coloured(texture.spared.T) / (1 + texture.strength**2))
+        self.register_buffer("writes", whitening.coloured(texture.spared.T))
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         mean = self.get_buffer("mean")
@@ -33,7 +33,7 @@ class Removal(nn.Module):
 
 def module_of(texture: Texture) -> nn.Module:
     """What goes before the model at test time; the identity where the texture maps nothing."""
-    return Removal(texture).eval() if isinstance(texture, Task) else nn.Identity()
+    return Projection(texture).eval() if isinstance(texture, Task) else nn.Identity()
 
 
 def write_transform(out: Path, texture: Task) -> None:
@@ -42,7 +42,7 @@ def write_transform(out: Path, texture: Task) -> None:
         return
     example = torch.zeros(2, *texture.whitening.shape)
     program = torch.export.export(
-        Removal(texture).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images")}}
+        Projection(texture).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images")}}
     )
     with atomic_path(out / TRANSFORM) as temporary:
         torch.export.save(program, temporary)

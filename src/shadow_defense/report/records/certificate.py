@@ -50,7 +50,7 @@ class CertificateRecord(Header):
     seed: int
     verdict: tuple[str, ...]
     settings: Mapping[str, object]
-    target: float | None
+    target: str | None
     counts: Counts
     removal_written: bool
     hashes: Mapping[str, str]
