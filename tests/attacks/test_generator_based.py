@@ -254,7 +254,7 @@ def test_restarts_are_batched_and_chosen_by_the_matching_loss(kind: Any) -> None
     seen = observation(inside())
     attack = kind(**FEW)
     found = [attack.model_copy(update={"restarts": count}).reconstruct(seen, seed=0) for count in (1, 2, 6)]
-    assert found[0].matching_loss >= found[1].matching_loss * (1 - 1e-4) >= found[2].matching_loss * (1 - 1e-3)
+    assert found[0].matching_loss >= found[1].matching_loss * (1 - 1e-2) >= found[2].matching_loss * (1 - 2e-2)
     assert found[2].matching_loss < 0.99 * found[0].matching_loss
 
 

@@ -94,7 +94,7 @@ class GGL(BaseModel):
             self.iterations,
             time.perf_counter() - started,
             tuple(found.history[chosen].tolist()),
-            tuple(objective.notes),
+            objective.notes,
         )
 
     def _descend(

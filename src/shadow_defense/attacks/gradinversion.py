@@ -33,6 +33,7 @@ from shadow_defense.models.batchnorm import (
     step_weights,
 )
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
+from shadow_defense.models.simulated_gradient import SimulatedGradient
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator
 
@@ -123,6 +124,9 @@ class GradInversion(BaseModel):
         distance = observation.matching.fitted(matching(self.matching))
         notes = [*target.notes, *observation.matching.notes]
         with BatchStatisticsRecorder(observation.model) as recorder:
+            gradient = SimulatedGradient(
+                observation.model, target.parameters, target.buffers, observation.loss_fn, recorder
+            )
             simulate = partial(
                 simulate_training,
                 observation.model,
@@ -134,6 +138,7 @@ class GradInversion(BaseModel):
                 recorder=recorder,
                 sent=target.sent,
                 last=target.last,
+                gradient=gradient,
             )
             statistics: dict[str, BatchStatistics] = {}
             if self.statistics == "recovered":
@@ -174,7 +179,7 @@ class GradInversion(BaseModel):
             self.iterations,
             time.perf_counter() - started,
             found.history,
-            tuple(notes),
+            (*notes, *gradient.notes),
         )
 
 

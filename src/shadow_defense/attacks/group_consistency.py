@@ -126,7 +126,7 @@ class GroupConsistency(BaseModel):
             self.iterations,
             time.perf_counter() - started,
             tuple(found.history[chosen].tolist()),
-            tuple(objective.notes),
+            objective.notes,
         )
 
 

@@ -151,7 +151,7 @@ class _CodesThenWeights(BaseModel):
             self.steps(),
             time.perf_counter() - started,
             history,
-            tuple(objective.notes),
+            objective.notes,
         )
 
 

@@ -12,6 +12,7 @@ from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.attacks.training_step import TrainingState, TrainingStep
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction
+from shadow_defense.models.simulated_gradient import SimulatedGradient
 
 RECOMPUTED_ABOVE = 4
 """More steps on the graph than this are computed anew in the backward pass, which then holds the graph of one."""
@@ -41,6 +42,7 @@ def simulate_training(
     *,
     mapped: bool = False,
     last: int | None = None,
+    gradient: SimulatedGradient | None = None,
 ) -> SimulatedTraining:
     """``theta_{t+1} = theta_t - eta v_t``, ``v_t = mu v_{t-1} + g(theta_t, batch_t) + lambda theta_t``, unrolled.
 
@@ -61,15 +63,18 @@ def simulate_training(
             others as well, and they move what is sent.
         mapped: inside ``torch.func.vmap``, over several candidates for ``images``, each with buffers of its own;
             nothing is computed anew there.
+        gradient: at ``parameters``, kept from call to call, by which a single step is differentiated faster. Several
+            steps go by autograd alone: all but the first begin at parameters that depend on the images.
         last: gradients go through so many steps at the end; those before move the parameters as constants. Cheaper,
             and biased. An image that only earlier steps see gets none: take an epoch's steps or more. None: all.
     """
-    step = TrainingStep(model, buffers, loss_fn, local, recorder, mapped)
     returned = parameters if sent is None else sent
     if local.steps == 1:
+        step = TrainingStep(model, buffers, loss_fn, local, recorder, mapped, None if mapped else gradient)
         # Not as the difference of two nearly equal tensors, which would lose digits.
         update, seen = step.first_update(parameters, images[: local.batch_size], labels[: local.batch_size])
         return SimulatedTraining([update[name] for name in returned], [seen])
+    step = TrainingStep(model, buffers, loss_fn, local, recorder, mapped)
     kept = local.steps if last is None else min(last, local.steps)
     state = TrainingState(parameters, {}, {})
     statistics = list[dict[str, BatchStatistics]]()

@@ -25,6 +25,7 @@ from shadow_defense.models.batchnorm import (
     step_weights,
 )
 from shadow_defense.models.image_priors import statistics_distance
+from shadow_defense.models.simulated_gradient import SimulatedGradient
 
 ImagePrior = Callable[[Tensor], Tensor]
 
@@ -52,8 +53,10 @@ class MatchingObjective:
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
         longest_unroll, beyond: local steps up to which the client's training is unrolled, and what becomes of more.
         at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
-            gives differs from what its candidates give alone by rounding. 1, and wherever the model cannot be mapped
-            (:func:`can_be_mapped`): one after the other.
+            gives differs from what its candidates give alone by rounding. 1, wherever the model cannot be mapped
+            (:func:`can_be_mapped`), and on a processor where differences are taken
+            (:class:`~shadow_defense.models.simulated_gradient.SimulatedGradient`), of which a batch takes none and
+            would gain less: one after the other.
         batch_norm: b; above 0 the attacker reads the uploaded buffers.
 
     Attributes:
@@ -72,12 +75,20 @@ class MatchingObjective:
         batch_norm: float = 0.0,
     ) -> None:
         self.target = matching_target(observation, longest_unroll, beyond)
-        self.notes = [*self.target.notes, *observation.matching.notes]
+        self._notes = [*self.target.notes, *observation.matching.notes]
         self._observation, self._matching, self._prior = observation, observation.matching.fitted(matching), prior
         self._at_once = at_once if can_be_mapped(observation.model) else 1
         self._batch_norm = batch_norm
         self._statistics: dict[str, BatchStatistics] | None = None
         self._recorder = BatchStatisticsRecorder(observation.model)
+        self._gradient = SimulatedGradient(
+            observation.model, self.target.parameters, self.target.buffers, observation.loss_fn, self._recorder
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be assumed, and how it was differentiated where that took longer, in words."""
+        return (*self._notes, *self._gradient.notes)
 
     def __enter__(self) -> MatchingObjective:
         if self._batch_norm:
@@ -89,7 +100,8 @@ class MatchingObjective:
 
     def __call__(self, candidates: Float[Tensor, "r n c h w"]) -> RestartLosses:
         """The losses of r candidates, on the graph; the client is simulated once for each."""
-        parts = [self._together(part) for part in candidates.split(self._at_once)]
+        alone = candidates.device.type == "cpu" and self.target.local.steps == 1 and not self._gradient.exact
+        parts = [self._together(part) for part in candidates.split(1 if alone else self._at_once)]
         totals, matched = zip(*parts, strict=True)
         return RestartLosses(torch.cat(totals), torch.cat(matched).detach())
 
@@ -129,6 +141,7 @@ class MatchingObjective:
             target.sent,
             last=target.last,
             mapped=mapped,
+            gradient=self._gradient,
         )
         simulated = expected_training(simulate, observation.matching.draws)
         matched = self._matching(simulated.update, target.observed)
@@ -137,7 +150,7 @@ class MatchingObjective:
             if self._statistics is None:
                 self._statistics = observed_statistics(observation, simulated.statistics[0])
                 if not self._statistics:
-                    self.notes.append(NOTHING_IN_THE_BUFFERS)
+                    self._notes.append(NOTHING_IN_THE_BUFFERS)
             if self._statistics:
                 weights = step_weights(buffer_momentum(observation), len(simulated.statistics))
                 ours = average_statistics(simulated.statistics, weights)

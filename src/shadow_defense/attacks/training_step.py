@@ -15,6 +15,7 @@ from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.attacks.optimiser_rules import OPTIMISER_RULES, Moments
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, loss_gradients, nested_gradients
+from shadow_defense.models.simulated_gradient import SimulatedGradient
 
 
 class TrainingState(NamedTuple):
@@ -38,6 +39,7 @@ class TrainingStep:
     Attributes:
         buffers: train mode writes to them, once a step.
         mapped: inside ``torch.func.vmap``.
+        gradient: at the parameters that the training begins with, in place of autograd's own; of one step alone.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class TrainingStep:
     local: LocalTraining
     recorder: BatchStatisticsRecorder
     mapped: bool = False
+    gradient: SimulatedGradient | None = None
 
     def on_graph(
         self, state: TrainingState, images: Tensor, labels: Tensor, *, create_graph: bool = True
@@ -76,6 +79,8 @@ class TrainingStep:
         batch = (self.model, state.parameters, self.buffers, images, labels, self.loss_fn)
         if self.mapped:
             gradients, statistics = nested_gradients(*batch, self.recorder)
+        elif self.gradient:
+            gradients, statistics = self.gradient(images, labels)
         else:
             gradients, statistics = loss_gradients(*batch, create_graph=create_graph), self.recorder.take()
         rule = OPTIMISER_RULES[self.local.optimiser or "sgd"]

@@ -1,0 +1,168 @@
+"""The difference of two passes against autograd's own second derivative, in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shadow_defense.models.batchnorm import BatchStatisticsRecorder
+from shadow_defense.models.build import build_model
+from shadow_defense.models.functional import LossFunction, loss_gradients, split_state
+from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
+from shadow_defense.models.losses import ClassLoss
+from shadow_defense.models.settings import ModelSettings
+from shadow_defense.models.simulated_gradient import NO_DIFFERENCE, SimulatedGradient
+
+SIDE = 16
+LABELS = torch.tensor([0, 2])
+
+
+def convnet(normalisation: str, activation: str = "relu") -> nn.Module:
+    chosen = ModelSettings(name="convnet", normalisation=normalisation, activation=activation, width=8)
+    return build_model(chosen, channels=1, classes=3, image_size=(SIDE, SIDE), seed=0)
+
+
+def pooled(*activations: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    first, second = activations
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), first, nn.MaxPool2d(2, ceil_mode=True)),
+        *(nn.Conv2d(8, 8, 3, padding=1), second, nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(128, 3)),
+    )
+
+
+class Rippled(nn.Module):
+    """So finely that no step is small enough: what no difference comes near."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.sin(3e5 * x) / 3e5
+
+
+def images(dtype: torch.dtype = torch.float32) -> Tensor:
+    drawn = torch.randn(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return drawn.to(dtype).requires_grad_()
+
+
+def distance(gradients: dict[str, Tensor]) -> Tensor:
+    """A loss with a different direction for every parameter; those whose names end in bias it does not read."""
+    draws = torch.Generator().manual_seed(2)
+    read = [gradient for name, gradient in gradients.items() if not name.endswith("bias")]
+    targets = [torch.randn(each.shape, generator=draws, dtype=torch.float64).to(each) for each in read]
+    return torch.stack(
+        [F.cosine_similarity(a.flatten(), b.flatten(), 0) for a, b in zip(read, targets, strict=True)]
+    ).sum()
+
+
+def by_difference(model: nn.Module, loss_fn: LossFunction = F.cross_entropy) -> tuple[Tensor, tuple[str, ...]]:
+    """The second derivative that is taken, by the same object twice: with the check at the start, and without."""
+    parameters, buffers = split_state(model, model)
+    gradient = SimulatedGradient(model, parameters, buffers, loss_fn, BatchStatisticsRecorder(model))
+    found = []
+    for _ in range(2):
+        leaf = images()
+        torch.manual_seed(3)
+        found.append(torch.autograd.grad(distance(gradient(leaf, LABELS)[0]), leaf)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    return found[0], gradient.notes
+
+
+def exactly(model: nn.Module, loss_fn: LossFunction = F.cross_entropy) -> Tensor:
+    model = model.double()
+    parameters, buffers = split_state(model, model)
+    leaf = images(torch.float64)
+    torch.manual_seed(3)
+    gradients = loss_gradients(model, parameters, buffers, leaf, LABELS, loss_fn, create_graph=True)
+    return torch.autograd.grad(distance(gradients), leaf)[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "loss_fn"),
+    [
+        (convnet("group", "gelu"), ClassLoss("ce", label_smoothing=0.1)),
+        (convnet("none"), F.cross_entropy),
+        (convnet("batch"), F.cross_entropy),
+        (convnet("batch").eval(), F.cross_entropy),
+        (pooled(nn.ReLU(inplace=True), nn.LeakyReLU(0.2)), F.cross_entropy),
+        (pooled(nn.LeakyReLU(0.1, inplace=True), nn.Sigmoid()), ClassLoss("mse")),
+    ],
+    ids=["gelu, group norm, smoothed labels", "relu", "batch norm", "eval", "pooling", "leaky, pooling"],
+)
+def test_the_difference_is_the_derivative(model: nn.Module, loss_fn: LossFunction) -> None:
+    found, notes = by_difference(model, loss_fn)
+    expected = exactly(model, loss_fn).float()
+    assert F.cosine_similarity(found.flatten(), expected.flatten(), 0) > 0.9998
+    torch.testing.assert_close(found.norm(), expected.norm(), rtol=1e-2, atol=0)
+    assert notes == ()
+
+
+def test_dropout_draws_the_same_masks_in_both_passes() -> None:
+    model = nn.Sequential(convnet("none", "gelu").features, nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 3))
+    parameters, buffers = split_state(model, model)
+    gradient = SimulatedGradient(model, parameters, buffers, F.cross_entropy, BatchStatisticsRecorder(model))
+    leaf, found = images(), {}
+    torch.manual_seed(4)
+    found["difference"] = torch.autograd.grad(distance(gradient(leaf, LABELS)[0]), leaf)[0]
+    after = torch.rand(())
+    torch.manual_seed(4)
+    plain = loss_gradients(model, parameters, buffers, leaf, LABELS, F.cross_entropy, create_graph=True)
+    found["exact"] = torch.autograd.grad(distance(plain), leaf)[0]
+    assert after == torch.rand(()), "the second pass leaves the random state where the first one left it"
+    assert F.cosine_similarity(*(each.flatten() for each in found.values()), 0) > 0.9998
+    assert not gradient.notes
+
+
+def test_where_no_difference_comes_near_the_derivative_is_exact_and_it_is_said() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 8), Rippled(), nn.Linear(8, 3))
+    found, notes = by_difference(model)
+    assert notes == (NO_DIFFERENCE,)
+    parameters, buffers = split_state(model, model)
+    leaf = images()
+    plain = loss_gradients(model, parameters, buffers, leaf, LABELS, F.cross_entropy, create_graph=True)
+    assert torch.equal(found, torch.autograd.grad(distance(plain), leaf)[0])
+
+
+def test_in_double_precision_the_derivative_is_exact_from_the_start() -> None:
+    model = convnet("none", "gelu").double()
+    parameters, buffers = split_state(model, model)
+    gradient = SimulatedGradient(model, parameters, buffers, F.cross_entropy, BatchStatisticsRecorder(model))
+    leaf = images(torch.float64)
+    assert gradient.exact
+    assert torch.equal(torch.autograd.grad(distance(gradient(leaf, LABELS)[0]), leaf)[0], exactly(model))
+
+
+def test_statistics_are_on_the_graph_and_buffers_move_once() -> None:
+    model = convnet("batch")
+    parameters, buffers = split_state(model, model)
+    expected_parameters, expected_buffers = split_state(model, model)
+    found = {}
+    with BatchStatisticsRecorder(model) as recorder:
+        gradient = SimulatedGradient(model, parameters, buffers, F.cross_entropy, recorder)
+        for method in ("difference", "exact"):
+            leaf = images()
+            if method == "exact":
+                given = (model, expected_parameters, expected_buffers, leaf, LABELS, F.cross_entropy)
+                gradients, statistics = loss_gradients(*given, create_graph=True), recorder.take()
+            else:
+                gradients, statistics = gradient(leaf, LABELS)
+            alone = torch.stack([each.variance.sum() + each.mean.square().sum() for each in statistics.values()]).sum()
+            found[method] = torch.autograd.grad(distance(gradients) + alone, leaf)[0].flatten()
+    assert F.cosine_similarity(found["difference"], found["exact"], 0) > 0.9998
+    for name, tensor in expected_buffers.items():
+        torch.testing.assert_close(buffers[name], tensor, rtol=0, atol=0)
+
+
+def test_kinks_are_replayed_by_hand() -> None:
+    """Recorded at x, run at others: what passed at x passes, whatever its sign; the place of the maximum stays."""
+    x, other = torch.tensor([[[[1.0, -2.0], [3.0, -4.0]]]]), torch.tensor([[[[-1.0, 2.0], [-3.0, 4.0]]]])
+
+    def run(given: Tensor) -> list[list[float]]:
+        layers = (F.relu, nn.LeakyReLU(0.5), nn.MaxPool2d(2))
+        return [layer(given).flatten().tolist() for layer in layers]
+
+    with RecordedKinks() as kinks:
+        assert run(x) == [[1, 0, 3, 0], [1, -1, 3, -2], [3]]
+    with ReplayedKinks(kinks.sides):
+        assert run(other) == [[-1, 0, -3, 0], [-1, 1, -3, 2], [-3]]
