@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import DefenseError
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
-from shadow_defense.models.functional import LossFunction, loss_gradients, split_state, training_mode
+from shadow_defense.models.functional import LossFunction, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
+from shadow_defense.models.simulated_gradient import SimulatedGradient
 from shadow_defense.shadow.victim import VictimSignals
 
 
@@ -111,10 +112,11 @@ def pseudo_attack(
     parameters, buffers = split_state(model, global_state, like=images)
     losses = []
     with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
+        gradient = SimulatedGradient(model, parameters, buffers, loss_fn, recorder)
         for _ in range(iterations):
             fake = render(tuned, z)
-            gradients = loss_gradients(model, parameters, buffers, fake, labels, loss_fn, create_graph=True)
-            loss = shadow_loss(fake, images, gradients, victim, recorder.take(), weights)
+            gradients, statistics = gradient(fake, labels)
+            loss = shadow_loss(fake, images, gradients, victim, statistics, weights)
             derivatives = torch.autograd.grad(loss.total, list(tuned.values()), allow_unused=True)
             for tensor, derivative in zip(tuned.values(), derivatives, strict=True):
                 tensor.grad = derivative
