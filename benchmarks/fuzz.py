@@ -1,4 +1,4 @@
-"""Mutated inputs of every kind that the project reads: each ends fine or in one line that says what to mend.
+"""Mutated inputs of every kind that the project reads: each ends fine or in one line that says what to correct.
 
     python benchmarks/fuzz.py --seed 1 --count 10000
     python benchmarks/fuzz.py --seed 1 --kind npz --only 17

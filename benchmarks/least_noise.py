@@ -33,7 +33,7 @@ def noise_of(images: Tensor, normalisation: Normalisation, floor: float) -> Tens
     found = []
     for start in range(0, len(images), AT_ONCE):
         chunk = normalisation.apply(images[start : start + AT_ONCE])
-        protection = guard.examine(
+        protection = guard.protect_with_details(
             chunk,
             torch.zeros(len(chunk)).long(),
             range(start, start + len(chunk)),

@@ -25,7 +25,7 @@ model = build_model(ModelSettings(name="convnet"), channels=1, classes=2, image_
 generator, _ = build_networks(GeneratorSettings(z_dim=64, width=16), image_size=64, channels=1, seed=0)  # untrained
 
 guard = ShadowGuard(generator, ShadowSettings(strength=1.0), mean=data.normalisation.mean, std=data.normalisation.std)
-protection = guard.examine(
+protection = guard.protect_with_details(
     image,
     patient.train.labels,
     patient.train.sample_ids,

@@ -1,4 +1,4 @@
-"""Errors of a user's making: one line that says what was given, what was expected, and how to mend it."""
+"""Errors of a user's making: one line that says what was given, what was expected, and how to correct it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shown(text: object, limit: int = 120) -> str:
 
 
 class ShadowDefenseError(Exception):
-    """Base of every error that a user can mend; the command line prints its one line and exits with 2.
+    """Base of every error that a user can correct; the command line prints its one line and exits with 2.
 
     Whatever its message was made of, it is one line without control characters (:func:`shown`).
     """

@@ -173,22 +173,22 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def read_json(path: Path, mend: str = "delete it to have it computed again") -> Any:
-    """Read a JSON file. Raises :class:`RunError` naming the file, and ``mend``, when it is missing or damaged."""
+def read_json(path: Path, hint: str = "delete it to have it computed again") -> Any:
+    """Read a JSON file. Raises :class:`RunError` naming the file, and ``hint``, when it is missing or damaged."""
     try:
         return parse_json(read_text(path, JSON_BYTES))
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}; {mend}") from error
+        raise RunError(f"cannot read {path}: {error}; {hint}") from error
 
 
-def read_record(path: Path, mend: str, *keys: str) -> dict[str, Any]:
+def read_record(path: Path, hint: str, *keys: str) -> dict[str, Any]:
     """Read a JSON file that must hold an object with at least ``keys``; errors as in :func:`read_json`."""
-    record = read_json(path, mend)
+    record = read_json(path, hint)
     if not isinstance(record, dict):
-        raise RunError(f"{path} holds a {type(record).__name__}: expected an object of {', '.join(keys)}; {mend}")
+        raise RunError(f"{path} holds a {type(record).__name__}: expected an object of {', '.join(keys)}; {hint}")
     for key in keys:
         if key not in record:
-            raise RunError(f"{path} has no '{key}': expected an object of {', '.join(keys)}; {mend}")
+            raise RunError(f"{path} has no '{key}': expected an object of {', '.join(keys)}; {hint}")
     return record
 
 
@@ -221,11 +221,11 @@ def check_tensor_file(path: Path) -> None:
 
 
 def read_tensors(
-    path: Path, mend: str = "give a file that this project wrote"
+    path: Path, hint: str = "give a file that this project wrote"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and metadata written by :func:`write_tensors`; other safetensors files give empty metadata.
 
-    Raises :class:`RunError` naming the file, and ``mend``, when it is missing or damaged.
+    Raises :class:`RunError` naming the file, and ``hint``, when it is missing or damaged.
     """
     from safetensors import safe_open
 
@@ -237,7 +237,7 @@ def read_tensors(
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is no JSON object")
     except Exception as error:  # the library's own errors have no common base
-        raise RunError(f"cannot read {path} as safetensors: {error}; {mend}") from error
+        raise RunError(f"cannot read {path} as safetensors: {error}; {hint}") from error
     return tensors, metadata
 
 

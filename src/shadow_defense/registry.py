@@ -123,7 +123,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         # Whatever a stranger's module raises must not hide whose it is.
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise self.error(f"{where} cannot be loaded: {reason}; mend that package or leave it out") from error
+            raise self.error(f"{where} cannot be loaded: {reason}; correct that package or leave it out") from error
         if isinstance(found, type):
             found = getattr(found, "kind", found)
         if not isinstance(found, self.entry):

@@ -19,10 +19,8 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import Batch, RoundContext
-from shadow_defense.defenses.grad_defense import (
-    GRAD_DEFENSE_PRESETS,
-    GradDefense,
-    GradDefenseSettings,
+from shadow_defense.defenses.grad_defense import GRAD_DEFENSE_PRESETS, GradDefense, GradDefenseSettings
+from shadow_defense.defenses.sensitive_slices import (
     add_to_slices,
     balanced_choice,
     clip_slices,

@@ -1,4 +1,4 @@
-"""Folders and files that are not what a run left: one line that names the file and how to mend it, nothing lost."""
+"""Folders and files that are not what a run left: one line that names the file and how to correct it, nothing lost."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def examine(
 ) -> Protection:
     indices = indices or (0, 1)
     model = model or build(channels=channels)
-    return guard.examine(
+    return guard.protect_with_details(
         images_of(*indices, channels=channels),
         torch.tensor([index % 2 for index in indices]),
         [IDS[index] for index in indices],

@@ -1,4 +1,4 @@
-"""Bad input is refused in one line that says what was given and how to mend it, before anything is changed."""
+"""Bad input is refused in one line that says what was given and how to correct it, before anything is changed."""
 
 from __future__ import annotations
 

@@ -122,13 +122,13 @@ def test_an_image_that_is_in_the_batch_twice_is_protected_once() -> None:
     once, twice = guard(), guard()
     order = [0, 1, 0, 2, 0]
     given = step(images()[order], torch.tensor(order) % 2, [f"i{index}" for index in order])
-    protection = twice.examine(**given)
+    protection = twice.protect_with_details(**given)
     for name in ("images", "noise", "noise_map", "cam", "rebuilt"):
         tensor = getattr(protection, name)
         assert len(tensor) == 5 and torch.equal(tensor[0], tensor[2]) and torch.equal(tensor[0], tensor[4])
     assert torch.equal(protection.images, images()[order] + protection.noise)
     assert set(twice.latents) == set(twice.noise_maps) == {"i0", "i1", "i2"}
-    once.examine(**step(images()[:3]))
+    once.protect_with_details(**step(images()[:3]))
     for key, code in once.latents.items():
         torch.testing.assert_close(twice.latents[key], code)
     with pytest.raises(DataError, match="two different images of one batch have the id 'x'"):
@@ -199,8 +199,10 @@ def ramp(top: float) -> Tensor:
 @pytest.mark.parametrize("top", [1.0, 0.8, 0.6, 0.5, 0.3])
 def test_brightness_near_the_mean_does_not_take_the_noise_away(top: float) -> None:
     """0.19 of the brightest pixel's distance from the mean in the paper, of a quarter of the range 2 at least here."""
-    assert float(guard().examine(**step(ramp(top))).noise.max()) == pytest.approx(0.19 * max(abs(2 * top - 1), 0.5))
-    exact = guard(floor=0.01).examine(**step(ramp(top))).noise
+    assert float(guard().protect_with_details(**step(ramp(top))).noise.max()) == pytest.approx(
+        0.19 * max(abs(2 * top - 1), 0.5)
+    )
+    exact = guard(floor=0.01).protect_with_details(**step(ramp(top))).noise
     assert float(exact.max()) == pytest.approx(0.19 * max(abs(2 * top - 1), 0.02), rel=1e-4)
     bright = step(ramp(1.0))
     assert torch.equal(guard().protect(**bright), guard(floor=0.0).protect(**bright))
@@ -212,4 +214,4 @@ def test_an_image_that_the_formula_gives_no_noise_is_an_error_that_names_it() ->
     with pytest.raises(DefenseError, match=r"image 'i1' would get no noise.*: set `floor` above 0"):
         chosen.protect(**step(grey))
     assert chosen.noise_maps == {} and chosen.batches_protected == 0
-    assert (guard().examine(**step(grey)).noise.flatten(1).amax(1) > 0).all()
+    assert (guard().protect_with_details(**step(grey)).noise.flatten(1).amax(1) > 0).all()

@@ -101,12 +101,12 @@ def test_each_positive_class_has_its_map_and_the_largest_is_kept() -> None:
 def test_multi_label_images_are_protected() -> None:
     labels = (torch.rand(COUNT, 14, generator=torch.Generator().manual_seed(0)) > 0.7).float()
     for given in (labels, labels.long()):
-        protection = guard().examine(**step(labels=given, model=net(14), loss_fn=BCE))
+        protection = guard().protect_with_details(**step(labels=given, model=net(14), loss_fn=BCE))
         assert protection.cam is not None and (protection.noise.flatten(1).abs().amax(1) > 0).all()
         expected = class_activation_maps(net(14), net(14), images(), labels, "1")
         torch.testing.assert_close(protection.cam, expected)
     for labels_of in (labels, torch.zeros(COUNT, 14)):
-        chosen = guard(cam_class=3).examine(**step(labels=labels_of, model=net(14), loss_fn=BCE)).cam
+        chosen = guard(cam_class=3).protect_with_details(**step(labels=labels_of, model=net(14), loss_fn=BCE)).cam
         expected = class_activation_maps(net(14), net(14), images(), torch.full((COUNT,), 3), "1")
         torch.testing.assert_close(chosen, expected)
 
@@ -151,11 +151,11 @@ def test_segmentation_takes_a_map_or_none() -> None:
     given = step(labels=masks, model=model)
     with pytest.raises(ModelError, match="for segmentation a map as `foreground`, or switch `foreground` off"):
         guard().protect(**given)
-    assert guard(foreground=False).examine(**given).cam is None
+    assert guard(foreground=False).protect_with_details(**given).cam is None
     with pytest.raises(DataError, match="a foreground was given but the settings spare none"):
-        guard(foreground=False).examine(**given, foreground=masks)
+        guard(foreground=False).protect_with_details(**given, foreground=masks)
     for foreground in (masks, masks.unsqueeze(1).float(), masks.numpy()):
-        protection = guard().examine(**given, foreground=foreground)
+        protection = guard().protect_with_details(**given, foreground=foreground)
         assert protection.cam is not None and torch.equal(protection.cam, masks.float())
     for foreground, message in ((masks[:2], "expected .4, 16, 16."), (masks / 0.0, "NaN or infinity")):
         with pytest.raises(DataError, match=message):

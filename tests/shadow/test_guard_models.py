@@ -84,7 +84,7 @@ def test_wrapped_models_are_what_they_wrap(wrap: Any) -> None:
 def test_transformers_have_a_pseudo_attack() -> None:
     chosen = guard()
     before = copy.deepcopy(chosen.synthesis)
-    protection = chosen.examine(**step(model=Transformer()))
+    protection = chosen.protect_with_details(**step(model=Transformer()))
     assert protection.cam is not None and (protection.noise.flatten(1).amax(1) > 0).all()
     assert any(not torch.equal(chosen.synthesis[name], each) for name, each in before.items())
 

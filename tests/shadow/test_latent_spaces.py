@@ -105,7 +105,7 @@ def targets() -> Tensor:
 def examine(chosen: ShadowGuard, **changes: Any) -> Protection:
     local = model()
     given = {"model": local, "global_model": local, "loss_fn": F.cross_entropy, "round": 0, "rounds": 10, **changes}
-    return chosen.examine(targets(), torch.tensor([0, 1]), IDS, **given)
+    return chosen.protect_with_details(targets(), torch.tensor([0, 1]), IDS, **given)
 
 
 def equal_states(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

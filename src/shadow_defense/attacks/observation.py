@@ -257,8 +257,8 @@ class Reconstruction:
     @classmethod
     def load(cls, path: Path) -> Reconstruction:
         """Read what :meth:`save` wrote. Raises :class:`RunError` naming any other file."""
-        mend = "delete it and run the stage `attack` to have it computed again"
-        tensors, metadata = read_tensors(path, mend)
+        hint = "delete it and run the stage `attack` to have it computed again"
+        tensors, metadata = read_tensors(path, hint)
         try:
             return cls(
                 tensors["images"],
@@ -270,9 +270,9 @@ class Reconstruction:
                 tuple(metadata["notes"]),
             )
         except KeyError as error:
-            raise RunError(f"{path} holds no reconstruction (no {error}); {mend}") from error
+            raise RunError(f"{path} holds no reconstruction (no {error}); {hint}") from error
         except TypeError as error:
-            raise RunError(f"{path} holds no reconstruction ({error}); {mend}") from error
+            raise RunError(f"{path} holds no reconstruction ({error}); {hint}") from error
 
 
 @runtime_checkable

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from click import UsageError
@@ -15,13 +14,11 @@ from shadow_defense.cli.audit import audit
 from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
 from shadow_defense.cli.import_snapshot import import_snapshot
-from shadow_defense.cli.options import Engine, Overrides, Quiet, with_engine
+from shadow_defense.cli.options import Overrides
 from shadow_defense.cli.protect import protect
 from shadow_defense.cli.risks import risks
+from shadow_defense.cli.stages import attack, demo, evaluate, pretrain, report, run_command, train
 from shadow_defense.errors import MESSAGE_LIMIT, ShadowDefenseError, shown
-
-if TYPE_CHECKING:
-    from shadow_defense.experiment.run import Run
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -56,184 +53,13 @@ config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, ric
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
-Restart = Annotated[bool, typer.Option("--restart", help="Delete what the run directory holds and begin anew.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run directory.")]
-StageConfig = Annotated[
-    str | None, typer.Option("--config", help="Preset or YAML file, to create the run directory with.")
-]
-
-STAGES = ("pretrain", "train", "attack", "evaluate", "report")
-
-
-def _stage(name: str, run: Run, quiet: bool) -> None:
-    from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.experiment.plans.run import STAGES
-
-    with progress_unless(quiet) as progress:
-        STAGES[name](run, progress)
-
-
-def _run_all(
-    config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, engine: str | None = None
-) -> Run:
-    from shadow_defense.config import load_config
-
-    # Before torch is imported: what is mistyped is answered at once.
-    loaded = load_config(config, with_engine(overrides, engine))
-    from shadow_defense.experiment.plans.run import check_run
-    from shadow_defense.experiment.run import Run
-    from shadow_defense.folder_lock import holding
-
-    with holding(out):
-        run = Run.create(out, loaded, restart=restart, check=check_run)
-        if not quiet:
-            typer.echo(f"run directory: {out}")
-        for stage in STAGES:
-            _stage(stage, run, quiet)
-    if not quiet:
-        _summary(run)
-    return run
-
-
-def _summary(run: Run) -> None:
-    from rich.console import Console
-
-    from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.experiment.plans.run import read_results
-    from shadow_defense.report.pages.run import run_summary
-
-    console, record = Console(), read_results(run)
-    for table in run_summary(record):
-        console.print(table.terminal())
-    print_sentences(console, record.verdict)
-    print_page(console, run.report_path)
-
-
-def _stage_command(
-    name: str,
-    folder: Path,
-    config: str | None,
-    overrides: list[str] | None,
-    quiet: bool,
-    engine: str | None = None,
-) -> None:
-    from shadow_defense.config import load_config
-    from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.run_folder import config_of
-
-    if config is None and (overrides or engine):
-        raise ConfigError(
-            "--set and --engine change a new run only: give --config too, or edit nothing and leave them out"
-        )
-    if config is None:
-        config_of(folder)
-    else:
-        load_config(config, with_engine(overrides, engine))
-    from shadow_defense.experiment.plans.run import check_run
-    from shadow_defense.experiment.run import Run
-    from shadow_defense.folder_lock import holding
-
-    # Opened before it is locked: what is no run directory stays untouched.
-    opened = Run.open(folder) if config is None else None
-    loaded = opened.config if opened else load_config(str(config), with_engine(overrides, engine))
-    with holding(folder):
-        run = opened or Run.create(folder, loaded, check=check_run)
-        _stage(name, run, quiet)
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Where the demo is written.")] = Path("demo"),
-    overrides: Overrides = None,
-    restart: Restart = False,
-    quiet: Quiet = False,
-) -> None:
-    """The whole story in under three minutes on two cores: a page that shows what an attacker sees."""
-    _run_all("demo", overrides, out, quiet, restart)
-
-
-@app.command("run")
-def run_command(
-    config: Annotated[str, typer.Argument(help="A preset (see `config show`) or a YAML file.")],
-    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/<preset or file name>.")] = None,
-    overrides: Overrides = None,
-    restart: Restart = False,
-    engine: Engine = None,
-    quiet: Quiet = False,
-) -> None:
-    """All stages of a run, to the report. A run that was stopped goes on where it stopped."""
-    _run_all(config, overrides, out or Path("runs") / Path(config).stem, quiet, restart, engine)
-
-
-@app.command()
-def pretrain(
-    folder: Annotated[Path | None, typer.Argument(help="A run directory; none with --generator and --data.")] = None,
-    config: StageConfig = None,
-    generator: Annotated[
-        str | None, typer.Option("--generator", help="Architecture to train apart from a run: stylegan3-t-small...")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Public images: a folder, an .npz (MedMNIST layout) or a source.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default runs/<architecture>.")] = None,
-    overrides: Overrides = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train the shadow generator on public images: of a run, or apart from any run with --generator and --data."""
-    from shadow_defense.errors import ConfigError
-
-    if folder is not None:
-        if generator or data or out:
-            raise ConfigError("a run directory has its generator and data in its configuration: give either of the two")
-        _stage_command("pretrain", folder, config, overrides, quiet)
-        return
-    if generator is None or data is None or config is not None:
-        raise ConfigError("pretrain needs a run directory, or --generator NAME and --data FOLDER: see pretrain --help")
-    from shadow_defense.generators.registry import GENERATORS
-
-    GENERATORS.check(generator)
-    from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
-    from shadow_defense.folder_lock import holding
-
-    settings = pretrain_settings(data, generator, overrides or ())
-    folder = out or Path("runs") / generator
-    with holding(folder), progress_unless(quiet) as progress:
-        written = pretrain_alone(settings, folder, progress)
-    if not quiet:
-        typer.echo(f"{written}\nuse it with --set generator.path={written}; samples: {written.parent}/grid-*.png")
-
-
-@app.command()
-def train(
-    folder: RunFolder,
-    config: StageConfig = None,
-    overrides: Overrides = None,
-    engine: Engine = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train every arm federated, each with its defense."""
-    _stage_command("train", folder, config, overrides, quiet, engine)
-
-
-@app.command()
-def attack(folder: RunFolder, quiet: Quiet = False) -> None:
-    """Rebuild the clients' images from their updates."""
-    _stage_command("attack", folder, None, None, quiet)
-
-
-@app.command()
-def evaluate(folder: RunFolder, quiet: Quiet = False) -> None:
-    """Score the reconstructions: results.json, results.csv, scores.json."""
-    _stage_command("evaluate", folder, None, None, quiet)
-
-
-@app.command()
-def report(folder: RunFolder, quiet: Quiet = False) -> None:
-    """Write the page."""
-    _stage_command("report", folder, None, None, quiet)
-
-
+app.command()(demo)
+app.command("run")(run_command)
+app.command()(pretrain)
+app.command()(train)
+app.command()(attack)
+app.command()(evaluate)
+app.command()(report)
 app.command()(compare)
 app.command()(risks)
 app.command()(calibrate)

@@ -25,7 +25,7 @@ _turn = threading.Lock()
 
 
 @contextmanager
-def reading(what: str, path: Path, mend: str) -> Iterator[None]:
+def reading(what: str, path: Path, hint: str) -> Iterator[None]:
     """Turn whatever the reading of ``path`` raises into one :class:`DataError`; errors of this project pass.
 
     Libraries promise no exhaustive list of what a damaged file makes them raise: struct.error, MemoryError and
@@ -40,7 +40,7 @@ def reading(what: str, path: Path, mend: str) -> Iterator[None]:
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         told = shown(" ".join(reason.split()), 200) or type(error).__name__
-        raise DataError(f"cannot read {what} {shown(path)}: {told}; {mend}") from error
+        raise DataError(f"cannot read {what} {shown(path)}: {told}; {hint}") from error
 
 
 @contextmanager

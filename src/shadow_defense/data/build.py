@@ -42,7 +42,7 @@ def load_dataset(settings: DataSettings, seed: int) -> FederatedDataset:
     where known). Sample ids come from the source and do not depend on any of this.
 
     Raises:
-        DataError: one line that names the file, the client or the setting to mend.
+        DataError: one line that names the file, the client or the setting to correct.
     """
     parts = _limited(read_source(settings, seed), settings.limit, seed)
     pool = _Pool(parts, settings, seed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DICOM_SUFFIX = ".dcm"
 GREY = ("MONOCHROME1", "MONOCHROME2")
-MEND = "replace or decompress the file"
+HINT = "replace or decompress the file"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_dicom(path: Path, grey_range: tuple[float, float] | None = None) -> Dic
             in a way that no installed plugin decodes or that claims more than its header, or of a photometric
             interpretation other than MONOCHROME1, MONOCHROME2, RGB, YBR.
     """
-    with reading("the DICOM image", path, MEND):
+    with reading("the DICOM image", path, HINT):
         header = _header(path)
         _check_header(header, path)
         with large_in_turn(int(header.Rows) * int(header.Columns)):

@@ -23,7 +23,7 @@ SPLIT_FOLDERS: dict[str, PartName] = {
     "validation": "validation",
     "test": "test",
 }
-MEND = "make it readable or give another"
+HINT = "make it readable or give another"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ read_dicom_folder = partial(read_image_folder, suffixes=(DICOM_SUFFIX,))
 
 def list_class_folders(root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Listing:
     """The image files below ``root``; hidden ones (``._1.png`` of macOS among them) are passed over and counted."""
-    with reading("the folder", root, MEND):
+    with reading("the folder", root, HINT):
         if not root.is_dir():
             raise DataError(f"{shown(root)} is not a folder: correct data.path")
         return _list(root, suffixes, classes)
@@ -85,7 +85,7 @@ def list_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     def tell(error: OSError) -> None:
         raise error
 
-    with reading("the folder", root, MEND):
+    with reading("the folder", root, HINT):
         found: list[Path] = []
         # Linked folders may lead round in a circle.
         for place, folders, names in os.walk(root, onerror=tell, followlinks=False):

@@ -95,8 +95,8 @@ def _index(label: str, place: str, classes: tuple[str, ...] | None) -> int:
     number, most = _number(label), CLASSES if classes is None else len(classes)
     if number is None or number < 0 or number >= most or number != int(number):
         expected = f"a whole number from 0 below {CLASSES}" if classes is None else f"0 to {most - 1}"
-        mend = "give uncertain ones a class of their own, or leave them out" if label.startswith("-") else "correct it"
-        raise DataError(f"{place}: label '{shown(label)}' is out of range: expected {expected}; {mend}")
+        hint = "give uncertain ones a class of their own, or leave them out" if label.startswith("-") else "correct it"
+        raise DataError(f"{place}: label '{shown(label)}' is out of range: expected {expected}; {hint}")
     return int(number)
 
 

@@ -52,10 +52,10 @@ def _check_part(
         if "gradients" not in places[other]:
             continue
         if other in anew:
-            mend = f"and {name} does so again: take one of the two"
-            _refuse([other], name, f"computes gradients anew from the batch, {mend}")
-        mend = instead if kind.private_at == "gradients" and other in readers else "put it after"
-        _refuse([other], name, f"acts on gradients before {name}, which computes them anew from the batch: {mend}")
+            hint = f"and {name} does so again: take one of the two"
+            _refuse([other], name, f"computes gradients anew from the batch, {hint}")
+        hint = instead if kind.private_at == "gradients" and other in readers else "put it after"
+        _refuse([other], name, f"acts on gradients before {name}, which computes them anew from the batch: {hint}")
     if kind.private_at == "gradients":
         _refuse(
             [other for other in names if "batch" in places[other] and not kinds[other].image_by_image],
@@ -99,8 +99,8 @@ def _refuse(found: list[str], name: str, reason: str) -> None:
         raise DefenseError(f"{name} cannot be combined with {found[0]} like this: {found[0]} {reason}")
 
 
-def _refuse_readers(found: list[str], name: str, mend: str) -> None:
-    _refuse(found, name, f"reads the private images after {name}, whose epsilon would no longer hold: {mend}")
+def _refuse_readers(found: list[str], name: str, hint: str) -> None:
+    _refuse(found, name, f"reads the private images after {name}, whose epsilon would no longer hold: {hint}")
 
 
 class CombinedDefense(Defense):

@@ -38,7 +38,7 @@ class ShadowDefense(Defense):
         self._squares, self._values, self._peak = 0.0, 0, 0.0
 
     def protect_batch(self, batch: Batch, context: RoundContext) -> Batch:
-        protection = self.guard.examine(
+        protection = self.guard.protect_with_details(
             batch.images,
             batch.labels,
             batch.sample_ids,

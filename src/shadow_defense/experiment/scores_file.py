@@ -19,10 +19,10 @@ def write_scores(run: Run, scores: Sequence[Score]) -> None:
     write_json(_path(run), TypeAdapter(list[Score]).dump_python(list(scores), mode="json"))
 
 
-def read_scores(run: Run, mend: str) -> list[Score]:
-    """The scores of every attacked update. Raises :class:`RunError`, ending in ``mend``, for another run's."""
+def read_scores(run: Run, hint: str) -> list[Score]:
+    """The scores of every attacked update. Raises :class:`RunError`, ending in ``hint``, for another run's."""
     path = _path(run)
-    scores = read_record(list[Score], read_json(path, mend), str(path), mend)
+    scores = read_record(list[Score], read_json(path, hint), str(path), hint)
     first_arm = {(score.attack, score.round, score.client) for score in scores if score.arm == run.reference}
     try:
         for score in scores:
@@ -30,7 +30,7 @@ def read_scores(run: Run, mend: str) -> list[Score]:
             if (score.attack, score.round, score.client) not in first_arm:
                 raise ValueError(f"'{run.reference}', which '{shown(score.arm)}' is compared with, was not scored")
     except ValueError as error:
-        raise RunError(f"cannot read {path}: {error}; {mend}") from error
+        raise RunError(f"cannot read {path}: {error}; {hint}") from error
     return scores
 
 

@@ -186,8 +186,8 @@ class SelfAudit:
                 log.error("the self-audit of client '%s' failed", update.client, exc_info=error)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise DefenseError(
-                f"the self-audit by {settings.attack.attack} failed ({reason}): nothing leaves unaudited; mend it, or "
-                f"change {SELF_AUDIT}"
+                f"the self-audit by {settings.attack.attack} failed ({reason}): nothing leaves unaudited; correct it "
+                f"or change {SELF_AUDIT}"
             ) from error
         values = [getattr(row, settings.metric) for row in rows]
         if not values or any(value is None for value in values):

@@ -185,30 +185,30 @@ class Federation:
         if not (self.folder / "history.json").exists():
             return
         self.rounds_done, self.history = read_journal(self.folder)
-        place, mend = state_folder(self.folder, self.rounds_done), train_again(self.folder)
-        self.global_state, _ = read_tensors(place / "global.safetensors", mend)
+        place, hint = state_folder(self.folder, self.rounds_done), train_again(self.folder)
+        self.global_state, _ = read_tensors(place / "global.safetensors", hint)
         try:
             self.model.load_state_dict(self.global_state)
         except RuntimeError as error:
-            raise RunError(f"{place / 'global.safetensors'} is of another model; {mend}") from error
+            raise RunError(f"{place / 'global.safetensors'} is of another model; {hint}") from error
         self._begun = {client.name for round in range(self.rounds_done) for client in self.taking_part(round)}
         for client, defense in self.defenses.items():
             if client not in self._begun:
                 continue
             path = place / _state_name("defense", client)
-            tensors, _ = read_tensors(path, mend)
+            tensors, _ = read_tensors(path, hint)
             try:
                 defense.load_state_dict(nest_tensors(tensors))
             except ShadowDefenseError as error:
-                raise RunError(f"{path} does not fit this run: {error}; {mend}") from error
+                raise RunError(f"{path} does not fit this run: {error}; {hint}") from error
             except KeyError as error:
-                raise RunError(f"{path} is of another defense: it lacks {error}; {mend}") from error
+                raise RunError(f"{path} is of another defense: it lacks {error}; {hint}") from error
         for client, own in self.own_state.items():
             if own and client in self._begun:
                 path = place / _state_name("own", client)
-                tensors, _ = read_tensors(path, mend)
+                tensors, _ = read_tensors(path, hint)
                 if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in own.items()}:
-                    raise RunError(f"{path} is of another model or another share_bn; {mend}")
+                    raise RunError(f"{path} is of another model or another share_bn; {hint}")
                 self.own_state[client] = tensors
 
 

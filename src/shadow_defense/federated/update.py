@@ -97,14 +97,14 @@ class ModelUpdate:
         write_tensors(path, self.tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path, mend: str = "give a file that a training run wrote") -> ModelUpdate:
-        """Read what :meth:`save` wrote. Raises :class:`UpdateError`, ending in ``mend``, for any other file."""
+    def load(cls, path: Path, hint: str = "give a file that a training run wrote") -> ModelUpdate:
+        """Read what :meth:`save` wrote. Raises :class:`UpdateError`, ending in ``hint``, for any other file."""
         try:
-            tensors, metadata = read_tensors(path, mend)
+            tensors, metadata = read_tensors(path, hint)
         except RunError as error:
             raise UpdateError(str(error)) from error
         if metadata.get("kind") != "update":
-            raise UpdateError(f"{path} holds no model update; {mend}")
+            raise UpdateError(f"{path} holds no model update; {hint}")
         told = validated(_Metadata, metadata, UpdateError, f"{path}: metadata")
         return cls(tensors, told.samples, told.steps, told.round, told.client, told.withheld)
 

@@ -95,11 +95,11 @@ def write_constants(path: Path, constants: Constants) -> None:
     write_tensors(path, constants.tensors(), metadata)
 
 
-def read_constants(path: Path, mend: str) -> Constants | None:
+def read_constants(path: Path, hint: str) -> Constants | None:
     """Those that were kept; None where there are none. Raises :class:`RunError` where they are damaged."""
     if not path.exists():
         return None
-    tensors, metadata = read_tensors(path, mend)
+    tensors, metadata = read_tensors(path, hint)
     try:
         channels, height, width = metadata["shape"]
         whitening = Whitening(
@@ -107,7 +107,7 @@ def read_constants(path: Path, mend: str) -> Constants | None:
         )
         return Constants(whitening, tensors.get("spared"), metadata["strength"])
     except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} is damaged: {mend}") from error
+        raise RunError(f"{path} is damaged: {hint}") from error
 
 
 def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> str:

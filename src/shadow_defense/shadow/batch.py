@@ -93,7 +93,7 @@ def read_images(images: Any, sample_ids: Sequence[str], normalisation: Normalisa
     finite = torch.isfinite(plain).flatten(1).all(1)
     if not finite.all():
         sample = sample_ids[int((~finite).nonzero()[0])]
-        raise DataError(f"image '{sample}' holds NaN or infinity: remove it or mend it before training")
+        raise DataError(f"image '{sample}' holds NaN or infinity: remove or correct it before training")
     for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
         if len(values) not in (1, plain.shape[1]):
             raise DataError(f"{name} has {len(values)} channels but the images {plain.shape[1]}: give one for each")

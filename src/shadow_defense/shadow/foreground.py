@@ -50,7 +50,7 @@ def diagnosed_foreground(
     if cam_class != "label":
         labels = torch.full((len(clean),), cam_class, device=clean.device)
     maps = class_activation_maps(task.model, task.global_state, clean, labels, layer, logits=task.logits)
-    check_finite("Grad-CAM++", dict(zip(batch.samples, maps, strict=True)), "mend the model; no update leaves")
+    check_finite("Grad-CAM++", dict(zip(batch.samples, maps, strict=True)), "correct the model; no update leaves")
     return maps
 
 

@@ -40,13 +40,13 @@ from shadow_defense.shadow.guard_state import GuardState, pack_state, unpack_sta
 from shadow_defense.shadow.noise import check_noise, noise_amplitude, place_noise, scale_noise
 from shadow_defense.shadow.noise_map import blend, reconstruction_error, spread, vulnerability_map
 from shadow_defense.shadow.protection import Protection
-from shadow_defense.shadow.pseudo_attack import learning_rate_for, pseudo_attack
+from shadow_defense.shadow.pseudo_attack import attack_batch
 from shadow_defense.shadow.rendering import render
 from shadow_defense.shadow.sample_ids import distinct, sample_keys
 from shadow_defense.shadow.settings import ShadowSettings
 from shadow_defense.shadow.task import TrainingTask, check_finite, model_in_words, read_task
 from shadow_defense.shadow.thumbnails import check_known, check_size, thumbnails
-from shadow_defense.shadow.victim import VictimSignals, victim_signals
+from shadow_defense.shadow.victim import victim_signals
 
 
 class ShadowGuard:
@@ -58,7 +58,7 @@ class ShadowGuard:
 
     Args:
         generator: any module from latent codes (n, z_dim) to images in [-1, 1].
-        settings: the knobs of the nine steps.
+        settings: of the nine steps.
         mean, std: normalisation of the images given to :meth:`protect`, a number or one for each channel (sequence,
             tensor or array); the defaults mean [-1, 1].
         seed: of the latent codes' starting points and of the control placements.
@@ -111,12 +111,12 @@ class ShadowGuard:
         rounds: int,
         foreground: Tensor | np.ndarray | None = None,
     ) -> Images:
-        """``images`` with the noise of :meth:`examine`, to train on with the true labels.
+        """``images`` with the noise of :meth:`protect_with_details`, to train on with the true labels.
 
         In the type, the precision and on the device in which they were given; the steps run in single precision on
         the device of the model.
         """
-        protection = self.examine(
+        protection = self.protect_with_details(
             images,
             labels,
             sample_ids,
@@ -129,7 +129,7 @@ class ShadowGuard:
         )
         return add_noise(images, protection.noise)
 
-    def examine(
+    def protect_with_details(
         self,
         images: Tensor | np.ndarray,
         labels: Any,
@@ -192,7 +192,17 @@ class ShadowGuard:
                 # After the shadow's rounds a new sample gets its map from the generator as it was left.
                 tuned = before = {name: tensor.to(clean) for name, tensor in synthesis.items()}
                 if attacked:
-                    tuned = self._attack(before, codes, batch, victim, task)  # 4
+                    tuned = attack_batch(  # 4
+                        self._render,
+                        before,
+                        codes,
+                        batch,
+                        victim,
+                        task,
+                        iterations=settings.attack_iterations,
+                        learning_rate=settings.attack_learning_rate,
+                        weights=settings.weights,
+                    )
                     synthesis = {
                         name: torch.lerp(tuned[name], old, settings.generator_decay).cpu()
                         for name, old in before.items()
@@ -281,31 +291,6 @@ class ShadowGuard:
     def _render(self, synthesis: Mapping[str, Tensor], codes: Tensor, like: Tensor) -> Tensor:
         size, space = (like.shape[2], like.shape[3]), self.settings.latent_space
         return render(self.generator, synthesis, codes, size, self.normalisation, space=space)
-
-    def _attack(
-        self,
-        synthesis: Mapping[str, Tensor],
-        codes: Tensor,
-        batch: ShadowBatch,
-        victim: VictimSignals,
-        task: TrainingTask,
-    ) -> dict[str, Tensor]:
-        with model_in_words():
-            return pseudo_attack(
-                # An image that is in the batch twice has one code, and counts twice in the gradient.
-                lambda parameters, own: self._render(parameters, own, batch.images)[batch.places],
-                synthesis,
-                codes,
-                batch.images,
-                batch.labels,
-                victim,
-                model=task.model,
-                global_state=task.global_state,
-                loss_fn=task.loss_fn,
-                iterations=self.settings.attack_iterations,
-                learning_rate=self.settings.attack_learning_rate or learning_rate_for(len(batch.images)),
-                weights=self.settings.weights,
-            )[0]
 
     def _foreground(self, batch: ShadowBatch, task: TrainingTask, given: Tensor | np.ndarray | None) -> Tensor:
         if given is not None:

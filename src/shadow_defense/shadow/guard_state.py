@@ -16,7 +16,7 @@ from shadow_defense.generators.interface import Generator, LatentSpace
 from shadow_defense.models.functional import training_mode
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
 
-MEND = "give all of what state_dict gave, unchanged, or start anew"
+HINT = "give all of what state_dict gave, unchanged, or start anew"
 
 
 @dataclass
@@ -69,7 +69,7 @@ def unpack_state(
     """
     lacking = next((name for name in pack_state(now, space, normalisation) if name not in saved), None)
     if lacking is not None:
-        raise DefenseError(f"the saved state lacks '{lacking}': {MEND}")
+        raise DefenseError(f"the saved state lacks '{lacking}': {HINT}")
     try:
         _check_belonging(saved, now, space, normalisation)
         generator = copy.deepcopy(now.generator).cpu()
@@ -91,7 +91,7 @@ def unpack_state(
     except DefenseError:
         raise
     except Exception as error:
-        raise DefenseError(f"the saved state is damaged ({(str(error).splitlines() or [''])[0]}): {MEND}") from error
+        raise DefenseError(f"the saved state is damaged ({(str(error).splitlines() or [''])[0]}): {HINT}") from error
     return state
 
 
@@ -129,14 +129,14 @@ def _check_belonging(
 def _check_contents(state: GuardState, code: torch.Size) -> None:
     kinds = {"code": state.latents, "noise map": state.noise_maps, "thumbnail": state.thumbnails}
     if state.latents.keys() != state.thumbnails.keys() or not state.noise_maps.keys() <= state.latents.keys():
-        raise DefenseError(f"the saved state is damaged (codes, maps and thumbnails of different images): {MEND}")
+        raise DefenseError(f"the saved state is damaged (codes, maps and thumbnails of different images): {HINT}")
     for kind, samples in kinds.items():
         for sample, tensor in samples.items():
             shaped = tensor.shape == code if kind == "code" else tensor.dim() == 3
             if not shaped or not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-                raise DefenseError(f"the saved state is damaged (the {kind} of image '{sample}'): {MEND}")
+                raise DefenseError(f"the saved state is damaged (the {kind} of image '{sample}'): {HINT}")
     for name, tensor in (*_tensors(state.generator).items(), *state.synthesis.items()):
         if not torch.isfinite(tensor).all():
-            raise DefenseError(f"the saved state is damaged (the generator's tensor '{name}'): {MEND}")
+            raise DefenseError(f"the saved state is damaged (the generator's tensor '{name}'): {HINT}")
     if state.batches_protected < 0:
-        raise DefenseError(f"the saved state is damaged (a negative number of batches): {MEND}")
+        raise DefenseError(f"the saved state is damaged (a negative number of batches): {HINT}")

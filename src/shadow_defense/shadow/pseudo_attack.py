@@ -14,6 +14,8 @@ from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsReco
 from shadow_defense.models.functional import LossFunction, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
 from shadow_defense.models.simulated_gradient import SimulatedGradient
+from shadow_defense.shadow.batch import ShadowBatch
+from shadow_defense.shadow.task import TrainingTask, model_in_words
 from shadow_defense.shadow.victim import VictimSignals
 
 
@@ -127,3 +129,40 @@ def pseudo_attack(
             f"the pseudo attack diverged (loss {losses[-1]}): lower attack_learning_rate; no update leaves"
         )
     return {name: tensor.detach() for name, tensor in tuned.items()}, losses
+
+
+def attack_batch(
+    render: Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor],
+    synthesis: Mapping[str, Tensor],
+    codes: Tensor,
+    batch: ShadowBatch,
+    victim: VictimSignals,
+    task: TrainingTask,
+    *,
+    iterations: int,
+    learning_rate: float | None,
+    weights: ShadowWeights,
+) -> dict[str, Tensor]:
+    """The generator's parameters after :func:`pseudo_attack` on a batch.
+
+    Args:
+        render: images from parameters, codes, and images of the size that is wanted.
+        learning_rate: None: by the size of the batch.
+    """
+    with model_in_words():
+        tuned, _ = pseudo_attack(
+            # An image that is in the batch twice has one code, and counts twice in the gradient.
+            lambda parameters, own: render(parameters, own, batch.images)[batch.places],
+            synthesis,
+            codes,
+            batch.images,
+            batch.labels,
+            victim,
+            model=task.model,
+            global_state=task.global_state,
+            loss_fn=task.loss_fn,
+            iterations=iterations,
+            learning_rate=learning_rate or learning_rate_for(len(batch.images)),
+            weights=weights,
+        )
+    return tuned

@@ -1,4 +1,4 @@
-"""The knobs of Shadow Defense, with the presets of the authors' code and of the article."""
+"""The settings of Shadow Defense, with the presets of the authors' code and of the article."""
 
 from __future__ import annotations
 

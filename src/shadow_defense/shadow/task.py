@@ -55,11 +55,11 @@ def read_task(
     return TrainingTask(plain, global_state, training_loss(loss_fn), logits)
 
 
-def check_finite(what: str, tensors: Mapping[str, Tensor], mend: str) -> None:
+def check_finite(what: str, tensors: Mapping[str, Tensor], hint: str) -> None:
     """Raise :class:`DefenseError`, naming the tensor, where one holds NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DefenseError(f"{what} holds NaN or infinity in '{name}': {mend}")
+            raise DefenseError(f"{what} holds NaN or infinity in '{name}': {hint}")
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def victim_signals(
         loss = loss_fn(outputs, labels)
         if not torch.isfinite(loss).all():
             raise DefenseError(
-                f"the loss of the clean batch is {loss.item()}: mend the loss or lower the learning rate"
+                f"the loss of the clean batch is {loss.item()}: correct the loss or lower the learning rate"
             )
         return loss
 
@@ -51,7 +51,7 @@ def victim_signals(
         statistics = recorder.take()
     for name, gradient in gradients.items():
         if not torch.isfinite(gradient).all():
-            raise DefenseError(f"the clean batch's gradient of '{name}' holds NaN or infinity: mend the loss")
+            raise DefenseError(f"the clean batch's gradient of '{name}' holds NaN or infinity: correct the loss")
     return VictimSignals(
         {name: gradient.detach() for name, gradient in gradients.items()},
         {name: BatchStatistics(s.mean.detach(), s.variance.detach(), s.size) for name, s in statistics.items()},

@@ -9,7 +9,7 @@ from shadow_defense.errors import RunError
 from shadow_defense.files import is_empty, read_record, write_json
 
 ASKED, CONSTANTS, CERTIFICATE, PAGE = "protection.json", "texture.safetensors", "certificate.json", "certificate.html"
-MEND = "choose another folder with --out"
+HINT = "choose another folder with --out"
 
 
 def claim(out: Path, asked: dict[str, Any]) -> None:
@@ -20,9 +20,9 @@ def claim(out: Path, asked: dict[str, Any]) -> None:
     """
     written = out / ASKED
     if written.exists():
-        if read_record(written, MEND, *asked) != asked:
-            raise RunError(f"{out} holds another protection, of other images or settings: {MEND}")
+        if read_record(written, HINT, *asked) != asked:
+            raise RunError(f"{out} holds another protection, of other images or settings: {HINT}")
     elif not is_empty(out):
-        raise RunError(f"{out} is not empty, and nothing is overwritten: {MEND}")
+        raise RunError(f"{out} is not empty, and nothing is overwritten: {HINT}")
     else:
         write_json(written, asked)

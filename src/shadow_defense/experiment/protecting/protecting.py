@@ -13,7 +13,7 @@ from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, MEND, PAGE, claim
+from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, HINT, PAGE, claim
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.site import site_secret
@@ -52,7 +52,7 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
         done: dict[str, Any] = read_json(out / CERTIFICATE)
         return done
     secret = site_secret(out)
-    constants = read_constants(out / CONSTANTS, MEND) or site_constants(settings, request.target, public, progress)
+    constants = read_constants(out / CONSTANTS, HINT) or site_constants(settings, request.target, public, progress)
     write_constants(out / CONSTANTS, constants)
     settings = settings.model_copy(update={"strength": constants.strength})
     frozen = freeze(settings, constants, public.images, secret)

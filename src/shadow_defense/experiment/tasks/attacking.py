@@ -128,9 +128,9 @@ def _observation_of_round(run: Placed, job: Job, model: nn.Module, earlier: Sequ
     arm = run.arm_folder(job.arm)
     if read_journal(arm)[0] <= job.round:
         raise RunError(f"arm '{job.arm}' is not at round {job.round + 1} yet: run the stage `train` first")
-    mend = train_again(arm)
-    global_state, _ = read_tensors(round_folder(arm, job.round) / "global.safetensors", mend)
-    update = ModelUpdate.load(update_path(arm, job.round, job.client), mend)
+    hint = train_again(arm)
+    global_state, _ = read_tensors(round_folder(arm, job.round) / "global.safetensors", hint)
+    update = ModelUpdate.load(update_path(arm, job.round, job.client), hint)
     update.check_against(global_state, absent=withheld_names(model, run.config.arms[job.arm].share_bn))
     return observation_of(run, job, model, global_state, update, run.generator_path, earlier)
 

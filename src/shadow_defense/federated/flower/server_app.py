@@ -152,10 +152,10 @@ class FlowerServer:
         return evaluable_state(self.model, state, self.share_bn, self.settings.batch_norm, self.dataset)
 
     def _resumed(self, rounds_done: int, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        path, mend = state_folder(self.folder, rounds_done) / "global.safetensors", train_again(self.folder)
-        state, _ = read_tensors(path, mend)
+        path, hint = state_folder(self.folder, rounds_done) / "global.safetensors", train_again(self.folder)
+        state, _ = read_tensors(path, hint)
         if {name: tensor.shape for name, tensor in state.items()} != {n: t.shape for n, t in initial.items()}:
-            raise RunError(f"{path} is of another model; {mend}")
+            raise RunError(f"{path} is of another model; {hint}")
         return state
 
 

@@ -189,10 +189,10 @@ class UpdateDefenseFilter(Filter):
         return dxo.update_shareable(shareable)
 
     def _control(self, states: ClientStateFolder, round: int) -> dict[str, Tensor]:
-        mend = "add this filter to the data of the task too, by recipe.add_client_input_filter"
-        tensors, metadata = read_tensors(states.folder / "control-global.safetensors", mend)
+        hint = "add this filter to the data of the task too, by recipe.add_client_input_filter"
+        tensors, metadata = read_tensors(states.folder / "control-global.safetensors", hint)
         if metadata.get("round") != round:
-            raise UpdateError(f"the server's control variate is not of round {round + 1}: {mend}")
+            raise UpdateError(f"the server's control variate is not of round {round + 1}: {hint}")
         return tensors
 
     def _states(self, fl_ctx: FLContext) -> ClientStateFolder:

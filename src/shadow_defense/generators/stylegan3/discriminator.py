@@ -35,10 +35,10 @@ def check_batch_size(count: int, group: int | None = DEVIATION_GROUP) -> None:
     group = group or max(count, 1)
     if count < 1 or count % min(group, count):
         below = count - count % group
-        mend = f"{below} or {below + group}" if below else str(group)
+        hint = f"{below} or {below + group}" if below else str(group)
         raise GeneratorError(
             f"StyleGAN3's discriminator was given a batch of {count} images: expected fewer than {group} or a multiple "
-            f"of {group}; set generator.batch_size to {mend}"
+            f"of {group}; set generator.batch_size to {hint}"
         )
 
 

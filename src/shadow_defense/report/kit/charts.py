@@ -88,7 +88,6 @@ def line_chart(
     levels: Sequence[Level] = (),
     *,
     along: str = "round",
-    width: int = _PANEL_WIDTH,
 ) -> str:
     """Curves with their intervals as an SVG element; ``name`` is unique in the page and prefixes every id.
 
@@ -98,7 +97,7 @@ def line_chart(
     from matplotlib.ticker import MaxNLocator
 
     with drawing(name):
-        figure, axes = panel(height=270, width=width)
+        figure, axes = panel(height=270)
         places = sorted({place for curve in curves for place in curve.places})
         for curve in curves:
             _draw_curve(axes, curve)

@@ -13,9 +13,6 @@ from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import nested_text, render_page
 from shadow_defense.report.records.calibration import CalibrationRecord, ScheduleEntry, Strength
 
-# Wider than other charts: strengths lie close to one another.
-_CHART_WIDTH = 560
-
 
 @dataclass(frozen=True)
 class StrengthRow:
@@ -96,7 +93,7 @@ def _curves(record: CalibrationRecord, value: Callable[[Strength], Estimate]) ->
 
 
 def _chart(name: str, title: str, curves: Sequence[Curve], levels: Sequence[Level]) -> Panel:
-    return Panel(title, line_chart(name, title, curves, levels, along="strength", width=_CHART_WIDTH))
+    return Panel(title, line_chart(name, title, curves, levels, along="strength"))
 
 
 def _leakage_chart(record: CalibrationRecord, metric: str) -> Panel:
@@ -127,7 +124,7 @@ def _table(record: CalibrationRecord, metrics: Sequence[str]) -> Table[StrengthR
         Column("Mean amplitude", lambda row: row.measured.mean_amplitude, 2),
         *(_leakage_column(metric) for metric in metrics),
         Column("Macro F1", lambda row: row.measured.mean_f1),
-        Column("To no defense", lambda row: signed_with_interval(row.measured.f1_difference)),
+        Column("Change of macro F1", lambda row: signed_with_interval(row.measured.f1_difference)),
     )
     return Table("Leakage (in the worst round) and macro F1", columns, rows, kind="scores")
 

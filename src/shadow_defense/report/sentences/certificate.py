@@ -35,7 +35,7 @@ def certificate_verdict(
     if failed:
         return (
             f"The verdict is withheld: the removers did not break {', '.join(failed)}, which any sound one breaks. "
-            "Nothing follows from what they failed at. More public images, or more steps of training, may mend it.",
+            "Nothing follows from what they failed at. More public images, or more steps of training, may help.",
         )
     sentences = [
         f"The best remover comes within {_text(worst, 'psnr', 2)} dB PSNR of the clean images, SSIM "

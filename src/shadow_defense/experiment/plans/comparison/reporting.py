@@ -26,7 +26,7 @@ def write_results(comparison: Comparison, command: str) -> ComparisonRecord:
     scores = finished_scores(comparison)
     if not any(scores.values()):
         failed = "; ".join(f"{cell}: {error}" for cell, error in comparison.failures.items())
-        raise RunError(f"no cell of the comparison could be computed ({failed}): mend the first and run it again")
+        raise RunError(f"no cell of the comparison could be computed ({failed}): correct the first and run it again")
     record, folder = gather(comparison, scores, command), comparison.folder
     write_record(folder / "comparison.json", record)
     write_text(folder / "comparison.csv", comparison_numbers(record).csv())
