@@ -303,7 +303,9 @@ def test_the_schedule_is_by_exp_of_the_round(schedule: str, exponent: float) -> 
 
 
 def test_an_unknown_schedule_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"shadow.schedule = 'rising': input should be 'growing', 'constant' or"):
+    with pytest.raises(
+        ConfigError, match=r"shadow.schedule = 'rising': input should be 'growing', 'constant', 'decaying' or"
+    ):
         shadow_preset("paper", schedule="rising")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
@@ -15,6 +16,7 @@ from shadow_defense.validation import names_only
 if TYPE_CHECKING:
     from torch import nn
 
+    from shadow_defense.data.dataset import ImageSet, Normalisation
     from shadow_defense.defenses.base import Defense
 
 
@@ -89,6 +91,17 @@ class DefenseSettings(BaseModel):
         """The task model as this defense has it trained: ``model`` itself, but for a defense that changes it."""
         adapt = self.kind().adapt_model
         return model if adapt is None else adapt(self.settings(), model, seed)
+
+    def whole_model(self, model: nn.Module, seed: int, public: ImageSet, normalisation: Normalisation) -> nn.Module:
+        """As :meth:`adapt_model` gives it, behind the maps that its parts put before a model."""
+        from torch import nn
+
+        whole = self.adapt_model(model, seed)
+        for part, own in self.parts().items():
+            make = DEFENSES[part].goes_before
+            before = None if make is None else make(own, public, normalisation)
+            whole = whole if before is None else nn.Sequential(OrderedDict(before=before, model=whole))
+        return whole
 
     def build(self, resources: Resources) -> Defense:
         """A fresh defense for one client; :class:`DefenseError` where it acts elsewhere than its entry says."""

@@ -77,6 +77,11 @@ def _check_part(
         )
     if kind.knows_images:
         _refuse(
+            [other for other in before if kinds[other].knows_images],
+            name,
+            "puts images of its own in their place: take one of the two",
+        )
+        _refuse(
             [other for other in before if "batch" in places[other]],
             name,
             f"changes the images that {name} knows by their ids: put {name} first",

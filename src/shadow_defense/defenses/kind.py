@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Site:
+    """What a site keeps beyond a run: a folder of its own, and the seed of what is drawn once for all runs."""
+
+    folder: Path
+    seed: int
+
+
+@dataclass(frozen=True)
 class Resources:
     """What a client can give its defense.
 
@@ -30,6 +39,7 @@ class Resources:
         public: public images with labels, for defenses that need others than the client's own; may be empty.
         classes: how many there are.
         seed: the run's seed; the client's name makes the draws its own.
+        site: None where runs leave nothing behind, as in one process.
     """
 
     generator: Generator | None
@@ -38,6 +48,7 @@ class Resources:
     classes: int
     client: str
     seed: int
+    site: Site | None = None
 
     def seed_of(self, defense: str) -> int:
         """The seed of this client's draws for a defense."""
@@ -62,6 +73,8 @@ class DefenseKind(Entry, Generic[Settings]):
         needs_generator: it cannot be built without the shadow generator.
         adapt_model: for a defense that changes the task model, for every client and for the server: from its
             settings, the agreed model and a seed to the model that is trained in its place.
+        goes_before: for a defense that maps the images before the model, for every client and for the server: from its
+            settings, the public images and the normalisation to the map, or None.
         draws_in_model: the changed model is random: each simulation of a client draws anew.
         reads: what it reads beside the tensors that it is given. images: the client's; model: the model and public
             images at most; nothing. What is differentially private stays so behind one that reads no images.
@@ -82,6 +95,7 @@ class DefenseKind(Entry, Generic[Settings]):
     acts_on: tuple[Place, ...] = ()
     needs_generator: bool = False
     adapt_model: Callable[[Settings, nn.Module, int], nn.Module] | None = None
+    goes_before: Callable[[Settings, ImageSet, Normalisation], nn.Module | None] | None = None
     draws_in_model: bool = False
     reads: Literal["images", "model", "nothing"] = "images"
     private_at: TensorPlace | None = None

@@ -22,6 +22,7 @@ OWN: dict[str, DefenseKind | str] = {
     "optimal-noise": "shadow_defense.defenses.optimal_noise",
     "outpost": "shadow_defense.defenses.outpost",
     "precode": "shadow_defense.defenses.precode",
+    "protect-once": "shadow_defense.defenses.protect_once",
     "shadow": "shadow_defense.defenses.shadow",
     "soteria": "shadow_defense.defenses.soteria",
 }

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from shadow_defense.data.dataset import ClientData
+from shadow_defense.defenses.kind import Site
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Placed
@@ -45,7 +46,7 @@ from shadow_defense.federated.rounds import (
     round_folder,
     train_again,
 )
-from shadow_defense.federated.site_secret import secret_seed
+from shadow_defense.federated.site_secret import secret_seed, site_seed
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress, Task
@@ -94,11 +95,12 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     root, name = (run.arm_folder(arm), STATES) if simulated else (state_root(context), f"{folder.name}-{arm}")
     # In a simulation the draws are the run's, so that it can be repeated.
     secret = None if simulated else secret_seed(root, name, node_name(context))
+    site = None if simulated else Site(root, site_seed(root))
     return Participant(
         model=run.new_model(arm),
         dataset=run.dataset,
         client=client,
-        defense=build_defense(run, arm, generator, client.name, secret_seed=secret),
+        defense=build_defense(run, arm, generator, client.name, secret_seed=secret, site=site),
         settings=run.config.training,
         loss_fn=run.config.training.loss_function(),
         seed=run.config.seed,

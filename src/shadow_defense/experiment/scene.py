@@ -119,7 +119,7 @@ class Scene:
             # An imprint alone needs them.
             brightness=(0.0, 1.0) if self.config.model.imprint is None else self.images.brightness,
         )
-        return self.config.arms[arm].adapt_model(model, self.config.seed)
+        return self.config.arms[arm].whole_model(model, self.config.seed, data.public, data.normalisation)
 
     @property
     def shows_averages(self) -> bool:

@@ -33,6 +33,11 @@ def secret_seed(root: Path, run: str, node: str) -> int:
     return int.from_bytes(hmac.digest(key, words.encode(), hashlib.sha256), "big") | 1 << 255
 
 
+def site_seed(root: Path) -> int:
+    """A seed of 256 bits that only this site knows, for what it draws once for all runs; errors as above."""
+    return secret_seed(root, "protect", "site")
+
+
 def _create(path: Path) -> bytes:
     """Whole or not at all, and once: of two processes that come at the same time both get the same."""
     try:

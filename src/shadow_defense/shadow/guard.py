@@ -93,6 +93,7 @@ class ShadowGuard:
         self.latents: dict[str, Tensor] = {}
         self.noise_maps: dict[str, Tensor] = {}
         self.thumbnails: dict[str, Tensor] = {}
+        self.frozen: dict[str, Tensor] = {}
         self.batches_protected = 0
         self.draws = named_generator(seed, "shadow noise")
         self._cam_layer = settings.cam_layer
@@ -171,6 +172,13 @@ class ShadowGuard:
         clean = batch.images[batch.firsts]
         check_size(self.noise_maps, clean)
         check_known(self.thumbnails, clean, batch.samples, self.normalisation)
+        if all(sample in self.frozen for sample in batch.samples):
+            self.batches_protected += 1
+            kept, noise_map = (
+                torch.stack([each[sample] for sample in batch.samples]).to(clean)
+                for each in (self.frozen, self.noise_maps)
+            )
+            return Protection.of_batch(batch, kept, noise_map, None, None)
         check_generator(self.generator, clean.shape[1], (clean.shape[2], clean.shape[3]))
         attacked, rebuilt, cam = round < settings.shadow_rounds, None, None
         synthesis, maps = self.synthesis, {key: self.noise_maps[key] for key in batch.samples if key in self.noise_maps}
@@ -229,6 +237,10 @@ class ShadowGuard:
         if settings.strength > 0:
             check_noise(noise, batch.samples)
         noise = place_noise(noise, settings.placement, self.draws)  # 9
+        if settings.schedule == "frozen":
+            for sample, each in zip(batch.samples, noise, strict=True):
+                self.frozen.setdefault(sample, each.detach().cpu().clone())
+            noise = torch.stack([self.frozen[sample] for sample in batch.samples]).to(clean)
         self.synthesis, self.batches_protected = synthesis, self.batches_protected + 1
         self.noise_maps.update(maps)
         return Protection.of_batch(batch, noise, noise_map, cam, rebuilt)

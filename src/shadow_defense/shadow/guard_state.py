@@ -27,6 +27,7 @@ class GuardState:
         generator: as it was given; codes are sought with it, in every round.
         synthesis: its synthesis parameters as the rounds moved them.
         latents, noise_maps, thumbnails: by sample id: step 2's codes, step 7's maps, and what images are known by.
+        frozen: by sample id the noise that stays, where the schedule is frozen.
         batches_protected: a counter.
         draws: of the control placements.
     """
@@ -36,6 +37,7 @@ class GuardState:
     latents: dict[str, Tensor]
     noise_maps: dict[str, Tensor]
     thumbnails: dict[str, Tensor]
+    frozen: dict[str, Tensor]
     batches_protected: int
     draws: torch.Generator
 
@@ -51,6 +53,7 @@ def pack_state(state: GuardState, space: LatentSpace, normalisation: Normalisati
         "latents": pack_samples(state.latents),
         "noise_maps": pack_samples(state.noise_maps),
         "thumbnails": pack_samples(state.thumbnails),
+        "frozen": pack_samples(state.frozen),
         "batches_protected": torch.tensor(state.batches_protected),
         "random_state": state.draws.get_state(),
     }
@@ -82,6 +85,7 @@ def unpack_state(
             unpack_samples(saved["latents"]),
             unpack_samples(saved["noise_maps"]),
             unpack_samples(saved["thumbnails"]),
+            unpack_samples(saved["frozen"]),
             int(saved["batches_protected"]),
             draws,
         )
@@ -128,6 +132,9 @@ def _check_belonging(
 
 def _check_contents(state: GuardState, code: torch.Size) -> None:
     kinds = {"code": state.latents, "noise map": state.noise_maps, "thumbnail": state.thumbnails}
+    kinds |= {"noise": state.frozen}
+    if not state.frozen.keys() <= state.noise_maps.keys():
+        raise DefenseError(f"the saved state is damaged (noise of images without maps): {MEND}")
     if state.latents.keys() != state.thumbnails.keys() or not state.noise_maps.keys() <= state.latents.keys():
         raise DefenseError(f"the saved state is damaged (codes, maps and thumbnails of different images): {HINT}")
     for kind, samples in kinds.items():

@@ -13,18 +13,18 @@ from torch import Tensor
 from shadow_defense.errors import DefenseError
 from shadow_defense.seeds import uniform
 
-Schedule = Literal["growing", "constant", "decaying"]
+Schedule = Literal["growing", "constant", "decaying", "frozen"]
 Placement = Literal["targeted", "shuffled", "uniform"]
 
-EXPONENTS: dict[Schedule, int] = {"growing": 1, "constant": 0, "decaying": -1}
+EXPONENTS: dict[Schedule, int] = {"growing": 1, "constant": 0, "decaying": -1, "frozen": 0}
 """For each schedule the ``e`` of :func:`noise_amplitude`."""
 
 
 def noise_amplitude(round: int, rounds: int, strength: float = 0.19, *, schedule: Schedule = "growing") -> float:
     """``w = strength * exp(e r / R)``: the noise's peak as a share of the image's; all schedules begin at ``strength``.
 
-    The paper's e is 1 (growing; step 9 of docs/method.md). The others are ours: 0 (constant) and -1 (decaying),
-    since the first rounds leak most.
+    The paper's e is 1 (growing; step 9 of docs/method.md). The others are ours: 0 (constant; frozen, where the noise
+    itself is the first one too) and -1 (decaying), since the first rounds leak most.
 
     >>> f"{noise_amplitude(0, 100):.4f} {noise_amplitude(100, 100):.4f}"
     '0.1900 0.5165'

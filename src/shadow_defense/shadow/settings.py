@@ -44,7 +44,8 @@ class ShadowSettings(BaseModel):
     strength: float = Field(0.19, ge=0, description="step 9: the noise's peak as a share of the image's, in round 0")
     schedule: Schedule = Field(
         "growing",
-        description="step 9: the strength grows by exp(r/R) over the rounds, stays constant, or decays by exp(-r/R)",
+        description="step 9: the strength grows by exp(r/R) over the rounds, stays constant, or decays by exp(-r/R); "
+        "frozen: each image keeps the noise that it got first, and later rounds cost nothing",
     )
     floor: float = Field(
         0.25,

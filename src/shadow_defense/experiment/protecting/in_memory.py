@@ -23,9 +23,9 @@ from shadow_defense.experiment.protecting.material import Material, checked
 from shadow_defense.experiment.protecting.protected_dataset import ProtectedDataset, read_items
 from shadow_defense.experiment.protecting.settings import protect_preset
 from shadow_defense.experiment.protecting.site import site_secret
-from shadow_defense.experiment.protecting.transform import module_of
 from shadow_defense.experiment.protecting.weakest import parse_target
 from shadow_defense.progress import Progress
+from shadow_defense.protection.before_model import module_of
 from shadow_defense.protection.building import freeze
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from shadow_defense.errors import RunError
-from shadow_defense.federated.site_secret import secret_seed
+from shadow_defense.federated.site_secret import site_seed
 
 STATE_FOLDER = "SHADOW_DEFENSE_STATE"
 """The environment variable by which a site says where its states lie."""
@@ -21,7 +21,7 @@ def site_secret(out: Path | None = None) -> int:
     root = state_root()
     if out is not None and root.is_relative_to(out.resolve()):
         raise RunError(f"the site's secret would lie in {out}, which it protects: set {STATE_FOLDER} to another folder")
-    return secret_seed(root, "protect", "site")
+    return site_seed(root)
 
 
 def state_root() -> Path:

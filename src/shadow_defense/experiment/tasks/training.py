@@ -246,12 +246,18 @@ def evaluation(scene: Scene, model: nn.Module) -> dict[str, Any]:
 
 
 def build_defense(
-    scene: Scene, arm: str, generator: Generator | None, client: str, *, secret_seed: int | None = None
+    scene: Scene,
+    arm: str,
+    generator: Generator | None,
+    client: str,
+    *,
+    secret_seed: int | None = None,
+    site: Site | None = None,
 ) -> Defense:
     """A client's fresh defense; its draws follow from the run's seed, or from one that only the client knows."""
     data, seed = scene.dataset, scene.config.seed if secret_seed is None else secret_seed
     settings = scene.config.arms[arm]
-    return settings.build(Resources(generator, data.normalisation, data.public, data.classes, client, seed))
+    return settings.build(Resources(generator, data.normalisation, data.public, data.classes, client, seed, site))
 
 
 def train_in_process(place: TrainingPlace, progress: Progress | None = None) -> None:
