@@ -7,13 +7,13 @@ export OMP_WAIT_POLICY := passive
 
 TEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest
 
-.PHONY: install demo test test-fast lint benchmark clean
+.PHONY: install demo test test-fast lint docs wheel benchmark clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable ".[development]"
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[development]"
 	touch $@
 
 demo: install
@@ -31,6 +31,16 @@ lint: install
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+
+docs: $(VENV)/.docs
+	$(RUN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+wheel:
+	PYTHON=$(PYTHON) .ci/try-wheel
 
 benchmark: install
 	$(RUN)/python benchmarks/defended_step.py

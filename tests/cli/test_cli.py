@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,11 @@ def test_the_guard_alone_brings_torch_and_little_else() -> None:
     found = set(result.stdout.split())
     assert "torch" in found
     assert not found & {"monai", "torchmetrics", "scipy", "skimage", "matplotlib", "PIL", "yaml", "numba", "pydicom"}
+
+
+def test_the_version_is_the_packages(run: Callable[..., Ended]) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert run("--version").stdout == f"shadow-defense {project['version']}\n"
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -42,9 +42,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="shadow-defense",
     cls=Commands,
-    help="Train federated with Shadow Defense, attack the updates, and see what leaks.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -52,6 +50,24 @@ data_app = typer.Typer(help="Image sources and what they hold.", no_args_is_help
 config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from shadow_defense import __version__
+
+        typer.echo(f"shadow-defense {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Train federated with Shadow Defense, attack the updates, and see what leaks."""
+
 
 app.command()(demo)
 app.command("run")(run_command)

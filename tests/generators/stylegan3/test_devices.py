@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from shadow_defense.generators.build import load_generator, save_generator
+from shadow_defense.generators.stylegan3 import compilable
 from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
 
 
@@ -68,6 +70,26 @@ def test_where_nothing_can_be_cached_everything_still_compiles() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "42 CPUDispatcher", done.stderr
+
+
+def test_without_the_compiler_the_images_and_their_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, z = generator(), torch.randn(2, 8)
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        codes = z.clone().requires_grad_()
+        images = made(codes)
+        images.square().mean().backward()
+        assert codes.grad is not None
+        return images.detach(), codes.grad
+
+    compiled = run()
+    # As on a machine without numba: it is not found, and importing it fails.
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(compilable, "has_compiler", lambda: False)
+    for name in ("polyphase", "winograd_tiles", "compiled"):
+        monkeypatch.delitem(sys.modules, f"shadow_defense.generators.stylegan3.{name}", raising=False)
+    for with_compiler, without in zip(compiled, run(), strict=True):
+        torch.testing.assert_close(without, with_compiler, atol=1e-5, rtol=1e-4)
 
 
 def test_the_compiler_is_imported_only_where_images_are_made() -> None:

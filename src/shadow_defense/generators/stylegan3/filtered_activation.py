@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shadow_defense.generators.stylegan3.compilable import compilable
 from shadow_defense.generators.stylegan3.filters import separable_terms
 from shadow_defense.generators.stylegan3.linear import LEAKY_GAIN, LEAKY_SLOPE
 from shadow_defense.generators.stylegan3.phase_planes import CLAMPED, TAPS, Geometry, geometry
@@ -88,8 +89,8 @@ def filtered_activation(
 
     Differentiable once in x, gain and bias, by autograd (not by the transforms of torch.func). Between forward and
     backward one byte is kept for each up-sampled sample, in place of the three float planes that automatic
-    differentiation would keep. 32-bit numbers on the CPU take the compiled planes of polyphase.py, everything else
-    products with banded matrices.
+    differentiation would keep. 32-bit numbers on the CPU take the compiled planes of polyphase.py where numba is
+    installed, everything else products with banded matrices.
     """
     keep = torch.is_grad_enabled() and (x.requires_grad or gain.requires_grad or bias.requires_grad)
     apply = _apply_uncompiled if _compiled(x, resampling) else _FilteredActivation.apply
@@ -125,7 +126,7 @@ _apply_uncompiled = torch.compiler.disable(_FilteredActivation.apply)
 def _compiled(x: Tensor, resampling: Resampling) -> bool:
     taps = resampling.up_terms.shape[-1], resampling.down_terms.shape[-1]
     usual = taps == (TAPS * resampling.up, TAPS * resampling.down)
-    return usual and x.device.type == "cpu" and x.dtype == torch.float32
+    return usual and compilable(x)
 
 
 def _forward_planes(x: Tensor, gain: Tensor, bias: Tensor, resampling: Resampling, keep: bool) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shadow_defense.generators.stylegan3.compilable import compilable
 from shadow_defense.generators.stylegan3.threads import run_shares
 from shadow_defense.generators.stylegan3.winograd_layout import BLOCK, FILTER_TRANSFORM, LANES
 
@@ -28,10 +29,10 @@ CHUNK = 128
 def convolve(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"], padding: int) -> Float[Tensor, "n o h2 w2"]:
     """``F.conv2d(x, weight, padding=padding)``, by Winograd's F(4 x 4, 3 x 3) where that is faster.
 
-    That is for 32-bit numbers on the CPU, 3 x 3 kernels, at least :data:`MIN_CHANNELS` channels in and out and planes
-    of up to 300 pixels; everything else is torch's. Errors are 1e-6 of the output's norm, where the direct sum's are
-    2e-7. A NaN or infinity of x makes NaN of the 4 x 4 tiles that it touches. Differentiable once in x and weight,
-    by autograd; the transforms of torch.func (grad, vmap) cannot see through it, functional_call can.
+    That is with numba, for 32-bit numbers on the CPU, 3 x 3 kernels, at least :data:`MIN_CHANNELS` channels in and
+    out and planes of up to 300 pixels; everything else is torch's. Errors are 1e-6 of the output's norm, where the
+    direct sum's are 2e-7. A NaN or infinity of x makes NaN of the 4 x 4 tiles that it touches. Differentiable once in
+    x and weight, by autograd; the transforms of torch.func (grad, vmap) cannot see through it, functional_call can.
     """
     if not faster(x, weight, padding):
         return F.conv2d(x, weight, padding=padding)
@@ -42,9 +43,8 @@ def convolve(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"], padd
 def faster(x: Tensor, weight: Tensor, padding: int) -> bool:
     """Whether :func:`convolve` takes Winograd's way."""
     usual = weight.shape[2:] == (3, 3) and 0 <= padding <= 2 and min(weight.shape[:2]) >= MIN_CHANNELS
-    single = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
     sides = min(x.shape[2:]) + 2 * padding >= 3 and (x.shape[3] + 5) // 4 <= MAX_COLUMNS
-    return usual and single and sides and len(x) > 0
+    return usual and sides and len(x) > 0 and compilable(x, weight)
 
 
 class _Convolution(torch.autograd.Function):
