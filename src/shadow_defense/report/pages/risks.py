@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.charts import Curve, Level, Panel, Style, dot_chart, legend, line_chart, styles
 from shadow_defense.report.kit.formatting import signed_with_interval
-from shadow_defense.report.kit.metrics import METRICS
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.records.risks import Finding, RiskEntry, RisksRecord, Row
@@ -94,6 +93,8 @@ def _times(value: Estimate, factor: float) -> Estimate:
     return Estimate(factor * value.mean, interval, value.count)
 
 
+PSNR_OF_ATTACK = "PSNR of the attack (dB)"
+
 ARM, ROUND = Column[Row]("Arm", lambda row: row.name), Column[Row]("Round", lambda row: row.name)
 PSNR, SSIM = _level("PSNR (dB)", "psnr", 2), _level("SSIM", "ssim", 3)
 
@@ -102,32 +103,30 @@ LAYOUTS: dict[int, Layout] = {
         (
             ARM,
             SSIM,
-            _change("against no defense", "ssim_difference", 3),
+            _change("Change of SSIM", "ssim_difference", 3),
             PSNR,
-            _change("against no defense", "psnr_difference", 2),
+            _change("Change of PSNR (dB)", "psnr_difference", 2),
             _level("Macro F1", "f1", 3),
-            _change("points against none", "f1_difference", 1, 100.0),
+            _change("Change of macro F1 (points)", "f1_difference", 1, 100.0),
         ),
         dots={
             "SSIM of the attack in the last round: lower is better protected": ("ssim", MEAN_IMAGE),
             "Change of macro F1 on the test images, against no defense": ("f1_difference", "no change"),
         },
     ),
-    2: Layout(
-        (Column("Attack", lambda row: row.name), PSNR, SSIM), dots={"PSNR of the attack, dB": ("psnr", MEAN_IMAGE)}
-    ),
+    2: Layout((Column("Attack", lambda row: row.name), PSNR, SSIM), dots={PSNR_OF_ATTACK: ("psnr", MEAN_IMAGE)}),
     3: Layout((ROUND, PSNR, SSIM), curves={"no defense": "psnr"}),
     4: Layout(
         (
             ROUND,
-            _level("PSNR fresh", "psnr_fresh", 2),
-            _level("PSNR pre-trained", "psnr_pretrained", 2),
-            _change("difference", "psnr_difference", 2),
-            _level("SSIM fresh", "ssim_fresh", 3),
-            _level("SSIM pre-trained", "ssim_pretrained", 3),
-            _change("difference", "ssim_difference", 3),
+            _level("PSNR (dB), fresh", "psnr_fresh", 2),
+            _level("PSNR (dB), pre-trained", "psnr_pretrained", 2),
+            _change("Difference (dB)", "psnr_difference", 2),
+            _level("SSIM, fresh", "ssim_fresh", 3),
+            _level("SSIM, pre-trained", "ssim_pretrained", 3),
+            _change("Difference", "ssim_difference", 3),
         ),
-        curves={"fresh": "psnr_fresh", "pretrained": "psnr_pretrained"},
+        curves={"fresh": "psnr_fresh", "pre-trained": "psnr_pretrained"},
     ),
     5: Layout(
         (
@@ -137,7 +136,7 @@ LAYOUTS: dict[int, Layout] = {
             _level("Clients", "clients", 0),
             Column("Scored images", lambda row: str(row.values["psnr"].count)),
         ),
-        dots={"PSNR above the mean image, dB, by the client's images": ("psnr", MEAN_IMAGE)},
+        dots={"PSNR above the mean image (dB), by the client's images": ("psnr", MEAN_IMAGE)},
     ),
     6: Layout(
         (
@@ -186,6 +185,5 @@ def _curves(name: str, curves: Mapping[str, str], finding: Finding) -> Panel:
         Curve(label, rounds, [row.values[quantity] for row in finding.rows], looks[label])
         for label, quantity in curves.items()
     ]
-    title = METRICS["psnr"].title
-    svg = line_chart(name, title, drawn, [Level(MEAN_IMAGE, finding.facts[MEAN_IMAGE])])
-    return Panel(f"{title} of the attack", svg, legend(name, looks))
+    svg = line_chart(name, PSNR_OF_ATTACK, drawn, [Level(MEAN_IMAGE, finding.facts[MEAN_IMAGE])])
+    return Panel(PSNR_OF_ATTACK, svg, legend(name, looks))

@@ -38,15 +38,15 @@ def certificate_verdict(
             "Nothing follows from what they failed at. More public images, or more steps of training, may help.",
         )
     sentences = [
-        f"The best remover comes within {_text(worst, 'psnr', 2)} dB PSNR of the clean images, SSIM "
-        f"{_text(worst, 'ssim', 3)}. The mean of public images, which anybody has, comes within "
-        f"{_text(mean_image, 'psnr', 2)} dB, SSIM {_text(mean_image, 'ssim', 3)}.",
-        f"Given a protected image, {_text(linkage, 'rank1', 3)} of the clean ones are found first among all that were "
-        f"protected; a random other one ranks below the right one in {_text(linkage, 'auc', 3)} of the cases.",
+        f"Against the clean images, the best remover reaches a PSNR of {_text(worst, 'psnr', 2)} dB and an SSIM of "
+        f"{_text(worst, 'ssim', 3)}; the mean of public images, which anybody has, {_text(mean_image, 'psnr', 2)} dB "
+        f"and {_text(mean_image, 'ssim', 3)}.",
+        f"Given a protected image, its clean one is found first among all that were protected in "
+        f"{_text(linkage, 'rank1', 3)} of the cases, and ranks above a random other one in {_text(linkage, 'auc', 3)}.",
     ]
     if "patient_auc" in linkage:
         sentences.append(
-            f"Other images of the same patient rank above others' with {_text(linkage, 'patient_auc', 3)}."
+            f"Other images of the same patient rank above others' in {_text(linkage, 'patient_auc', 3)} of the cases."
         )
     return tuple(sentences)
 
