@@ -162,7 +162,7 @@ def campaign(commands: list[str], kills: int, seed: int) -> list[Broken]:
             _finish(_begin(command, unbroken))
             seconds = time.monotonic() - started
             while share > 0:
-                folder = Path(name) / command / f"broken-{share}"
+                folder = Path(name) / command / f"broken-{len(ended)}"
                 ended.append(broken(command, unbroken, folder, seconds, random, share))
                 share -= ended[-1].kills
     return ended
