@@ -25,11 +25,12 @@ from peak_memory import peak_megabytes
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import Attack, AttackSettings
-from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.data.settings import DataSettings
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import build_networks
 from shadow_defense.generators.settings import GeneratorSettings

@@ -27,13 +27,12 @@ import torch
 from one_image_clients import BATCH, GROUP, IMPRINT, LENET, MODELS, MOST_IMAGES, PERCEPTRON, Federation
 from torch import Tensor
 
-from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.attacks.observation import Observation, randomised
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ShadowDefenseError
 from shadow_defense.experiment.provenance import versions
-from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.files import read_json, write_json
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.progress import Task

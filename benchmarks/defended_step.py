@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
-from shadow_defense.attacks.observation import LocalTraining, observe
+from shadow_defense.attacks.observation import observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import Normalisation
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import GENERATORS, build_networks
 from shadow_defense.generators.settings import GeneratorSettings

@@ -28,7 +28,6 @@ from shadow_defense.config import config_from
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tasks.training import TrainingPlace
 from shadow_defense.progress import Progress, Task
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -136,7 +135,7 @@ def measure(clients: int, per_round: int, defense: str, rounds: int) -> dict[str
         watch = Watch()
         clock = Clock(watch)
         clock.note()
-        place = TrainingPlace(run, "arm", run.arm_folder("arm"), run.generator_path.parent, run.kept())
+        place = run.place("arm")
         place.write()
         engine_named("flower-simulation").train_arm(place, clock)
         watch.stop()

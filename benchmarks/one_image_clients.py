@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import ClientData, measure_normalisation
 from shadow_defense.data.faces import read_faces
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
 from shadow_defense.federated.client import prepare_defense, train_locally
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import load_generator

@@ -14,7 +14,6 @@ from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.comparison.reading import load_grid
-from shadow_defense.experiment.plans.comparison.scores import finished_scores
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -56,7 +55,7 @@ class TestPlugin:
     def test_its_defense_and_attack_go_through_a_comparison(self, tmp_path: Path) -> None:
         comparison = Comparison(tmp_path, load_grid(str(EXAMPLES / "plugin" / "signs.yaml"), ["workers=1"]))
         comparison.run()
-        scores = finished_scores(comparison)["convnet"]
+        scores = comparison.scores()["convnet"]
         assert not comparison.failures
         psnr = {(score.arm, score.attack): score.rows[0].metrics["psnr_whole"] for score in scores if score.round == 1}
         arms = {"fedavg", "signs", "clipped-signs"}

@@ -138,10 +138,37 @@ class RunConfig(BaseModel):
         """Plain values, as YAML and JSON hold them."""
         return json.loads(self.model_dump_json())
 
+    @property
+    def needs_generator(self) -> bool:
+        """Whether any arm's defense, or any attack, asks for a generator."""
+        defenses = any(arm.kind().needs_generator for arm in self.arms.values())
+        return defenses or any(attack.needs_generator for attack in self.attacks.values())
+
+    def with_absolute_paths(self) -> RunConfig:
+        """So that a run goes on from any working directory."""
+        groups = {
+            "data": ("path", "public_path"),
+            "model": ("weights", "start"),
+            "generator": ("path", "begin_from", "begin_from_discriminator"),
+            "metrics": ("lpips_weights",),
+        }
+        changed = {}
+        for group, names in groups.items():
+            settings: BaseModel = getattr(self, group)
+            changed[group] = settings.model_copy(update={name: _absolute(getattr(settings, name)) for name in names})
+        return self.model_copy(update=changed)
+
     def fingerprint(self) -> str:
         """A hash of all that decides the numbers: not the number of workers, nor the title."""
         deciding = {key: value for key, value in self.as_dict().items() if key not in ("workers", "title")}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _absolute(path: Path | None) -> Path | None:
+    try:
+        return None if path is None else path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{shown(path)} is no path: {error}; give another") from error
 
 
 def preset_names() -> list[str]:

@@ -17,8 +17,8 @@ from shadow_defense.attacks.target import Target, matching_target
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
-from shadow_defense.experiment.tasks.attacking import local_training
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr
@@ -96,7 +96,7 @@ def observation(
         explain=explain,
     )
     model.load_state_dict(state)
-    known = local_training(training, 0, batch_size or count, result.update.steps)
+    known = LocalTraining.of(training, 0, batch_size or count, result.update.steps)
     seen = observe(
         threat_model(threat),
         model=model,

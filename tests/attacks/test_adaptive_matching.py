@@ -18,9 +18,10 @@ from shadow_defense.attacks.adaptive.matching import Mask, MatchingAdaptation
 from shadow_defense.attacks.adaptive.scene import decay_factor, scene
 from shadow_defense.attacks.adaptive.transforms import bounded, shifted, weighted
 from shadow_defense.attacks.objectives import MATCHINGS, Matching, cosine_distance, squared_distance
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.defenses.build import DefenseSettings, Resources
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 

@@ -17,10 +17,11 @@ from shadow_defense.attacks.build import ATTACKS, AttackSettings
 from shadow_defense.attacks.deep_leakage import DLG, IDLG
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import squared_distance
-from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction
+from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.quasi_newton import quasi_newton_search
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.errors import ThreatModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.functional import split_state

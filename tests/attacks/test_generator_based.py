@@ -19,12 +19,13 @@ from shadow_defense.attacks.generator_prior import GeneratorPrior
 from shadow_defense.attacks.ggl import GGL
 from shadow_defense.attacks.gifd import GIFD
 from shadow_defense.attacks.latent_then_weights import GIAS, ModelBased
-from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe, randomised
+from shadow_defense.attacks.observation import Observation, Reconstruction, observe, randomised
 from shadow_defense.attacks.threat_model import ThreatModel, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import ConfigError, GeneratorError, ThreatModelError
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.build import load_generator, save_generator
 from shadow_defense.generators.dcgan import DCGANGenerator

@@ -30,10 +30,11 @@ from shadow_defense.attacks.label_rules import (
     row_sums,
     whole_counts,
 )
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import ModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import loss_gradients, split_state
 from shadow_defense.models.settings import ModelSettings

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from shadow_defense.attacks.gradient_features import FeatureHashing, Standardisation
 from shadow_defense.attacks.inversion_network import Examples, inversion_network, learn, matched_error
 from shadow_defense.attacks.learning_to_invert import LearningToInvert
-from shadow_defense.attacks.observation import LocalTraining, Observation, randomised
+from shadow_defense.attacks.observation import Observation, randomised
 from shadow_defense.attacks.simulated_clients import draw_clients, image_pools, simulated_defense, simulated_updates
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import threat_model
@@ -21,6 +21,7 @@ from shadow_defense.data.dataset import ImageSet
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
 from shadow_defense.errors import DataError, ThreatModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Task
 

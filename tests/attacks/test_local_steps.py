@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shadow_defense.attacks.local_steps import as_single_step, simulate_training
-from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.attacks.priors import average_statistics
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder, recover_batch_statistics, step_weights

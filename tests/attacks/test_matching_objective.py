@@ -13,8 +13,9 @@ from torch.func import vmap
 
 from shadow_defense.attacks.matching_objective import MatchingObjective, can_be_mapped
 from shadow_defense.attacks.objectives import MATCHINGS
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.priors import anisotropic_variation
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import loss_gradients, nested_gradients, split_state

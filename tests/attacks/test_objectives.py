@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import cosine_distance, layer_distance, matching
-from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.attacks.priors import anisotropic_variation, average_statistics, mean_norm
 from shadow_defense.errors import ConfigError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import split_state

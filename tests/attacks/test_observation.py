@@ -18,11 +18,12 @@ from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.kind import ANY_MODEL
 from shadow_defense.attacks.local_steps import as_single_step
-from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
+from shadow_defense.attacks.observation import Observation, Reconstruction, observe
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import THREAT_MODELS, Knowledge, ThreatModel, threat_model
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import ConfigError, ThreatModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.models.build import build_model

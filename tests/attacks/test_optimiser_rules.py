@@ -14,7 +14,7 @@ from shadow_defense.attacks.label_recovery import label_rule
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.optimiser_rules import OPTIMISER_RULES, relative_to_size
 from shadow_defense.attacks.target import client_simulation
-from shadow_defense.experiment.tasks.attacking import local_training
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import local_optimiser
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr
@@ -52,7 +52,7 @@ def test_the_steps_are_torchs_to_the_last_digits() -> None:
     draws = torch.Generator().manual_seed(0)
     for values in TRAININGS:
         training = TrainingSettings(learning_rate=0.1, **values)
-        known = local_training(training, 0, 1, 10)
+        known = LocalTraining.of(training, 0, 1, 10)
         ours = torch.randn(7, generator=draws, dtype=torch.float64)
         theirs = torch.nn.Parameter(ours.clone())
         step, moments = local_optimiser([theirs], training, 0.1), ()

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
-from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe
+from shadow_defense.attacks.observation import Observation, Reconstruction, observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.base import Defense
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.build import build_model

@@ -16,7 +16,7 @@ from torch.func import vmap
 from shadow_defense.attacks import local_steps
 from shadow_defense.attacks.local_steps import SimulatedTraining, simulate_training
 from shadow_defense.attacks.objectives import cosine_distance
-from shadow_defense.attacks.observation import LocalTraining
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import split_state

@@ -27,7 +27,7 @@ from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.kind import ANY_MODEL
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import MATCHINGS
-from shadow_defense.attacks.observation import LocalTraining, Observation, observe, randomised
+from shadow_defense.attacks.observation import Observation, observe, randomised
 from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, observed_statistics, proxy_statistics
 from shadow_defense.attacks.target import PARAMETERS_WITHHELD, matching_target
 from shadow_defense.attacks.threat_model import ThreatModel, threat_model
@@ -38,6 +38,7 @@ from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import ConfigError, ThreatModelError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.metrics.psnr import psnr

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.plans.comparison.plan import Comparison
-from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.tasks.costing import Cost, StepCost, measure_cost
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.costing import AttackStep, Cost, Costing, StepCost
+from shadow_defense.experiment.tasks.scoring import Scoring
+from shadow_defense.experiment.trial import Trial
 
 TINY: dict[str, Any] = {
     "title": "tiny",
@@ -39,10 +40,15 @@ def grid(**changes: Any) -> Grid:
     return Grid.model_validate({**TINY, **changes})
 
 
-def the_scene(folder: Path, **changes: Any) -> Scene:
-    return Comparison(folder, grid(**changes)).scene("convnet", 0)
+def the_scene(folder: Path, **changes: Any) -> Trial:
+    return Comparison(folder, grid(**changes)).trial("convnet", 0)
 
 
-def fixed_cost(measure: Callable[..., object], *_: object) -> Cost | float:
+def scorings_of(comparison: Comparison) -> list[Scoring]:
+    """Of all models and seeds, the controls too."""
+    return [scoring for _, trial in comparison.trials() for scoring in (*trial.scorings, *trial.controls)]
+
+
+def fixed_cost(_: object, task: Task, *__: object) -> Cost | AttackStep:
     """In place of what would be measured in a process of its own."""
-    return COST if measure is measure_cost else 0.5
+    return COST if isinstance(task, Costing) else AttackStep(0.5)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from shadow_defense.attacks.build import reconstruct
 from shadow_defense.cli.app import app
 from shadow_defense.config import config_from
 from shadow_defense.errors import ThreatModelError, UpdateError
@@ -21,7 +22,7 @@ from shadow_defense.experiment.audit.reading import UpdateFiles
 from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
-from shadow_defense.experiment.tasks.attacking import attack_seed, build_observation, reconstruct
+from shadow_defense.experiment.tasks.attacking import attack_seed
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress, Task
@@ -361,7 +362,7 @@ def test_a_runs_update_is_audited_as_its_attack_stage_would(audit: Audit, traine
     results = audit(str(trained.folder), "--arm", "noise", "--round", "2", "--client", "client-2")
     assert "computed from 1 image of faces." in results["notes"][0]
     job = Job("noise", "ig", 1, "client-2")
-    seen = build_observation(trained, job, trained.new_model("noise"))
+    seen = trained.observation(job)
     wanted = reconstruct(trained.config.attacks["ig"], seen, attack_seed(trained, job), Task())
     assert torch.equal(audit.images("ig"), wanted.images)
     assert results["subject"]["round"] == 2

@@ -157,7 +157,7 @@ def test_a_run_on_flower_answers_by_itself(tmp_path: Path) -> None:
         "metrics": {"lpips": None},
     }
     run = Run.create(tmp_path / "run", config_from(values))
-    start(server_app(run, "fedavg"), InProcessGrid(client_app(run.folder, "fedavg", simulated=True), 2))
+    start(server_app(run.place("fedavg")), InProcessGrid(client_app(run.folder, "fedavg", simulated=True), 2))
     results = audit(tmp_path / "out", run.folder, "--client", "client-2")
     assert results["attacks"]["ig"]["rebuilt"] is False
     for words in ("mean over a batch of 12 images", "4 local steps: each one's gradient is of another model"):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.errors import UpdateError
 from shadow_defense.experiment.audit.plausibility import check_length, check_state, check_update
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 from tests.experiment.audit_command import DIFFERENCE, MODEL, Audit

@@ -11,11 +11,10 @@ import pytest
 import torch
 import yaml
 
-from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.audit.images import ModelInput
-from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
 from tests.attacks.clients import SHORT, lenet, observation, private

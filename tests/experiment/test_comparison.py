@@ -15,12 +15,11 @@ from shadow_defense.experiment.analysis import control_of
 from shadow_defense.experiment.plans.comparison.gathering import in_all_rounds
 from shadow_defense.experiment.plans.comparison.pictures import pictures
 from shadow_defense.experiment.plans.comparison.plan import Comparison
-from shadow_defense.experiment.plans.comparison.scores import finished_scores
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import Store
-from shadow_defense.experiment.tasks import costing
+from shadow_defense.experiment.tasks import measuring
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
-from shadow_defense.experiment.tasks.scoring import Score, score_rows
+from shadow_defense.experiment.tasks.scoring import Score, Scoring, score_rows
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
@@ -50,8 +49,8 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> Non
 
 def test_the_data_of_many_runs_are_loaded_once(tmp_path: Path) -> None:
     comparison = Comparison(tmp_path / "out", grid(seeds=list(range(12))))
-    first = [scene for _, _, scene in comparison.scenes()]
-    assert all(scene is again for scene, (_, _, again) in zip(first, comparison.scenes(), strict=True))
+    first = [trial for _, trial in comparison.trials()]
+    assert all(trial is again for trial, (_, again) in zip(first, comparison.trials(), strict=True))
 
 
 def test_arms_that_nothing_tells_apart_are_one_task_and_fail_together(
@@ -70,11 +69,11 @@ def test_arms_that_nothing_tells_apart_are_one_task_and_fail_together(
         whole(task, store, progress)
 
     monkeypatch.setattr(Training, "compute", compute)
-    monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+    monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
     comparison.run()
     assert len(trained) == len(set(trained)) == 2
     assert {f"convnet, seed 0, {arm}: training" for arm in ("a", "b")} <= comparison.failures.keys()
-    arms = [score.arm for score in finished_scores(comparison)["convnet"]]
+    arms = [score.arm for score in comparison.scores()["convnet"]]
     # Two rounds of two clients, and none on a training that failed.
     assert {arm: arms.count(arm) for arm in arms} == {"fedavg": 4, RANDOM_UPDATE: 4, MEAN_IMAGE: 4}
 
@@ -83,16 +82,17 @@ def test_pictures_show_the_reconstruction_of_the_image_beside_it(tmp_path: Path)
     """Attacks return a client's images in no telling order."""
     attacks = {"inverting-gradients": {"clients": ["client-3"], "rounds": [1]}}
     comparison = Comparison(tmp_path / "out", grid(attacks=attacks))
-    run = comparison.scene("convnet", 0)
+    run = comparison.trial("convnet", 0)
     truths = run.client("client-3").train
     images = truths.unit_images().flip(0)
-    attack = Attacking(run, Job("fedavg", "inverting-gradients", 0, "client-3"), comparison.training(run, "fedavg"))
+    attack = Attacking(run, Job("fedavg", "inverting-gradients", 0, "client-3"), run.trainings["fedavg"])
     path = comparison.store.place(attack) / RECONSTRUCTION
     Reconstruction(images, truths.labels.flip(0), 0.0, 1, 1.0).save(path)
-    score = Score(
-        "fedavg", "inverting-gradients", 0, "seed 0, client-3", score_rows(images, truths, torch.ones(4, 16, 16), None)
-    )
-    (shown,) = pictures(comparison, {"convnet": [score]})
+    rows = score_rows(images, truths, torch.ones(4, 16, 16), None)
+    scoring = Scoring(attack, run.trainings["fedavg"])
+    scoring.save(comparison.store, Score("fedavg", "inverting-gradients", 0, "client-3", rows))
+    comparison.store.record(scoring)
+    (shown,) = pictures(comparison.first_trials())
     assert torch.equal(shown.rebuilt["fedavg"], shown.original)
 
 

@@ -13,11 +13,11 @@ from shadow_defense.experiment.plans.comparison import costs
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.scheduler import missing
-from shadow_defense.experiment.tasks import costing
+from shadow_defense.experiment.tasks import costing, measuring
 from shadow_defense.experiment.tasks.costing import Cost, Costing
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.reading import read_record
-from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, the_scene
+from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, scorings_of, the_scene
 
 
 class TestForecast:
@@ -38,12 +38,13 @@ class TestForecast:
         with pytest.raises(RunError, match=r"would write 2.1 GB and .* has 2.0 GB free: choose another folder"):
             costs.check_disk(tmp_path, 2_100_000_000)
 
-    def test_bytes_cover_what_a_training_writes(self, tmp_path: Path) -> None:
+    def test_bytes_cover_what_a_training_writes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
         comparison = Comparison(tmp_path / "out", grid(defenses={"fedavg": {"defense": "none"}}, seeds=[0], workers=0))
-        scene = comparison.scene("convnet", 0)
+        scene = comparison.trial("convnet", 0)
         expected = costs.training_bytes(scene, "fedavg", 0)
         comparison.run()
-        folder = comparison.store.place(comparison.training(scene, "fedavg"))
+        folder = comparison.store.place(scene.trainings["fedavg"])
         written = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
         assert expected == pytest.approx(written, rel=0.3)
 
@@ -60,13 +61,13 @@ def no_cost(*_: object) -> None:
 class TestMeasuring:
     def measured(self, folder: Path, made: Grid) -> tuple[Comparison, dict[str, str]]:
         comparison = Comparison(folder, made)
-        waiting = missing([scoring for _, scoring in comparison.scorings()], comparison.store)
+        waiting = missing(scorings_of(comparison), comparison.store)
         return comparison, comparison.costs.measure(waiting, Progress())
 
     def test_a_model_without_the_first_strength_has_a_cost_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
         own = {"convnet": {**TINY["models"]["convnet"], "defenses": ["fedavg", "noise-strong"]}}
         found, _ = self.measured(tmp_path / "out", grid(models=own, workers=0))
         assert found.costs.cost_of("convnet", "noise-strong") == COST
@@ -74,29 +75,29 @@ class TestMeasuring:
     def test_an_ablation_is_forecast_as_its_whole_and_shown_without_a_cost(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
         found, _ = self.measured(tmp_path / "out", grid(ablations="shadow-1.0", workers=0))
         assert found.costs.cost_of("convnet", "without-momentum") is None
         assert found.costs.cost_of("convnet", "shadow-1.0") == COST
-        scene = found.scene("convnet", 0)
-        both = [found.costs.seconds(found.training(scene, arm)) for arm in ("without-momentum", "shadow-1.0")]
+        scene = found.trial("convnet", 0)
+        both = [found.costs.seconds(scene.trainings[arm]) for arm in ("without-momentum", "shadow-1.0")]
         assert both[0] == both[1] != costs.UNKNOWN
 
     def test_what_cannot_be_measured_stops_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(costing, "in_own_process", no_cost)
+        monkeypatch.setattr(measuring, "in_own_process", no_cost)
         found, failures = self.measured(tmp_path / "out", grid(workers=0))
         assert failures["convnet, noise-weak: cost"] == "too large"
-        scene = found.scene("convnet", 0)
-        attack = next(scoring.attack for _, scoring in found.scorings())
+        scene = found.trial("convnet", 0)
+        attack = scorings_of(found)[0].attack
         assert found.costs.seconds(attack) == costs.UNKNOWN
-        assert found.costs.seconds(found.training(scene, "noise-weak")) == costs.UNKNOWN
+        assert found.costs.seconds(scene.trainings["noise-weak"]) == costs.UNKNOWN
 
     def test_a_damaged_file_is_named_and_measured_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
         found, _ = self.measured(tmp_path / "out", grid(workers=0))
-        path = found.store.place(Costing(found.scene("convnet", 0), "noise-weak")) / costing.COST
+        path = found.store.place(Costing(found.trial("convnet", 0), "noise-weak")) / Costing.file
         path.write_text('{"steps": [{}]}')
-        with pytest.raises(RunError, match="delete it to have it measured again"):
+        with pytest.raises(RunError, match="delete it to have it computed again"):
             found.costs.cost_of("convnet", "noise-weak")
         path.unlink()
         assert found.costs.measure([], Progress()) == {}

@@ -10,13 +10,13 @@ import pytest
 
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.experiment.plans.comparison.ablations import ABLATIONS
+from shadow_defense.experiment.plans.comparison.gathering import write_results
 from shadow_defense.experiment.plans.comparison.plan import Comparison
-from shadow_defense.experiment.plans.comparison.reporting import write_results
 from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks import costing
+from shadow_defense.experiment.tasks import measuring
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
 from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.experiment.tasks.scoring import SCORES, Scoring
@@ -26,7 +26,7 @@ from shadow_defense.progress import Progress
 from shadow_defense.report.records.comparison import ComparisonRecord
 from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
-from tests.experiment.comparison_grid import TINY, fixed_cost, grid
+from tests.experiment.comparison_grid import TINY, fixed_cost, grid, scorings_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Comp
 
 def scorings(comparison: Comparison, seed: int = 0) -> dict[tuple[str, int, str], Scoring]:
     """By arm, round and client."""
-    found = (scoring for _, scoring in comparison.scorings() if scoring.scene.config.seed == seed)
+    found = (scoring for scoring in scorings_of(comparison) if scoring.scene.config.seed == seed)
     return {(scoring.arm, scoring.job.round, scoring.job.client): scoring for scoring in found}
 
 
@@ -55,7 +55,7 @@ class TestWholeComparison:
         self, finished: tuple[Comparison, ComparisonRecord]
     ) -> None:
         comparison, results = finished
-        lacking = [scoring for _, scoring in comparison.scorings() if not comparison.store.has(scoring)]
+        lacking = [scoring for scoring in scorings_of(comparison) if not comparison.store.has(scoring)]
         assert {scoring.arm for scoring in lacking} == {"noise-broken"}
         failed = [entry.cell for entry in results.failures]
         assert {f"convnet, seed {seed}, noise-broken: training" for seed in (0, 1)} <= set(failed)
@@ -77,7 +77,7 @@ class TestWholeComparison:
         f1: dict[str, list[float]] = {}
         for arm in ("fedavg", "noise-strong", RANDOM_UPDATE):
             for seed in (0, 1):
-                scene, done = comparison.scene("convnet", seed), scorings(comparison, seed)
+                scene, done = comparison.trial("convnet", seed), scorings(comparison, seed)
                 for client in ("client-1", "client-2"):
                     truth = scene.client(client).train.unit_images()[0].numpy()
                     both = [
@@ -90,7 +90,7 @@ class TestWholeComparison:
                     ]
                     psnr.setdefault(arm, []).append(sum(both) / 2)
                 if arm != RANDOM_UPDATE:
-                    history = comparison.history(scene, arm)
+                    history = scene.history(arm)
                     f1.setdefault(arm, []).append(history[-1].test["f1_macro"] or 0.0)
         rows = {row.arm: row for row in results.tables[0].rows}
         for arm, values in psnr.items():
@@ -121,8 +121,8 @@ class TestWholeComparison:
         (store.place(damaged.attack) / RECONSTRUCTION).write_text("")
         (store.place(damaged) / SCORES).unlink()
         (store.place(missed) / SCORES).unlink()
-        scene = comparison.scene("convnet", 0)
-        (store.place(comparison.training(scene, "noise-strong")) / "history.json").write_text("{")
+        scene = comparison.trial("convnet", 0)
+        (store.place(scene.trainings["noise-strong"]) / "history.json").write_text("{")
         comparison.run()
         results = write_results(comparison, "")
         label = "convnet, seed 0, noise-weak: inverting-gradients, round 1, client-1, scores"
@@ -177,7 +177,7 @@ class TestWholeComparison:
         again = Comparison(comparison.folder, comparison.grid)
         again.run()
         repeated = write_results(again, "shadow-defense compare tiny.yaml")
-        broken = {comparison.training(comparison.scene("convnet", seed), "noise-broken") for seed in (0, 1)}
+        broken = {comparison.trial("convnet", seed).trainings["noise-broken"] for seed in (0, 1)}
         changed = {path.parent for path, stamp in stamps().items() if before.get(path) != stamp}
         assert changed <= {comparison.store.place(training) for training in broken}
         assert repeated.tables == results.tables
@@ -196,7 +196,7 @@ def test_what_a_run_has_trained_and_attacked_a_comparison_takes_over(
     computed: list[Task] = []
     for kind in (Pretraining, Training, Attacking, Scoring):
         monkeypatch.setattr(kind, "compute", noted(kind.compute, computed))
-    monkeypatch.setattr(costing, "in_own_process", fixed_cost)
+    monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
     comparison = Comparison(tmp_path / "comparison", made)
     comparison.run()
     assert comparison.failures == {}

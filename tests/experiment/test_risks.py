@@ -27,17 +27,18 @@ from shadow_defense.experiment.plans.risks import (
     regions,
     rounds,
 )
-from shadow_defense.experiment.plans.risks.base import shadow_arm
 from shadow_defense.experiment.plans.risks.build import RISKS, chosen_risks
 from shadow_defense.experiment.plans.risks.cost import Times
-from shadow_defense.experiment.plans.risks.intervals import DRAWS, f1_difference, macro_f1, mean_ratio, welch_difference
+from shadow_defense.experiment.plans.risks.risk import shadow_arm
 from shadow_defense.experiment.plans.risks.running import run_risks
-from shadow_defense.experiment.plans.risks.trial import Image, Trial, image_values
+from shadow_defense.experiment.plans.risks.values import Image, image_values
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import read_json, read_tensors
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.metrics.intervals import DRAWS, f1_difference, macro_f1, mean_ratio, welch_difference
 from shadow_defense.metrics.utility import utility
 from shadow_defense.report.pages.risks import LAYOUTS, render_risks
 from shadow_defense.report.records.reading import read_record, record_values
@@ -249,19 +250,24 @@ def test_f1_difference_covers_what_resampling_gives() -> None:
     assert DRAWS >= 1000
 
 
-def test_scores_are_read_by_seed_client_and_image(tmp_path: Path, tiny: dict[str, Any]) -> None:
+def test_scores_are_read_by_seed_client_and_image(
+    tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def row(value: float, sample: str | None = "x") -> ImageScore:
         return ImageScore(0, 0, sample, {"psnr_whole": value})
 
-    trial = Trial(config_from({**tiny, "seed": 3}), Store(tmp_path))
-    trial.scores = [
-        Score("fedavg", "ig", 0, "a", (row(10.0), row(99.0, None))),
-        Score("fedavg", "ig", 1, "a", (row(20.0),)),
-        Score("shadow", "ig", 0, "a", (row(1.0),)),
-        Score("fedavg", "other", 0, "a", (row(2.0),)),
+    trials = [Trial(config_from({**tiny, "seed": seed}), Store(tmp_path)) for seed in (3, 4)]
+    scores = [
+        Score("fedavg", "ig", 0, "a", (row(10.0), row(99.0, None)), seed=3),
+        Score("fedavg", "ig", 1, "a", (row(20.0),), seed=3),
+        Score("shadow", "ig", 0, "a", (row(1.0),), seed=3),
+        Score("fedavg", "other", 0, "a", (row(2.0),), seed=3),
     ]
-    assert image_values([trial], "fedavg", "psnr_whole", attack="ig") == {(3, "a", "x"): 15.0}
-    assert image_values([trial], "fedavg", "psnr_whole", attack="ig", round=2) == {(3, "a", "x"): 20.0}
+    monkeypatch.setattr(trials[0], "scores", lambda: scores)
+    monkeypatch.setattr(trials[1], "scores", lambda: [Score("fedavg", "ig", 0, "a", (row(5.0),), seed=4)])
+    found = image_values(trials, "fedavg", "psnr_whole", attack="ig")
+    assert found == {(3, "a", "x"): 15.0, (4, "a", "x"): 5.0}
+    assert image_values(trials, "fedavg", "psnr_whole", attack="ig", round=2) == {(3, "a", "x"): 20.0}
 
 
 def test_the_registry_and_the_choice() -> None:
@@ -363,7 +369,7 @@ def test_two_risks_from_beginning_to_end(base: RunConfig, tmp_path: Path, monkey
     assert html.count('<section id="risk-') == 2
     assert "<script" not in html and "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
     other = base.model_copy(update={"training": base.training.model_copy(update={"learning_rate": 0.1})})
-    with pytest.raises(RunError, match="of another configuration"):
+    with pytest.raises(RunError, match=r"was begun with another training\.learning_rate"):
         list(run_risks(other, [RISKS[4]], out))
 
 

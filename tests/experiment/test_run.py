@@ -23,7 +23,6 @@ from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import COLUMNS, score_table
 from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tasks.attacking import build_observation
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
@@ -106,7 +105,7 @@ def test_a_run_of_adam_is_attacked_as_adam(tiny: dict[str, Any], tmp_path: Path)
     run = Run.open(tmp_path / "run")
     assert "No image" not in run.report_path.read_text() and run.report_path.stat().st_size > 10_000
     job = next(job for job in run.jobs() if job.client == "client-1")
-    observation = build_observation(run, job, run.new_model(job.arm))
+    observation = run.observation(job)
     target = matching_target(observation, longest_unroll=4)
     assert target.local.optimiser == "adam" and not any("unknown" in note for note in target.notes)
     truth = observation.normalisation.apply(run.client("client-1").train.unit_images())
@@ -222,7 +221,7 @@ def test_an_attacker_sees_what_its_threat_model_grants(tiny: dict[str, Any], tmp
     pretrain_stage(run)
     assert not run.generator_path.exists(), "no arm asks for a generator"
     train_arm(run, "fedavg")
-    seen = {job.attack: build_observation(run, job, run.new_model(job.arm)) for job in run.jobs()}
+    seen = {job.attack: run.observation(job) for job in run.jobs()}
     assert seen["ig"].labels.tolist() == [1]
     assert seen["ig"].local_training.steps == 1
     with pytest.raises(Exception, match="does not grant it"):

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from shadow_defense.errors import DefenseError, RunError
-from shadow_defense.experiment.scheduler import KILLED, Workers, carry_out, missing
+from shadow_defense.experiment.processes import KILLED
+from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import RECORD, Store
 from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.work import Workers
 from shadow_defense.files import read_json, write_text
 from shadow_defense.progress import Progress
 from tests.test_folder_lock import held_elsewhere

@@ -12,8 +12,8 @@ import pytest
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.exhibits import read_scores, write_scores
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scores_file import read_scores, write_scores
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 
 

@@ -12,13 +12,12 @@ from shadow_defense.config import config_from
 from shadow_defense.errors import ConfigError, DataError, UpdateError
 from shadow_defense.experiment.plans.run import evaluate_stage, report_stage, train_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tasks.attacking import build_observation
 from shadow_defense.experiment.tasks.scoring import Foreground
-from shadow_defense.experiment.tasks.training import evaluation
 from shadow_defense.federated.batch_norm_policy import public_statistics, withheld_names
 from shadow_defense.federated.rounds import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
+from shadow_defense.metrics.utility import evaluate
 from tests.experiment.in_process import train_arm
 
 
@@ -36,7 +35,7 @@ def test_an_arm_keeps_batch_norm_on_its_clients(tiny: dict[str, Any], tmp_path: 
     kept = {arm: withheld_names(run.new_model(arm), settings.share_bn) for arm, settings in run.config.arms.items()}
     assert [len(kept[arm]) for arm in ("silo", "fedbn", "fedavg")] == [15, 25, 0]
     for job in run.jobs():
-        seen = build_observation(run, job, run.new_model(job.arm))
+        seen = run.observation(job)
         assert seen.update.tensors.keys() == seen.global_state.keys() - kept[job.arm]
         assert seen.update.withheld == tuple(sorted(kept[job.arm]))
     # The model that is evaluated and looked through is the final one, with the statistics of public images.
@@ -49,7 +48,7 @@ def test_an_arm_keeps_batch_norm_on_its_clients(tiny: dict[str, Any], tmp_path: 
     assert all(torch.equal(tensor, shown[name]) for name, tensor in final.items())
     run.config.attacks.clear()
     results = evaluate_stage(run)
-    assert results.arms["silo"].test == evaluation(run, model)["test"]
+    assert results.arms["silo"].test == evaluate(model, run.dataset)["test"]
     assert {arm: entry.share_bn for arm, entry in results.arms.items()} == {
         "silo": "parameters",
         "fedbn": "none",
@@ -103,4 +102,4 @@ def test_an_update_of_another_policy_is_refused(tiny: dict[str, Any], tmp_path: 
     lacking.save(paths["fedavg"])
     for arm, message in (("fedbn", "which stays with the client"), ("fedavg", "lacks tensor 'features.norm0")):
         with pytest.raises(UpdateError, match=message):
-            build_observation(run, job[arm], run.new_model(arm))
+            run.observation(job[arm])

@@ -12,8 +12,6 @@ from shadow_defense.report.records.comparison import (
     DefenseEntry,
     Failure,
     LeftOut,
-    Plane,
-    PlanePoint,
 )
 from shadow_defense.report.records.scores import (
     MEAN_IMAGE,
@@ -111,31 +109,21 @@ def _table(model: str, attack: str, round: int | None, entries: dict[str, Defens
     return ScoreTable(model=model, attack=attack, round=round, rows=tuple(rows))
 
 
-def plane_of(table: ScoreTable, metric: str = "ssim_whole") -> Plane:
-    """The plane of a table whose metric is better protected when lower."""
+def with_front(table: ScoreTable) -> ScoreTable:
+    """The table with its front marked: the lower the SSIM, the better."""
     rows = [row for row in table.rows if not row.baseline]
-    on_front = pareto_front([(-row.metrics[metric].mean, row.utility["f1_macro"].mean) for row in rows])
-    points = tuple(
-        PlanePoint(arm=row.arm, privacy=row.metrics[metric], utility=row.utility["f1_macro"], on_front=on)
-        for row, on in zip(rows, on_front, strict=True)
-    )
-    baseline = {row.arm: row.metrics[metric].mean for row in table.rows if row.baseline}
-    return Plane(model=table.model, attack=table.attack, metric=metric, points=points, baseline=baseline)
-
-
-def with_front(table: ScoreTable, plane: Plane) -> ScoreTable:
-    fronts = {point.arm: point.on_front for point in plane.points}
+    front = pareto_front([(-row.metrics["ssim_whole"].mean, row.utility["f1_macro"].mean) for row in rows])
+    fronts = {row.arm: on for row, on in zip(rows, front, strict=True)}
     return replace(table, rows=tuple(replace(row, on_front=fronts.get(row.arm)) for row in table.rows))
 
 
 def build_comparison() -> ComparisonRecord:
     entries = defense_entries()
-    planes, tables = [], []
+    tables = []
     for model in MODELS:
         for attack in ATTACKS:
-            pooled = _table(model, attack, None, entries)
-            planes.append(plane_of(pooled))
-            tables += [with_front(pooled, planes[-1]), *(_table(model, attack, round, entries) for round in (1, 8))]
+            pooled = with_front(_table(model, attack, None, entries))
+            tables += [pooled, *(_table(model, attack, round, entries) for round in (1, 8))]
     ablation = _table(MODELS[0], ATTACKS[0], None, entries)
     clients = {f"hospital-{number}": Client(1 if number < 8 else 32, 1) for number in range(1, 10)}
     attacked = {"rounds": (1, 8), "clients": ("hospital-1", "hospital-2"), "settings": {"iterations": 300}}
@@ -161,7 +149,6 @@ def build_comparison() -> ComparisonRecord:
         },
         defenses=entries,
         tables=tuple(tables),
-        planes=tuple(planes),
         ablations=(replace(ablation, rows=(*ablation.rows[:5], *ablation.rows[-2:])),),
         failures=(Failure("resnet18, soteria strong, seed 2", "stopped by the system: out of memory"),),
         left_out=(LeftOut("resnet18", "dp-sgd weak", "batch norm mixes the samples"),),

@@ -19,4 +19,4 @@ def main(grid: Grid, context: Context) -> None:
     settings = yaml.safe_load(Path(__file__).with_name("federation.yaml").read_text(encoding="utf-8"))
     run = Run.create(Path(str(context.run_config["run-dir"])).expanduser(), config_from(settings))
     pretrain_stage(run)
-    server_app(run, "shadow", at_least=len(run.dataset.clients))(grid, context)
+    server_app(run.place("shadow"), at_least=len(run.dataset.clients))(grid, context)

@@ -13,7 +13,8 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.validation import names_only, validated
 
 if TYPE_CHECKING:
-    from shadow_defense.attacks.observation import Attack
+    from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
+    from shadow_defense.progress import Task
 
 
 class AttackSettings(BaseModel):
@@ -60,3 +61,26 @@ class AttackSettings(BaseModel):
         if self.adaptive is not None:
             return AdaptiveAttack(name=self.attack, inner=attack, adaptive=self.adaptive)
         return attack
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings of the attack, those too that are as they always are."""
+        return self.build().model_dump(mode="json")  # type: ignore[attr-defined]
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether the attack starts from a generator."""
+        return "generator" in self.build().needs
+
+    def earlier_rounds(self, attacked: int) -> range:
+        """The rounds (0-based) before ``attacked`` that an adaptive attack uses, as far as there are any."""
+        used = 1 if self.adaptive is None else self.adaptive.rounds
+        return range(max(attacked - used + 1, 0), attacked)
+
+
+def reconstruct(settings: AttackSettings, observation: Observation, seed: int, task: Task) -> Reconstruction:
+    """Run an attack, repeatably also where the attacked model draws from the global state (dropout, PRECODE)."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return settings.build().reconstruct(observation, seed=seed, task=task)

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from shadow_defense.attacks.label_rules import LABEL_RULES, HeadGradient
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.errors import ModelError, ThreatModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.functional import functional_call, split_state
 from shadow_defense.models.losses import ClassLoss
 from shadow_defense.seeds import named_generator

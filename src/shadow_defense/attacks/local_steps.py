@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.attacks.training_step import TrainingState, TrainingStep
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.models.simulated_gradient import SimulatedGradient

@@ -18,6 +18,7 @@ from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
@@ -27,33 +28,6 @@ from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator, seed_for
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """How the client trained: what an attacker must know to simulate more than one step.
-
-    Attributes:
-        optimiser: None: not known.
-        betas: of Adam and AdamW.
-        epsilon: of Adam, AdamW and RMSprop.
-        smoothing: alpha of RMSprop.
-    """
-
-    learning_rate: float
-    batch_size: int
-    steps: int
-    batch_norm: str = "train"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    optimiser: OptimiserName | None = "sgd"
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    smoothing: float = 0.99
-
-    def without_decay(self) -> LocalTraining:
-        """The same without weight decay."""
-        return replace(self, weight_decay=0.0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.observation import LocalTraining
+from shadow_defense.federated.local_training import LocalTraining
 
 Entries = Float[Tensor, "*shape"]
 Moments = tuple[Entries, ...]

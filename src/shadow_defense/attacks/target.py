@@ -12,7 +12,8 @@ from torch import Tensor
 from shadow_defense.attacks.equal_steps import LIKE_SIGNS, equal_share
 from shadow_defense.attacks.label_recovery import evenly, recover_labels, rule_in_words
 from shadow_defense.attacks.local_steps import as_single_step
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.functional import split_state
 

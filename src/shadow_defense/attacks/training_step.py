@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.attacks.optimiser_rules import OPTIMISER_RULES, Moments
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, loss_gradients, nested_gradients
 from shadow_defense.models.simulated_gradient import SimulatedGradient

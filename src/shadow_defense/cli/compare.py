@@ -52,8 +52,8 @@ def compare(
     from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.errors import shown
+    from shadow_defense.experiment.plans.comparison.gathering import page_path, write_results
     from shadow_defense.experiment.plans.comparison.plan import Comparison
-    from shadow_defense.experiment.plans.comparison.reporting import page_path, write_results
     from shadow_defense.folder_lock import holding
     from shadow_defense.report.pages.compare import comparison_summary
 

@@ -75,7 +75,7 @@ def _stage_command(
 ) -> None:
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.run_folder import config_of
+    from shadow_defense.experiment.folder import config_of
 
     if config is None and (overrides or engine):
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.tasks.scoring import Score
@@ -12,19 +12,16 @@ from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_di
 from shadow_defense.metrics.fidelity import METRICS
 from shadow_defense.metrics.foreground import REGIONS
 from shadow_defense.metrics.pareto import pareto_front
-from shadow_defense.report.records.comparison import Plane, PlanePoint
+from shadow_defense.report.records.comparison import PRIVACY, UTILITY
 from shadow_defense.report.records.run import Round
-from shadow_defense.report.records.scores import BASELINES, Guarantee, Row, ScoreTable
+from shadow_defense.report.records.scores import Guarantee, Row, ScoreTable
 
 COLUMNS = tuple(f"{metric}_{region}" for metric in METRICS for region in REGIONS) + tuple(
     f"best_match_{metric}" for metric in METRICS
 )
 
-PRIVACY, UTILITY = "ssim_whole", "f1_macro"
-"""What a plane is drawn by: the lower the attack's SSIM, the more private."""
-
-Image = tuple[str, str]
-"""What two arms are paired by: client and sample id."""
+Image = tuple[int, str, str]
+"""What two arms are paired by: seed, client and sample id. Another seed's client of the same name has others."""
 
 History = Sequence[Round]
 
@@ -41,7 +38,7 @@ def by_image(scores: Iterable[Score], arm: str, attack: str, round: int | None =
     for score in scores:
         if score.arm == arm and score.attack == attack and round in (None, score.round):
             for sample, row in score.matched().items():
-                image = collected.setdefault((score.client, sample), {})
+                image = collected.setdefault((score.seed, score.client, sample), {})
                 for name, value in row.metrics.items():
                     image.setdefault(name, []).append(value)
     return {
@@ -140,24 +137,18 @@ def _measured(histories: Sequence[History]) -> dict[str, list[float]]:
     return found
 
 
-def on_plane(table: ScoreTable) -> tuple[ScoreTable, Plane]:
-    """The privacy-utility plane of a table, and the table with its front marked."""
+def with_front(table: ScoreTable) -> ScoreTable:
+    """The table with the arms marked that no other one beats in privacy and utility."""
     shown = [row for row in table.rows if UTILITY in row.utility and PRIVACY in row.metrics]
     front = pareto_front([(-row.metrics[PRIVACY].mean, row.utility[UTILITY].mean) for row in shown])
     marks = {row.arm: on_front for row, on_front in zip(shown, front, strict=True)}
-    points = tuple(
-        PlanePoint(arm=row.arm, privacy=row.metrics[PRIVACY], utility=row.utility[UTILITY], on_front=marks[row.arm])
-        for row in shown
-    )
-    baseline = {row.arm: row.metrics[PRIVACY].mean for row in table.rows if row.arm in BASELINES}
-    plane = Plane(model=table.model, attack=table.attack, metric=PRIVACY, points=points, baseline=baseline)
-    return replace(table, rows=tuple(replace(row, on_front=marks.get(row.arm)) for row in table.rows)), plane
+    return replace(table, rows=tuple(replace(row, on_front=marks.get(row.arm)) for row in table.rows))
 
 
 def control_of(arm: str, arms: Mapping[str, DefenseSettings]) -> str | None:
     """The arm that is ``arm``, a Shadow defense, but for noise that is uniform over the image; None where none is."""
 
-    def apart_from_placement(settings: DefenseSettings) -> dict[str, Any]:
+    def apart_from_placement(settings: DefenseSettings) -> dict[str, object]:
         resolved = settings.settings().model_dump(mode="json")
         return {**resolved, "share_bn": settings.share_bn, "placement": None}
 

@@ -1,18 +1,30 @@
-"""What records say of data, defenses and attacks, for every plan alike."""
+"""What records say of their origin, and of data, defenses, attacks and trainings, for every plan alike."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.tasks.keys import data_hash
 from shadow_defense.federated.rounds import read_journal, train_again
 from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.records.run import Round
-from shadow_defense.report.records.scores import Attack, Client, Data, Defense
+from shadow_defense.report.records.scores import Attack, Client, Data, Defense, Header, Origin
+
+
+def made(title: str, command: str, threads: int, tasks: tuple[Origin, ...]) -> Header:
+    """Of a record that is made now; ``tasks``: the results that its numbers come from."""
+    return Header(
+        title=title,
+        created=datetime.date.today().isoformat(),
+        command=command,
+        versions={**versions(), "threads": str(threads)},
+        tasks=tasks,
+    )
 
 
 def data_of(scene: Scene, sha256: str | Mapping[str, str] | None = None) -> Data:
@@ -29,7 +41,7 @@ def data_of(scene: Scene, sha256: str | Mapping[str, str] | None = None) -> Data
         },
         public=len(data.public),
         test=len(data.test),
-        sha256=data_hash(scene) if sha256 is None else sha256,
+        sha256=scene.images.sha256 if sha256 is None else sha256,
     )
 
 
@@ -49,7 +61,7 @@ def attack_of(scene: Scene, name: str) -> Attack:
     settings = scene.config.attacks[name]
     return Attack(
         attack=settings.attack,
-        settings=settings.build().model_dump(mode="json"),  # type: ignore[attr-defined]
+        settings=settings.resolved(),
         threat_model=threat_model(settings.threat_model).describe(),
         rounds=tuple(round + 1 for round in scene.config.attacked_rounds(name)),
         clients=tuple(dict.fromkeys(client.name for _, client in scene.attacked_updates(name))),

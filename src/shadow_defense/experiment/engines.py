@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.tasks.training import Engine, TrainingPlace, train_in_process
+from shadow_defense.experiment.tasks.training import Engine, train_in_process
+from shadow_defense.experiment.tasks.training_place import TrainingPlace
 from shadow_defense.progress import Progress
 
 
-def _always_installed() -> None:
-    """The engine needs nothing but this package."""
-
-
-def _any_scene(scene: Scene) -> None:
-    """The engine carries every scene."""
-
-
-def _check_flower_simulation() -> None:
+def _check_flower() -> None:
     # Imported here, as below: Flower is an optional extra.
     from shadow_defense.federated.flower.simulation import check_simulation
 
     check_simulation()
 
 
-def _train_in_flower_simulation(place: TrainingPlace, progress: Progress) -> None:
+def _train_in_flower(place: TrainingPlace, progress: Progress, *, secure: bool = False) -> None:
     from shadow_defense.experiment.flower_apps import train_arm_in_simulation
 
-    train_arm_in_simulation(place, progress)
+    train_arm_in_simulation(place, progress, secure=secure)
 
 
 def _check_averages(scene: Scene) -> None:
@@ -34,17 +29,11 @@ def _check_averages(scene: Scene) -> None:
         scene.check_attack_on_averages(attack)
 
 
-def _train_with_secure_aggregation(place: TrainingPlace, progress: Progress) -> None:
-    from shadow_defense.experiment.flower_apps import train_arm_in_simulation
-
-    train_arm_in_simulation(place, progress, secure=True)
-
-
 ENGINES: dict[str, Engine] = {
-    "in-process": Engine(train_in_process, _always_installed, _any_scene),
-    "flower-simulation": Engine(_train_in_flower_simulation, _check_flower_simulation, _any_scene, arms_at_once=False),
+    "in-process": Engine(train_in_process),
+    "flower-simulation": Engine(_train_in_flower, _check_flower, arms_at_once=False),
     "flower-secure-aggregation": Engine(
-        _train_with_secure_aggregation, _check_flower_simulation, _check_averages, arms_at_once=False
+        partial(_train_in_flower, secure=True), _check_flower, _check_averages, arms_at_once=False
     ),
 }
 

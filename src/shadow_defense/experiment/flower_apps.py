@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.kind import Site
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scene import Placed
-from shadow_defense.experiment.scheduler import Workers
 from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
-from shadow_defense.experiment.tasks.pretraining import load_run_generator
-from shadow_defense.experiment.tasks.training import PLACE, TrainingPlace, build_defense, evaluation
+from shadow_defense.experiment.tasks.training import build_defense
+from shadow_defense.experiment.tasks.training_place import PLACE, TrainingPlace
+from shadow_defense.experiment.work import Workers
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import (
@@ -49,6 +48,7 @@ from shadow_defense.federated.rounds import (
 from shadow_defense.federated.site_secret import secret_seed, site_seed
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
+from shadow_defense.metrics.utility import evaluate
 from shadow_defense.progress import Progress, Task
 from shadow_defense.seeds import SECRET
 
@@ -60,11 +60,11 @@ LEAST_KEY = "least-evaluated"
 
 
 @lru_cache(maxsize=2)
-def opened(folder: Path, arm: str) -> tuple[Placed, Generator | None]:
-    """A training or a run with its data and generator, once for all messages that a process handles."""
-    run: Placed = TrainingPlace.open(folder) if (folder / PLACE).exists() else Run.open(folder)
-    torch.set_num_threads(run.config.threads)
-    return run, load_run_generator(run, arm)
+def opened(folder: Path, arm: str) -> tuple[TrainingPlace, Generator | None]:
+    """A training or a run's arm with its data and generator, once for all messages that a process handles."""
+    place = TrainingPlace.open(folder) if (folder / PLACE).exists() else Run.open(folder).place(arm)
+    torch.set_num_threads(place.config.threads)
+    return place, place.load_generator()
 
 
 def participant(folder: Path, arm: str, context: Context, *, simulated: bool) -> Participant:
@@ -82,9 +82,9 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
         RunError: where the node was not told which client it is, or where to keep its state.
         ConfigError: for a self-audit that cannot be read: then nothing leaves.
     """
-    run, generator = opened(folder, arm)
+    place, generator = opened(folder, arm)
     partition = context.node_config.get(PARTITION)
-    clients = run.dataset.clients
+    clients = place.dataset.clients
     alone = len(clients) == 1 and not simulated
     if not isinstance(partition, int) or partition < 0 or not (alone or partition < len(clients)):
         raise RunError(
@@ -92,25 +92,25 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
             f"in its --node-config"
         )
     client = clients[0 if alone else partition]
-    root, name = (run.arm_folder(arm), STATES) if simulated else (state_root(context), f"{folder.name}-{arm}")
+    root, name = (place.folder, STATES) if simulated else (state_root(context), f"{folder.name}-{arm}")
     # In a simulation the draws are the run's, so that it can be repeated.
     secret = None if simulated else secret_seed(root, name, node_name(context))
     site = None if simulated else Site(root, site_seed(root))
     return Participant(
-        model=run.new_model(arm),
-        dataset=run.dataset,
+        model=place.new_model(arm),
+        dataset=place.dataset,
         client=client,
-        defense=build_defense(run, arm, generator, client.name, secret_seed=secret, site=site),
-        settings=run.config.training,
-        loss_fn=run.config.training.loss_function(),
-        seed=run.config.seed,
-        share_bn=run.config.arms[arm].share_bn,
+        defense=build_defense(place, arm, generator, client.name, secret_seed=secret, site=site),
+        settings=place.config.training,
+        loss_fn=place.config.training.loss_function(),
+        seed=place.config.seed,
+        share_bn=place.defense.share_bn,
         partition=partition,
         states=ClientStateFolder(root, name, client.name),
-        explanations=_explanations(run, arm, client) if simulated else {},
+        explanations=_explanations(place, client) if simulated else {},
         exact=simulated,
         # An attack draws by PyTorch's own generator, whose seeds are short.
-        before_upload=_self_audit(run, arm, client, context, run.config.seed if secret is None else secret % SECRET),
+        before_upload=_self_audit(place, client, context, place.config.seed if secret is None else secret % SECRET),
         least_evaluated=_least_evaluated(context),
     )
 
@@ -122,36 +122,30 @@ def _least_evaluated(context: Context) -> int:
     return given
 
 
-def _self_audit(run: Placed, arm: str, client: ClientData, context: Context, seed: int) -> BeforeUpload:
+def _self_audit(place: TrainingPlace, client: ClientData, context: Context, seed: int) -> BeforeUpload:
     if not is_asked_for(context.node_config):
         return unchecked
     return SelfAudit(
         settings_of_site(context.node_config[SELF_AUDIT]),
-        model=partial(run.new_model, arm),
+        model=partial(place.new_model, place.arm),
         client=client,
-        training=run.config.training,
-        normalisation=run.dataset.normalisation,
-        classes=run.dataset.classes,
-        template=run.mean_image,
+        training=place.config.training,
+        normalisation=place.dataset.normalisation,
+        classes=place.dataset.classes,
+        template=place.mean_image,
         seed=seed,
-        loss_fn=run.config.training.loss_function(),
-        defense=run.config.arms[arm],
-        public=run.dataset.public,
-        generator=partial(load_generator, run.generator_path) if run.generator_path.exists() else None,
+        loss_fn=place.config.training.loss_function(),
+        defense=place.defense,
+        public=place.dataset.public,
+        generator=partial(load_generator, place.generator_path) if place.generator_path.exists() else None,
     )
 
 
-@lru_cache(maxsize=2)
-def _kept(run: Placed) -> Mapping[int, frozenset[str]]:
-    """Looks at every client, which one of a thousand should not for every message."""
-    return run.keep if isinstance(run, TrainingPlace) else run.kept()
-
-
-def _explanations(run: Placed, arm: str, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
+def _explanations(place: TrainingPlace, client: ClientData) -> dict[int, tuple[Path, frozenset[str]]]:
     samples = frozenset(client.train.sample_ids[:MOST_EXPLAINED])
     return {
-        round: (round_folder(run.arm_folder(arm), round) / explanation_name(client.name), samples)
-        for round, names in _kept(run).items()
+        round: (round_folder(place.folder, round) / explanation_name(client.name), samples)
+        for round, names in place.keep.items()
         if client.name in names
     }
 
@@ -174,8 +168,7 @@ def client_app(folder: Path, arm: str, *, simulated: bool = False, secure: bool 
 
 
 def server_app(
-    run: Placed,
-    arm: str,
+    place: TrainingPlace,
     *,
     at_least: int = 1,
     timeout: float | None = ROUND_TIMEOUT,
@@ -187,6 +180,7 @@ def server_app(
     """The ServerApp of a run's arm, which records what the run's attacks and `shadow-defense audit` need.
 
     Args:
+        place: :meth:`Run.place` of the arm.
         at_least: clients without whose updates a round stops the training.
         timeout: seconds to wait for the clients of a round (:class:`FlowerServer`): longer than the slowest takes.
         secure: the server gets averages only, by SecAgg+; the clients' side must be ``secure`` too.
@@ -197,21 +191,21 @@ def server_app(
     if secure:
         from shadow_defense.federated.flower.secure_aggregation.server_app import SecureServer
 
-        largest = max(len(client.train) for client in run.dataset.clients)
+        largest = max(len(client.train) for client in place.dataset.clients)
         kind = partial(SecureServer, most_images=most_images or largest)
 
     def server(context: Context) -> FlowerServer:
         return kind(
-            model=run.new_model(arm),
-            dataset=run.dataset,
-            settings=run.config.training,
-            evaluate=lambda model: evaluation(run, model),
-            folder=run.arm_folder(arm),
-            keep=_kept(run),
-            share_bn=run.config.arms[arm].share_bn,
+            model=place.new_model(place.arm),
+            dataset=place.dataset,
+            settings=place.config.training,
+            evaluate=lambda model: evaluate(model, place.dataset),
+            folder=place.folder,
+            keep=place.keep,
+            share_bn=place.defense.share_bn,
             at_least=at_least,
             timeout=timeout,
-            seed=run.config.seed,
+            seed=place.config.seed,
             measured=measured,
             task=task or Task(),
         )
@@ -219,7 +213,7 @@ def server_app(
     return build_server_app(server)
 
 
-def train_arm_in_simulation(run: TrainingPlace, progress: Progress | None = None, *, secure: bool = False) -> None:
+def train_arm_in_simulation(place: TrainingPlace, progress: Progress | None = None, *, secure: bool = False) -> None:
     """Train one arm, or go on with it, with every client simulated on Flower's engine.
 
     The same numbers as in one process, since simulated clients send double precision (:class:`Participant`).
@@ -230,11 +224,11 @@ def train_arm_in_simulation(run: TrainingPlace, progress: Progress | None = None
     Raises:
         RunError: where a client withheld its update: with all of them on one machine nobody is to be spared.
     """
-    arm, folder = run.arm, run.arm_folder(run.arm)
-    images = {client.name: len(client.train) for client in run.dataset.clients}
+    folder = place.folder
+    images = {client.name: len(client.train) for client in place.dataset.clients}
     states = {name: ClientStateFolder(folder, STATES, name) for name in images}
     rounds_done = read_journal(folder)[0]
-    if rounds_done and any(states[name].last_round() is None for name in run.taking_part(rounds_done - 1)):
+    if rounds_done and any(states[name].last_round() is None for name in place.taking_part(rounds_done - 1)):
         raise RunError(f"{folder} was begun with another engine: go on with that one, or {train_again(folder)}")
     for state in states.values():
         last = state.last_round()
@@ -244,7 +238,7 @@ def train_arm_in_simulation(run: TrainingPlace, progress: Progress | None = None
         state.forget_refusal()
 
     def measured(round: int) -> dict[str, Any]:
-        drawn = run.taking_part(round)
+        drawn = place.taking_part(round)
         own = {name: states[name].measurements() for name in images if name in drawn}
         total = sum(images[name] for name in own)
         return {
@@ -252,23 +246,22 @@ def train_arm_in_simulation(run: TrainingPlace, progress: Progress | None = None
             "clients": own,
         }
 
-    task = (progress or Progress()).start(TRAINING, run.config.training.rounds)
+    task = (progress or Progress()).start(TRAINING, place.config.training.rounds)
     try:
         simulate(
             # On this machine no answer gets lost: a client's process that dies is an error at once.
             server_app(
-                run,
-                arm,
-                at_least=run.config.training.clients_per_round or len(images),
+                place,
+                at_least=place.config.training.clients_per_round or len(images),
                 timeout=None,
                 measured=measured,
                 task=task,
                 secure=secure,
             ),
             # Processes of the engine may have another working directory.
-            client_app(folder.resolve(), arm, simulated=True, secure=secure),
+            client_app(folder.resolve(), place.arm, simulated=True, secure=secure),
             clients=len(images),
-            at_once=Workers(run.config.workers).at_once(len(images)),
+            at_once=Workers(place.config.workers).at_once(len(images)),
         )
     except RunError as error:
         refusals = [line for state in states.values() if (line := state.refusal())]

@@ -69,12 +69,12 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
         GeneratorError: when the folder holds another training.
         DataError: when the images can't be read.
     """
-    written, chosen = folder / "pretrain.yaml", settings.model_dump(mode="json")
+    written = folder / "pretrain.yaml"
     if folder.exists() and (not folder.is_dir() or (not is_empty(folder) and not written.exists())):
         raise GeneratorError(f"{folder} exists and is no pre-training: choose another folder with --out")
     if written.exists():
         earlier = _read(written)
-        if (folder / "checkpoint.safetensors").exists() and _without_steps(earlier) != _without_steps(chosen):
+        if (folder / "checkpoint.safetensors").exists() and _without_steps(earlier) != _without_steps(settings):
             raise GeneratorError(f"{folder} holds a training with other settings: choose another folder with --out")
     images = read_public_images(
         settings.data,
@@ -83,18 +83,18 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
         limit=settings.limit,
         seed=settings.seed,
     )
-    write_text(written, yaml.safe_dump(chosen, sort_keys=False))
+    write_text(written, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     pretrain(settings.generator, images, seed=settings.seed, folder=folder, progress=progress)
     return folder / "generator.safetensors"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> PretrainSettings:
     try:
         values = as_mapping(read_yaml(path), str(path))
-        return validated(PretrainSettings, values, ConfigError, str(path)).model_dump(mode="json")
+        return validated(PretrainSettings, values, ConfigError, str(path))
     except ConfigError as error:
         raise GeneratorError(f"{error}; delete the folder") from error
 
 
-def _without_steps(values: dict[str, Any]) -> dict[str, Any]:
-    return {**values, "generator": {**values["generator"], "steps": None}}
+def _without_steps(settings: PretrainSettings) -> PretrainSettings:
+    return settings.model_copy(update={"generator": settings.generator.model_copy(update={"steps": 0})})

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.store import Store
@@ -41,7 +40,7 @@ class Recorded(Task):
     def given(self) -> Path:
         return self.folder
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {"recorded": str(self.folder)}
 
     def is_done(self, place: Path) -> bool:

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 import shadow_defense
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import RunError, ShadowDefenseError, shown
-from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.folder import CONFIG, config_of, open_folder
 from shadow_defense.experiment.recorded import Recorded
-from shadow_defense.experiment.run_folder import CONFIG, config_of
-from shadow_defense.experiment.scene import Job, Placed, Scene, with_absolute_paths
-from shadow_defense.experiment.scene_tasks import scorings_of
+from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
-from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
-from shadow_defense.experiment.tasks.scoring import Scoring
-from shadow_defense.experiment.tasks.training import Training
+from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation
+from shadow_defense.experiment.tasks.pretraining import GENERATOR
+from shadow_defense.experiment.tasks.training_place import TrainingPlace
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.federated.rounds import kept_updates
 from shadow_defense.federated.update import ALL_CLIENTS
-from shadow_defense.files import (
-    LOCK,
-    is_empty,
-    make_private_folder,
-    path_name,
-    read_json,
-    remove_leftovers,
-    write_json,
-    write_text,
-)
+from shadow_defense.files import LOCK, make_private_folder, path_name, read_json, remove_leftovers, write_json
 from shadow_defense.plain_yaml import as_mapping, read_yaml
 
 FORMAT = "run.json"
@@ -44,7 +32,7 @@ FORMAT = "run.json"
 SCHEMA = 2
 
 
-class Run(Placed):
+class Run(Trial):
     """One run: a folder and the configuration in it.
 
     The results lie in the folder's store; ``arms/<arm>``, ``shadow`` and ``attacks/<arm>/<attack>/...`` are links to
@@ -52,64 +40,45 @@ class Run(Placed):
 
     Attributes:
         folder: where everything is written.
-        store: where its results lie: below the folder, but for a run that is a part of something larger.
         config: what decides the numbers.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, store: Store | None = None) -> None:
-        super().__init__(config)
-        self.folder, self.store = folder, store or Store(folder)
-
-    @property
-    def scene(self) -> Scene:
-        """The run without its folder."""
-        return Scene(self.config, self.images)
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        super().__init__(config, Store(folder))
+        self.folder = folder
 
     @classmethod
     def create(
-        cls,
-        folder: Path,
-        config: RunConfig,
-        *,
-        restart: bool = False,
-        check: Callable[[Run], None] | None = None,
-        store: Store | None = None,
+        cls, folder: Path, config: RunConfig, *, restart: bool = False, check: Callable[[Run], None] | None = None
     ) -> Run:
         """Make the folder, or go on in one that holds the same configuration.
 
         Args:
             restart: delete what a run directory holds and begin anew.
-            store: where its results lie; None: in the folder.
             check: raises for a run that cannot be carried out, before anything is written or deleted.
 
         Raises:
             RunError: when the folder holds results of another configuration, or files that no run wrote.
         """
-        config = with_absolute_paths(config)
-        made = cls(folder, config, store)
+        config = config.with_absolute_paths()
+        made = cls(folder, config)
         if check is not None:
             check(made)
-        written = folder / CONFIG
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"{folder} is a file: choose another folder with --out")
-        if restart and written.exists():
+        if restart and (folder / CONFIG).exists():
             _delete_run(folder)
-        if written.exists():
-            earlier = cls.open(folder)
-            if earlier.config.fingerprint() == config.fingerprint():
-                return made
-            if _holds_results(folder):
-                key = _first_difference(earlier.config.as_dict(), config.as_dict())
-                raise RunError(
-                    f"{folder} holds a run with another {key}: choose another folder with --out, or give --restart to "
-                    "delete that run"
-                )
-            # It was refused after its configuration was written: that must not stand in the way of the right one.
-            _delete_run(folder)
-        if folder.exists() and not is_empty(folder):
-            raise RunError(f"{folder} exists and holds files that no run wrote: choose another folder with --out")
-        write_json(folder / FORMAT, {"schema": SCHEMA, "shadow-defense": shadow_defense.__version__})
-        write_text(written, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        earlier = cls.open(folder).config.as_dict() if (folder / CONFIG).exists() else None
+        open_folder(
+            folder,
+            "run",
+            config.as_dict(),
+            earlier=earlier,
+            file=CONFIG,
+            # A run that was refused after its configuration was written does not stand in the way of the right one.
+            may_change=not _holds_results(folder),
+            hint="give --restart to delete that run",
+        )
+        if earlier is None:
+            write_json(folder / FORMAT, {"schema": SCHEMA, "shadow-defense": shadow_defense.__version__})
         return made
 
     @classmethod
@@ -141,13 +110,8 @@ class Run(Placed):
         return self.folder / "arms" / arm
 
     def reconstruction_path(self, job: Job) -> Path:
-        return (
-            self.folder
-            / "attacks"
-            / job.arm
-            / job.attack
-            / f"round-{job.round:04d}-{path_name(job.client)}.safetensors"
-        )
+        name = f"round-{job.round:04d}-{path_name(job.client)}.safetensors"
+        return self.folder / "attacks" / job.arm / job.attack / name
 
     @property
     def results_path(self) -> Path:
@@ -157,40 +121,38 @@ class Run(Placed):
     def report_path(self) -> Path:
         return self.folder / "report.html"
 
-    def pretraining(self) -> Pretraining:
-        return Pretraining(self.scene)
+    @cached_property
+    def trainings(self) -> dict[str, Task]:
+        """By arm; of one that something else recorded, whose folder is no link, what it recorded."""
+        folders = {arm: self.arm_folder(arm) for arm in self.config.arms}
+        return super().trainings | {
+            arm: Recorded(folder, self.config.training.rounds)
+            for arm, folder in folders.items()
+            if folder.is_dir() and not folder.is_symlink()
+        }
 
-    def training(self, arm: str) -> Task:
-        """The training of an arm; one that something else recorded, where its folder is no link."""
-        folder = self.arm_folder(arm)
-        if folder.is_dir() and not folder.is_symlink():
-            return Recorded(folder, self.config.training.rounds)
-        return Training(self.scene, arm, engine_named(self.config.engine), self.kept())
+    def place(self, arm: str) -> TrainingPlace:
+        """An arm as an engine trains it that writes into the run's own folder."""
+        return TrainingPlace(self, arm, self.arm_folder(arm), self.generator_path)
 
-    def trainings(self) -> list[Task]:
-        return [self.training(arm) for arm in self.config.arms]
-
-    def attacking(self, job: Job) -> Attacking:
-        return Attacking(self.scene, job, self.training(job.arm))
-
-    def scorings(self) -> Iterator[Scoring]:
-        """For every attack, and after those of the first arm for the mean image on the same updates."""
-        return scorings_of(self.scene, {arm: self.training(arm) for arm in self.config.arms})
+    def observation(self, job: Job) -> Observation:
+        """What the job's attacker sees. Raises :class:`RunError` where the update was not kept."""
+        return build_observation(self, job, self.arm_folder(job.arm), self.generator_path)
 
     def name_generator(self) -> None:
         """A link from the name that people know to the result in the store, whether it is there yet or not."""
-        link(self.folder / "shadow", self.store.place(self.pretraining()))
+        _link(self.folder / "shadow", self.store.place(self.pretraining))
 
     def name_training(self, arm: str) -> None:
-        training = self.training(arm)
+        training = self.trainings[arm]
         if training.given is None:
-            link(self.arm_folder(arm), self.store.place(training))
+            _link(self.arm_folder(arm), self.store.place(training))
 
     def name_reconstruction(self, attacking: Attacking) -> None:
-        link(self.reconstruction_path(attacking.job), self.store.place(attacking) / RECONSTRUCTION)
+        _link(self.reconstruction_path(attacking.job), self.store.place(attacking) / RECONSTRUCTION)
 
 
-def link(name: Path, target: Path) -> None:
+def _link(name: Path, target: Path) -> None:
     """Make ``name`` a link to ``target``, relative, so that both can be moved together."""
     wanted = os.path.relpath(target, name.parent)
     if name.is_symlink() and str(name.readlink()) == wanted:
@@ -203,7 +165,7 @@ def link(name: Path, target: Path) -> None:
 
 WRITTEN = frozenset(
     {
-        "config.yaml",
+        CONFIG,
         FORMAT,
         STORE,
         "traces",
@@ -256,15 +218,3 @@ def _delete_run(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _first_difference(earlier: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    for key in sorted(set(earlier) | set(new)):
-        if key in ("workers", "title") and not prefix:
-            continue
-        old_value, new_value = earlier.get(key), new.get(key)
-        if old_value != new_value:
-            if isinstance(old_value, dict) and isinstance(new_value, dict):
-                return _first_difference(old_value, new_value, f"{prefix}{key}.")
-            return f"{prefix}{key} ({old_value!r}, not {new_value!r})"
-    return "configuration"

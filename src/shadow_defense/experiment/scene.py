@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig
-from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.data.settings import DataSettings
-from shadow_defense.errors import ConfigError, RunError, shown
-from shadow_defense.experiment.averaged_clients import as_one_client
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.images import Images, shared_images
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.update import ALL_CLIENTS
 from shadow_defense.models.build import build_model
@@ -35,42 +26,6 @@ class Job:
     attack: str
     round: int
     client: str
-
-
-class Images:
-    """The images of a federation, loaded when they are first asked for, and what is measured on them once."""
-
-    def __init__(self, settings: DataSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-
-    @cached_property
-    def dataset(self) -> FederatedDataset:
-        return load_dataset(self.settings, self.seed)
-
-    @cached_property
-    def mean_image(self) -> Tensor:
-        """The mean of the public images, (c, h, w) in [0, 1]; mid-grey where there are none."""
-        public = self.dataset.public
-        if len(public) == 0:
-            return torch.full((self.dataset.channels, *self.dataset.image_size), 0.5)
-        return public.images.float().mean(0) / 255
-
-    @cached_property
-    def brightness(self) -> tuple[float, float]:
-        """Mean and standard deviation of the public images' mean normalised pixel; 0 and 1 for fewer than two."""
-        public = self.dataset.public
-        if len(public) < 2:
-            return 0.0, 1.0
-        # Sums of floats differ in their last digit with the number of threads; these do not.
-        sums = public.images.sum(dim=(2, 3), keepdim=True, dtype=torch.int64)
-        pixels = sums.double() / math.prod(public.image_size)
-        each = self.dataset.normalisation.apply(pixels / 255).mean(dim=(1, 2, 3)).tolist()
-        return statistics.fmean(each), statistics.stdev(each)
-
-    @cached_property
-    def all_clients(self) -> ClientData:
-        """All clients as one, with batches of all their batches together: an average is nearly this one's update."""
-        return as_one_client(self.dataset.clients)
 
 
 class Scene:
@@ -131,13 +86,14 @@ class Scene:
             return self.images.all_clients
         return next(client for client in self.dataset.clients if client.name == name)
 
+    @cached_property
     def kept(self) -> dict[int, frozenset[str]]:
         """For each round (0-based) that some attack asks for, or uses besides, the clients that it asks for."""
         kept: dict[int, frozenset[str]] = {}
         for attack, settings in self.config.attacks.items():
             clients = frozenset(client.name for client in self._chosen_clients(attack))
             for attacked in self.config.attacked_rounds(attack):
-                for round in (*earlier_rounds(settings, attacked), attacked):
+                for round in (*settings.earlier_rounds(attacked), attacked):
                     kept[round] = kept.get(round, frozenset()) | clients
         return kept
 
@@ -218,64 +174,8 @@ class Scene:
         ]
 
 
-class Placed(Scene, ABC):
-    """A scene whose trainings and generator lie somewhere."""
-
-    @abstractmethod
-    def arm_folder(self, arm: str) -> Path:
-        """Of an arm's training."""
-
-    @property
-    @abstractmethod
-    def generator_path(self) -> Path:
-        """Of the shadow generator, whether it is there or not."""
-
-
 @lru_cache(maxsize=8)
 def opened_scene(config: str) -> Scene:
     """The scene of a configuration in JSON; kept in each process, since its images take seconds to load."""
-    return Scene(RunConfig.model_validate_json(config), _images(config))
-
-
-def _images(config: str) -> Images:
     parsed = RunConfig.model_validate_json(config)
-    return _shared_images(parsed.data.model_dump_json(), parsed.seed)
-
-
-@lru_cache(maxsize=4)
-def _shared_images(settings: str, seed: int) -> Images:
-    return Images(DataSettings.model_validate_json(settings), seed)
-
-
-def earlier_rounds(attack: AttackSettings, attacked: int) -> range:
-    """The rounds (0-based) before ``attacked`` that an adaptive attack uses, as far as there are any."""
-    used = 1 if attack.adaptive is None else attack.adaptive.rounds
-    return range(max(attacked - used + 1, 0), attacked)
-
-
-def needs_generator(scene: Scene) -> bool:
-    """Whether any arm's defense, or any attack, asks for a generator."""
-    defenses = any(arm.kind().needs_generator for arm in scene.config.arms.values())
-    return defenses or any("generator" in attack.build().needs for attack in scene.config.attacks.values())
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """So that a run goes on from any working directory."""
-
-    def absolute(path: Path | None) -> Path | None:
-        try:
-            return None if path is None else path.expanduser().resolve()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"{shown(path)} is no path: {error}; give another") from error
-
-    def changed(settings: Any, names: Sequence[str]) -> Any:
-        return settings.model_copy(update={name: absolute(getattr(settings, name)) for name in names})
-
-    return config.model_copy(
-        update={
-            "data": changed(config.data, ("path", "public_path")),
-            "model": changed(config.model, ("weights", "start")),
-            "generator": changed(config.generator, ("path", "begin_from", "begin_from_discriminator")),
-            "metrics": changed(config.metrics, ("lpips_weights",)),
-        }
-    )
+    return Scene(parsed, shared_images(parsed.data.model_dump_json(), parsed.seed))

@@ -7,20 +7,20 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import Knowledge, threat_model
 from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError, ShadowDefenseError
 from shadow_defense.experiment.audit.scoring import risk_rows
-from shadow_defense.experiment.tasks.attacking import local_training, reconstruct
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.interface import Generator
@@ -124,7 +124,7 @@ def settings_of_site(given: object) -> SelfAuditSettings:
     return validated(SelfAuditSettings, {"metric": metric, "threshold": value}, ConfigError, SELF_AUDIT)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> Mapping[str, object]:
     try:
         return as_mapping(read_yaml(path), str(path))
     except ConfigError as error:
@@ -235,7 +235,7 @@ class SelfAudit:
             classes=self.classes,
             normalisation=self.normalisation,
             labels=images.labels,
-            local_training=local_training(training, update.round, batch_size, steps),
+            local_training=LocalTraining.of(training, update.round, batch_size, steps),
             template=self.template,
             generator=self.generator,
             public=self.public,

@@ -6,8 +6,9 @@ import datetime
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.experiment.provenance import versions
@@ -45,9 +46,9 @@ class Store:
         # The record comes last: without it, what was computed with is not known.
         if (place / RECORD).is_file() and task.is_done(place):
             return True
-        for neighbour in self._neighbours():
-            other = neighbour / STORE / task.name
-            if (other / RECORD).is_file() and task.is_done(other):
+        for neighbour in self._beside:
+            other = neighbour / task.name
+            if (other / RECORD).is_file() and _is_own(neighbour) and task.is_done(other):
                 _take_over(other, place)
                 return True
         return False
@@ -87,15 +88,15 @@ class Store:
             visit(task)
         return tuple(self.provenance(task) for task in found.values())
 
-    def _neighbours(self) -> Iterator[Path]:
-        """The folders beside this one that hold results and that nobody else can write to."""
+    @cached_property
+    def _beside(self) -> list[Path]:
+        """Where the folders beside this one may hold results; looked for once, since there may be many of both."""
+        own = self.folder.absolute()
         try:
-            beside = sorted(self.folder.absolute().parent.iterdir())
+            beside = sorted(own.parent.iterdir())
         except OSError:
-            return
-        for folder in beside:
-            if folder != self.folder.absolute() and _is_own(folder / STORE):
-                yield folder
+            return []
+        return [folder / STORE for folder in beside if folder != own]
 
 
 def _is_own(folder: Path) -> bool:

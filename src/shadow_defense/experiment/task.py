@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from shadow_defense.progress import Progress
 
@@ -38,7 +38,7 @@ class Task(ABC):
         """Write the result to the task's place in the store, or go on where a killed process stopped."""
 
     @abstractmethod
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """What it is, in plain values: for the record beside the result."""
 
     def needs(self) -> Sequence[Task]:

@@ -35,6 +35,7 @@ from shadow_defense.files import (
 )
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.progress import Progress
+from shadow_defense.shadow.sample_store import unpack_samples
 
 Evaluate = Callable[[nn.Module], dict[str, Any]]
 
@@ -270,6 +271,18 @@ def update_path(folder: Path, round: int, client: str) -> Path:
 def explanation_name(client: str) -> str:
     """The file in a kept round's folder with what explains a client's noise."""
     return f"explanation-{path_name(client)}.safetensors"
+
+
+def read_explanations(folder: Path, round: int, client: str) -> dict[str, dict[str, Tensor]]:
+    """What explains a client's noise in a kept round: by sample id, by name; {} where nothing was kept."""
+    path = round_folder(folder, round) / explanation_name(client)
+    if not path.exists():
+        return {}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, packed in nest_tensors(read_tensors(path, train_again(folder))[0]).items():
+        for sample, tensor in unpack_samples(packed).items():
+            found.setdefault(sample, {})[name] = tensor
+    return found
 
 
 def _state_name(what: str, client: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from shadow_defense.data.dataset import check_labels
+from shadow_defense.data.dataset import FederatedDataset, ImageSet, Normalisation, check_labels
 from shadow_defense.errors import DataError
+from shadow_defense.models.functional import training_mode
 
 # Rounding of a softmax in half precision.
 _SUM_TOLERANCE = 1e-2
@@ -97,3 +98,24 @@ def _check_probabilities(probabilities: Float[Tensor, "n classes"]) -> None:
     off = (probabilities.sum(dim=1) - 1).abs().max()
     if probabilities.min() < 0 or off > _SUM_TOLERANCE:
         raise DataError("predictions are not rows of probabilities that sum to 1: use utility_from_logits for logits")
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: ImageSet, normalisation: Normalisation, batch_size: int = 256
+) -> Float[Tensor, "n classes"]:
+    """Logits of a whole set, in eval mode."""
+    with training_mode(model, False):
+        return torch.cat([model(normalisation.apply(chunk.float() / 255)) for chunk in images.images.split(batch_size)])
+
+
+def evaluate(model: nn.Module, data: FederatedDataset) -> dict[str, dict[str, float | None]]:
+    """:func:`utility` on all clients' ``validation`` images, and on the ``test`` images, as far as there are any."""
+    sets = {"validation": [client.validation for client in data.clients], "test": [data.test]}
+    measured = {}
+    for name, parts in sets.items():
+        present = [part for part in parts if len(part)]
+        if present:
+            logits = torch.cat([predict(model, part, data.normalisation) for part in present])
+            measured[name] = utility_from_logits(logits, torch.cat([part.labels for part in present]))
+    return measured

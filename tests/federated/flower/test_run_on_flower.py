@@ -29,7 +29,6 @@ from shadow_defense.experiment.audit.of_run import case_of_run
 from shadow_defense.experiment.engines import ENGINES, engine_named
 from shadow_defense.experiment.flower_apps import client_app, server_app, train_arm_in_simulation
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.tasks.attacking import build_observation
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT, be_silent
 from shadow_defense.federated.flower.server_app import ROUND_TIMEOUT
@@ -64,7 +63,7 @@ def test_a_site_keeps_its_state_and_its_draws_to_itself(tmp_path: Path) -> None:
     server, site = run(tmp_path / "server"), run(tmp_path / "site")
     begun = {path: path.read_bytes() for path in site.folder.iterdir()}
     grid = InProcessGrid(client_app(site.folder, "dp"), 2, {"state-dir": str(tmp_path / "home")})
-    start(server_app(server, "dp"), grid)
+    start(server_app(server.place("dp")), grid)
     assert {array.dtype for array in grid.replies[0].content["arrays"].values()} == {"float32"}
     assert {path: path.read_bytes() for path in site.folder.iterdir()} == begun
     for name in ("client-1", "client-2"):
@@ -78,9 +77,7 @@ def test_a_site_keeps_its_state_and_its_draws_to_itself(tmp_path: Path) -> None:
 
 def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
     made = run(tmp_path / "run", TINY.replace("local-dp", "none"))
-    start(
-        server_app(made, "dp"), InProcessGrid(client_app(written(made, "dp").arm_folder("dp"), "dp", simulated=True), 2)
-    )
+    start(server_app(made.place("dp")), InProcessGrid(client_app(written(made, "dp").folder, "dp", simulated=True), 2))
     case = case_of_run(made.folder, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=3)
     assert case.name == "client-1 in round 1 of dp"
     observation = case.observe("ig" if "ig" in case.attacks else next(iter(case.attacks)))
@@ -93,19 +90,19 @@ def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
 
 def test_a_server_waits_for_a_time_that_ends_if_not_told_otherwise(tmp_path: Path) -> None:
     made = run(tmp_path / "run")
-    grid = InProcessGrid(client_app(written(made, "dp").arm_folder("dp"), "dp", simulated=True), 2)
-    start(server_app(made, "dp"), grid)
+    grid = InProcessGrid(client_app(written(made, "dp").folder, "dp", simulated=True), 2)
+    start(server_app(made.place("dp")), grid)
     assert set(grid.timeouts) == {ROUND_TIMEOUT}
     for timeout in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=f"timeout is {timeout}: expected seconds"):
-            start(server_app(made, "dp", timeout=timeout), grid)
+            start(server_app(made.place("dp"), timeout=timeout), grid)
 
 
 def test_a_node_that_does_not_know_who_it_is_sends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = run(tmp_path / "run")
-    grid = InProcessGrid(client_app(written(made, "dp").arm_folder("dp"), "dp", simulated=True), 2, {"partition-id": 7})
+    grid = InProcessGrid(client_app(written(made, "dp").folder, "dp", simulated=True), 2, {"partition-id": 7})
     with pytest.raises(RunError, match="0 usable updates"):
-        start(server_app(made, "dp"), grid)
+        start(server_app(made.place("dp")), grid)
     assert "partition-id=7): expected 0 to 1" in caplog.text
 
 
@@ -113,7 +110,7 @@ def test_a_site_with_its_own_images_only_is_the_client_of_its_node(tmp_path: Pat
     site = run(tmp_path / "site", TINY.replace("[1, 3]", "[4]"))
     server = run(tmp_path / "server")
     grid = InProcessGrid(client_app(site.folder, "dp"), 2, {"state-dir": str(tmp_path / "home"), "partition-id": 1})
-    start(server_app(server, "dp", at_least=2), grid)
+    start(server_app(server.place("dp"), at_least=2), grid)
     assert {reply.content["metrics"]["partition-id"] for reply in grid.replies} == {1}
 
 
@@ -162,7 +159,7 @@ def test_of_clients_that_are_drawn_both_engines_train_and_attacks_see_the_same(t
     for made in (alone, simulated):
         (job,) = made.jobs()
         assert (job.round, job.client) == (0, "client-1")
-        assert build_observation(made, job, made.new_model("dp")).update.samples == 1
+        assert made.observation(job).update.samples == 1
     with pytest.raises(RunError, match=r"none of its clients is drawn for round 2; name others"):
         run(tmp_path / "none", text.replace("longest_client: 1", "longest_client: 1, rounds: [2]")).jobs()
 

@@ -59,7 +59,7 @@ def train(run: Run, arm: str, audits: Mapping[int, object]) -> InProcessGrid:
     grid = InProcessGrid(client_app(run.folder, arm, simulated=True), len(run.dataset.clients))
     for partition, given in audits.items():
         grid.contexts[100 + partition].node_config["self-audit"] = given
-    start(server_app(run, arm), grid)
+    start(server_app(run.place(arm)), grid)
     return grid
 
 

@@ -82,7 +82,7 @@ def test_hostile_names_stay_text(comparison: ComparisonRecord, pictures: tuple[C
 
 def test_no_tables_no_planes_no_pictures(comparison: ComparisonRecord) -> None:
     empty = replace(
-        comparison, tables=(), planes=(), ablations=(), failures=(), left_out=(), verdict=(), notes=()
+        comparison, tables=(), ablations=(), failures=(), left_out=(), verdict=(), notes=()
     )  # fmt: skip
     page = Page(render_comparison(empty))
     page.check()
@@ -94,7 +94,7 @@ def test_no_tables_no_planes_no_pictures(comparison: ComparisonRecord) -> None:
 def test_missing_measurements_are_dashes(comparison: ComparisonRecord) -> None:
     row = Row(arm="fedavg", images=1, metrics={"psnr_whole": Estimate(9.0, None, 1)})
     table = ScoreTable(model="convnet", attack="a", round=1, rows=(row,))
-    page = Page(render_comparison(replace(comparison, tables=(table,), planes=(), ablations=())))
+    page = Page(render_comparison(replace(comparison, tables=(table,), ablations=())))
     page.check()
     assert "9.00" in page.shown()
     assert "1 image, 1 seed" in page.shown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.report.comparison_record import estimate, plane_of
+from tests.report.comparison_record import estimate, with_front
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.records.comparison import ComparisonRecord, DefenseEntry, Plane, PlanePoint
@@ -57,7 +57,7 @@ def crafted(
         )
         for name in ("fedavg", *arms)
     }
-    return replace(empty, defenses=entries, tables=tables, planes=tuple(map(plane_of, tables)))
+    return replace(empty, defenses=entries, tables=tuple(map(with_front, tables)))
 
 
 def _leakage(psnr: float, ssim: float, half: float) -> dict[str, Estimate]:
@@ -178,7 +178,7 @@ def test_nothing_is_said_of_what_was_not_scored(empty: ComparisonRecord) -> None
     record = crafted(empty, {"shadow": (13.0, 0.3, 0.795), "noise": (20.0, 0.7, 0.6)})
     rows = tuple(row for row in record.tables[0].rows if row.arm != "fedavg")
     assert "without defense" not in said(replace(record, tables=(replace(record.tables[0], rows=rows),)))
-    none = replace(record, tables=(replace(record.tables[0], rows=()),), planes=())
+    none = replace(record, tables=(replace(record.tables[0], rows=()),))
     assert comparison_verdict(none) == ["convnet: nothing was scored."]
 
 

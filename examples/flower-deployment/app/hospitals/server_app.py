@@ -15,4 +15,4 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     run = Run.open(Path(str(context.run_config["run-dir"])))
     arm, timeout = str(context.run_config["arm"]), float(context.run_config["round-timeout"])
-    server_app(run, arm, timeout=timeout)(grid, context)
+    server_app(run.place(arm), timeout=timeout)(grid, context)

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.target import client_simulation
 from shadow_defense.defenses.base import TensorPlace
+from shadow_defense.federated.local_training import LocalTraining
 
 
 @dataclass(frozen=True)

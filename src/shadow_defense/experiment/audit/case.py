@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.attacks.build import ATTACKS, AttackSettings
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ThreatModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.losses import LossName
 

@@ -15,8 +15,9 @@ from shadow_defense.attacks.analytic import layer_on_the_image
 from shadow_defense.attacks.equal_steps import equal_share
 from shadow_defense.attacks.label_recovery import last_linear_layer
 from shadow_defense.attacks.layer_chain import layer_chain
-from shadow_defense.attacks.observation import LocalTraining, Observation
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.errors import ModelError
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.batchnorm import batch_norm_layers
 from shadow_defense.models.losses import LossName

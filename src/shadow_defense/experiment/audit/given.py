@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.observation import LocalTraining, Observation, observe
+from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import Knowledge, threat_model
 from shadow_defense.config import RunConfig, load_config
 from shadow_defense.data.dataset import Normalisation
@@ -20,7 +20,7 @@ from shadow_defense.experiment.audit.case import Case, chosen_attacks, cut_to_gi
 from shadow_defense.experiment.audit.images import ModelInput, gallery_of, normalisation_of, without_own
 from shadow_defense.experiment.audit.plausibility import check_length, check_update
 from shadow_defense.experiment.audit.reading import UpdateFiles, read_named_tensors
-from shadow_defense.experiment.tasks.attacking import local_training
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import load_generator
@@ -205,7 +205,7 @@ def _local_training(given: Given, training: TrainingSettings, update: ModelUpdat
         if any(value is not None for value in (learning_rate, given.steps, given.batch_size)):
             raise ConfigError(f"the local training is known in part only: give {' and '.join(missing)} too")
         return None
-    return local_training(
+    return LocalTraining.of(
         _changed(training, {"learning_rate": learning_rate, "milestones": ()}), 0, batch_size, update.steps
     )
 

@@ -13,7 +13,8 @@ from shadow_defense.errors import RunError, unknown_name
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
-from shadow_defense.experiment.tasks.attacking import attack_seed, build_observation, local_training
+from shadow_defense.experiment.tasks.attacking import attack_seed
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.rounds import kept_updates, update_path
 
 
@@ -52,10 +53,10 @@ def case_of_run(
     jobs = {name: Job(arm, name, place, client) for name in chosen}
     data, training = run.dataset, run.config.training
     attacked = run.client(client)
-    first = build_observation(run, jobs[names[0]], run.new_model(arm))
+    first = run.observation(jobs[names[0]])
 
     def observe(attack: str) -> Observation:
-        return build_observation(run, jobs[attack], run.new_model(arm))
+        return run.observation(jobs[attack])
 
     count = len(attacked.train)
     steps = training.steps(count, attacked.batch_size)
@@ -66,7 +67,7 @@ def case_of_run(
         attacks=chosen,
         observe=observe,
         seed=lambda attack: attack_seed(run, jobs[attack]),
-        local_training=local_training(training, place, attacked.batch_size, first.update.steps or steps),
+        local_training=LocalTraining.of(training, place, attacked.batch_size, first.update.steps or steps),
         optimiser=training.optimiser,
         loss=training.loss,
         truths=attacked.train.unit_images(),
@@ -110,7 +111,7 @@ def _kept(run: Run, arm: str, round: int | None, client: str | None) -> tuple[in
 
 def _check_generators(run: Run, attacks: dict[str, AttackSettings]) -> None:
     for name, settings in attacks.items():
-        if "generator" in settings.build().needs and not run.generator_path.exists():
+        if settings.needs_generator and not run.generator_path.exists():
             raise RunError(
                 f"attack '{name}' starts from a generator and {run.folder} has none: run `shadow-defense pretrain "
                 f"{run.folder}` first"

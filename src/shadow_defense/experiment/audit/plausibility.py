@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from shadow_defense.attacks.label_recovery import last_linear_layer
-from shadow_defense.attacks.observation import LocalTraining
 from shadow_defense.errors import ModelError, UpdateError
 from shadow_defense.experiment.audit.facts import impossible_share
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.report.records.audit import TOO_LONG
 
 SAME_DIRECTION = 0.3

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from shadow_defense.attacks.analytic import explained
+from shadow_defense.attacks.build import reconstruct
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
@@ -19,7 +20,6 @@ from shadow_defense.experiment.audit.facts import facts_of
 from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, not_known, risk_rows
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.scheduler import threads_of_torch
-from shadow_defense.experiment.tasks.attacking import reconstruct
 from shadow_defense.files import write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress

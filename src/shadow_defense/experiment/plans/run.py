@@ -8,18 +8,15 @@ from typing import Any
 
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import score_table, shown_rounds, training_row
-from shadow_defense.experiment.described import attack_of, data_of, defense_of, rounds_of
+from shadow_defense.experiment.described import attack_of, data_of, defense_of, made, rounds_of
 from shadow_defense.experiment.engines import engine_named
-from shadow_defense.experiment.exhibits import collect_exhibits
-from shadow_defense.experiment.origin import made
+from shadow_defense.experiment.exhibits import collect_exhibits, read_scores, write_scores
 from shadow_defense.experiment.run import Run
-from shadow_defense.experiment.scene import needs_generator
-from shadow_defense.experiment.scene_tasks import check_whole
-from shadow_defense.experiment.scheduler import Workers, carry_out
-from shadow_defense.experiment.scores_file import read_scores, write_scores
+from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.experiment.tasks.training import check_defenses, check_scene
+from shadow_defense.experiment.tasks.training import check_defense, check_scene
+from shadow_defense.experiment.work import Workers
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
 from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
@@ -40,29 +37,30 @@ def check_run(run: Run) -> None:
 
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the shadow generator on the public images, or take the one that the configuration names."""
-    if needs_generator(run):
+    if run.config.needs_generator:
         check_scene(run)
         _pretrain(run, progress)
 
 
 def train_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the arms that are not finished, each in a process of its own."""
-    check_whole(run)
-    waiting = [arm for arm in run.config.arms if not run.store.has(run.training(arm))]
+    run.check()
+    waiting = [arm for arm, training in run.trainings.items() if not run.store.has(training)]
     if not waiting:
         return
-    if needs_generator(run):
+    if run.config.needs_generator:
         _pretrain(run, progress)
-    check_defenses(run)
+    for arm in run.config.arms:
+        check_defense(run, arm, run.generator_path)
     for arm in run.config.arms:
         run.name_training(arm)
-    _carry_out(run, run.trainings(), progress, f"training {len(waiting)} arms, rounds")
+    _carry_out(run, list(run.trainings.values()), progress, f"training {len(waiting)} arms, rounds")
 
 
 def attack_stage(run: Run, progress: Progress | None = None) -> None:
     """Run the attacks whose reconstruction is not there yet."""
     attacks = [run.attacking(job) for job in run.jobs()]
-    for arm, training in zip(run.config.arms, run.trainings(), strict=True):
+    for arm, training in run.trainings.items():
         if attacks and not run.store.has(training):
             raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
     waiting = sum(not run.store.has(attack) for attack in attacks)
@@ -73,18 +71,18 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
 
 def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
     """Score every reconstruction and write ``results.json``, ``results.csv`` and ``scores.json`` (image by image)."""
-    for job in run.jobs():
-        if not run.store.has(run.attacking(job)):
-            raise RunError(f"{run.reconstruction_path(job)} is missing: run `shadow-defense attack {run.folder}` first")
-    scorings, arms = list(run.scorings()), _arms(run)
-    _carry_out(run, scorings, progress, "scoring reconstructions")
-    scores = [scoring.load(run.store) for scoring in scorings]
+    for scoring in run.scorings:
+        if not run.store.has(scoring.attack):
+            path = run.reconstruction_path(scoring.job)
+            raise RunError(f"{path} is missing: run `shadow-defense attack {run.folder}` first")
+    arms = _arms(run)
+    _carry_out(run, run.scorings, progress, "scoring reconstructions")
+    scores = [scoring.load(run.store) for scoring in run.scorings]
     command = f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again"
     utilities = _utilities(run, arms)
     rows = [*utilities, Row(arm=MEAN_IMAGE, images=0, metrics={})]
     record = RunRecord(
-        **made(command, run.config.threads, [*run.trainings(), *scorings], run.store),
-        title=run.config.title,
+        **vars(made(run.config.title, command, run.config.threads, run.store.origins(run.tasks()))),
         seed=run.config.seed,
         config=run.config.as_dict(),
         data=data_of(run),
@@ -137,7 +135,7 @@ STAGES: dict[str, Callable[[Run, Progress], Any]] = {
 
 def _pretrain(run: Run, progress: Progress | None) -> None:
     run.name_generator()
-    _carry_out(run, [run.pretraining()], progress, "pre-training the shadow generator, steps")
+    _carry_out(run, [run.pretraining], progress, "pre-training the shadow generator, steps")
 
 
 def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name: str) -> None:

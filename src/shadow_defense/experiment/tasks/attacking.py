@@ -6,29 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.observation import LocalTraining, Observation, Reconstruction, observe, randomised
+from shadow_defense.attacks.build import reconstruct
+from shadow_defense.attacks.observation import Observation, Reconstruction, observe, randomised
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, concatenated
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.scene import Job, Placed, Scene, earlier_rounds
+from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import attack_key
-from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
+from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_attack
 from shadow_defense.federated.batch_norm_policy import withheld_names
+from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.rounds import read_journal, round_folder, train_again, update_path
-from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.update import ALL_CLIENTS, ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.generators.build import load_generator
 from shadow_defense.progress import Progress
-from shadow_defense.progress import Task as Steps
 from shadow_defense.report.records.scores import RANDOM_UPDATE
 from shadow_defense.seeds import seed_for
 
@@ -56,17 +53,21 @@ class Attacking(Task):
         return attack_key(self.scene, self.job, self.training.key, self.randomised)
 
     @property
+    def arm(self) -> str:
+        """The name in tables: of the attacked arm, or of the control."""
+        return RANDOM_UPDATE if self.randomised else self.job.arm
+
+    @property
     def about(self) -> str:
         job = self.job
-        arm = RANDOM_UPDATE if self.randomised else job.arm
-        return f"seed {self.scene.config.seed}, {arm}: {job.attack}, round {job.round + 1}, {job.client}"
+        return f"seed {self.scene.config.seed}, {self.arm}: {job.attack}, round {job.round + 1}, {job.client}"
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         settings = self.scene.config.attacks[self.job.attack]
         return {
             "training": self.training.name,
             "attack": settings.attack,
-            "settings": _plain(settings.build()),
+            "settings": settings.resolved(),
             "threat_model": settings.threat_model,
             "round": self.job.round + 1,
             "client": self.job.client,
@@ -74,8 +75,7 @@ class Attacking(Task):
         }
 
     def needs(self) -> Sequence[Task]:
-        generator = "generator" in self.scene.config.attacks[self.job.attack].build().needs
-        return [self.training, *([Pretraining(self.scene)] if generator else [])]
+        return [self.training, *generator_for_attack(self.scene, self.job.attack)]
 
     def steps(self) -> int:
         return self.scene.config.attacks[self.job.attack].build().steps()
@@ -85,8 +85,7 @@ class Attacking(Task):
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene, job = self.scene, self.job
-        seen = _Attacked(scene, store.place(self.training), store.place(Pretraining(scene)) / GENERATOR)
-        observation = build_observation(seen, job, scene.new_model(job.arm))
+        observation = build_observation(scene, job, store.place(self.training), generator_file(scene, store))
         seed = attack_seed(scene, job)
         if self.randomised:
             observation = randomised(observation, seed)
@@ -94,45 +93,38 @@ class Attacking(Task):
         found = reconstruct(scene.config.attacks[job.attack], observation, seed, steps)
         found.save(store.place(self) / RECONSTRUCTION)
 
-
-class _Attacked(Placed):
-    """A scene whose one attacked training lies in a folder."""
-
-    def __init__(self, scene: Scene, training: Path, generator: Path) -> None:
-        super().__init__(scene.config, scene.images)
-        self._training, self._generator = training, generator
-
-    def arm_folder(self, arm: str) -> Path:
-        return self._training
-
-    @property
-    def generator_path(self) -> Path:
-        return self._generator
+    def load(self, store: Store) -> Reconstruction:
+        """What was rebuilt. Raises :class:`RunError` where it is missing or damaged."""
+        return Reconstruction.load(store.place(self) / RECONSTRUCTION)
 
 
-def _plain(attack: Any) -> dict[str, Any]:
-    return attack.model_dump(mode="json")
+def build_observation(scene: Scene, job: Job, training: Path, generator: Path) -> Observation:
+    """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them.
 
+    Args:
+        training: the folder of the attacked arm's training.
+        generator: the shadow generator's file, whether it is there or not.
 
-def build_observation(run: Placed, job: Job, model: nn.Module) -> Observation:
-    """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them."""
+    Raises:
+        RunError: where the training is not as far, or has not kept the update.
+    """
+    model, hint = scene.new_model(job.arm), train_again(training)
+    absent = withheld_names(model, scene.config.arms[job.arm].share_bn)
+
+    def of_round(round: int, earlier: Sequence[Observation] = ()) -> Observation:
+        if read_journal(training)[0] <= round:
+            raise RunError(f"arm '{job.arm}' is not at round {round + 1} yet: run the stage `train` first")
+        global_state, _ = read_tensors(round_folder(training, round) / "global.safetensors", hint)
+        update = ModelUpdate.load(update_path(training, round, job.client), hint)
+        update.check_against(global_state, absent=absent)
+        return observation_of(scene, replace(job, round=round), model, global_state, update, generator, earlier)
+
     earlier = [
-        _observation_of_round(run, replace(job, round=round), model)
-        for round in earlier_rounds(run.config.attacks[job.attack], job.round)
-        if update_path(run.arm_folder(job.arm), round, job.client).exists()
+        of_round(round)
+        for round in scene.config.attacks[job.attack].earlier_rounds(job.round)
+        if update_path(training, round, job.client).exists()
     ]
-    return _observation_of_round(run, job, model, earlier)
-
-
-def _observation_of_round(run: Placed, job: Job, model: nn.Module, earlier: Sequence[Observation] = ()) -> Observation:
-    arm = run.arm_folder(job.arm)
-    if read_journal(arm)[0] <= job.round:
-        raise RunError(f"arm '{job.arm}' is not at round {job.round + 1} yet: run the stage `train` first")
-    hint = train_again(arm)
-    global_state, _ = read_tensors(round_folder(arm, job.round) / "global.safetensors", hint)
-    update = ModelUpdate.load(update_path(arm, job.round, job.client), hint)
-    update.check_against(global_state, absent=withheld_names(model, run.config.arms[job.arm].share_bn))
-    return observation_of(run, job, model, global_state, update, run.generator_path, earlier)
+    return of_round(job.round, earlier)
 
 
 def observation_of(
@@ -162,7 +154,7 @@ def observation_of(
         classes=data.classes,
         normalisation=data.normalisation,
         labels=client.train.labels,
-        local_training=local_training(training, job.round, client.batch_size, update.steps),
+        local_training=LocalTraining.of(training, job.round, client.batch_size, update.steps),
         template=scene.mean_image,
         generator=partial(load_generator, generator) if generator.exists() else None,
         public=data.public if looks else None,
@@ -173,35 +165,12 @@ def observation_of(
     )
 
 
-def local_training(training: TrainingSettings, round: int, batch_size: int, steps: int) -> LocalTraining:
-    """What an attacker who knows it is told of a client's training in a round (0-based)."""
-    return LocalTraining(
-        training.learning_rate_at(round),
-        batch_size,
-        steps,
-        training.batch_norm,
-        training.momentum,
-        training.weight_decay,
-        training.optimiser,
-        training.betas,
-        training.epsilon,
-        training.smoothing,
-    )
-
-
 def others_images(data: FederatedDataset, client: str) -> ImageSet:
     """The training images of every other client: what a server holds that they collude with."""
     others = [other.train for other in data.clients if client not in (other.name, ALL_CLIENTS)]
     if not others:
         raise RunError(f"the attack learns from other clients' images and '{client}' leaves none: add clients")
     return concatenated(others)
-
-
-def reconstruct(settings: AttackSettings, observation: Observation, seed: int, task: Steps) -> Reconstruction:
-    """Run an attack, repeatably also where the attacked model draws from the global state (dropout, PRECODE)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return settings.build().reconstruct(observation, seed=seed, task=task)
 
 
 def attack_seed(scene: Scene, job: Job) -> int:

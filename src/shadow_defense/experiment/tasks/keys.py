@@ -12,16 +12,29 @@ from typing import Any
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Job, Scene
+from shadow_defense.report.records.reading import Settings
 
-COMMON = ("seeds.py", "data", "experiment/scene.py", "experiment/averaged_clients.py")
+COMMON = ("seeds.py", "data", "experiment/scene.py", "experiment/images.py", "federated/averaged_clients.py")
 GENERATOR_CODE = (*COMMON, "generators", "experiment/tasks/pretraining.py")
 TRAINING_CODE = (
     *(*COMMON, "generators", "shadow", "defenses", "models", "federated", "metrics"),
-    *("experiment/tasks/training.py", "experiment/engines.py", "experiment/flower_apps.py"),
+    *(
+        "experiment/tasks/training.py",
+        "experiment/tasks/training_place.py",
+        "experiment/engines.py",
+        "experiment/flower_apps.py",
+    ),
 )
 ATTACK_CODE = (*COMMON, "attacks", "generators", "models", "federated", "metrics", "experiment/tasks/attacking.py")
-SCORE_CODE = (*COMMON, "models", "metrics", "experiment/tasks/scoring.py")
-COST_CODE = (*TRAINING_CODE, "experiment/tasks/costing.py")
+SCORE_CODE = (
+    *COMMON,
+    "models",
+    "metrics",
+    "federated/batch_norm_policy.py",
+    "experiment/tasks/scoring.py",
+    "experiment/tasks/training.py",
+)
+COST_CODE = (*TRAINING_CODE, "experiment/tasks/costing.py", "experiment/tasks/measuring.py")
 """The source below the package that computes each kind of task: where it changes, results are computed anew."""
 
 
@@ -45,39 +58,20 @@ def file_hash(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def data_hash(scene: Scene) -> str:
-    """Of all pixels and labels in their places: two runs with the same hash saw the same federation."""
-    data, digest = scene.dataset, hashlib.sha256()
-    clients = (part for client in data.clients for part in (client.train, client.validation))
-    for part in (data.public, data.test, *clients):
-        digest.update(part.images.contiguous().numpy().tobytes())
-        digest.update(part.labels.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def images_key(scene: Scene) -> str:
     """Of the images, labels, clients, seed, threads and libraries."""
-    known: dict[tuple[int, int], str] = scene.images.__dict__.setdefault("images_keys", {})
-    chosen = (scene.config.seed, scene.config.threads)
-    if chosen not in known:
-        data = scene.dataset
-        clients = [[client.name, len(client.train), client.batch_size] for client in data.clients]
-        known[chosen] = key_of(
-            libraries(),
-            data_hash(scene),
-            [data.normalisation.mean, data.normalisation.std],
-            clients,
-            [data.class_names, *chosen],
-        )
-    return known[chosen]
+    data, config = scene.dataset, scene.config
+    clients = [[client.name, len(client.train), client.batch_size] for client in data.clients]
+    statistics = [data.normalisation.mean, data.normalisation.std]
+    return key_of(
+        libraries(), scene.images.sha256, statistics, clients, [data.class_names, config.seed, config.threads]
+    )
 
 
 def public_key(scene: Scene) -> str:
     """Of the public images, which are all that a generator is trained on, the seed, threads and libraries."""
-    public, config = scene.dataset.public, scene.config
-    pixels = hashlib.sha256(public.images.contiguous().numpy().tobytes()).hexdigest()
     size = [scene.dataset.channels, *scene.dataset.image_size]
-    return key_of(libraries(), pixels, size, [config.seed, config.threads])
+    return key_of(libraries(), scene.images.public_sha256, size, [scene.config.seed, scene.config.threads])
 
 
 def generator_key(scene: Scene) -> str:
@@ -109,9 +103,8 @@ def training_key(scene: Scene, arm: str) -> str:
 def attack_key(scene: Scene, job: Job, training: str, randomised: bool) -> str:
     """``training``: the key of the training whose update is attacked."""
     settings = scene.config.attacks[job.attack]
-    attack = settings.build()
-    generator = _generator_if("generator" in attack.needs, scene)
-    chosen = [settings.attack, attack.model_dump(mode="json"), settings.threat_model]  # type: ignore[attr-defined]
+    generator = _generator_if(settings.needs_generator, scene)
+    chosen = [settings.attack, settings.resolved(), settings.threat_model]
     where = [job.attack, job.round, job.client, randomised]
     return key_of(code_hash(*ATTACK_CODE), training, chosen, where, generator)
 
@@ -120,16 +113,8 @@ def score_key(scene: Scene, attack: str, reference: str) -> str:
     """``attack``: of what is scored; ``reference``: of the training whose final model shows the foreground."""
     metrics = scene.config.metrics
     settings = metrics.model_dump(mode="json", exclude={"lpips_weights"})
-    found = [settings, file_hash(metrics.lpips_weights), masks_hash(scene)]
+    found = [settings, file_hash(metrics.lpips_weights), scene.images.masks_sha256]
     return key_of(code_hash(*SCORE_CODE), attack, reference, found)
-
-
-def masks_hash(scene: Scene) -> str | None:
-    """Of the lesion masks of all clients, which :func:`data_hash` leaves out; None where the data has none."""
-    masks = [client.train.masks for client in scene.dataset.clients if client.train.masks is not None]
-    if not masks:
-        return None
-    return hashlib.sha256(b"".join(each.contiguous().numpy().tobytes() for each in masks)).hexdigest()
 
 
 def cost_key(scene: Scene, arm: str) -> str:
@@ -138,7 +123,7 @@ def cost_key(scene: Scene, arm: str) -> str:
     return key_of(code_hash(*COST_CODE), start_key(scene), deciding(settings), training, generator)
 
 
-def deciding(settings: DefenseSettings) -> dict[str, Any]:
+def deciding(settings: DefenseSettings) -> Settings:
     """What decides a defense's numbers: its resolved settings, not the preset that they came from."""
     named = settings.model_dump(mode="json", exclude={"preset", "options"})
     return {**named, "settings": settings.settings().model_dump(mode="json")}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.scene import Placed, Scene
+from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import generator_key
@@ -40,7 +39,7 @@ class Pretraining(Task):
     def about(self) -> str:
         return f"seed {self.scene.config.seed}: shadow generator"
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         settings = self.scene.config.generator.model_dump(mode="json")
         return {"generator": settings, "seed": self.scene.config.seed, "public_images": len(self.scene.dataset.public)}
 
@@ -60,14 +59,27 @@ class Pretraining(Task):
             shutil.copyfile(settings.path, temporary)
 
 
-def load_run_generator(run: Placed, arm: str) -> Generator | None:
+def generator_file(scene: Scene, store: Store) -> Path:
+    """Where the shadow generator of a scene lies, whether it is there or not."""
+    return store.place(Pretraining(scene)) / GENERATOR
+
+
+def generator_for_arm(scene: Scene, arm: str) -> Sequence[Task]:
+    """What a training of the arm needs."""
+    return [Pretraining(scene)] if scene.config.arms[arm].kind().needs_generator else []
+
+
+def generator_for_attack(scene: Scene, attack: str) -> Sequence[Task]:
+    """What an attack needs besides an update."""
+    return [Pretraining(scene)] if scene.config.attacks[attack].needs_generator else []
+
+
+def load_arm_generator(scene: Scene, arm: str, path: Path) -> Generator | None:
     """The shadow generator where an arm's defense needs it. Raises :class:`RunError` where it is not trained yet."""
-    if not run.config.arms[arm].kind().needs_generator:
+    if not scene.config.arms[arm].kind().needs_generator:
         return None
-    if not run.generator_path.exists():
-        raise RunError(
-            f"{run.generator_path} is missing: run the stage `pretrain` of this run first (`shadow-defense pretrain`)"
-        )
-    generator = load_generator(run.generator_path)
-    check_generator(generator, run.dataset.channels, run.dataset.image_size)
+    if not path.exists():
+        raise RunError(f"{path} is missing: run the stage `pretrain` of this run first (`shadow-defense pretrain`)")
+    generator = load_generator(path)
+    check_generator(generator, scene.dataset.channels, scene.dataset.image_size)
     return generator

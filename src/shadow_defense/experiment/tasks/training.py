@@ -2,84 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
-from shadow_defense.config import config_from
-from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import Resources
 from shadow_defense.errors import GeneratorError, RunError
-from shadow_defense.experiment.scene import Placed, Scene, opened_scene
+from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import deciding, training_key
-from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining, load_run_generator
-from shadow_defense.federated.batch_norm_policy import check_public_images, lacks_statistics
-from shadow_defense.federated.rounds import TRAINING, Federation, kept_updates, read_journal
+from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
+from shadow_defense.experiment.tasks.training_place import PLACE, Keep, TrainingPlace, read_keep
+from shadow_defense.federated.batch_norm_policy import check_public_images, evaluable_state, lacks_statistics
+from shadow_defense.federated.rounds import (
+    TRAINING,
+    Federation,
+    kept_updates,
+    read_journal,
+    state_folder,
+    train_again,
+)
 from shadow_defense.federated.update import ALL_CLIENTS
-from shadow_defense.files import read_json, write_json
+from shadow_defense.files import read_json, read_tensors
 from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.metrics.lpips import load_lpips
-from shadow_defense.metrics.utility import utility_from_logits
-from shadow_defense.models.functional import training_mode
+from shadow_defense.metrics.utility import evaluate
 from shadow_defense.progress import Progress
 
-PLACE = "place.json"
-"""In a training's folder: what is trained there, for the processes of an engine."""
 
-Keep = Mapping[int, frozenset[str]]
-"""For each round (0-based) the clients whose updates are kept."""
-
-
-class TrainingPlace(Placed):
-    """A scene with one arm in training: what an engine is given.
-
-    Attributes:
-        arm: that is trained.
-        keep: whose updates are written, by round (0-based).
-    """
-
-    def __init__(self, scene: Scene, arm: str, folder: Path, generator: Path, keep: Keep) -> None:
-        super().__init__(scene.config, scene.images)
-        self.arm, self.keep = arm, keep
-        self._folder, self._generator = folder, generator
-
-    def arm_folder(self, arm: str) -> Path:
-        return self._folder
-
-    @property
-    def generator_path(self) -> Path:
-        return self._generator / GENERATOR
-
-    def write(self) -> None:
-        """Say in the folder what is trained there: :meth:`open` makes it again in another process."""
-        record = {
-            "config": self.config.as_dict(),
-            "arm": self.arm,
-            "generator": os.path.relpath(self._generator, self._folder),
-            "keep": {str(round): sorted(names) for round, names in sorted(self.keep.items())},
-        }
-        write_json(self._folder / PLACE, record)
-
-    @classmethod
-    def open(cls, folder: Path) -> TrainingPlace:
-        """The training in a folder. Raises :class:`RunError` where there is none."""
-        record = read_json(folder / PLACE)
-        try:
-            scene = opened_scene(config_from(record["config"]).model_dump_json())
-            return cls(scene, record["arm"], folder, folder / record["generator"], _read_keep(record))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{folder / PLACE} does not say what is trained there: delete {folder}") from error
+def _accepted(*_: object) -> None:
+    """The engine is always there, and carries every scene."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +54,8 @@ class Engine:
     """
 
     train_arm: Callable[[TrainingPlace, Progress], None]
-    check: Callable[[], None]
-    check_scene: Callable[[Scene], None]
+    check: Callable[[], None] = _accepted
+    check_scene: Callable[[Scene], None] = _accepted
     arms_at_once: bool = True
 
 
@@ -119,7 +79,7 @@ class Training(Task):
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: training"
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         config = self.scene.config
         return {
             "arm": self.arm,
@@ -131,7 +91,7 @@ class Training(Task):
         }
 
     def needs(self) -> Sequence[Task]:
-        return [Pretraining(self.scene)] if self.scene.config.arms[self.arm].kind().needs_generator else []
+        return generator_for_arm(self.scene, self.arm)
 
     def steps(self) -> int:
         return self.scene.config.training.rounds
@@ -155,7 +115,7 @@ class Training(Task):
         if {(round, who) for round, who in _flat(keep) if round < rounds} & self._wanted() - _stored(place):
             # Rounds whose updates are wanted now were trained without keeping them.
             shutil.rmtree(place)
-        training = TrainingPlace(self.scene, self.arm, place, store.place(Pretraining(self.scene)), keep)
+        training = TrainingPlace(self.scene, self.arm, place, generator_file(self.scene, store), keep)
         training.write()
         self.engine.train_arm(training, progress)
 
@@ -177,11 +137,7 @@ def _united(first: Keep, second: Keep) -> dict[int, frozenset[str]]:
 
 def _promised(place: Path) -> Keep:
     """What the training that lies there keeps, or was to keep when it was stopped."""
-    return _read_keep(read_json(place / PLACE)) if (place / PLACE).exists() else {}
-
-
-def _read_keep(record: Mapping[str, Any]) -> Keep:
-    return {int(round): frozenset(names) for round, names in record["keep"].items()}
+    return read_keep(read_json(place / PLACE)) if (place / PLACE).exists() else {}
 
 
 def _stored(place: Path) -> set[tuple[int, str]]:
@@ -218,31 +174,15 @@ def _check_latent_spaces(scene: Scene) -> None:
                 )
 
 
-def check_defenses(run: Placed) -> None:
-    """Raise what an arm's defense cannot do with its model, before anything is trained."""
-    client = run.dataset.clients[0].name
-    for arm in run.config.arms:
-        build_defense(run, arm, load_run_generator(run, arm), client).check_model(run.new_model(arm))
+def check_defense(scene: Scene, arm: str, generator: Path) -> None:
+    """Raise what an arm's defense cannot do with its model, before anything is trained.
 
-
-@torch.no_grad()
-def predict(model: nn.Module, images: ImageSet, normalisation: Normalisation, batch_size: int = 256) -> torch.Tensor:
-    """Logits (n, classes) of a whole set, in eval mode."""
-    with training_mode(model, False):
-        return torch.cat([model(normalisation.apply(chunk.float() / 255)) for chunk in images.images.split(batch_size)])
-
-
-def evaluation(scene: Scene, model: nn.Module) -> dict[str, Any]:
-    """The task metrics of the global model on all clients' validation images, and on the test images."""
-    data = scene.dataset
-    sets = {"validation": [client.validation for client in data.clients], "test": [data.test]}
-    measured = {}
-    for name, parts in sets.items():
-        present = [part for part in parts if len(part)]
-        if present:
-            logits = torch.cat([predict(model, part, data.normalisation) for part in present])
-            measured[name] = utility_from_logits(logits, torch.cat([part.labels for part in present]))
-    return measured
+    Args:
+        generator: of the shadow generator, which has to be there where the defense needs one.
+    """
+    client = scene.dataset.clients[0].name
+    loaded = load_arm_generator(scene, arm, generator)
+    build_defense(scene, arm, loaded, client).check_model(scene.new_model(arm))
 
 
 def build_defense(
@@ -262,17 +202,49 @@ def build_defense(
 
 def train_in_process(place: TrainingPlace, progress: Progress | None = None) -> None:
     """Train an arm, or go on with it; every arm starts from the same model, on the same data in the same order."""
-    arm, generator = place.arm, load_run_generator(place, place.arm)
-    defenses = {client.name: build_defense(place, arm, generator, client.name) for client in place.dataset.clients}
-    Federation(
-        model=place.new_model(arm),
-        dataset=place.dataset,
-        defenses=defenses,
-        settings=place.config.training,
-        loss_fn=place.config.training.loss_function(),
-        evaluate=lambda model: evaluation(place, model),
-        seed=place.config.seed,
-        folder=place.arm_folder(arm),
-        keep=place.keep,
-        share_bn=place.config.arms[arm].share_bn,
+    arm, generator = place.arm, place.load_generator()
+    federation(
+        place,
+        arm,
+        place.folder,
+        {client.name: build_defense(place, arm, generator, client.name) for client in place.dataset.clients},
+        place.keep,
     ).run(progress)
+
+
+def federation(
+    scene: Scene,
+    arm: str,
+    folder: Path,
+    defenses: Mapping[str, Defense],
+    keep: Keep,
+    data: FederatedDataset | None = None,
+) -> Federation:
+    """A training in one process, as the scene says; ``data``: with these clients in place of its own."""
+    settings = scene.config.training
+    return Federation(
+        model=scene.new_model(arm),
+        dataset=data or scene.dataset,
+        defenses=defenses,
+        settings=settings,
+        loss_fn=settings.loss_function(),
+        evaluate=lambda model: evaluate(model, scene.dataset),
+        seed=scene.config.seed,
+        folder=folder,
+        keep=keep,
+        share_bn=scene.config.arms[arm].share_bn,
+    )
+
+
+def final_model(scene: Scene, arm: str, folder: Path) -> nn.Module:
+    """The global model that a finished training in ``folder`` ended with, as it can be run in eval mode.
+
+    Raises :class:`RunError` where it is not finished.
+    """
+    model, training = scene.new_model(arm), scene.config.training
+    if read_journal(folder)[0] < training.rounds:
+        raise RunError(f"arm '{arm}' is not fully trained yet: run the stage `train` first")
+    state, _ = read_tensors(state_folder(folder, training.rounds) / "global.safetensors", train_again(folder))
+    share_bn = scene.config.arms[arm].share_bn
+    model.load_state_dict(evaluable_state(model, state, share_bn, training.batch_norm, scene.dataset))
+    return model

@@ -12,6 +12,9 @@ from shadow_defense.report.kit.metrics import metric_of
 from shadow_defense.report.records.reading import Measure, Settings
 from shadow_defense.report.records.scores import Attack, Data, Defense, Header, ScoreTable
 
+PRIVACY, UTILITY = "ssim_whole", "f1_macro"
+"""What a plane is drawn by: the lower the attack's SSIM, the more private."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseEntry(Defense):
@@ -55,6 +58,17 @@ class Plane:
         return sign * point.privacy.mean, point.utility.mean
 
 
+def plane_of(table: ScoreTable) -> Plane:
+    """The privacy-utility plane of a table whose front is marked."""
+    points = tuple(
+        PlanePoint(arm=row.arm, privacy=row.metrics[PRIVACY], utility=row.utility[UTILITY], on_front=bool(row.on_front))
+        for row in table.rows
+        if PRIVACY in row.metrics and UTILITY in row.utility
+    )
+    baseline = {row.arm: row.metrics[PRIVACY].mean for row in table.rows if row.baseline and PRIVACY in row.metrics}
+    return Plane(model=table.model, attack=table.attack, metric=PRIVACY, points=points, baseline=baseline)
+
+
 @dataclass(frozen=True)
 class Failure:
     """A cell without numbers, and why."""
@@ -82,12 +96,16 @@ class ComparisonRecord(Header):
     attacks: Mapping[str, Attack]
     defenses: Mapping[str, DefenseEntry]
     tables: tuple[ScoreTable, ...]
-    planes: tuple[Plane, ...]
     ablations: tuple[ScoreTable, ...] = ()
     failures: tuple[Failure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     verdict: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """One for each attack on each model, over all attacked rounds."""
+        return tuple(plane_of(table) for table in self.tables if table.round is None)
 
     @property
     def first(self) -> str:

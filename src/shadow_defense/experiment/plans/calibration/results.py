@@ -8,11 +8,10 @@ from pathlib import Path
 
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig
-from shadow_defense.experiment.described import data_of
-from shadow_defense.experiment.origin import made
+from shadow_defense.experiment.described import data_of, made
+from shadow_defense.experiment.folder import open_folder
 from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
 from shadow_defense.experiment.plans.calibration.runs import Calibrating
-from shadow_defense.experiment.plans.folder import open_folder
 from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import render_calibration
@@ -50,15 +49,15 @@ def run_calibration(
     entries = [(each, runs.calibrate(each, on_measurement)) for each in dict.fromkeys(settings.schedules)]
     attack = runs.config.attacks[runs.attack]
     defended = [each for _, entry in entries for each in entry.measurements if each.strength > 0]
+    title = f"{config.title}: calibrated against {runs.attack}"
     record = CalibrationRecord(
-        title=f"{config.title}: calibrated against {runs.attack}",
-        **made(_command(base, runs, settings), config.threads, runs.computed, runs.store),
+        **vars(made(title, _command(base, runs, settings), config.threads, runs.store.origins(runs.computed))),
         data=data_of(runs.probes[0]),
         config=config.as_dict(),
         settings=settings.model_dump(mode="json"),
         target=Target(settings.target.metric, settings.target.value),
         attack=runs.attack,
-        attack_settings={"attack": attack.attack, **attack.build().model_dump(mode="json")},  # type: ignore[attr-defined]
+        attack_settings={"attack": attack.attack, **attack.resolved()},
         threat_model=threat_model(attack.threat_model).describe(),
         seeds=runs.seeds,
         mean_image=runs.mean_image(),

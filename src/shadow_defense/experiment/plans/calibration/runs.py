@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -12,12 +13,11 @@ from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, calibrate
 from shadow_defense.experiment.plans.calibration.scores import Scores, leakage_of, leaked, mean_image_scores
-from shadow_defense.experiment.scene import Scene, with_absolute_paths
-from shadow_defense.experiment.scene_tasks import check_whole, scorings_of, trainings_of
-from shadow_defense.experiment.scheduler import Workers, carry_out
+from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.scoring import Scoring
-from shadow_defense.federated.rounds import read_journal
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.experiment.work import Workers
 from shadow_defense.metrics.confidence import paired_difference
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.calibration import Leakage, ScheduleEntry, Strength
@@ -54,14 +54,9 @@ class Calibrating:
         # Which statistics are sent stays as it is: only the noise is what a candidate has and this has not.
         self.plain = DefenseSettings(share_bn=self.shadow.share_bn)
         self.computed: list[Scoring] = []
-        self.config = with_absolute_paths(
-            config.model_copy(
-                update={
-                    "attacks": {self.attack: config.attacks[self.attack]},
-                    "metrics": config.metrics.model_copy(update={"lpips": None}),
-                }
-            )
-        )
+        attacks = {self.attack: config.attacks[self.attack]}
+        metrics = config.metrics.model_copy(update={"lpips": None})
+        self.config = config.model_copy(update={"attacks": attacks, "metrics": metrics}).with_absolute_paths()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -69,10 +64,10 @@ class Calibrating:
         return self.settings.seeds or (self.config.seed, self.config.seed + 1)
 
     @cached_property
-    def probes(self) -> list[Scene]:
+    def probes(self) -> list[Trial]:
         """For each seed what can be checked before anything is trained: its data, with both arms."""
         arms = {UNDEFENDED: self.plain, DEFENDED: self.shadow}
-        return [Scene(self.config.model_copy(update={"seed": seed, "arms": arms})) for seed in self.seeds]
+        return [Trial(self.config.model_copy(update={"seed": seed, "arms": arms}), self.store) for seed in self.seeds]
 
     @cached_property
     def prior(self) -> list[dict[str, Scores]]:
@@ -90,7 +85,7 @@ class Calibrating:
             ConfigError: when fewer than two images are attacked, or the target asks for less than the mean image shows.
         """
         for probe in self.probes:
-            check_whole(probe)
+            probe.check()
         images = {image for seed in self.prior for image in seed}
         if len(images) < 2:
             raise ConfigError(
@@ -149,30 +144,25 @@ class Calibrating:
         )
 
     def _measure(self, strength: float, amplitude: float, arm: str, defense: DefenseSettings) -> Strength:
-        scenes = [probe.varied(probe.config.model_copy(update={"arms": {arm: defense}})) for probe in self.probes]
-        trainings = [trainings_of(scene) for scene in scenes]
-        scorings = [
-            [scoring for scoring in scorings_of(scene, trained) if scoring.arm == arm]
-            for scene, trained in zip(scenes, trainings, strict=True)
-        ]
+        trials = [probe.varied(probe.config.model_copy(update={"arms": {arm: defense}})) for probe in self.probes]
+        tasks = [[scoring for scoring in trial.scorings if not scoring.mean_image] for trial in trials]
+        self.computed += itertools.chain(*tasks)
         workers = Workers(self.config.workers, self.config.threads)
         title = "no defense" if strength == 0 else f"strength {strength:g}"
-        tasks = [task for each in scorings for task in each]
-        carry_out(tasks, self.store, workers, self.progress, name=title)
-        self.computed += tasks
+        carry_out(list(itertools.chain(*tasks)), self.store, workers, self.progress, name=title)
         values: dict[int, list[Mapping[str, Scores]]] = {}
         f1, seconds = [], 0.0
-        for trained, each, prior in zip(trainings, scorings, self.prior, strict=True):
-            for score in (scoring.load(self.store) for scoring in each):
+        for trial, scorings, prior in zip(trials, tasks, self.prior, strict=True):
+            for score in (scoring.load(self.store) for scoring in scorings):
                 images = {
                     sample: {"psnr": row.metrics["psnr_whole"], "ssim": row.metrics["ssim_whole"]}
                     for sample, row in score.matched().items()
                 }
                 values.setdefault(score.round + 1, []).append(leaked(images, prior))
                 seconds += score.seconds or 0.0
-            history = read_journal(self.store.place(trained[arm]))[1]
-            f1.append(history[-1]["test"]["f1_macro"])
-            seconds += sum(entry["seconds"] for entry in history)
+            history = trial.history(arm)
+            f1.append(history[-1].test["f1_macro"] or 0.0)
+            seconds += sum(entry.seconds or 0.0 for entry in history)
         return Strength(
             strength=strength,
             mean_amplitude=amplitude,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.scheduler import Workers, carry_out
+from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.costing import AttackCosting, Cost, Costing
-from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
+from shadow_defense.experiment.tasks.pretraining import generator_file
 from shadow_defense.experiment.tasks.training import Training
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.experiment.work import Workers
 from shadow_defense.progress import Progress
 
 UNKNOWN = 60.0
@@ -32,9 +35,11 @@ SCORING = 0.2
 class Costs:
     """What defenses and attacks cost with each model, measured with the first seed."""
 
-    def __init__(self, grid: Grid, store: Store, workers: Workers, scene: Callable[[str, int], Scene]) -> None:
-        self._grid, self._store, self._workers, self._scene_of = grid, store, workers, scene
-        self._costs: dict[tuple[str, str], Cost | None] = {}
+    def __init__(self, grid: Grid, store: Store, workers: Workers, trial: Callable[[str, int], Trial]) -> None:
+        self._grid, self._store, self._workers, self._trial = grid, store, workers, trial
+        self._points = grid.points()
+        self.cost_of = cache(self._cost_of)
+        """By model and arm: measured at the first strength of its family with that model; None for ablations."""
 
     def measure(self, waiting: Sequence[Task], progress: Progress) -> dict[str, str]:
         """Measure every defense that was not measured before, and what of the ``waiting`` tasks is an attack.
@@ -62,22 +67,16 @@ class Costs:
     def costings(self) -> dict[str, Costing]:
         """What is measured of the defenses, each by what it is in words."""
         return {
-            f"{model}, {arm}: cost": Costing(self._scene(model), arm)
+            f"{model}, {arm}: cost": Costing(self._first(model), arm)
             for model in self._grid.models
-            for arm in self._first(model).values()
+            for arm in self._first_arms(model).values()
         }
 
-    def cost_of(self, model: str, arm: str) -> Cost | None:
-        """Of an arm, measured at the first strength of its family with that model; None for ablations."""
-        point = self._grid.points().get(arm)
-        if point is None:
+    def _cost_of(self, model: str, arm: str) -> Cost | None:
+        if arm not in self._points:
             return None
-        key = (model, self._first(model).get(point.family, arm))
-        if key not in self._costs:
-            costing = Costing(self._scene(model), key[1])
-            there = self._store.has(costing)
-            self._costs[key] = costing.load(self._store) if there else None
-        return self._costs[key]
+        costing = Costing(self._first(model), self._first_arms(model).get(self._points[arm].family, arm))
+        return costing.load(self._store) if self._store.has(costing) else None
 
     def seconds(self, task: Task) -> float:
         """Of one process that computes the task, roughly."""
@@ -85,12 +84,13 @@ class Costs:
             step = AttackCosting(task.scene, task.job.attack)
             if not self._store.has(step):
                 return UNKNOWN
-            return ATTACK_START + task.steps() * step.load(self._store)
+            return ATTACK_START + task.steps() * step.load(self._store).step_seconds
         if not isinstance(task, Training):
             return SCORING
-        model, points = self._model(task.scene), self._grid.points()
+        seed = task.scene.config.seed
+        model = next(name for name in self._grid.models if self._trial(name, seed) is task.scene)
         # An ablation takes about what its whole takes.
-        arm = task.arm if task.arm in points else str(self._grid.ablations)
+        arm = task.arm if task.arm in self._points else str(self._grid.ablations)
         cost = self.cost_of(model, arm) or self.cost_of(model, task.scene.reference)
         return UNKNOWN if cost is None else training_seconds(task.scene, cost)
 
@@ -98,23 +98,19 @@ class Costs:
         """What a training will leave on disk; before pre-training nothing is known of a generator's size."""
         if not isinstance(task, Training):
             return 0
-        generator = self._store.place(Pretraining(task.scene)) / GENERATOR
+        generator = generator_file(task.scene, self._store)
         size = generator.stat().st_size if task.needs() and generator.exists() else 0
         return training_bytes(task.scene, task.arm, size)
 
-    def _scene(self, model: str) -> Scene:
-        return self._scene_of(model, self._grid.seeds[0])
+    def _first(self, model: str) -> Trial:
+        return self._trial(model, self._grid.seeds[0])
 
-    def _model(self, scene: Scene) -> str:
-        seed = scene.config.seed
-        return next(model for model in self._grid.models if self._scene_of(model, seed) is scene)
-
-    def _first(self, model: str) -> dict[str, str]:
+    def _first_arms(self, model: str) -> dict[str, str]:
         """The first arm of each family that is compared with the model."""
-        points, first = self._grid.points(), dict[str, str]()
+        first: dict[str, str] = {}
         for arm in self._grid.arms(model):
-            if arm in points:
-                first.setdefault(points[arm].family, arm)
+            if arm in self._points:
+                first.setdefault(self._points[arm].family, arm)
         return first
 
 
@@ -142,7 +138,7 @@ def training_seconds(scene: Scene, cost: Cost) -> float:
 def training_bytes(scene: Scene, arm: str, generator_bytes: int) -> int:
     """What one training leaves on disk: kept rounds, the last state, and each client's generator where it has one."""
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in scene.new_model(arm).state_dict().values())
-    kept = sum(1 + len(clients) for clients in scene.kept().values())
+    kept = sum(1 + len(clients) for clients in scene.kept.values())
     return model_bytes * (kept + 1) + generator_bytes * len(scene.dataset.clients)
 
 

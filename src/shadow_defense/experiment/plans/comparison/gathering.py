@@ -1,144 +1,188 @@
-"""From finished cells to the record of a comparison."""
+"""From what a comparison has finished to its record and the files in its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from pathlib import Path
 
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import (
     COLUMNS,
+    History,
     by_image,
     compared,
     control_of,
-    on_plane,
     score_table,
     shown_rounds,
+    training_row,
+    with_front,
 )
-from shadow_defense.experiment.described import attack_of, data_of, defense_of
-from shadow_defense.experiment.origin import made
+from shadow_defense.experiment.described import attack_of, data_of, defense_of, made
+from shadow_defense.experiment.plans.comparison.pictures import pictures
 from shadow_defense.experiment.plans.comparison.plan import Comparison
-from shadow_defense.experiment.plans.comparison.trainings import Trainings
-from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.tasks.keys import data_hash
 from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.files import write_text
+from shadow_defense.report.kit.plane import write_plane
+from shadow_defense.report.pages.compare import comparison_numbers, render_comparison
+from shadow_defense.report.pages.compare_markdown import comparison_markdown
 from shadow_defense.report.records.comparison import ComparisonRecord, DefenseEntry, Failure, LeftOut
+from shadow_defense.report.records.reading import Settings, write_record
 from shadow_defense.report.records.scores import BASELINES, Row, ScoreTable
 from shadow_defense.report.sentences.comparison import comparison_verdict
 
-
-def gather(comparison: Comparison, scores: Mapping[str, Sequence[Score]], command: str) -> ComparisonRecord:
-    """The record of what is there, with its verdict; ``scores`` by model, of all seeds."""
-    grid, trainings = comparison.grid, Trainings(comparison)
-    seeded = {seed: comparison.scene(next(iter(grid.models)), seed) for seed in grid.seeds}
-    first = seeded[grid.seeds[0]]
-    tables, planes, ablations = [], [], []
-    for model in grid.models:
-        config = trainings.config(model)
-        points = [name for name in config.arms if name not in grid.ablations_of()]
-        parts = dict.fromkeys([points[0], grid.ablations, *grid.ablations_of()]) if grid.ablations in points else {}
-        for attack in grid.attacks:
-            for round in shown_rounds(config.attacked_rounds(attack)):
-                table = _table(trainings, model, attack, round, points, scores[model])
-                if round is None:
-                    table, plane = on_plane(table)
-                    planes.append(plane)
-                tables.append(table)
-            if parts:
-                ablations.append(_table(trainings, model, attack, None, list(parts), scores[model]))
-    record = ComparisonRecord(
-        **made(command, grid.threads, comparison.finished(), comparison.store),
-        title=grid.title,
-        seeds=grid.seeds,
-        data=data_of(
-            first, {str(seed): data_hash(comparison.scene(next(iter(grid.models)), seed)) for seed in grid.seeds}
-        ),
-        models={model: _model(comparison.scene(model, grid.seeds[0]), grid.models[model]) for model in grid.models},
-        attacks={name: attack_of(first, name) for name in grid.attacks},
-        defenses=_defenses(comparison),
-        tables=tuple(tables),
-        planes=tuple(planes),
-        ablations=tuple(ablations),
-        failures=tuple(Failure(cell, error) for cell, error in comparison.failures.items()),
-        left_out=tuple(LeftOut(**dict(pair)) for pair in grid.leave_out),
-        notes=tuple(_notes(scores)),
-    )
-    return replace(record, verdict=tuple(comparison_verdict(record)))
+UTILITY = ("f1_macro", "f1_micro", "accuracy", "auroc")
 
 
-def _model(run: Scene, own: Mapping[str, Any]) -> dict[str, Any]:
+def write_results(comparison: Comparison, command: str) -> ComparisonRecord:
+    """Gather what is there and write comparison.json, .csv, .md, .html and a plane-*.svg for each model and attack.
+
+    Raises:
+        RunError: when no model has a finished reference to compare with.
+    """
+    scores = comparison.scores()
+    if not any(scores.values()):
+        failed = "; ".join(f"{cell}: {error}" for cell, error in comparison.failures.items())
+        raise RunError(f"no cell of the comparison could be computed ({failed}): correct the first and run it again")
+    record, folder = _Gathering(comparison, scores).record(command), comparison.folder
+    write_record(folder / "comparison.json", record)
+    write_text(folder / "comparison.csv", comparison_numbers(record).csv())
+    write_text(folder / "comparison.md", comparison_markdown(record))
+    for plane in record.planes:
+        write_plane(folder / f"plane-{plane.model}-{plane.attack}.svg", plane, record.defenses)
+    write_text(page_path(folder), render_comparison(record, pictures(comparison.first_trials())))
+    return record
+
+
+def page_path(folder: Path) -> Path:
+    return folder / "comparison.html"
+
+
+class _Gathering:
+    """What there is of a comparison; each training is read once, however many tables name it."""
+
+    def __init__(self, comparison: Comparison, scores: Mapping[str, Sequence[Score]]) -> None:
+        self.comparison, self.grid, self.scores = comparison, comparison.grid, scores
+        self.row, self._histories = cache(self._row), cache(self._read_histories)
+
+    def record(self, command: str) -> ComparisonRecord:
+        grid, trial = self.grid, self.comparison.trial
+        model, ablated = next(iter(grid.models)), grid.ablations_of()
+        first = trial(model, grid.seeds[0])
+        tables, ablations = [], []
+        for name in grid.models:
+            config = self._config(name)
+            points = [arm for arm in config.arms if arm not in ablated]
+            parts = dict.fromkeys([points[0], grid.ablations, *ablated]) if grid.ablations in points else {}
+            for attack in grid.attacks:
+                for round in shown_rounds(config.attacked_rounds(attack)):
+                    table = self._table(name, attack, round, points)
+                    tables.append(with_front(table) if round is None else table)
+                if parts:
+                    ablations.append(self._table(name, attack, None, list(parts)))
+        finished = self.comparison.finished()
+        record = ComparisonRecord(
+            **vars(made(grid.title, command, grid.threads, self.comparison.store.origins(finished))),
+            seeds=grid.seeds,
+            data=data_of(first, {str(seed): trial(model, seed).images.sha256 for seed in grid.seeds}),
+            models={name: _model(self._config(name), grid.models[name]) for name in grid.models},
+            attacks={name: attack_of(first, name) for name in grid.attacks},
+            defenses=self._defenses(),
+            tables=tuple(tables),
+            ablations=tuple(ablations),
+            failures=tuple(Failure(cell, error) for cell, error in self.comparison.failures.items()),
+            left_out=tuple(LeftOut(**dict(pair)) for pair in grid.leave_out),
+            notes=tuple(_notes(self.scores)),
+        )
+        return replace(record, verdict=tuple(comparison_verdict(record)))
+
+    def _config(self, model: str) -> RunConfig:
+        """The configuration of a model's run; of the first seed, since only the seed differs."""
+        return self.comparison.trial(model, self.grid.seeds[0]).config
+
+    def _defenses(self) -> dict[str, DefenseEntry]:
+        points = self.grid.points()
+        arms = {name: point.settings for name, point in points.items()}
+
+        def entry(settings: DefenseSettings, family: str, label: str, control: str | None) -> DefenseEntry:
+            placement = getattr(settings.settings(), "placement", None)
+            described = vars(defense_of(settings))
+            return DefenseEntry(**described, family=family, label=label, placement=placement, control=control)
+
+        return {
+            **{
+                name: entry(each.settings, each.family, each.label, control_of(name, arms))
+                for name, each in points.items()
+            },
+            **{name: entry(settings, name, "", None) for name, settings in self.grid.ablations_of().items()},
+        }
+
+    def _table(self, model: str, attack: str, round: int | None, arms: Sequence[str]) -> ScoreTable:
+        """One attack on one model; rows of what was not scored are left out."""
+        scores = self.scores[model]
+        if round is None:
+            scores = in_all_rounds(scores, attack, self._config(model))
+        rows = [self.row(model, arm, arms[0]) for arm in (*arms, *BASELINES)]
+        table = score_table(scores, rows, attack, round, model)
+
+        def completed(row: Row) -> Row:
+            own = by_image(scores, row.arm, attack, round)
+            if row.baseline:
+                # It trains nothing: its seeds are those that it was scored on.
+                return replace(row, seeds=len({seed for seed, _, _ in own}))
+            control = control_of(row.arm, self._config(model).arms)
+            if control is None:
+                return row
+            # What its aim changes, image by image, against the control of equal energy.
+            difference = compared(own, by_image(scores, control, attack, round), COLUMNS)[1]
+            utility = self.row(model, row.arm, control).utility_difference
+            return replace(row, control_difference={**difference, **utility})
+
+        return replace(table, rows=tuple(completed(row) for row in table.rows if row.images))
+
+    def _row(self, model: str, arm: str, reference: str) -> Row:
+        """What an arm's trainings say, and how its utility differs from the reference's."""
+        if arm in BASELINES:
+            return Row(arm=arm, images=0, metrics={})
+        settings, histories = self._config(model).arms[arm], self._histories(model, arm)
+        row = training_row(arm, settings, histories, self._histories(model, reference), UTILITY)
+        cost = self.comparison.costs.cost_of(model, arm) if histories else None
+        shown = (
+            {"time": cost.time_ratio, "memory": cost.memory_ratio, "prepare_seconds": cost.prepare_seconds}
+            if cost
+            else {}
+        )
+        return replace(row, share_bn=settings.share_bn, cost=shown)
+
+    def _read_histories(self, model: str, arm: str) -> dict[int, History]:
+        """By seed the finished trainings of an arm; none of what is not in this model's grid."""
+        trials = [self.comparison.trial(model, seed) for seed in self.grid.seeds]
+        found = {trial.config.seed: trial.history(arm) for trial in trials if arm in trial.config.arms}
+        return {seed: history for seed, history in found.items() if history}
+
+
+def _model(config: RunConfig, own: Settings) -> Settings:
     """A model's settings, with what its trainings and attacks were given: all that may differ from model to model."""
-    config = run.config.as_dict()
+    values = config.as_dict()
     attacks = {
         name: {key: attack[key] for key in ("options", "rounds", "clients", "longest_client") if attack[key]}
-        for name, attack in config["attacks"].items()
+        for name, attack in values["attacks"].items()
     }
-    others = {key: config[key] for key in ("data", "generator", "metrics") if key in own}
-    return {**config["model"], "training": config["training"], "attacks": attacks, **others}
-
-
-def _defenses(comparison: Comparison) -> dict[str, DefenseEntry]:
-    points, ablations = comparison.grid.points(), comparison.grid.ablations_of()
-    arms = {name: point.settings for name, point in points.items()}
-    controls = {name: control_of(name, arms) for name in arms}
-
-    def entry(settings: DefenseSettings, family: str, label: str, control: str | None) -> DefenseEntry:
-        placement = getattr(settings.settings(), "placement", None)
-        described = vars(defense_of(settings))
-        return DefenseEntry(**described, family=family, label=label, placement=placement, control=control)
-
-    return {
-        **{name: entry(each.settings, each.family, each.label, controls[name]) for name, each in points.items()},
-        **{name: entry(settings, name, "", None) for name, settings in ablations.items()},
-    }
-
-
-def _table(
-    trainings: Trainings, model: str, attack: str, round: int | None, arms: Sequence[str], scores: Sequence[Score]
-) -> ScoreTable:
-    """One attack on one model; rows of what was not scored are left out."""
-    if round is None:
-        scores = in_all_rounds(scores, attack, trainings.config(model))
-    rows = [trainings.row(model, arm, arms[0]) for arm in (*arms, *BASELINES)]
-    table = score_table(scores, rows, attack, round, model)
-    found = [row for row in table.rows if row.images]
-    return replace(
-        table, rows=tuple(_with_control(_with_seeds(row, scores, table), trainings, scores, table) for row in found)
-    )
+    others = {key: values[key] for key in ("data", "generator", "metrics") if key in own}
+    return {**values["model"], "training": values["training"], "attacks": attacks, **others}
 
 
 def in_all_rounds(scores: Sequence[Score], attack: str, config: RunConfig) -> list[Score]:
     """The attack's scores, without the images that it missed in some round: a mean over other rounds is another one."""
     rounds = set(config.attacked_rounds(attack))
     own = [score for score in scores if score.attack == attack]
-    found: dict[tuple[str, str], set[int]] = {}
+    found: dict[tuple[int, str, str], set[int]] = {}
     for score in own:
-        found.setdefault((score.arm, score.client), set()).add(score.round)
-    return [score for score in own if found[score.arm, score.client] >= rounds]
-
-
-def _with_seeds(row: Row, scores: Sequence[Score], table: ScoreTable) -> Row:
-    """A baseline, which trains nothing, with the number of seeds that it was scored on."""
-    if not row.baseline:
-        return row
-    images = by_image(scores, row.arm, table.attack, _index(table))
-    return replace(row, seeds=len({client.partition(",")[0] for client, _ in images}))
-
-
-def _with_control(row: Row, trainings: Trainings, scores: Sequence[Score], table: ScoreTable) -> Row:
-    """A Shadow defense whose control of equal energy is there: with what its aim changes, image by image."""
-    control = control_of(row.arm, trainings.config(table.model).arms)
-    if control is None:
-        return row
-    own, other = (by_image(scores, arm, table.attack, _index(table)) for arm in (row.arm, control))
-    utility = trainings.row(table.model, row.arm, control).utility_difference
-    return replace(row, control_difference={**compared(own, other, COLUMNS)[1], **utility})
-
-
-def _index(table: ScoreTable) -> int | None:
-    return None if table.round is None else table.round - 1
+        found.setdefault((score.seed, score.arm, score.client), set()).add(score.round)
+    return [score for score in own if found[score.seed, score.arm, score.client] >= rounds]
 
 
 def _notes(scores: Mapping[str, Sequence[Score]]) -> list[str]:

@@ -8,10 +8,10 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.plans.risks.base import NO_DEFENSE, UNDEFENDED, changed, main_attack
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Trial, Trials, Values, differences, image_values, mean_of
+from shadow_defense.experiment.plans.risks.risk import NO_DEFENSE, UNDEFENDED, Risk, Trials, changed, main_attack
+from shadow_defense.experiment.plans.risks.values import Values, differences, image_values, mean_of
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.models.build import MODELS
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE

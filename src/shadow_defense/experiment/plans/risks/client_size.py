@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shadow_defense.config import RunConfig
-from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEFENDED, changed, main_attack
-from shadow_defense.experiment.plans.risks.intervals import welch_difference
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Trial, Trials, Values, differences, image_values, mean_of
+from shadow_defense.experiment.plans.risks.risk import (
+    ATTACK,
+    NO_DEFENSE,
+    UNDEFENDED,
+    Risk,
+    Trials,
+    changed,
+    main_attack,
+)
+from shadow_defense.experiment.plans.risks.values import Values, differences, image_values, mean_of
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.metrics.intervals import welch_difference
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
@@ -34,7 +42,7 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
 def measure(seeds: Sequence[Trials]) -> Finding:
     found = [trials["clients"] for trials in seeds]
     size_of = {
-        (trial.config.seed, client.name): len(client.train) for trial in found for client in trial.scene.dataset.clients
+        (trial.config.seed, client.name): len(client.train) for trial in found for client in trial.dataset.clients
     }
     gains = {}
     for column in ("psnr", "ssim"):

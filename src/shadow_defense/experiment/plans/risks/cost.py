@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -12,18 +12,16 @@ import torch
 
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.experiment.plans.risks.base import NO_DEFENSE, changed, shadow_arm
-from shadow_defense.experiment.plans.risks.intervals import mean_ratio
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Trial, Trials
+from shadow_defense.experiment.plans.risks.risk import NO_DEFENSE, Risk, Trials, changed, shadow_arm
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.costing import in_own_process, local_step, seconds_of
 from shadow_defense.experiment.tasks.keys import cost_key, key_of
-from shadow_defense.experiment.tasks.pretraining import GENERATOR, Pretraining
+from shadow_defense.experiment.tasks.measuring import Measuring, local_step, seconds_of
+from shadow_defense.experiment.tasks.pretraining import generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.federated.client import prepare_defense
 from shadow_defense.federated.secure_sum import (
     WORD_BYTES,
@@ -33,11 +31,8 @@ from shadow_defense.federated.secure_sum import (
     sum_masked,
     to_fixed_point,
 )
-from shadow_defense.files import read_json, write_json
-from shadow_defense.generators.build import load_generator
 from shadow_defense.metrics.confidence import Estimate, mean_interval
-from shadow_defense.progress import Progress
-from shadow_defense.report.records.reading import read_record
+from shadow_defense.metrics.intervals import mean_ratio
 from shadow_defense.report.records.risks import Finding, Row
 
 PLAIN, DP, SHADOW, STORED, SECURE = "plain", "dp-sgd", "shadow", "shadow-later", "secure-sum"
@@ -66,21 +61,18 @@ class Times:
 
 
 @dataclass(frozen=True, eq=False)
-class Timing(Task):
+class Timing(Measuring[Times]):
     """The times of a scene with one client, in a process that does nothing else."""
 
     scene: Scene
 
     kind = "epoch-times"
+    record = Times
 
     @cached_property
     def key(self) -> str:
         arms = [cost_key(self.scene, arm) for arm in self.scene.config.arms]
         return key_of(code_hash("experiment/plans/risks/cost.py", "federated"), REPETITIONS, arms)
-
-    @property
-    def alone(self) -> bool:
-        return True
 
     @property
     def about(self) -> str:
@@ -90,31 +82,33 @@ class Timing(Task):
         return {"model": self.scene.config.model.model_dump(mode="json"), "arms": list(self.scene.config.arms)}
 
     def needs(self) -> Sequence[Task]:
-        return [Pretraining(self.scene)]
+        return generator_for_arm(self.scene, SHADOW)
 
-    def is_done(self, place: Path) -> bool:
-        return (place / "times.json").is_file()
-
-    def compute(self, store: Store, progress: Progress) -> None:
-        generator = store.place(Pretraining(self.scene)) / GENERATOR
-        times: Times = in_own_process(measure_times, self.scene, generator, REPETITIONS)
-        write_json(store.place(self) / "times.json", asdict(times))
-
-    def load(self, store: Store) -> Times:
-        """What was measured. Raises :class:`RunError` where it is damaged."""
-        path = store.place(self) / "times.json"
-        return read_record(Times, read_json(path), str(path))
+    def measure(self, generator: Path) -> Times:
+        scene = self.scene
+        (client,) = scene.dataset.clients
+        steps: dict[str, Callable[[int], object]] = {}
+        preparing = {}
+        for arm in scene.config.arms:
+            defense = build_defense(scene, arm, load_arm_generator(scene, arm, generator), client.name)
+            steps[arm] = local_step(scene, arm, client, defense)
+            prepared = seconds_of(partial(prepare_defense, defense, client, scene.dataset.normalisation))
+            preparing[arm] = prepared / len(client.train)
+        entries = sum(tensor.numel() for tensor in scene.new_model(PLAIN).state_dict().values())
+        steps[SECURE] = masking(entries)
+        rounds = [
+            {arm: seconds_of(partial(step, round)) for arm, step in steps.items()} for round in range(REPETITIONS + 1)
+        ]
+        # The first epoch warms caches up.
+        epochs = {arm: tuple(each[arm] for each in rounds[1:]) for arm in steps}
+        return Times(epochs, preparing, seconds_of(adding(entries)), entries)
 
 
 class TimedTrial(Trial):
     """Nothing is trained to an end or attacked in it: its epochs are timed."""
 
-    @cached_property
-    def timing(self) -> Timing:
-        return Timing(self.scene)
-
-    def tasks(self) -> Sequence[Task]:
-        return [self.timing]
+    def tasks(self) -> list[Task]:
+        return [Timing(self)]
 
 
 def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
@@ -137,29 +131,6 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
     return {"seconds": TimedTrial(config, store)}
 
 
-def measure_times(scene: Scene, generator: Path, repetitions: int) -> Times:
-    """To be called in a process of its own."""
-    torch.set_num_threads(scene.config.threads)
-    (client,) = scene.dataset.clients
-    steps: dict[str, Callable[[int], object]] = {}
-    preparing = {}
-    for arm, settings in scene.config.arms.items():
-        loaded = load_generator(generator) if settings.kind().needs_generator else None
-        defense = build_defense(scene, arm, loaded, client.name)
-        steps[arm] = local_step(scene, arm, client, defense)
-        prepared = seconds_of(partial(prepare_defense, defense, client, scene.dataset.normalisation))
-        preparing[arm] = prepared / len(client.train)
-    entries = sum(tensor.numel() for tensor in scene.new_model(PLAIN).state_dict().values())
-    steps[SECURE] = masking(entries)
-    # The first epoch warms caches up.
-    rounds = [
-        {arm: seconds_of(partial(step, round)) for arm, step in steps.items()} for round in range(repetitions + 1)
-    ][1:]
-    return Times(
-        {arm: tuple(each[arm] for each in rounds) for arm in steps}, preparing, seconds_of(adding(entries)), entries
-    )
-
-
 def masking(entries: int) -> Callable[[int], object]:
     """What one of :data:`SUMMED_CLIENTS` clients does in a round: fixed point and one mask with each other client."""
     clients = [f"client-{index}" for index in range(SUMMED_CLIENTS)]
@@ -176,7 +147,7 @@ def adding(entries: int) -> Callable[[], object]:
 
 def measure(seeds: Sequence[Trials]) -> Finding:
     found = [trials["seconds"] for trials in seeds]
-    return finding([trial.timing.load(trial.store) for trial in found if isinstance(trial, TimedTrial)])
+    return finding([Timing(trial).load(trial.store) for trial in found])
 
 
 def finding(measured: Sequence[Times]) -> Finding:

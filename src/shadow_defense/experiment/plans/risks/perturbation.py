@@ -6,19 +6,27 @@ from collections.abc import Mapping, Sequence
 
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEFENDED, changed, main_attack, shadow_arm
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import (
-    Trial,
+from shadow_defense.experiment.plans.risks.risk import (
+    ATTACK,
+    NO_DEFENSE,
+    UNDEFENDED,
+    Risk,
     Trials,
+    changed,
+    main_attack,
+    shadow_arm,
+)
+from shadow_defense.experiment.plans.risks.values import (
     Values,
     differences,
     f1_change,
+    final_f1,
     image_values,
     mean_of,
     mean_over,
 )
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.metrics.confidence import Estimate, mean_interval
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
@@ -54,7 +62,7 @@ def measure(seeds: Sequence[Trials]) -> Finding:
         column: {name: image_values(found, name, f"{column}_whole") for name in (*names, MEAN_IMAGE)}
         for column in ("ssim", "psnr")
     }
-    utility = {name: mean_interval([trial.final_f1(name) for trial in found]) for name in names}
+    utility = {name: mean_interval([final_f1(trial, name) for trial in found]) for name in names}
     return finding(scores, utility, {name: f1_change(found, name, UNDEFENDED) for name in names[1:]})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,16 +12,26 @@ from shadow_defense.config import RunConfig
 from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEFENDED, changed, main_attack
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Trial, Trials, Values, differences, image_values, mean_of
+from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.plans.risks.risk import (
+    ATTACK,
+    NO_DEFENSE,
+    UNDEFENDED,
+    Risk,
+    Trials,
+    changed,
+    main_attack,
+)
+from shadow_defense.experiment.plans.risks.values import Values, differences, final_f1, image_values, mean_of
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import key_of, training_key
-from shadow_defense.experiment.tasks.training import evaluation
-from shadow_defense.federated.rounds import TRAINING, Federation, read_journal, state_folder
+from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.training import Training, federation
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.federated.rounds import state_folder
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
@@ -37,63 +47,38 @@ FRESH, PRETRAINED = "fresh", "pretrained"
 EARLY_ROUNDS = (1, 2, 4)
 
 
-@dataclass(frozen=True, eq=False)
-class Central(Task):
+class Central(Training):
     """Plain SGD on the public images, one epoch a round: a training that no client takes part in."""
 
-    scene: Scene
-
     kind = "central-training"
-    counted = TRAINING
 
     @cached_property
     def key(self) -> str:
-        return key_of(code_hash("experiment/plans/risks/pretrained.py"), training_key(self.scene, PUBLIC))
+        return key_of(code_hash("experiment/plans/risks/pretrained.py"), training_key(self.scene, self.arm))
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}: central training on public images"
 
-    def describe(self) -> Mapping[str, object]:
-        config = self.scene.config
-        return {"model": config.model.model_dump(mode="json"), "training": config.training.model_dump(mode="json")}
-
-    def steps(self) -> int:
-        return self.scene.config.training.rounds
-
-    def is_done(self, place: Path) -> bool:
-        return self.state(place).is_file()
-
-    def state(self, place: Path) -> Path:
-        """The file of the model that it ends with."""
-        return state_folder(place, self.scene.config.training.rounds) / "global.safetensors"
-
     def compute(self, store: Store, progress: Progress) -> None:
-        settings = self.scene.config.training
-        Federation(
-            model=self.scene.new_model(PUBLIC),
-            dataset=public_federation(self.scene),
-            defenses={PUBLIC: Defense()},
-            settings=settings,
-            loss_fn=settings.loss_function(),
-            evaluate=lambda model: evaluation(self.scene, model),
-            seed=self.scene.config.seed,
-            folder=store.place(self),
-        ).run(progress)
+        place, data = store.place(self), public_federation(self.scene)
+        federation(self.scene, self.arm, place, {PUBLIC: Defense()}, {}, data).run(progress)
 
 
 class CentralTrial(Trial):
     """The central training alone."""
 
     @cached_property
-    def training(self) -> Central:
-        return Central(self.scene)
-
-    def tasks(self) -> Sequence[Task]:
-        return [self.training]
+    def trainings(self) -> dict[str, Task]:
+        return {PUBLIC: Central(self, PUBLIC, engine_named("in-process"))}
 
     def check(self) -> None:
-        public_federation(self.scene)
+        public_federation(self)
+
+    def final_state(self) -> Path:
+        """The file of the model that it ends with."""
+        place = self.store.place(self.trainings[PUBLIC])
+        return state_folder(place, self.config.training.rounds).absolute() / "global.safetensors"
 
 
 class StartedTrial(Trial):
@@ -101,13 +86,17 @@ class StartedTrial(Trial):
 
     def __init__(self, config: RunConfig, central: CentralTrial) -> None:
         super().__init__(config, central.store)
-        self.central = central
+        self._central = central
 
     @cached_property
-    def scene(self) -> Scene:
-        central = self.central.training
-        state = central.state(self.store.place(central)).absolute()
-        return Scene(changed(self.config, model={"start": str(state)}))
+    def _started(self) -> Trial:
+        return Trial(changed(self.config, model={"start": str(self._central.final_state())}), self.store)
+
+    def tasks(self) -> list[Task]:
+        return self._started.tasks()
+
+    def scores(self) -> list[Score]:
+        return self._started.scores()
 
     def check(self) -> None:
         """Nothing beyond what the trial from random weights is checked for: the start is not there yet."""
@@ -158,8 +147,7 @@ def measure(seeds: Sequence[Trials]) -> Finding:
         for column in ("psnr", "ssim")
     }
     blank = mean_of(image_values(starts[FRESH], MEAN_IMAGE, "psnr_whole")).mean
-    places = [trials[PUBLIC].store.place(task) for trials in seeds for task in trials[PUBLIC].tasks()]
-    utility = [read_journal(place)[1][-1]["test"]["f1_macro"] for place in places]
+    utility = [final_f1(trials[PUBLIC], PUBLIC) for trials in seeds]
     return finding(scores, blank, math.fsum(utility) / len(utility))
 
 

@@ -8,19 +8,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.config import RunConfig
-from shadow_defense.experiment.plans.risks.base import ATTACK, NO_DEFENSE, UNDEFENDED, changed, main_attack, shadow_arm
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Image, Trial, Trials, differences, mean_of
+from shadow_defense.experiment.plans.risks.risk import (
+    ATTACK,
+    NO_DEFENSE,
+    UNDEFENDED,
+    Risk,
+    Trials,
+    changed,
+    main_attack,
+    shadow_arm,
+)
+from shadow_defense.experiment.plans.risks.values import Image, differences, mean_of
 from shadow_defense.experiment.store import Store
-from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION
-from shadow_defense.federated.rounds import explanation_name, round_folder, train_again
-from shadow_defense.files import nest_tensors, read_tensors
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.federated.rounds import read_explanations
 from shadow_defense.metrics.psnr import squared_error_map
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.sample_store import unpack_samples
 
 SHADOW = "shadow"
 
@@ -42,7 +48,7 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
     }
     undefended = changed(base, arms={UNDEFENDED: NO_DEFENSE}, **each)
     maps = changed(base, arms={SHADOW: shadow_arm(base)}, **each)
-    return {"undefended": Trial(undefended, store), "maps": Trial(maps, store, attacked=False)}
+    return {"undefended": Trial(undefended, store), "maps": MapsTrial(maps, store)}
 
 
 def measure(seeds: Sequence[Trials]) -> Finding:
@@ -55,28 +61,33 @@ def measure(seeds: Sequence[Trials]) -> Finding:
     return finding(maps, errors, seeds[0]["maps"].config.seed)
 
 
+class MapsTrial(Trial):
+    """Trained for the maps alone: what the attack asks for is kept, and not attacked."""
+
+    def tasks(self) -> list[Task]:
+        return list(self.trainings.values())
+
+
 def vulnerability_maps(trial: Trial) -> dict[Image, Float[Tensor, "h w"]]:
     """Shadow's maps (N3) of the first round, by image: high where the shadow generator comes close."""
-    found = {}
     folder = trial.store.place(trial.trainings[SHADOW])
-    for _, client in trial.scene.attacked_updates(ATTACK):
-        tensors, _ = read_tensors(round_folder(folder, 0) / explanation_name(client.name), train_again(folder))
-        for sample, noise_map in unpack_samples(nest_tensors(tensors)["noise_map"]).items():
-            found[(trial.config.seed, client.name, sample)] = noise_map[0]
-    return found
+    return {
+        (trial.config.seed, client.name, sample): shown["noise_map"][0]
+        for _, client in trial.attacked_updates(ATTACK)
+        for sample, shown in read_explanations(folder, 0, client.name).items()
+    }
 
 
 def attack_errors(trial: Trial) -> dict[Image, Float[Tensor, "h w"]]:
     """The squared error of each pixel that the attack left on the undefended updates of the first round."""
     found = {}
-    for scoring, score in zip(trial.scorings, trial.scores, strict=True):
-        if score.arm == UNDEFENDED:
-            images = Reconstruction.load(trial.store.place(scoring.attack) / RECONSTRUCTION).images
-            truths = trial.scene.client(score.client).train
-            units = truths.unit_images()
-            for sample, row in score.matched().items():
-                truth = units[truths.sample_ids.index(sample)]
-                error = squared_error_map(images[row.reconstruction][None], truth[None])[0]
+    for scoring in trial.scorings:
+        if scoring.arm == UNDEFENDED:
+            score = scoring.load(trial.store)
+            truths = trial.client(score.client).train
+            originals = dict(zip(truths.sample_ids, truths.unit_images(), strict=True))
+            for sample, rebuilt in scoring.rebuilt(trial.store, score).items():
+                error = squared_error_map(rebuilt[None], originals[sample][None])[0]
                 found[(trial.config.seed, score.client, sample)] = error
     return found
 

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.plans.risks.base import (
+from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
     NO_DEFENSE,
     UNDEFENDED,
+    Risk,
+    Trials,
     changed,
     main_attack,
     spread_rounds,
 )
-from shadow_defense.experiment.plans.risks.intervals import slope
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Image, Trial, Trials, Values, image_values, mean_of
+from shadow_defense.experiment.plans.risks.values import Image, Values, image_values, mean_of
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.metrics.intervals import slope
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
 

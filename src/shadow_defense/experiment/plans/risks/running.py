@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shadow_defense.config import RunConfig
-from shadow_defense.experiment.plans.folder import open_folder
-from shadow_defense.experiment.plans.risks.risk import Risk
-from shadow_defense.experiment.plans.risks.trial import Trials
-from shadow_defense.experiment.provenance import versions
-from shadow_defense.experiment.scene import with_absolute_paths
-from shadow_defense.experiment.scheduler import Workers, carry_out
+from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.described import made
+from shadow_defense.experiment.folder import open_folder
+from shadow_defense.experiment.plans.risks.risk import Risk, Trials
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.work import Workers
 from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.risks import render_risks
@@ -48,7 +48,9 @@ def run_risks(
         ConfigError: before anything is computed, for a base that one of the risks cannot be tested on.
         RunError: when ``out`` holds something else, or the risks of another base.
     """
-    base, store = with_absolute_paths(base), Store(out)
+    base, store = base.with_absolute_paths(), Store(out)
+    if Scene(base).shows_averages:
+        raise ConfigError("the risks are measured on updates of single clients: take another engine")
     bases = [base.model_copy(update={"seed": seed}) for seed in seeds or (base.seed,)]
     planned = [(risk, [risk.trials(seeded, store) for seeded in bases]) for risk in risks]
     for _, each in planned:
@@ -92,12 +94,9 @@ def _write(
             entries = {each.number: each for each in earlier.risks} | entries
             found = {f"{origin.kind}-{origin.key}": origin for origin in earlier.tasks} | found
     shown = tuple(entries[number] for number in sorted(entries))
+    names = dict.fromkeys(name for each in shown for name in each.results)
     record = RisksRecord(
-        title=base.title,
-        created=datetime.date.today().isoformat(),
-        command=command,
-        versions={**versions(), "threads": str(base.threads)},
-        tasks=tuple(found[name] for name in dict.fromkeys(name for each in shown for name in each.results)),
+        **vars(made(base.title, command, base.threads, tuple(found[name] for name in names))),
         seeds=tuple(seeds),
         config=base.as_dict(),
         risks=shown,

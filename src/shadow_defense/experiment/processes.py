@@ -1,0 +1,137 @@
+"""Tasks in several processes: those that die are told apart from those that die with them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from ctypes import c_long
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from shadow_defense.errors import RunError
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.work import Counting, Work, computed
+
+KILLED = "its process was killed, perhaps for lack of memory"
+
+FINE = 1000
+"""Parts into which a unit of a task's weight is counted."""
+
+PRELOADED = "shadow_defense.experiment.tasks"
+"""What a worker process has imported when it starts: once for all of them."""
+
+_counted: Any = None
+"""In a worker: the number, shared with the parent, of parts that all workers have done."""
+
+
+class WorkerKilledError(RunError):
+    """A worker process died, and with it the work of all that ran at that moment."""
+
+
+class _KilledError(Exception):
+    """A process died while these tasks ran."""
+
+    def __init__(self, running: Sequence[Task]) -> None:
+        super().__init__()
+        self.running = tuple(running)
+
+
+def in_processes(work: Work) -> None:
+    while work.unfinished:
+        lone = next((task for task in work.ready() if task.alone), None)
+        try:
+            _pool(work, lone)
+        except _KilledError as killed:
+            if not work.isolate:
+                raise WorkerKilledError(
+                    "a worker process was killed, perhaps for lack of memory: set workers=1; the same command goes on "
+                    "from here"
+                ) from killed
+            if lone:
+                work.end(lone, KILLED)
+                continue
+            # One that is killed takes its neighbours with it: each of them again, alone; one that dies alone failed.
+            for suspect in killed.running:
+                try:
+                    _pool(work, suspect)
+                except _KilledError:
+                    work.end(suspect, KILLED)
+
+
+def _pool(work: Work, only: Task | None) -> None:
+    """Work off what is unfinished, or ``only`` one task of it, in one pool of new processes."""
+    unfinished = work.unfinished
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    counted = context.Value(c_long, 0)
+    earlier, processes = set(multiprocessing.active_children()), set[BaseProcess]()
+    running: dict[Future[str | None], Task] = {}
+    count, seen = 1 if only else work.workers.at_once(len(unfinished)), 0
+    try:
+        with ProcessPoolExecutor(
+            count, mp_context=context, initializer=_start_worker, initargs=(counted, work.workers.threads)
+        ) as pool:
+            try:
+                while True:
+                    started = {task.name for task in running.values()}
+                    for task in work.ready():
+                        if len(running) >= count:
+                            break
+                        if task.name in started or (task.alone if only is None else task.name != only.name):
+                            continue
+                        future = pool.submit(_in_worker, task, work.store, work.weights[task.name], work.isolate)
+                        running[future] = task
+                        # At once: of one that has died it tells nothing any more.
+                        processes |= set(multiprocessing.active_children()) - earlier
+                    if not running:
+                        return
+                    done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    if any(process.exitcode for process in processes):
+                        # The pool may miss the death of the process that it started last, and wait for the others.
+                        raise BrokenProcessPool
+                    whole = counted.value // FINE
+                    work.bar.advance(whole - seen)
+                    seen = whole
+                    for future in done:
+                        line = future.result()
+                        work.end(running.pop(future), line)
+            except BaseException:
+                # Not left to end by themselves: that may take hours, without a bar and for nothing.
+                for process in processes | set(multiprocessing.active_children()) - earlier:
+                    process.terminate()
+                raise
+    except BrokenProcessPool as error:
+        raise _KilledError(list(running.values())) from error
+
+
+def _start_worker(counted: Any, threads: int) -> None:
+    global _counted
+    _counted = counted
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nothing: its workers would compute on, for hours and for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        # Without clean-up: files are whole or absent, and the queues lead nowhere.
+        os._exit(1)
+
+
+def _add(parts: int) -> None:
+    with _counted.get_lock():
+        _counted.value += parts
+
+
+def _in_worker(task: Task, store: Store, weight: float, isolate: bool) -> str | None:
+    counting = Counting(task, weight, _add, FINE)
+    return computed(task, store, counting, isolate)

@@ -1,0 +1,86 @@
+"""A scene with a store: the tasks that it takes, and what their results say."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from shadow_defense.config import RunConfig
+from shadow_defense.experiment.described import rounds_of
+from shadow_defense.experiment.engines import engine_named
+from shadow_defense.experiment.images import Images
+from shadow_defense.experiment.scene import Job, Scene
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.attacking import Attacking
+from shadow_defense.experiment.tasks.pretraining import Pretraining
+from shadow_defense.experiment.tasks.scoring import Score, Scoring
+from shadow_defense.experiment.tasks.training import Training, check_scene
+from shadow_defense.report.records.run import Round
+
+
+class Trial(Scene):
+    """Every arm trained, every attack tried on every arm and scored, and what an attacker has without looking.
+
+    Attributes:
+        store: where the results lie.
+    """
+
+    def __init__(self, config: RunConfig, store: Store, images: Images | None = None) -> None:
+        super().__init__(config, images)
+        self.store = store
+
+    def varied(self, config: RunConfig) -> Trial:
+        """The trial of another configuration, on the same images where they are the same."""
+        same = (config.data, config.seed) == (self.config.data, self.config.seed)
+        return Trial(config, self.store, self.images if same else None)
+
+    def check(self) -> None:
+        """Raise what a task would raise after hours: its model, its attacked clients, its engine."""
+        engine = engine_named(self.config.engine)
+        engine.check()
+        check_scene(self)
+        engine.check_scene(self)
+
+    def tasks(self) -> list[Task]:
+        """What has to be computed; what it needs goes without saying."""
+        return [*self.trainings.values(), *self.scorings]
+
+    @cached_property
+    def pretraining(self) -> Pretraining:
+        return Pretraining(self)
+
+    @cached_property
+    def trainings(self) -> dict[str, Task]:
+        """By arm; they keep the updates that the attacks ask for."""
+        engine = engine_named(self.config.engine)
+        return {arm: Training(self, arm, engine, self.kept) for arm in self.config.arms}
+
+    def attacking(self, job: Job, *, randomised: bool = False) -> Attacking:
+        return Attacking(self, job, self.trainings[job.arm], randomised)
+
+    @cached_property
+    def scorings(self) -> list[Scoring]:
+        """For every attack, then for the mean image on the updates of the first arm."""
+        reference, attacks = self.trainings[self.reference], [self.attacking(job) for job in self.jobs()]
+        guessed = [attack for attack in attacks if attack.job.arm == self.reference]
+        return [
+            *(Scoring(attack, reference) for attack in attacks),
+            *(Scoring(attack, reference, mean_image=True) for attack in guessed),
+        ]
+
+    @cached_property
+    def controls(self) -> list[Scoring]:
+        """For every attack on the first arm the same on noise of the update's norms."""
+        reference, jobs = self.trainings[self.reference], [job for job in self.jobs() if job.arm == self.reference]
+        return [Scoring(self.attacking(job, randomised=True), reference) for job in jobs]
+
+    def scores(self) -> list[Score]:
+        """Of what is scored by now."""
+        found = [*self.scorings, *self.controls]
+        return [scoring.load(self.store) for scoring in found if self.store.has(scoring)]
+
+    def history(self, arm: str) -> tuple[Round, ...]:
+        """What was measured in each round of a training; none of one that is not finished."""
+        training = self.trainings[arm]
+        place = self.store.place(training)
+        return rounds_of(place) if training.is_done(place) else ()
