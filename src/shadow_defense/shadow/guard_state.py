@@ -134,7 +134,7 @@ def _check_contents(state: GuardState, code: torch.Size) -> None:
     kinds = {"code": state.latents, "noise map": state.noise_maps, "thumbnail": state.thumbnails}
     kinds |= {"noise": state.frozen}
     if not state.frozen.keys() <= state.noise_maps.keys():
-        raise DefenseError(f"the saved state is damaged (noise of images without maps): {MEND}")
+        raise DefenseError(f"the saved state is damaged (noise of images without maps): {HINT}")
     if state.latents.keys() != state.thumbnails.keys() or not state.noise_maps.keys() <= state.latents.keys():
         raise DefenseError(f"the saved state is damaged (codes, maps and thumbnails of different images): {HINT}")
     for kind, samples in kinds.items():
