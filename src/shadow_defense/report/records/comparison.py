@@ -104,8 +104,9 @@ class ComparisonRecord(Header):
 
     @property
     def planes(self) -> tuple[Plane, ...]:
-        """One for each attack on each model, over all attacked rounds."""
-        return tuple(plane_of(table) for table in self.tables if table.round is None)
+        """One for each attack on each model that left arms to show."""
+        planes = (plane_of(table) for model in self.models for table in self.pooled(model))
+        return tuple(plane for plane in planes if plane.points)
 
     @property
     def first(self) -> str:
