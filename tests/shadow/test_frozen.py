@@ -14,34 +14,34 @@ from shadow_defense.shadow.guard import ShadowGuard
 @pytest.mark.parametrize("placement", ["targeted", "uniform"])
 def test_the_first_noise_stays(placement: str) -> None:
     made = guard(schedule="frozen", placement=placement, shadow_rounds=3)
-    first = made.examine(**step())
-    again = made.examine(**step(model=net(seed=9), round=2))
+    first = made.protect_with_details(**step())
+    again = made.protect_with_details(**step(model=net(seed=9), round=2))
     assert torch.equal(again.images, first.images)
     assert first.noise.any()
 
 
 def test_new_images_get_theirs_beside_known_ones() -> None:
     made = guard(schedule="frozen")
-    first = made.examine(**step(images(2)))
+    first = made.protect_with_details(**step(images(2)))
     # The same two, with two more.
-    both = made.examine(**step(images(4), round=1))
+    both = made.protect_with_details(**step(images(4), round=1))
     assert torch.equal(both.images[:2], first.images)
     assert both.noise[2:].flatten(1).any(dim=1).all()
 
 
 def test_it_goes_on_after_a_restart_to_the_bit() -> None:
     made, restarted = guard(schedule="frozen"), guard(schedule="frozen")
-    first = made.examine(**step())
+    first = made.protect_with_details(**step())
     restarted.load_state_dict(nest_tensors(flatten_tensors(made.state_dict())))
-    again = restarted.examine(**step(model=net(seed=9), round=2))
+    again = restarted.protect_with_details(**step(model=net(seed=9), round=2))
     assert torch.equal(again.images, first.images)
     with pytest.raises(DataError, match="another image"):
-        restarted.examine(**step(images(4).flip(0)))
+        restarted.protect_with_details(**step(images(4).flip(0)))
 
 
 def test_later_rounds_do_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     made = guard(schedule="frozen")
-    made.examine(**step())
+    made.protect_with_details(**step())
     monkeypatch.setattr(ShadowGuard, "_encode", None)
     monkeypatch.setattr(ShadowGuard, "_foreground", None)
-    made.examine(**step(round=1))
+    made.protect_with_details(**step(round=1))
