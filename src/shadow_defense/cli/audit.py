@@ -42,14 +42,14 @@ def audit(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a local step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the client's optimiser.")] = None,
     optimiser: Annotated[
-        str | None, typer.Option(metavar="sgd|adam|adamw|rmsprop", help="Of the client; not told: not known.")
+        str | None, typer.Option(metavar="sgd|adam|adamw|rmsprop", help="Of the client; not given: not known.")
     ] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD or RMSprop.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the client's optimiser.")] = None,
     betas: Annotated[str | None, typer.Option(metavar="0.9,0.999", help="Of Adam or AdamW.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Of Adam, AdamW or RMSprop.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="Alpha of RMSprop.")] = None,
-    loss: Annotated[str | None, typer.Option(metavar="ce|bce|mse", help="Of the client; not told: not known.")] = None,
+    loss: Annotated[str | None, typer.Option(metavar="ce|bce|mse", help="Of the client; not given: not known.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Of the loss ce.")] = None,
     template: Annotated[
         Path | None, typer.Option(help="Public images of the same kind: an image, a folder or an .npz.")
@@ -88,7 +88,7 @@ def audit(
     protected once (`audit --protected FOLDER --truth IMAGES --public PUBLIC`). What is not given, the
     attacker does not know; an attack that needs it says so before it starts. Exit code 1: a limit of --fail-above
     was passed, or is not known to be kept, since an attack was refused, or failed against a training (--optimiser,
-    --loss) that was not told; 2: the input cannot be used.
+    --loss) that was not given; 2: the input cannot be used.
     """
     from shadow_defense.cli.comma_lists import names, whole_numbers
     from shadow_defense.cli.printing import LINE_LIMIT

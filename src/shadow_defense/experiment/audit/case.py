@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -54,7 +53,7 @@ class Case:
     """
 
     name: str
-    subject: Mapping[str, Any]
+    subject: Mapping[str, object]
     config: RunConfig
     attacks: Mapping[str, AttackSettings]
     observe: Callable[[str], Observation]
@@ -100,11 +99,11 @@ def chosen_attacks(
     chosen = {}
     for name in names:
         settings = config.attacks.get(name)
-        values: dict[str, Any] = {"attack": name} if settings is None else settings.model_dump()
+        values = {"attack": name} if settings is None else settings.model_dump()
         if threat_model is not None:
             values["threat_model"] = threat_model
-        chosen[name] = AttackSettings(**values)
+        chosen[name] = AttackSettings.model_validate(values)
         if iterations is not None and "iterations" in ATTACKS[chosen[name].attack].attack.model_fields:
-            values["options"] = {**values.get("options", {}), "iterations": iterations}
-            chosen[name] = AttackSettings(**values)
+            options = {**chosen[name].options, "iterations": iterations}
+            chosen[name] = AttackSettings.model_validate({**values, "options": options})
     return chosen
