@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.protection.linear_view import LinearView
-from shadow_defense.protection.texture import Texture, normal
+from shadow_defense.protection.texture import Texture, normal, white_floor
 from shadow_defense.protection.white import weight_of_pixels
 from shadow_defense.protection.whitening import Whitening
 
@@ -42,7 +42,7 @@ class Covariance(Texture):
     def added(self, draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
         whitening = self.whitening
         shaped = whitening.coloured(normal(draws, whitening.count)).unflatten(1, whitening.shape)
-        return self.deviation * shaped + self.floor * normal(draws, *whitening.shape)
+        return self.deviation * shaped + white_floor(self.floor, draws, *whitening.shape)
 
     def view(self) -> LinearView:
         whitening, weight = self.whitening, self.deviation.flatten()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shadow_defense.generators.interface import Generator
 from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
-from shadow_defense.protection.texture import Texture, normal
+from shadow_defense.protection.texture import Texture, normal, white_floor
 from shadow_defense.protection.white import weight_of_pixels
 from shadow_defense.protection.whitening import Whitening
 from shadow_defense.seeds import named_generator
@@ -93,7 +93,7 @@ class Decoy(Texture):
         return (1 - self.share) * images
 
     def added(self, draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
-        return self.share * self.decoys.drawn(draws) + self.floor * normal(draws, *self.whitening.shape)
+        return self.share * self.decoys.drawn(draws) + white_floor(self.floor, draws, *self.whitening.shape)
 
     def given_decoy(self) -> LinearView:
         """The view of who knows the decoy and has taken it off: what is left of the mean is an offset."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
-from shadow_defense.protection.texture import Texture, normal
+from shadow_defense.protection.texture import Texture, normal, white_floor
 from shadow_defense.protection.whitening import Whitening
 
 
@@ -36,7 +36,9 @@ class Task(Texture):
         on_spared = self.strength * normal(draws, self.spared.shape[1]) @ self.spared.T
         anew = normal(draws, whitening.count)
         noise = on_spared + anew - anew @ self.spared @ self.spared.T
-        return whitening.coloured(noise).unflatten(1, whitening.shape) + self.floor * normal(draws, *whitening.shape)
+        return whitening.coloured(noise).unflatten(1, whitening.shape) + white_floor(
+            self.floor, draws, *whitening.shape
+        )
 
     def view(self) -> LinearView:
         count = self.whitening.count

@@ -62,3 +62,8 @@ class Texture(ABC):
 def normal(draws: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "n ..."]:
     """Standard normal numbers, a row of ``shape`` from each generator."""
     return torch.stack([standard_normal(shape, each) for each in draws])
+
+
+def white_floor(floor: float, draws: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "n ..."]:
+    """White noise of deviation ``floor``; none is drawn where that is 0: at 224 px it would be most of the cost."""
+    return floor * normal(draws, *shape) if floor else torch.zeros(len(draws), *shape)

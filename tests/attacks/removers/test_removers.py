@@ -14,6 +14,7 @@ from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.lmmse import LinearRemover, linear_removal
 from shadow_defense.attacks.removers.pool_lookup import PoolLookup
 from shadow_defense.attacks.removers.remover import Removal
+from shadow_defense.attacks.removers.suite import Knowledge, removers_for
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.metrics.linkage import hits
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys, PoolDecoys
@@ -69,6 +70,19 @@ def test_under_a_floor_the_looked_up_estimate_is_no_worse_than_the_linear_one() 
         for remover in (PoolLookup(texture), LinearRemover(WHITENING, texture.view()))
     ]
     assert errors[0] < 1.05 * errors[1]
+
+
+def test_the_chain_is_better_than_the_look_up_where_images_are_no_gaussian() -> None:
+    """Images of two grey levels under decoys of the pool and a floor: look up, subtract, learn."""
+    public, clean = (torch.where(images > 0.5, 0.8, 0.2) for images in (PUBLIC[:600], CLEAN[:200]))
+    texture = Decoy(measure_whitening(public), PoolDecoys(public), 0.7, 0.1)
+    protected = texture.protect(clean, draws(3, 200))
+    removers = removers_for(texture, Knowledge(public, torch.zeros(600).long(), 1), seed=0, steps=80)
+    before, after = (
+        float(squared_errors(removers[name].remove(protected, NO_LABELS[:200]).estimates, clean).mean())
+        for name in ("pool look-up", "pool look-up, then learned")
+    )
+    assert after < 0.9 * before
 
 
 def test_the_likeliest_code_is_the_drawn_one() -> None:

@@ -66,6 +66,7 @@ def test_a_whole_protection(hospital: Path, tmp_path: Path, site: Path) -> None:
         for number in written[table].values():
             assert number.keys() == {"mean", "low", "high", "count"}
     assert written["worst"]["psnr"]["count"] == 40
+    assert {"psnr", "ssim", "lpips", "rdlv"} <= written["worst"].keys()
     # Noise as large as what is spared: half of its variance is told, and a little more than the mean is known.
     assert 0 < written["worst"]["psnr"]["mean"] - written["mean_image"]["psnr"]["mean"] < 4
     page = (out / "certificate.html").read_text()

@@ -21,32 +21,30 @@ Protect = Callable[[Tensor, list[torch.Generator]], Tensor]
 
 
 class LearnedRemover(Remover):
-    """``LMMSE(x') + U(x', LMMSE(x'), label)``: a U-Net that corrects the linear remover; its doubt is by how much.
+    """``R(x') + U(x', R(x'), label)``: a U-Net that corrects another remover R; its doubt is by how much.
 
     Trained on public images, each protected anew by the attacker's own copy with draws of its own.
     """
 
-    name = "learned"
-
-    def __init__(self, linear: Remover, network: UNet, scale: float, classes: int) -> None:
-        self.linear, self.network, self.scale, self.classes = linear, network, scale, classes
+    def __init__(self, name: str, first: Remover, network: UNet, scale: float, classes: int) -> None:
+        self.name, self.first, self.network, self.scale, self.classes = name, first, network, scale, classes
 
     def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
-        linear = self.linear.remove(protected, labels).estimates
+        before = self.first.remove(protected, labels).estimates
         with torch.no_grad():
             corrections = [
                 self.network(self.planes(*part))
-                for part in zip(protected.split(256), linear.split(256), labels.split(256), strict=True)
+                for part in zip(protected.split(256), before.split(256), labels.split(256), strict=True)
             ]
         correction = torch.cat(corrections)
-        return Removal((linear + correction).clamp(0, 1), correction.square().mean(dim=(1, 2, 3)))
+        return Removal((before + correction).clamp(0, 1), correction.square().mean(dim=(1, 2, 3)))
 
     def planes(
-        self, protected: Float[Tensor, "n c h w"], linear: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
+        self, protected: Float[Tensor, "n c h w"], before: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
     ) -> Float[Tensor, "n p h w"]:
-        """What the network reads: x' at a deviation of about 1, its linear removal, a plane for each class."""
+        """What the network reads: x' at a deviation of about 1, its first removal, a plane for each class."""
         known = F.one_hot(labels, self.classes).float()[:, :, None, None].expand(-1, -1, *protected.shape[2:])
-        return torch.cat([(protected - 0.5) / self.scale, 4 * (linear - 0.5), known], dim=1)
+        return torch.cat([(protected - 0.5) / self.scale, 4 * (before - 0.5), known], dim=1)
 
 
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor]]
@@ -77,21 +75,28 @@ def pairs_found(
 
 
 def train_remover(
-    linear: Remover, pairs: Pairs, classes: int, *, seed: int, steps: int = STEPS, progress: Progress | None = None
+    first: Remover,
+    pairs: Pairs,
+    classes: int,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    name: str = "learned",
+    progress: Progress | None = None,
 ) -> LearnedRemover:
     """Train a :class:`LearnedRemover` with Adam on the squared error, from scratch."""
-    first, clean, _ = pairs(named_generator(seed, "scale"))
+    some, clean, _ = pairs(named_generator(seed, "scale"))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "remover"))
         network = UNet(2 * clean.shape[1] + classes, clean.shape[1], WIDTH)
-    remover = LearnedRemover(linear, network, float(first.std()), classes)
+    remover = LearnedRemover(name, first, network, float(some.std()), classes)
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     task = (progress or Progress()).start("training a remover", steps)
     for step in range(steps):
         with torch.no_grad():
             protected, clean, known = pairs(named_generator(seed, "remover", "batch", step))
-            before = linear.remove(protected, known).estimates
+            before = first.remove(protected, known).estimates
         loss = F.mse_loss(before + network(remover.planes(protected, before, known)), clean)
         optimiser.zero_grad()
         loss.backward()

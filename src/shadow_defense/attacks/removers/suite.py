@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -58,22 +59,18 @@ def removers_for(
         steps: of the learned remover's training; 0 leaves it out.
     """
     training, _ = knowledge.parts()
+    pairs = pairs_of_own_making(texture.protect, training.images, training.labels)
+    train = partial(train_remover, pairs=pairs, classes=knowledge.classes, seed=seed, steps=steps, progress=progress)
     linear = LinearRemover(texture.whitening, texture.view())
     found: list[Remover] = [linear]
     if steps:
-        found.append(
-            train_remover(
-                linear,
-                pairs_of_own_making(texture.protect, training.images, training.labels),
-                knowledge.classes,
-                seed=seed,
-                steps=steps,
-                progress=progress,
-            )
-        )
+        found.append(train(linear))
     if isinstance(texture, Decoy):
         if isinstance(texture.decoys, PoolDecoys):
-            found.append(PoolLookup(texture))
+            lookup = PoolLookup(texture)
+            found.append(lookup)
+            if steps:
+                found.append(train(lookup, name="pool look-up, then learned"))
         if isinstance(texture.decoys, GeneratedDecoys):
             found.append(CodeInversion(texture, seed=seed))
     return {each.name: each for each in found}

@@ -16,6 +16,7 @@ from shadow_defense.attacks.removers.worst_case import attack, in_hindsight, lin
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.metrics.confidence import Estimate, mean_interval
+from shadow_defense.metrics.lpips import load_lpips
 from shadow_defense.metrics.psnr import decibels
 from shadow_defense.progress import Progress
 from shadow_defense.protection.frozen import FrozenProtection
@@ -84,14 +85,15 @@ def audit_images(
     found = attack(seen, removers, knowledge, protected, labels, seed=seed)
     mean = drawn.whitening.mean.unflatten(0, drawn.whitening.shape)
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
+    perceived = load_lpips()
     linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups)
     withheld = not all(planted.values())
     return Audited(
         planted_breaks=planted,
         removers={name: measured(each) for name, each in by_remover.items()},
-        worst={} if withheld else measured(scores(found.estimates, truths, mean)),
+        worst={} if withheld else measured(scores(found.estimates, truths, mean, perceived)),
         hindsight={} if withheld else measured(in_hindsight(list(by_remover.values()))),
-        mean_image=measured(scores(mean.expand_as(truths), truths, mean)),
+        mean_image=measured(scores(mean.expand_as(truths), truths, mean, perceived)),
         linkage={} if withheld else measured(linked),
         floor=_floor(seen),
     )
