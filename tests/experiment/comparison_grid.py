@@ -46,7 +46,7 @@ def the_scene(folder: Path, **changes: Any) -> Trial:
 
 def scorings_of(comparison: Comparison) -> list[Scoring]:
     """Of all models and seeds, the controls too."""
-    return [scoring for _, trial in comparison.trials() for scoring in (*trial.scorings, *trial.controls)]
+    return [scoring for _, trial in comparison.trials() for scoring in trial.scorings_with_control]
 
 
 def fixed_cost(_: object, task: Task, *__: object) -> Cost | AttackStep:

@@ -69,15 +69,15 @@ class Trial(Scene):
         ]
 
     @cached_property
-    def controls(self) -> list[Scoring]:
-        """For every attack on the first arm the same on noise of the update's norms."""
+    def scorings_with_control(self) -> list[Scoring]:
+        """Those, and for every attack on the first arm the same on noise of the update's norms."""
         reference, jobs = self.trainings[self.reference], [job for job in self.jobs() if job.arm == self.reference]
-        return [Scoring(self.attacking(job, randomised=True), reference) for job in jobs]
+        return [*self.scorings, *(Scoring(self.attacking(job, randomised=True), reference) for job in jobs)]
 
-    def scores(self) -> list[Score]:
-        """Of what is scored by now."""
-        found = [*self.scorings, *self.controls]
-        return [scoring.load(self.store) for scoring in found if self.store.has(scoring)]
+    def scores(self, *, control: bool = False) -> list[Score]:
+        """Of what is scored by now; ``control``: of the random update too."""
+        scorings = self.scorings_with_control if control else self.scorings
+        return [scoring.load(self.store) for scoring in scorings if self.store.has(scoring)]
 
     def history(self, arm: str) -> tuple[Round, ...]:
         """What was measured in each round of a training; none of one that is not finished."""

@@ -36,7 +36,7 @@ def pictures(trials: Mapping[str, Trial]) -> tuple[ComparisonPictures, ...]:
 def _rebuilt(trial: Trial, attack: str, round: int, client: ClientData) -> dict[str, Tensor]:
     """By arm, what was made of the client's first image: attacks return images in no telling order."""
     found = {}
-    for scoring in (*trial.scorings, *trial.controls):
+    for scoring in trial.scorings_with_control:
         job = scoring.job
         here = (job.attack, job.round, job.client) == (attack, round, client.name)
         if here and not scoring.mean_image and trial.store.has(scoring):

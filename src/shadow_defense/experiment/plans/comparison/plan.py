@@ -51,12 +51,16 @@ class Comparison:
         self._pretrain(progress)
         for model, trial in self.first_trials().items():
             self._check_arms(model, trial, generator=True)
-        tasks = [task for _, trial in self.trials() for task in (*trial.tasks(), *trial.controls)]
-        waiting = missing(tasks, self.store)
+        waiting = missing(self.tasks(), self.store)
         self.failures.update(self.costs.measure(waiting, progress))
         if waiting:
             self._check_disk()
-            self._train_and_attack(tasks, progress)
+            self._train_and_attack(progress)
+
+    def tasks(self) -> list[Task]:
+        """Trainings and scores, the control's too; what they need goes without saying."""
+        trials = [trial for _, trial in self.trials()]
+        return [task for each in trials for task in (*each.trainings.values(), *each.scorings_with_control)]
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """Seed by seed, so that a stopped comparison has whole seeds; with the model's name."""
@@ -112,7 +116,8 @@ class Comparison:
         trainings = [training for _, trial in self.trials() for training in trial.trainings.values()]
         check_disk(self.folder, sum(self.costs.bytes_of(task) for task in missing(trainings, self.store)))
 
-    def _train_and_attack(self, tasks: list[Task], progress: Progress) -> None:
+    def _train_and_attack(self, progress: Progress) -> None:
+        tasks = self.tasks()
         waiting = missing(tasks, self.store)
         cells = sum(not isinstance(task, Scoring) for task in waiting)
         seconds = sum(map(self.costs.seconds, waiting))
@@ -129,7 +134,7 @@ class Comparison:
     def _labelled(self) -> Iterator[tuple[str, Task]]:
         """Every training, attack and score, with what it is in words; identical settings may share one task."""
         for model, trial in self.trials():
-            scored = [each for each in (*trial.scorings, *trial.controls) if not each.mean_image]
+            scored = [each for each in trial.scorings_with_control if not each.mean_image]
             for task in (*trial.trainings.values(), *(part for each in scored for part in (each.attack, each))):
                 yield f"{model}, {task.about}", task
 
@@ -137,15 +142,9 @@ class Comparison:
         """What is scored by now, of all seeds, by model."""
         found: dict[str, list[Score]] = {model: [] for model in self.grid.models}
         for model, trial in self.trials():
-            found[model] += trial.scores()
+            found[model] += trial.scores(control=True)
         return found
 
     def finished(self) -> list[Task]:
         """The trainings and scores that are there, and what was measured of costs."""
-        trials = [trial for _, trial in self.trials()]
-        tasks = [
-            *(training for trial in trials for training in trial.trainings.values()),
-            *self.costs.costings().values(),
-            *(scoring for trial in trials for scoring in (*trial.scorings, *trial.controls)),
-        ]
-        return [task for task in tasks if self.store.has(task)]
+        return [task for task in (*self.tasks(), *self.costs.costings().values()) if self.store.has(task)]

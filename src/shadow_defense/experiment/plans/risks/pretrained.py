@@ -95,8 +95,8 @@ class StartedTrial(Trial):
     def tasks(self) -> list[Task]:
         return self._started.tasks()
 
-    def scores(self) -> list[Score]:
-        return self._started.scores()
+    def scores(self, *, control: bool = False) -> list[Score]:
+        return self._started.scores(control=control)
 
     def check(self) -> None:
         """Nothing beyond what the trial from random weights is checked for: the start is not there yet."""
