@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
@@ -20,6 +20,7 @@ from shadow_defense.protection.before_model import BeforeModel, module_of
 from shadow_defense.protection.building import build_texture, freeze
 from shadow_defense.protection.constants import Constants, hash_of, kept_constants, measure_constants
 from shadow_defense.protection.settings import TextureSettings
+from shadow_defense.protection.texture import Texture
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
 
 PUBLIC_SEED = 0
@@ -71,27 +72,37 @@ class ProtectOnce(Defense):
     def prepare(
         self, images: Float[Tensor, "n c h w"], sample_ids: tuple[str, ...], progress: Progress | None = None
     ) -> None:
-        resources, public = self.resources, self.resources.public
-        site, measure = resources.site, partial(constants_of, self.settings, public, progress)
-        if site is None:
-            constants, secret = measure(), resources.seed_of("protect-once")
-        else:
-            constants = kept_constants(site.folder, self.settings, public.images, public.labels, measure, PUBLIC_SEED)
-            secret = site.seed
-        frozen = freeze(self.settings, constants, public.images, secret)
+        resources, site = self.resources, self.resources.site
+        secret = resources.seed_of("protect-once") if site is None else site.seed
+        frozen = freeze(self.settings, self._constants(progress), resources.public.images, secret)
         clean = (resources.normalisation.invert(images).clamp(0, 1) * 255).round().byte()
         # As they lie in the folder that `protect` writes.
         protected = (frozen.trained_on(clean) * 255).round().byte()
         self._images = dict(zip(sample_ids, protected, strict=True))
 
+    def texture(self) -> Texture:
+        """By which the images were protected."""
+        return build_texture(self.settings, self._constants(), self.resources.public.images)
+
+    def protected(self, sample_ids: Sequence[str]) -> UInt8[Tensor, "n c h w"]:
+        """What is trained on in place of these images. Raises :class:`DefenseError` for one that was not prepared."""
+        unknown = next((sample for sample in sample_ids if sample not in self._images), None)
+        if unknown is not None:
+            raise DefenseError(f"image '{unknown}' was not protected before the first round: no update leaves")
+        return torch.stack([self._images[sample] for sample in sample_ids])
+
+    def _constants(self, progress: Progress | None = None) -> Constants:
+        site, public = self.resources.site, self.resources.public
+        measure = partial(constants_of, self.settings, public, progress)
+        if site is None:
+            return measure()
+        return kept_constants(site.folder, self.settings, public.images, public.labels, measure, PUBLIC_SEED)
+
     def begin_round(self, context: RoundContext) -> None:
         self._pictures.clear()
 
     def protect_batch(self, batch: Batch, context: RoundContext) -> Batch:
-        unknown = next((sample for sample in batch.sample_ids if sample not in self._images), None)
-        if unknown is not None:
-            raise DefenseError(f"image '{unknown}' was not protected before the first round: no update leaves")
-        images = torch.stack([self._images[sample] for sample in batch.sample_ids]).to(batch.images.device)
+        images = self.protected(batch.sample_ids).to(batch.images.device)
         protected = Batch(self.resources.normalisation.apply(images.float() / 255), batch.labels, batch.sample_ids)
         self._pictures.keep(protected, context)
         return protected

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from shadow_defense.data.dataset import ClientData
+from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.kind import Site
 from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment.run import Run
@@ -18,6 +19,7 @@ from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.experiment.tasks.training_place import PLACE, TrainingPlace
 from shadow_defense.experiment.work import Workers
+from shadow_defense.experiment.worst_case_gate import WorstCaseGate, protecting_once
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import (
@@ -96,21 +98,24 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     # In a simulation the draws are the run's, so that it can be repeated.
     secret = None if simulated else secret_seed(root, name, node_name(context))
     site = None if simulated else Site(root, site_seed(root))
+    defense = build_defense(place, arm, generator, client.name, secret_seed=secret, site=site)
+    states = ClientStateFolder(root, name, client.name)
+    # An attack draws by PyTorch's own generator, whose seeds are short.
+    short = place.config.seed if secret is None else secret % SECRET
     return Participant(
         model=place.new_model(arm),
         dataset=place.dataset,
         client=client,
-        defense=build_defense(place, arm, generator, client.name, secret_seed=secret, site=site),
+        defense=defense,
         settings=place.config.training,
         loss_fn=place.config.training.loss_function(),
         seed=place.config.seed,
         share_bn=place.defense.share_bn,
         partition=partition,
-        states=ClientStateFolder(root, name, client.name),
+        states=states,
         explanations=_explanations(place, client) if simulated else {},
         exact=simulated,
-        # An attack draws by PyTorch's own generator, whose seeds are short.
-        before_upload=_self_audit(place, client, context, place.config.seed if secret is None else secret % SECRET),
+        before_upload=_self_audit(place, client, context, short, defense, states.folder),
         least_evaluated=_least_evaluated(context),
     )
 
@@ -122,11 +127,17 @@ def _least_evaluated(context: Context) -> int:
     return given
 
 
-def _self_audit(place: TrainingPlace, client: ClientData, context: Context, seed: int) -> BeforeUpload:
+def _self_audit(
+    place: TrainingPlace, client: ClientData, context: Context, seed: int, defense: Defense, folder: Path
+) -> BeforeUpload:
     if not is_asked_for(context.node_config):
         return unchecked
+    settings = settings_of_site(context.node_config[SELF_AUDIT])
+    once = protecting_once(defense)
+    if once is not None:
+        return WorstCaseGate(settings, once, client.train, place.mean_image, folder)
     return SelfAudit(
-        settings_of_site(context.node_config[SELF_AUDIT]),
+        settings,
         model=partial(place.new_model, place.arm),
         client=client,
         training=place.config.training,
