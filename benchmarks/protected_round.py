@@ -2,7 +2,7 @@
 
     python benchmarks/protected_round.py
 
-One client of --images at --side pixels; rounds are timed in turn, on one thread, and the median of their ratios is told.
+One client of --images at --side pixels. Rounds are timed in turn, on one thread; the median of their ratios is told.
 """
 
 from __future__ import annotations
