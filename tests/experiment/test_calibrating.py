@@ -404,7 +404,7 @@ def command(tmp_path: Path, *arguments: str, **changes: Any) -> str:
             ["--attack", "rgap"],
             "unknown attack of the configuration 'rgap': did you mean 'r-gap'? valid are: ig, r-gap",
         ),
-        (["--schedules", "growing,falling"], "schedules.1 = 'falling': input should be 'growing', 'constant' or"),
+        (["--schedules", "growing,falling"], "schedules.1 = 'falling': input should be 'growing', 'constant',"),
         (["--tolerance", "0"], "tolerance = 0.0: input should be greater than or equal to 0.001"),
         (["--most", "-1"], "most = -1.0: input should be greater than 0"),
         (["--seeds", "2"], "or 2, with a comma for seed 2 alone"),
