@@ -40,7 +40,7 @@ class Setting(NamedTuple):
 
 def describe_schema() -> Iterator[Setting]:
     """All settings; those that only one defense, attack or other entry has bear its name, also from other packages."""
-    yield from _settings_of(RunConfig, "")
+    yield from settings_of(RunConfig, "")
     for registry, prefix in CHOSEN:
         for name in registry:
             try:
@@ -48,15 +48,16 @@ def describe_schema() -> Iterator[Setting]:
             except ShadowDefenseError as error:
                 yield Setting(f"{prefix}* ({name})", "unknown", "unknown", str(error))
             else:
-                for setting in _settings_of(options, prefix):
+                for setting in settings_of(options, prefix):
                     yield setting._replace(key=f"{setting.key} ({name})")
 
 
-def _settings_of(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
+def settings_of(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
+    """The settings of a model and of the models in it, each key after ``prefix``."""
     for name, field in model.model_fields.items():
         annotation, key = field.annotation, prefix + name
         if _is_model(annotation):
-            yield from _settings_of(annotation, f"{key}.")
+            yield from settings_of(annotation, f"{key}.")
             continue
         kind = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         limits = ", ".join(map(_limit, field.metadata))
@@ -69,7 +70,7 @@ def _settings_of(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
         )
         within = f"{key}.<name>." if get_origin(annotation) is dict else f"{key}."
         for inner in filter(_is_model, get_args(annotation)):
-            yield from _settings_of(inner, within)
+            yield from settings_of(inner, within)
 
 
 def _limit(limit: object) -> str:
