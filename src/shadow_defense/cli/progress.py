@@ -15,16 +15,26 @@ from shadow_defense.progress import Progress, Task
 DELAY = 2.0
 """Seconds of work before a bar appears: shorter work would only flicker."""
 
+HEARTBEAT = 60.0
+"""Seconds between lines of a task where no bar can be drawn: a log shows that the work goes on, and how far it is."""
+
 
 class BarTask(Task):
     """A task that shows its bar once it has lasted longer than :data:`DELAY`."""
 
     def __init__(self, bars: RichProgress, name: str, total: int) -> None:
         self._bars, self._name, self._started = bars, name, time.monotonic()
+        self._done, self._total, self._told = 0, total, self._started
         self._id = bars.add_task(escape(name), total=max(total, 1), visible=False, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._bars.update(self._id, advance=steps, note=escape(note), visible=time.monotonic() - self._started > DELAY)
+        now = time.monotonic()
+        self._bars.update(self._id, advance=steps, note=escape(note), visible=now - self._started > DELAY)
+        self._done += steps
+        if not self._bars.console.is_terminal and now - self._told >= HEARTBEAT:
+            self._told = now
+            told = f"  {escape(self._name)} {self._done} of {self._total}, {now - self._started:.0f} s {escape(note)}"
+            self._bars.console.print(told.rstrip(), highlight=False)
 
     def finish(self) -> None:
         spent = time.monotonic() - self._started
@@ -49,7 +59,7 @@ class BarProgress(Progress):
             transient=True,
             # Workers report in bursts: over the usual half minute the time left would jump about.
             speed_estimate_period=600,
-            # Into a file or a pipe go only the lines of finished tasks.
+            # Into a file or a pipe go only lines: of finished tasks, and of those that take minutes.
             disable=not console.is_terminal,
         )
 
