@@ -26,6 +26,14 @@ def calibrate(
     ] = "growing,constant",
     tolerance: Annotated[float, typer.Option(help="Stop when the strength is known this closely.")] = 0.05,
     most: Annotated[float, typer.Option(help="Greatest strength tried.")] = 3.0,
+    analytic: Annotated[
+        bool,
+        typer.Option(
+            "--analytic",
+            help="For images protected once: each texture's weakest strength, by linear removers on the public images "
+            "alone; target rdlv, psnr (dB above the mean image) or linkage.",
+        ),
+    ] = False,
     seeds: Seeds = None,
     out: Annotated[Path | None, typer.Option(help="Folder; default runs/calibrate-<preset or file name>.")] = None,
     overrides: Overrides = None,
@@ -43,6 +51,11 @@ def calibrate(
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
 
+    if analytic:
+        if attack is not None or seeds is not None or engine is not None:
+            raise ConfigError("--analytic attacks and trains nothing: leave --attack, --seeds and --engine out")
+        _analytic(config, target, overrides or [], out, quiet)
+        return
     # Before torch is imported: what is mistyped is answered at once.
     chosen_seeds, loaded = seed_list(seeds), load_config(config, with_engine(overrides, engine))
     from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, parse_target
@@ -64,6 +77,41 @@ def calibrate(
         record = run_calibration(folder, loaded, settings, progress, on_measurement)
     if not quiet:
         _summary(record, folder / "calibration.html")
+
+
+def _analytic(config: str, target: str, overrides: list[str], out: Path | None, quiet: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.config import load_config
+    from shadow_defense.data.build import load_dataset
+    from shadow_defense.experiment.protecting.calibrating import calibrate_textures
+    from shadow_defense.experiment.protecting.knowledge import PublicImages
+    from shadow_defense.experiment.protecting.weakest import LEAKS, parse_target
+    from shadow_defense.files import write_json
+    from shadow_defense.folder_lock import holding
+
+    aimed, loaded = parse_target(target), load_config(config, overrides)
+    dataset = load_dataset(loaded.data, loaded.seed)
+    public = PublicImages.of(dataset.public, dataset.classes)
+    folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
+    with holding(folder), progress_unless(quiet) as progress:
+        found = calibrate_textures(public, aimed, loaded.seed, progress)
+        rows = {name: asdict(each) for name, each in found.items()}
+        write_json(folder / "analytic.json", {"target": str(aimed), "images": len(public.images), "presets": rows})
+    if quiet:
+        return
+    table = Table("preset", "strength", *LEAKS, title=f"weakest that leaves {aimed} at most, on average")
+    for name, each in found.items():
+        table.add_row(
+            name,
+            *(["none"] if each.strength is None else [f"{each.strength:g}"]),
+            *(f"{each.leaks[measure]:.3f}" if each.leaks else "" for measure in LEAKS),
+        )
+    Console().print(table)
 
 
 def _line(schedule: str, measured: Strength, metric: str) -> str:
