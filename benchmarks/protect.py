@@ -36,6 +36,7 @@ ROWS: dict[str, Make] = {
     "decoy 70 % public without floor": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.0),
     "decoy 70 % public with floor 0.15": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.15),
     "task 8 at 1.0": lambda all: Task(all.whitening, all.spared(8), 1.0),
+    "task 8 at 1.5": lambda all: Task(all.whitening, all.spared(8), 1.5),
     "task 8 at 2.0": lambda all: Task(all.whitening, all.spared(8), 2.0),
     "task 16 at 1.5": lambda all: Task(all.whitening, all.spared(16), 1.5),
     "task 32 at 1.0": lambda all: Task(all.whitening, all.spared(32), 1.0),
