@@ -30,38 +30,38 @@ from shadow_defense.protection.white import White
 Make = Callable[[Material], Texture]
 
 ROWS: dict[str, Make] = {
-    "white 0.5": lambda all: White(all.whitening, 0.5),
-    "white 1.0": lambda all: White(all.whitening, 1.0),
-    "covariance 1.0": lambda all: Covariance(all.whitening, 1.0),
-    "decoy 70 % public without floor": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.0),
-    "decoy 70 % public with floor 0.15": lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.15),
-    "task 8 at 1.0": lambda all: Task(all.whitening, all.spared(8), 1.0),
-    "task 8 at 1.5": lambda all: Task(all.whitening, all.spared(8), 1.5),
-    "task 8 at 2.0": lambda all: Task(all.whitening, all.spared(8), 2.0),
-    "task 16 at 1.5": lambda all: Task(all.whitening, all.spared(16), 1.5),
-    "task 32 at 1.0": lambda all: Task(all.whitening, all.spared(32), 1.0),
-    "decoy 70 % generated without floor": lambda all: Decoy(all.whitening, all.decoys, 0.7, 0.0),
-    "decoy 70 % generated with floor 0.15": lambda all: Decoy(all.whitening, all.decoys, 0.7, 0.15),
+    "white 0.5": lambda given: White(given.whitening, 0.5),
+    "white 1.0": lambda given: White(given.whitening, 1.0),
+    "covariance 1.0": lambda given: Covariance(given.whitening, 1.0),
+    "decoy 70 % public without floor": lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.0),
+    "decoy 70 % public with floor 0.15": lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.15),
+    "task 8 at 1.0": lambda given: Task(given.whitening, given.spared(8), 1.0),
+    "task 8 at 1.5": lambda given: Task(given.whitening, given.spared(8), 1.5),
+    "task 8 at 2.0": lambda given: Task(given.whitening, given.spared(8), 2.0),
+    "task 16 at 1.5": lambda given: Task(given.whitening, given.spared(16), 1.5),
+    "task 32 at 1.0": lambda given: Task(given.whitening, given.spared(32), 1.0),
+    "decoy 70 % generated without floor": lambda given: Decoy(given.whitening, given.decoys, 0.7, 0.0),
+    "decoy 70 % generated with floor 0.15": lambda given: Decoy(given.whitening, given.decoys, 0.7, 0.15),
 }
 
 
-def measure(texture: Texture, all: Material, audited: int, steps: int) -> dict[str, object]:
+def measure(texture: Texture, material: Material, audited: int, steps: int) -> dict[str, object]:
     """One row: planted breaks, and the scores of every remover, of the one believed and of the best in hindsight."""
-    truths, own = all.gallery[:audited], torch.arange(audited)
+    truths, own = material.gallery[:audited], torch.arange(audited)
     protected = texture.protect(truths, drawn(SEED + 1, "private", audited))
-    removers = removers_for(texture, all.knowledge, seed=SEED, steps=steps)
-    planted = planted_breaks(texture, removers, all.knowledge, seed=SEED, steps=steps)
-    found = attack(texture, removers, all.knowledge, protected, all.private.labels[:audited], seed=SEED)
-    mean = all.mean_image
+    removers = removers_for(texture, material.knowledge, seed=SEED, steps=steps)
+    planted = planted_breaks(texture, removers, material.knowledge, seed=SEED, steps=steps)
+    found = attack(texture, removers, material.knowledge, protected, material.private.labels[:audited], seed=SEED)
+    mean = material.mean_image
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
     tables = {
         "x' itself": scores(protected.clamp(0, 1), truths, mean),
         **by_remover,
         "worst": scores(found.estimates, truths, mean),
         "in hindsight": in_hindsight(list(by_remover.values())),
-        "linkage": linkage(texture, protected, found.estimates, all.gallery, own, None),
+        "linkage": linkage(texture, protected, found.estimates, material.gallery, own, None),
     }
-    pixels = -torch.cdist(found.estimates.flatten(1), all.gallery.flatten(1))
+    pixels = -torch.cdist(found.estimates.flatten(1), material.gallery.flatten(1))
     first = (pixels.argmax(dim=1) == own).float()
     tables["linkage"]["rank1_by_removal"] = first
     return {
@@ -78,13 +78,13 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--steps", type=int, default=0, help="of the learned remover's training")
     given = parser.parse_args()
-    all = read_material(given.data, given.size, given.private, given.public, given.gan_steps)
-    truths = all.gallery[: given.audited]
-    mean = all.mean_image
+    material = read_material(given.data, given.size, given.private, given.public, given.gan_steps)
+    truths = material.gallery[: given.audited]
+    mean = material.mean_image
     anybody = scores(mean.expand_as(truths), truths, mean)
     print(
-        f"{len(all.private)} private images, {len(all.public)} public, {len(truths)} audited; "
-        f"{all.whitening.count} directions"
+        f"{len(material.private)} private images, {len(material.public)} public, {len(truths)} audited; "
+        f"{material.whitening.count} directions"
     )
     print(f"mean image: {float(anybody['psnr'].mean()):.2f} dB, SSIM {float(anybody['ssim'].mean()):.3f}")
     rows = {}
@@ -92,7 +92,7 @@ def main() -> None:
         if not wanted(name, given.only):
             continue
         begun = time.monotonic()
-        row = rows[name] = measure(make(all), all, given.audited, given.steps)
+        row = rows[name] = measure(make(material), material, given.audited, given.steps)
         print(f"{name}: {time.monotonic() - begun:.0f} s; planted breaks {row.pop('planted_breaks')}")
         for table, numbers in row.items():
             text = ", ".join(

@@ -52,11 +52,11 @@ class Row:
 
 
 def task(count: int, strength: float, labelled: int | None = None) -> Row:
-    return Row(lambda all: Task(all.whitening, all.spared(count, labelled), strength), labelled=labelled)
+    return Row(lambda given: Task(given.whitening, given.spared(count, labelled), strength), labelled=labelled)
 
 
 def alone(labelled: int | None) -> Row:
-    return Row(train=lambda all: all.public.subset(range(len(all.public))[:labelled]), labelled=labelled)
+    return Row(train=lambda given: given.public.subset(range(len(given.public))[:labelled]), labelled=labelled)
 
 
 MODELS = {
@@ -65,29 +65,29 @@ MODELS = {
 }
 
 ROWS: dict[str, Row] = {
-    "clean": Row(train=lambda all: all.private),
+    "clean": Row(train=lambda given: given.private),
     "public images alone": alone(None),
     "300 public images alone": alone(300),
     **{
         f"task {count} at {strength}": task(count, strength)
         for count, strength in ((8, 1.25), (8, 1.5), (4, 1.0), (8, 1.0), (8, 2.0), (16, 2.5))
     },
-    "principal 8 at 1.5": Row(lambda all: Task(all.whitening, all.principal(8), 1.5)),
+    "principal 8 at 1.5": Row(lambda given: Task(given.whitening, given.principal(8), 1.5)),
     "task 8 of 300 labels at 1.5": task(8, 1.5, 300),
-    "random 8 at 1.5": Row(lambda all: Task(all.whitening, all.random(8), 1.5)),
-    "white 1.0 removed": Row(lambda all: White(all.whitening, 1.0)),
-    "white 1.0": Row(lambda all: White(all.whitening, 1.0), removal=False),
-    "covariance 2.0 removed": Row(lambda all: Covariance(all.whitening, 2.0)),
+    "random 8 at 1.5": Row(lambda given: Task(given.whitening, given.random(8), 1.5)),
+    "white 1.0 removed": Row(lambda given: White(given.whitening, 1.0)),
+    "white 1.0": Row(lambda given: White(given.whitening, 1.0), removal=False),
+    "covariance 2.0 removed": Row(lambda given: Covariance(given.whitening, 2.0)),
     "decoy 70 % public with floor 0.15": Row(
-        lambda all: Decoy(all.whitening, PoolDecoys(all.pool), 0.7, 0.15), removal=False
+        lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.15), removal=False
     ),
 }
 
 
-def written(texture: Texture, removal: bool, all: Material) -> Parts:
+def written(texture: Texture, removal: bool, material: Material) -> Parts:
     """The data set as it is written: bytes, the test part as what is kept of it where the removal is trained on."""
-    protected = texture.protect(all.gallery, drawn(SEED + 1, "private", len(all.gallery)))
-    parts = {"train": all.private, "validation": all.validation, "test": all.test}
+    protected = texture.protect(material.gallery, drawn(SEED + 1, "private", len(material.gallery)))
+    parts = {"train": material.private, "validation": material.validation, "test": material.test}
     images = {"train": protected}
     if removal:
         linear = linear_removal(texture.whitening, [texture.view()])
@@ -97,15 +97,15 @@ def written(texture: Texture, removal: bool, all: Material) -> Parts:
     sets = {
         name: replace(each, images=as_bytes(images[name])) if name in images else each for name, each in parts.items()
     }
-    return Parts(sets["train"], sets["validation"], sets["test"], tuple(map(str, range(all.classes))))
+    return Parts(sets["train"], sets["validation"], sets["test"], tuple(map(str, range(material.classes))))
 
 
-def leaked(texture: Texture, all: Material, audited: int) -> dict[str, list[float]]:
+def leaked(texture: Texture, material: Material, audited: int) -> dict[str, list[float]]:
     """PSNR of the linear removal of each audited image, and whether it is found first among all."""
-    truths = all.gallery[:audited]
+    truths = material.gallery[:audited]
     protected = texture.protect(truths, drawn(SEED + 1, "private", audited))
     estimates = linear_removal(texture.whitening, [texture.view()]).images([protected])
-    similarity = likelihoods(texture.whitening, texture.view(), protected, all.gallery)
+    similarity = likelihoods(texture.whitening, texture.view(), protected, material.gallery)
     return {
         "psnr": psnr(estimates, truths).tolist(),
         "rank1": hits(similarity, torch.arange(audited)).tolist(),
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the trainings of each row")
     parser.add_argument("--model", choices=MODELS, default="convnet")
     given = parser.parse_args()
-    all = read_material(given.data, given.size, given.private, given.public, given.gan_steps)
+    material = read_material(given.data, given.size, given.private, given.public, given.gan_steps)
     rows = {}
     for name, row in ROWS.items():
         if not wanted(name, given.only):
@@ -127,12 +127,12 @@ def main() -> None:
         found: dict[str, list[float]] = {}
         if row.texture is None:
             assert row.train is not None
-            train = row.train(all)
-            parts = Parts(train, all.validation, all.test, tuple(map(str, range(all.classes))))
+            train = row.train(material)
+            parts = Parts(train, material.validation, material.test, tuple(map(str, range(material.classes))))
         else:
-            texture = row.texture(all)
-            parts = written(texture, row.removal, all)
-            found = leaked(texture, all, given.audited)
+            texture = row.texture(material)
+            parts = written(texture, row.removal, material)
+            found = leaked(texture, material, given.audited)
         worths = [worth_of(parts, seed=seed, settings=MODELS[given.model]) for seed in given.seeds]
         found |= {key: [each[key] for each in worths if each[key] is not None] for key in ("f1", "f1_threshold", "auc")}
         means = {key: mean_interval(values) for key, values in found.items() if values}
