@@ -379,12 +379,12 @@ def test_cost_is_measured_with_two_seeds(base: RunConfig, tmp_path: Path, monkey
     monkeypatch.setattr(cost, "REPETITIONS", 2)
     out = tmp_path / "risks"
     (found,) = run_risks(base, [RISKS[6]], out, seeds=(0, 5))
-    measured = [read_json(path) for path in out.glob("store/epoch-times-*/times.json")]
+    measured = [read_json(path) for path in out.glob("store/epoch-times-*/cost.json")]
     assert len(measured) == 2
     for times in measured:
         assert {len(each) for each in times["epochs"].values()} == {2}
         assert all(second > 0 for each in times["epochs"].values() for second in each)
-        model = RISKS[6].trials(base, Store(out))["seconds"].scene.new_model("plain")
+        model = RISKS[6].trials(base, Store(out))["seconds"].new_model("plain")
         assert times["entries"] == sum(tensor.numel() for tensor in model.state_dict().values())
     assert found.finding.value.count == 4
 

@@ -62,9 +62,10 @@ class Times:
 
 @dataclass(frozen=True, eq=False)
 class Timing(Measuring[Times]):
-    """The times of a scene with one client, in a process that does nothing else."""
+    """The times of a scene with one client, epoch by epoch, in a process that does nothing else."""
 
     scene: Scene
+    repetitions: int
 
     kind = "epoch-times"
     record = Times
@@ -72,7 +73,7 @@ class Timing(Measuring[Times]):
     @cached_property
     def key(self) -> str:
         arms = [cost_key(self.scene, arm) for arm in self.scene.config.arms]
-        return key_of(code_hash("experiment/plans/risks/cost.py", "federated"), REPETITIONS, arms)
+        return key_of(code_hash("experiment/plans/risks/cost.py", "federated"), self.repetitions, arms)
 
     @property
     def about(self) -> str:
@@ -97,7 +98,8 @@ class Timing(Measuring[Times]):
         entries = sum(tensor.numel() for tensor in scene.new_model(PLAIN).state_dict().values())
         steps[SECURE] = masking(entries)
         rounds = [
-            {arm: seconds_of(partial(step, round)) for arm, step in steps.items()} for round in range(REPETITIONS + 1)
+            {arm: seconds_of(partial(step, round)) for arm, step in steps.items()}
+            for round in range(self.repetitions + 1)
         ]
         # The first epoch warms caches up.
         epochs = {arm: tuple(each[arm] for each in rounds[1:]) for arm in steps}
@@ -108,7 +110,7 @@ class TimedTrial(Trial):
     """Nothing is trained to an end or attacked in it: its epochs are timed."""
 
     def tasks(self) -> list[Task]:
-        return [Timing(self)]
+        return [Timing(self, REPETITIONS)]
 
 
 def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
@@ -147,7 +149,7 @@ def adding(entries: int) -> Callable[[], object]:
 
 def measure(seeds: Sequence[Trials]) -> Finding:
     found = [trials["seconds"] for trials in seeds]
-    return finding([Timing(trial).load(trial.store) for trial in found])
+    return finding([Timing(trial, REPETITIONS).load(trial.store) for trial in found])
 
 
 def finding(measured: Sequence[Times]) -> Finding:

@@ -92,6 +92,10 @@ class StartedTrial(Trial):
     def _started(self) -> Trial:
         return Trial(changed(self.config, model={"start": str(self._central.final_state())}), self.store)
 
+    @cached_property
+    def trainings(self) -> dict[str, Task]:
+        return self._started.trainings
+
     def tasks(self) -> list[Task]:
         return self._started.tasks()
 
