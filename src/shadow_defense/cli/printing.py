@@ -15,7 +15,8 @@ LINE_LIMIT = 2000
 
 def print_line(console: Console, line: str) -> None:
     """Print a line that may hold brackets, which are no markup, and names out of data, which may hold anything."""
-    console.print(shown(line, LINE_LIMIT), highlight=False, markup=False)
+    # Spaces that hold a number and its interval together on a page are no character to escape.
+    console.print(shown(line.replace("\N{NO-BREAK SPACE}", " "), LINE_LIMIT), highlight=False, markup=False)
 
 
 def print_sentences(console: Console, sentences: Iterable[str]) -> None:

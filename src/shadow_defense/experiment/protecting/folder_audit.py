@@ -18,7 +18,7 @@ from shadow_defense.experiment.protecting.auditing import Audited, audit_images,
 from shadow_defense.experiment.protecting.building import choose_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, HINT
+from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
@@ -31,6 +31,8 @@ from shadow_defense.protection.decoy import Decoy
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.whitening import measure_whitening
 from shadow_defense.protection.written import Written
+
+ANOTHER = "give --protected a folder that `protect` wrote to the end"
 
 UNKNOWN = (
     "Nobody said how these images were protected: what is made of them here is made without it, and who knows it may "
@@ -92,7 +94,7 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
 def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSettings, str]:
     if request.told:
         raise DataError(f"{request.protected} says itself how it was protected: leave --texture out")
-    asked = read_record(request.protected / ASKED, HINT, "settings", "private", "public", *CHOOSING)
+    asked = read_record(request.protected / ASKED, ANOTHER, "settings", "private", "public", *CHOOSING)
     audit = request.settings.model_dump(include={"audited", "remover_steps"})
     settings = ProtectSettings(**{**asked["settings"], **audit})
     if asked["aside"] is not None and request.public is not None:
@@ -103,7 +105,7 @@ def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSe
         raise DataError(f"{shown(request.truth)} is not what {request.protected} was made of: give that as --truth")
     if settings.texture == "decoy" and hash_of(material.public.images, material.public.labels) != asked["public"]:
         raise DataError("the decoys were drawn from other public images: give those as --public")
-    constants = read_constants(request.protected / CONSTANTS, HINT)
+    constants = read_constants(request.protected / CONSTANTS, ANOTHER)
     if constants is None:
         raise RunError(f"{request.protected} was not protected to the end: run the same protect again")
     settings = settings.model_copy(update={"strength": constants.strength})
