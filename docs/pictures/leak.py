@@ -14,9 +14,8 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from shadow_defense.experiment.scores_file import read_scores
 
-from shadow_defense.experiment.exhibits import collect_exhibits
+from shadow_defense.experiment.exhibits import collect_exhibits, read_scores
 from shadow_defense.experiment.run import Run
 
 ROWS = {
