@@ -24,8 +24,8 @@ import torch
 from peak_memory import peak_megabytes
 from torch import Tensor, nn
 
-from shadow_defense.attacks.build import Attack, AttackSettings
-from shadow_defense.attacks.observation import Observation, observe
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.observation import Attack, Observation, observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import Normalisation
@@ -145,13 +145,15 @@ def speeds(models: list[str], iterations: int, repetitions: int) -> None:
             print(f"| {model_name} | {batch_size} | {' | '.join((*rates, *memory))} |", flush=True)
 
 
-def breaching_attack(seen: Observation, iterations: int, seed: int) -> Callable[[], Tensor]:
+def breaching_attack(
+    seen: Observation, iterations: int, seed: int, smoothness: float = SMOOTHNESS
+) -> Callable[[], Tensor]:
     """breaching's Inverting Gradients on the same update from the same start, published but for the iterations."""
     import breaching
 
     settings = breaching.get_attack_config("invertinggradients")
     settings.optim.max_iterations, settings.optim.callback = iterations, iterations
-    settings.regularization.total_variation.scale = SMOOTHNESS
+    settings.regularization.total_variation.scale = smoothness
     attacker = breaching.attacks.prepare_attack(seen.model, LOSS, settings)
 
     class Data:

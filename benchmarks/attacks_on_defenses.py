@@ -63,7 +63,7 @@ class Column:
 
 ATTACKS = {
     "inverting-gradients": Column("inverting-gradients", LENET, {"iterations": 200}),
-    "inverting-gradients, modern": Column("inverting-gradients", LENET, {"variant": "modern", "iterations": 200}),
+    "inverting-gradients, fast": Column("inverting-gradients", LENET, {"variant": "fast", "iterations": 200}),
     "gradinversion": Column("gradinversion", BATCH, {"iterations": 500}),
     # On the ConvNet with batch norm it needs thousands of iterations: its seeds start from noise, not from a template.
     "gradinversion-group": Column("gradinversion-group", LENET, {"iterations": 150, "seeds": 2}),

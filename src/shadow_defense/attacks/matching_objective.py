@@ -51,6 +51,7 @@ class MatchingObjective:
     Args:
         matching: D, which is fitted to the defense where the observation says how.
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
+        relative_prior: ``D (1 + prior)`` in place of ``D + prior``: the prior fades as D does.
         longest_unroll, beyond: local steps up to which the client's training is unrolled, and what becomes of more.
         at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
             gives differs from what its candidates give alone by rounding. 1, wherever the model cannot be mapped
@@ -71,6 +72,7 @@ class MatchingObjective:
         prior: ImagePrior,
         longest_unroll: int,
         beyond: Beyond = "averaged",
+        relative_prior: bool = False,
         at_once: int = 1,
         batch_norm: float = 0.0,
     ) -> None:
@@ -78,7 +80,7 @@ class MatchingObjective:
         self._notes = [*self.target.notes, *observation.matching.notes]
         self._observation, self._matching, self._prior = observation, observation.matching.fitted(matching), prior
         self._at_once = at_once if can_be_mapped(observation.model) else 1
-        self._batch_norm = batch_norm
+        self._batch_norm, self._relative_prior = batch_norm, relative_prior
         self._statistics: dict[str, BatchStatistics] | None = None
         self._recorder = BatchStatisticsRecorder(observation.model)
         self._gradient = SimulatedGradient(
@@ -145,7 +147,8 @@ class MatchingObjective:
         )
         simulated = expected_training(simulate, observation.matching.draws)
         matched = self._matching(simulated.update, target.observed)
-        total = matched + self._prior(images)
+        prior = self._prior(images)
+        total = matched * (1 + prior) if self._relative_prior else matched + prior
         if self._batch_norm:
             if self._statistics is None:
                 self._statistics = observed_statistics(observation, simulated.statistics[0])
