@@ -45,6 +45,8 @@ RATE = 0.01
 LOSS = nn.CrossEntropyLoss()
 MODELS = {
     "convnet": ModelSettings(name="convnet", activation="gelu"),
+    # Of this one alone an update tells an image's contrast (docs/attacks.md).
+    "convnet, not normalised": ModelSettings(name="convnet", activation="gelu", normalisation="none"),
     "resnet18": ModelSettings(name="resnet18", normalisation="group"),
     "resnet18, batch norm": ModelSettings(name="resnet18", normalisation="batch"),
 }
