@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from tests.attacks.clients import SHORT, some_images
 from torch import nn
 
-from shadow_defense.attacks.build import ATTACKS, Attack, AttackSettings
+from shadow_defense.attacks.build import ATTACKS, AttackSettings
 from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.kind import ANY_MODEL
 from shadow_defense.attacks.local_steps import as_single_step
-from shadow_defense.attacks.observation import Observation, Reconstruction, observe
+from shadow_defense.attacks.observation import Attack, Observation, Reconstruction, observe
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import THREAT_MODELS, Knowledge, ThreatModel, threat_model
 from shadow_defense.data.dataset import Normalisation
