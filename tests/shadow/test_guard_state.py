@@ -12,6 +12,7 @@ from tests.shadow.little_guard import SIDE, Z, guard, images, step
 from torch import Tensor, nn
 
 from shadow_defense.errors import DefenseError
+from shadow_defense.files import flatten_tensors, nest_tensors
 from shadow_defense.shadow.guard import ShadowGuard
 
 
@@ -61,6 +62,7 @@ def holding_nan(tensor: Tensor) -> Tensor:
         (put("random_state", torch.zeros(3, dtype=torch.uint8)), "damaged"),
         (put("random_state", "text"), "damaged"),
         (put("batches_protected", torch.tensor(-1)), "a negative number of batches"),
+        (put("frozen_images", torch.tensor(1)), "frozen noise is lost"),
         (put("latents", {}), "codes, maps and thumbnails of different images"),
         (spoil("latents", "names", lambda names: names[:-2]), "damaged"),
         (spoil("latents", "values", lambda values: values[:, :-1]), "the code of image 'i0'"),
@@ -118,4 +120,11 @@ def test_a_state_survives_a_file(saved: dict[str, Any], tmp_path: Any) -> None:
     torch.save(saved, tmp_path / "guard.pt")
     chosen = guard()
     chosen.load_state_dict(torch.load(tmp_path / "guard.pt", weights_only=True))
+    assert equal(flat(chosen.state_dict()), flat(saved))
+
+
+def test_a_state_survives_lying_flat_as_a_run_keeps_it(saved: dict[str, Any]) -> None:
+    """Nothing is frozen here, and of an empty group nothing is left."""
+    chosen = guard()
+    chosen.load_state_dict(nest_tensors(flatten_tensors(saved)))
     assert equal(flat(chosen.state_dict()), flat(saved))

@@ -54,6 +54,8 @@ def pack_state(state: GuardState, space: LatentSpace, normalisation: Normalisati
         "noise_maps": pack_samples(state.noise_maps),
         "thumbnails": pack_samples(state.thumbnails),
         "frozen": pack_samples(state.frozen),
+        # Nothing frozen leaves no trace in a file, where groups of tensors lie flat; what was lost must be missed.
+        "frozen_images": torch.tensor(len(state.frozen)),
         "batches_protected": torch.tensor(state.batches_protected),
         "random_state": state.draws.get_state(),
     }
@@ -70,6 +72,7 @@ def unpack_state(
     Raises:
         DefenseError: when the state is of another generator, latent space or normalisation, or not whole.
     """
+    saved = {"frozen": {}, **saved}
     lacking = next((name for name in pack_state(now, space, normalisation) if name not in saved), None)
     if lacking is not None:
         raise DefenseError(f"the saved state lacks '{lacking}': {HINT}")
@@ -92,6 +95,8 @@ def unpack_state(
         with torch.no_grad(), training_mode(generator, False):
             code = generator.encode(torch.zeros(1, generator.z_dim), space).shape[1:]
         _check_contents(state, code)
+        if len(state.frozen) != int(saved["frozen_images"]):
+            raise DefenseError(f"the saved state is damaged (frozen noise is lost): {HINT}")
     except DefenseError:
         raise
     except Exception as error:
