@@ -70,7 +70,7 @@ def best_threshold(probabilities: Float[Tensor, "n"], labels: Int64[Tensor, "n"]
     Raises:
         DataError: without images.
 
-    >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.7]), torch.tensor([0, 0, 1, 1]))
+    >>> round(best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.7]), torch.tensor([0, 0, 1, 1])), 6)
     0.25
     """
     if len(labels) == 0:
