@@ -23,7 +23,7 @@ from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import ImageSet, Parts
-from shadow_defense.experiment.protecting.layouts.layout import as_bytes
+from shadow_defense.data.images import as_bytes
 from shadow_defense.experiment.protecting.utility import SMALL, worth_of
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.linkage import hits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,6 +62,15 @@ def to_channels(images: UInt8[Tensor, "n c h w"], channels: int) -> UInt8[Tensor
         grey = [(chunk * weights).sum(dim=1, keepdim=True).round().byte() for chunk in images.split(512)]
         return torch.cat(grey) if grey else images[:, :1]
     raise DataError(f"images have {given} channels: expected 1 (grey) or 3 (colour)")
+
+
+def as_bytes(images: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
+    """Values in [0, 1] rounded to 256 levels, others to the nearer end.
+
+    >>> as_bytes(torch.tensor([-0.1, 0.5, 0.999])).tolist()
+    [0, 128, 255]
+    """
+    return (images.clamp(0, 1) * 255).round().byte()
 
 
 def prepare(images: UInt8[Tensor, "n c h w"], image_size: int | None, channels: int | None) -> UInt8[Tensor, "n d s t"]:

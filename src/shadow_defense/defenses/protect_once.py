@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
+from shadow_defense.data.images import as_bytes
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
 from shadow_defense.defenses.kind import DefenseKind, Resources
 from shadow_defense.defenses.protected_pictures import ProtectedPictures
@@ -75,9 +76,9 @@ class ProtectOnce(Defense):
         resources, site = self.resources, self.resources.site
         secret = resources.seed_of("protect-once") if site is None else site.seed
         frozen = freeze(self.settings, self._constants(progress), resources.public.images, secret)
-        clean = (resources.normalisation.invert(images).clamp(0, 1) * 255).round().byte()
+        clean = as_bytes(resources.normalisation.invert(images))
         # As they lie in the folder that `protect` writes.
-        protected = (frozen.trained_on(clean) * 255).round().byte()
+        protected = as_bytes(frozen.trained_on(clean))
         self._images = dict(zip(sample_ids, protected, strict=True))
 
     def texture(self) -> Texture:

@@ -13,8 +13,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
+
+from shadow_defense.data.images import as_bytes
 
 OperationName = Literal[
     "shear_x",
@@ -129,19 +131,15 @@ def solarize(images: Images, strengths: Strengths) -> Images:
     return torch.where(images > 1 - strengths.view(-1, 1, 1, 1), 1 - images, images)
 
 
-def _as_bytes(images: Images) -> Int64[Tensor, "n c h w"]:
-    return (images.clamp(0, 1) * 255).round().long()
-
-
 def posterize(images: Images, strengths: Strengths) -> Images:
     """Of eight bits a value, the lowest ``round(4 strength)`` are zeroed."""
     steps = torch.exp2((COARSEST_BITS * strengths).round()).long().view(-1, 1, 1, 1)
-    return (_as_bytes(images) // steps * steps).to(images.dtype) / 255
+    return (as_bytes(images).long() // steps * steps).to(images.dtype) / 255
 
 
 def equalise(images: Images, strengths: Strengths) -> Images:
     """Each byte becomes the share of the channel's pixels up to it, from 0 for the darkest; flat channels stay."""
-    values = _as_bytes(images).flatten(2)
+    values = as_bytes(images).long().flatten(2)
     counts = torch.zeros(*values.shape[:2], 256, dtype=torch.int64, device=images.device)
     counts = counts.scatter_add(2, values, torch.ones_like(values))
     darkest = counts.gather(2, values.amin(2, keepdim=True))

@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from shadow_defense.data.images import as_bytes
 from shadow_defense.files import atomic_path
 
 
 def image_grid(images: Float[Tensor, "n c h w"], columns: int) -> UInt8[np.ndarray, "rows cols 3"]:
     """Tile images in [0, 1] row by row with a two-pixel white gap; grey becomes colour."""
-    bytes_ = (images.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    bytes_ = as_bytes(images.detach()).permute(0, 2, 3, 1).cpu().numpy()
     if bytes_.shape[-1] == 1:
         bytes_ = bytes_.repeat(3, axis=-1)
     count, height, width, _ = bytes_.shape

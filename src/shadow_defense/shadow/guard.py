@@ -43,6 +43,7 @@ from shadow_defense.shadow.protection import Protection
 from shadow_defense.shadow.pseudo_attack import attack_batch
 from shadow_defense.shadow.rendering import render
 from shadow_defense.shadow.sample_ids import distinct, sample_keys
+from shadow_defense.shadow.sample_store import stacked
 from shadow_defense.shadow.settings import ShadowSettings
 from shadow_defense.shadow.task import TrainingTask, check_finite, model_in_words, read_task
 from shadow_defense.shadow.thumbnails import check_known, check_size, thumbnails
@@ -174,11 +175,8 @@ class ShadowGuard:
         check_known(self.thumbnails, clean, batch.samples, self.normalisation)
         if all(sample in self.frozen for sample in batch.samples):
             self.batches_protected += 1
-            kept, noise_map = (
-                torch.stack([each[sample] for sample in batch.samples]).to(clean)
-                for each in (self.frozen, self.noise_maps)
-            )
-            return Protection.of_batch(batch, kept, noise_map, None, None)
+            noise, noise_map = (stacked(each, batch.samples, clean) for each in (self.frozen, self.noise_maps))
+            return Protection.of_batch(batch, noise, noise_map, None, None)
         check_generator(self.generator, clean.shape[1], (clean.shape[2], clean.shape[3]))
         attacked, rebuilt, cam = round < settings.shadow_rounds, None, None
         synthesis, maps = self.synthesis, {key: self.noise_maps[key] for key in batch.samples if key in self.noise_maps}
@@ -196,7 +194,7 @@ class ShadowGuard:
                     victim = victim_signals(task.model, batch.images, batch.labels, task.loss_fn)  # 3
             self._encode(clean, batch.samples)  # 2
             if attacked or len(maps) < len(batch.samples):
-                codes = torch.stack([self.latents[sample] for sample in batch.samples]).to(clean)
+                codes = stacked(self.latents, batch.samples, clean)
                 # After the shadow's rounds a new sample gets its map from the generator as it was left.
                 tuned = before = {name: tensor.to(clean) for name, tensor in synthesis.items()}
                 if attacked:
@@ -226,7 +224,7 @@ class ShadowGuard:
                     if attacked or sample not in maps:
                         maps[sample] = blend(new.cpu(), maps.get(sample), settings.momentum)  # 7
         check_finite("the noise map", maps, "lower attack_learning_rate; no update leaves")
-        noise_map = spared = torch.stack([maps[sample] for sample in batch.samples]).to(clean)
+        noise_map = spared = stacked(maps, batch.samples, clean)
         if cam is not None:
             alpha = sparing_strength(round, rounds, settings.alpha_low, settings.alpha_high)
             spared = spare_foreground(
@@ -240,7 +238,7 @@ class ShadowGuard:
         if settings.schedule == "frozen":
             for sample, each in zip(batch.samples, noise, strict=True):
                 self.frozen.setdefault(sample, each.detach().cpu().clone())
-            noise = torch.stack([self.frozen[sample] for sample in batch.samples]).to(clean)
+            noise = stacked(self.frozen, batch.samples, clean)
         self.synthesis, self.batches_protected = synthesis, self.batches_protected + 1
         self.noise_maps.update(maps)
         return Protection.of_batch(batch, noise, noise_map, cam, rebuilt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,11 @@ def pack_samples(samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
     names = torch.frombuffer(bytearray(json.dumps(list(samples)).encode()), dtype=torch.uint8)
     return {"names": names, "values": torch.stack(list(samples.values()))}
+
+
+def stacked(kept: Mapping[str, Tensor], samples: Sequence[str], like: Tensor) -> Tensor:
+    """What is kept of these samples, in their order, on the device and in the type of ``like``."""
+    return torch.stack([kept[sample] for sample in samples]).to(like)
 
 
 def unpack_samples(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:

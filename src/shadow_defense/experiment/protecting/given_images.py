@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from shadow_defense.data.grey_levels import unit_to_bytes
+from shadow_defense.data.images import as_bytes
 from shadow_defense.errors import DataError
-from shadow_defense.experiment.protecting.layouts.layout import as_bytes
 
 
 @dataclass(frozen=True)

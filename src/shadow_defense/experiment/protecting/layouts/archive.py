@@ -10,9 +10,10 @@ import torch
 
 from shadow_defense.data.archive import read_arrays
 from shadow_defense.data.dataset import Parts
+from shadow_defense.data.images import as_bytes
 from shadow_defense.data.npz import PARTS, read_npz
 from shadow_defense.errors import DataError, shown
-from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout, as_bytes
+from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.files import atomic_path
 
 NAMES = {"train": "train", "val": "validation", "test": "test"}

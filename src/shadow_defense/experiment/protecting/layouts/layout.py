@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.data.dataset import ImageSet, Parts
@@ -43,8 +43,3 @@ class Layout(ABC):
             "public": self.parts.public,
         }
         return {name: each for name, each in every.items() if each is not None}
-
-
-def as_bytes(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    """Images in [0, 1], rounded to 8 bits."""
-    return (images * 255).round().byte()

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from shadow_defense.data.bits import keeps_more_than_bytes
 from shadow_defense.data.dataset import Parts
+from shadow_defense.data.images import as_bytes
 from shadow_defense.data.manifest import OPTIONAL, REQUIRED, SPLITS
 from shadow_defense.errors import DataError, shown
-from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout, as_bytes
+from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.files import atomic_path
 
 MANIFEST = "manifest.csv"
