@@ -2,9 +2,11 @@
 
     python benchmarks/protect.py --data pneumoniamnist.npz
     python benchmarks/protect.py --data pneumoniamnist.npz --steps 700 --only white --json rows.json
+    python benchmarks/protect.py --data pneumoniamnist.npz --steps 700 --only pixels
 
-Private and public images are drawn from the training part without overlap. The table of docs/protect.md comes from
-here. Without --steps no remover is trained: the linear ones and those of decoys run alone.
+Private and public images are drawn from the training part without overlap. The tables of docs/protect.md come from
+here. Without --steps no remover is trained: the linear ones and those of decoys run alone, and rows of pixels show x'
+itself.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from protecting.material import SEED, Material, add_arguments, read_material, wanted
+from protecting.pixels import Pixels
+from torch import Tensor
 
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.attacks.removers.suite import planted_breaks, removers_for
@@ -44,9 +50,16 @@ ROWS: dict[str, Make] = {
     "decoy 70 % generated with floor 0.15": lambda given: Decoy(given.whitening, given.decoys, 0.7, 0.15),
 }
 
+PIXELS = {
+    **{f"pixels {strength}": (strength, False) for strength in (0.19, 0.52, 1.0)},
+    "pixels 1.0, uniform noise of their energy": (1.0, True),
+}
+"""Strengths of the published noise: of its first and last round, and five times the first."""
 
-def measure(texture: Texture, material: Material, audited: int, steps: int) -> dict[str, object]:
+
+def measured(make: Make, material: Material, audited: int, steps: int) -> dict[str, Any]:
     """One row: planted breaks, and the scores of every remover, of the one believed and of the best in hindsight."""
+    texture = make(material)
     truths, own = material.gallery[:audited], torch.arange(audited)
     protected = texture.protect(truths, drawn(SEED + 1, "private", audited))
     removers = removers_for(texture, material.knowledge, seed=SEED, steps=steps)
@@ -61,15 +74,36 @@ def measure(texture: Texture, material: Material, audited: int, steps: int) -> d
         "in hindsight": in_hindsight(list(by_remover.values())),
         "linkage": linkage(texture, protected, found.estimates, material.gallery, own, None),
     }
-    pixels = -torch.cdist(found.estimates.flatten(1), material.gallery.flatten(1))
-    first = (pixels.argmax(dim=1) == own).float()
-    tables["linkage"]["rank1_by_removal"] = first
+    tables["linkage"]["rank1_by_removal"] = found_by_distance(found.estimates, material)
+    return {"planted_breaks": planted, **recorded(tables)}
+
+
+def measure_pixels(pixels: Pixels, strength: float, uniform: bool, steps: int) -> dict[str, Any]:
+    """A row of the published noise; the planted break of its remover is sparse noise."""
+    material, audited = pixels.material, pixels.audited
+    truths, mean = material.gallery[:audited], material.mean_image
+    protected, public = pixels.protected(strength, uniform)
+    tables = {"x' itself": scores(protected.clamp(0, 1), truths, mean)}
+    if steps:
+        removed = pixels.removed(protected, public, material.private.labels[:audited], steps)
+        tables |= {
+            "learned": scores(removed, truths, mean),
+            "linkage": {"rank1_by_removal": found_by_distance(removed, material)},
+        }
+    return {"planted_breaks": {"sparse noise": pixels.broken(steps)} if steps else {}, **recorded(tables)}
+
+
+def found_by_distance(estimates: Tensor, material: Material) -> Tensor:
+    """Whether each estimate is nearer to its own image than to any other of the gallery."""
+    distances = torch.cdist(estimates.flatten(1), material.gallery.flatten(1))
+    return (distances.argmin(dim=1) == torch.arange(len(estimates))).float()
+
+
+def recorded(tables: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
+    """Means with intervals."""
     return {
-        "planted_breaks": planted,
-        **{
-            table: {metric: mean_interval(values.tolist()).as_record() for metric, values in each.items()}
-            for table, each in tables.items()
-        },
+        table: {metric: mean_interval(values.tolist()).as_record() for metric, values in each.items()}
+        for table, each in tables.items()
     }
 
 
@@ -87,12 +121,15 @@ def main() -> None:
         f"{material.whitening.count} directions"
     )
     print(f"mean image: {float(anybody['psnr'].mean()):.2f} dB, SSIM {float(anybody['ssim'].mean()):.3f}")
+    pixels = Pixels(material, given.audited)
+    measures = {name: partial(measured, make, material, given.audited, given.steps) for name, make in ROWS.items()}
+    measures |= {name: partial(measure_pixels, pixels, *row, given.steps) for name, row in PIXELS.items()}
     rows = {}
-    for name, make in ROWS.items():
+    for name, measure_row in measures.items():
         if not wanted(name, given.only):
             continue
         begun = time.monotonic()
-        row = rows[name] = measure(make(material), material, given.audited, given.steps)
+        row = rows[name] = measure_row()
         print(f"{name}: {time.monotonic() - begun:.0f} s; planted breaks {row.pop('planted_breaks')}")
         for table, numbers in row.items():
             text = ", ".join(
@@ -101,8 +138,8 @@ def main() -> None:
                 for metric, value in numbers.items()
             )
             print(f"  {table}: {text}", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,21 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(mean, (mean - half, mean + half), count)
 
 
+def psnr_of_mean_error(psnrs: Sequence[float]) -> Estimate:
+    """``-10 log10`` of the mean squared error of images with these PSNRs (dB), with the interval of that mean.
+
+    By Jensen's inequality never above the mean of the PSNRs. Where the error's interval reaches 0 it has no upper end,
+    and there is none.
+
+    >>> round(psnr_of_mean_error([10.0, 20.0]).mean, 2)
+    12.6
+    """
+    error = mean_interval([10 ** (-each / 10) for each in psnrs])
+    ends = error.interval
+    interval = None if ends is None or ends[0] <= 0 else (-10 * math.log10(ends[1]), -10 * math.log10(ends[0]))
+    return Estimate(-10 * math.log10(error.mean), interval, error.count)
+
+
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Mean of ``first - second`` over pairs, with its 95 % interval.
 

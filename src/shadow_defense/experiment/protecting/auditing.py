@@ -15,7 +15,7 @@ from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, rem
 from shadow_defense.attacks.removers.worst_case import attack, in_hindsight, linkage, scores
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.metrics.confidence import Estimate, mean_interval
+from shadow_defense.metrics.confidence import Estimate, mean_interval, psnr_of_mean_error
 from shadow_defense.metrics.lpips import load_lpips
 from shadow_defense.metrics.psnr import decibels
 from shadow_defense.progress import Progress
@@ -100,12 +100,16 @@ def audit_images(
 
 
 def measured(each: Mapping[str, Tensor]) -> Measures:
-    """Means over images with their intervals, of what is finite."""
+    """Means over images with their intervals, of what is finite; of PSNRs also that of the mean error."""
     finite = {name: [value for value in values.tolist() if math.isfinite(value)] for name, values in each.items()}
-    return {name: mean_interval(values) for name, values in finite.items() if values}
+    found = {name: mean_interval(values) for name, values in finite.items() if values}
+    return found | ({"psnr_of_mean_error": psnr_of_mean_error(finite["psnr"])} if "psnr" in found else {})
 
 
 def _floor(texture: Texture) -> Measures:
-    """Below which no linear remover goes, if the public images' mean and covariance are the private ones'."""
+    """Above which no linear remover comes, if the public images' mean and covariance are the private ones'.
+
+    In the one measure for which it holds: a mean of PSNRs may lie above that of the mean error.
+    """
     error = linear_removal(texture.whitening, [texture.view()]).mean_squared_error()
-    return {"psnr": Estimate(float(decibels(torch.tensor(error))), None, 1)}
+    return {"psnr_of_mean_error": Estimate(float(decibels(torch.tensor(error))), None, 1)}

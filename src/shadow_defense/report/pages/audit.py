@@ -61,7 +61,7 @@ def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
 
 
 def _measured(rows: Sequence[RiskRow]) -> list[str]:
-    return [name for name in METRICS if any(getattr(row, name) is not None for row in rows)]
+    return [name for name in METRICS if any(getattr(row, name, None) is not None for row in rows)]
 
 
 def _section(name: str, attack: AttackEnd, pictures: AuditPictures) -> Section:

@@ -47,7 +47,7 @@ def _scores(record: CertificateRecord) -> Table[Named]:
         "Believed without the truth": record.worst,
         "Closest in hindsight": record.hindsight,
         "Mean image": record.mean_image,
-        "Floor of linear removers": record.floor,
+        "Bound of linear removers": record.floor,
     }
     rows = [*record.removers.items(), *((name, numbers) for name, numbers in against.items() if numbers)]
     columns: tuple[Column[Named], ...] = (

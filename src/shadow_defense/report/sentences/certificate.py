@@ -15,7 +15,8 @@ COVERED = (
 )
 
 NOT_COVERED = (
-    "Removers that are stronger than those that were run: the floor is a bound for linear ones alone.",
+    "Removers that are stronger than those that were run: the bound is one of linear ones alone, where the "
+    "public images' mean and covariance are those of the protected images.",
     "Labels, the number of images, and whether somebody's image was trained on (membership).",
     "An attacker who has other images of the same patient.",
     "What a model memorises of the protected images themselves, which are given away here from the start.",
