@@ -72,8 +72,9 @@ METRICS: dict[str, Metric] = {
         "dB",
         2,
         True,
-        "10 log₁₀(1 / squared error), of the squared error averaged over all images. Images that are rebuilt badly weigh "
-        "more in it than in the mean of PSNRs, which is never below it. The bound of linear removers is one of this measure alone.",
+        "10 log₁₀(1 / squared error), of the squared error averaged over all images. Images that are rebuilt badly "
+        "weigh more in it than in the mean of PSNRs, which is never below it. The bound of linear removers is one of "
+        "this measure alone.",
     ),
     "rdlv": Metric(
         "RDLV",
