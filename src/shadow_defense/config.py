@@ -28,6 +28,7 @@ from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.files import LONGEST_NAME, path_name
 from shadow_defense.generators.registry import GENERATORS
 from shadow_defense.generators.settings import GeneratorSettings
+from shadow_defense.models.naming import is_model_file, is_own, name_model
 from shadow_defense.models.registry import MODELS
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
@@ -156,6 +157,8 @@ class RunConfig(BaseModel):
         for group, names in groups.items():
             settings: BaseModel = getattr(self, group)
             changed[group] = settings.model_copy(update={name: _absolute(getattr(settings, name)) for name in names})
+        if is_model_file(self.model.name):
+            changed["model"] = changed["model"].model_copy(update={"name": str(_absolute(Path(self.model.name)))})
         return self.model_copy(update=changed)
 
     def fingerprint(self) -> str:
@@ -195,15 +198,28 @@ def _read_source(source: str) -> tuple[Any, str]:
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a preset or a YAML file and apply ``key.path=value`` overrides, in order.
 
+    Args:
+        source: also a model of one's own (:mod:`shadow_defense.models.naming`): all else has its defaults.
+        overrides: of the command line. A model of one's own that ``source`` or these name may be run; one that only a
+            file names may not.
+
     Raises:
         ConfigError: unknown preset, unreadable file, invalid YAML, unknown key (naming the nearest), wrong value.
     """
-    values = read_values(source)
-    apply_overrides(values, overrides)
+    values = {} if is_own(source) else read_values(source)
+    apply_overrides(values, [*([f"model.name={source}"] if is_own(source) else []), *overrides])
+    _name_own_model(values, source, overrides)
     # First what can be seen without importing anything that is named, and so without torch. There is no more to be
     # seen in a preset of the package as it is.
     named = validated(RunConfig, values, ConfigError, names=True)
     return named if source in preset_names() and not overrides else config_from(values)
+
+
+def _name_own_model(values: dict[str, Any], source: str, overrides: Sequence[str]) -> None:
+    model = values.get("model")
+    place = model.get("name") if isinstance(model, dict) else None
+    if isinstance(place, str) and is_own(place) and (is_own(source) or f"model.name={place}" in overrides):
+        values["model"] = {**values["model"], "name": name_model(place)}
 
 
 def read_values(source: str) -> dict[str, Any]:

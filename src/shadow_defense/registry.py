@@ -96,7 +96,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             elif name in self.points:
                 self._found[name] = self._of_point(name)
             else:
-                self._found[name] = self._loaded(f"{self.what} '{name}'", lambda: imported(name))
+                self._found[name] = self._loaded(name, f"{self.what} '{name}'", lambda: imported(name))
         return self._found[name]
 
     def _of_package(self, name: str, place: Kind | str) -> Kind:
@@ -115,15 +115,19 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             )
         [point] = self.points[name]
         where = f"{self.what} '{name}' of {packages[0]} (entry point {self.group}: {name} = {point.value})"
-        return self._loaded(where, point.load)
+        return self._loaded(name, where, point.load)
 
-    def _loaded(self, where: str, load: Callable[[], object]) -> Kind:
+    def _loaded(self, name: str, where: str, load: Callable[[], object]) -> Kind:
         try:
             found = load()
         # Whatever a stranger's module raises must not hide whose it is.
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise self.error(f"{where} cannot be loaded: {reason}; correct that package or leave it out") from error
+        return self._entry(name, found, where)
+
+    def _entry(self, name: str, found: object, where: str) -> Kind:
+        """The entry that was found, or that a class has; raises :attr:`error` for anything else."""
         if isinstance(found, type):
             found = getattr(found, "kind", found)
         if not isinstance(found, self.entry):

@@ -21,7 +21,11 @@ def audit(
     round: Annotated[int | None, typer.Option(min=1, help="Round of the run; default the first kept.")] = None,
     client: Annotated[str | None, typer.Option(help="Client of the run; default the first kept.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Preset or YAML file whose `model` and `data` say what was trained.")
+        str | None,
+        typer.Option(
+            help="What was trained: a preset or YAML file with `model` and `data`; package.module:factory; an exported "
+            "program (.pt2) or TorchScript file (.pt, .ts)."
+        ),
     ] = None,
     update: Annotated[
         Path | None, typer.Option(help="Difference of states: .safetensors, torch state dict (.pt, .pth) or .npz.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_engine
+from shadow_defense.cli.options import Engine, Model, Overrides, Quiet, Seeds, seed_list, with_choices
 
 if TYPE_CHECKING:
     from shadow_defense.report.records.calibration import CalibrationRecord, Strength
@@ -38,6 +38,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="Folder; default runs/calibrate-<preset or file name>.")] = None,
     overrides: Overrides = None,
     engine: Engine = None,
+    model: Model = None,
     quiet: Quiet = False,
 ) -> None:
     """The weakest Shadow strength whose measured leakage stays below a target, and what it costs in F1.
@@ -54,10 +55,10 @@ def calibrate(
     if analytic:
         if attack is not None or seeds is not None or engine is not None:
             raise ConfigError("--analytic attacks and trains nothing: leave --attack, --seeds and --engine out")
-        _analytic(config, target, overrides or [], out, quiet)
+        _analytic(config, target, with_choices(overrides, model=model), out, quiet)
         return
     # Before torch is imported: what is mistyped is answered at once.
-    chosen_seeds, loaded = seed_list(seeds), load_config(config, with_engine(overrides, engine))
+    chosen_seeds, loaded = seed_list(seeds), load_config(config, with_choices(overrides, engine, model))
     from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, parse_target
     from shadow_defense.experiment.plans.calibration.results import run_calibration
     from shadow_defense.folder_lock import holding

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_engine
+from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_choices
 
 
 def compare(
@@ -39,7 +39,7 @@ def compare(
     # Before all else is imported: what is mistyped is answered at once.
     settings = load_grid(
         grid,
-        with_engine(overrides, engine),
+        with_choices(overrides, engine),
         defenses=names(defenses),
         attacks=names(attacks),
         seeds=seed_list(seeds),

@@ -27,9 +27,25 @@ Seeds = Annotated[
 ]
 
 
-def with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
-    """The overrides of a configuration, with the engine that ``--engine`` names among them."""
-    return [*(overrides or ()), *([] if engine is None else [f"engine={engine}"])]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A model by name, of your own as package.module:factory, or a file: an exported program (.pt2), "
+        "TorchScript (.pt, .ts).",
+    ),
+]
+
+
+def with_choices(overrides: list[str] | None, engine: str | None = None, model: str | None = None) -> list[str]:
+    """The overrides of a configuration, with what ``--engine`` and ``--model`` name among them.
+
+    >>> with_choices(["seed=1"], model="lenet")
+    ['seed=1', 'model.name=lenet']
+    """
+    named = {"engine": engine, "model.name": model}
+    return [*(overrides or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
 
 def seed_list(text: str | None) -> list[int] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_engine
+from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_choices
 
 
 def risks(
@@ -36,7 +36,7 @@ def risks(
     from shadow_defense.errors import shown
 
     # Before torch is imported: what is mistyped is answered at once.
-    chosen_seeds, config = seed_list(seeds), load_config(base, with_engine(overrides, engine))
+    chosen_seeds, config = seed_list(seeds), load_config(base, with_choices(overrides, engine))
     from shadow_defense.experiment.plans.risks.build import chosen_risks
     from shadow_defense.experiment.plans.risks.running import PAGE, run_risks
     from shadow_defense.folder_lock import holding
@@ -45,7 +45,7 @@ def risks(
     # Without --only: the page holds what several calls found.
     command = ["shadow-defense", "risks", base, "--out", str(out)]
     command += [] if seeds is None else ["--seeds", seeds]
-    command += [part for override in with_engine(overrides, engine) for part in ("--set", override)]
+    command += [part for override in with_choices(overrides, engine) for part in ("--set", override)]
     console = Console()
     with holding(out), progress_unless(quiet) as progress:
         for risk in run_risks(config, chosen, out, seeds=chosen_seeds, command=shlex.join(command), progress=progress):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shadow_defense.cli.options import Engine, Overrides, Quiet, with_engine
+from shadow_defense.cli.options import Engine, Model, Overrides, Quiet, with_choices
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.run import Run
@@ -29,13 +29,11 @@ def _stage(name: str, run: Run, quiet: bool) -> None:
         STAGES[name](run, progress)
 
 
-def _run_all(
-    config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, engine: str | None = None
-) -> Run:
+def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool) -> Run:
     from shadow_defense.config import load_config
 
     # Before torch is imported: what is mistyped is answered at once.
-    loaded = load_config(config, with_engine(overrides, engine))
+    loaded = load_config(config, overrides or ())
     from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
@@ -84,14 +82,14 @@ def _stage_command(
     if config is None:
         config_of(folder)
     else:
-        load_config(config, with_engine(overrides, engine))
+        load_config(config, with_choices(overrides, engine))
     from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
     # Opened before it is locked: what is no run directory stays untouched.
     opened = Run.open(folder) if config is None else None
-    loaded = opened.config if opened else load_config(str(config), with_engine(overrides, engine))
+    loaded = opened.config if opened else load_config(str(config), with_choices(overrides, engine))
     with holding(folder):
         run = opened or Run.create(folder, loaded, check=check_run)
         _stage(name, run, quiet)
@@ -113,10 +111,11 @@ def run_command(
     overrides: Overrides = None,
     restart: Restart = False,
     engine: Engine = None,
+    model: Model = None,
     quiet: Quiet = False,
 ) -> None:
     """All stages of a run, to the report. A run that was stopped goes on where it stopped."""
-    _run_all(config, overrides, out or Path("runs") / Path(config).stem, quiet, restart, engine)
+    _run_all(config, with_choices(overrides, engine, model), out or Path("runs") / Path(config).stem, quiet, restart)
 
 
 def pretrain(

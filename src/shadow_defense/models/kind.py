@@ -28,8 +28,10 @@ class ModelKind(Entry):
         normalisations: what ``normalisation`` may be.
         imagenet: torchvision's names of its tensors; None for a model that has no ImageNet weights and no choice
             of stems.
+        own: whether it is a model of one's own, which is run only where the command names it.
     """
 
     build: ModelBuilder
     normalisations: tuple[NormalisationKind, ...]
     imagenet: TorchvisionNames | None = None
+    own: bool = False

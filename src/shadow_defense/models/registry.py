@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shadow_defense.errors import ModelError
 from shadow_defense.models.kind import ModelKind
+from shadow_defense.models.naming import check_named, is_model_file, is_own
 from shadow_defense.registry import Registry
 
 OWN: dict[str, ModelKind | str] = {
@@ -13,4 +14,33 @@ OWN: dict[str, ModelKind | str] = {
     "resnet18": "shadow_defense.models.resnet",
 }
 
-MODELS: Registry[ModelKind] = Registry("model", ModelKind, OWN, ModelError)
+
+class ModelRegistry(Registry[ModelKind]):
+    """Also of models of one's own that the command names: any factory, and files (:mod:`.own`)."""
+
+    def check(self, name: str, *others: str) -> None:
+        if not is_model_file(name):
+            super().check(name, *others)
+
+    def find(self, name: str, *others: str) -> ModelKind:
+        if is_model_file(name):
+            from shadow_defense.models.own import file_kind
+
+            kind = file_kind(name)
+        else:
+            kind = super().find(name, *others)
+        # What an entry point names was named by who installed it.
+        if kind.own and is_own(name):
+            check_named(name)
+        return kind
+
+    def _entry(self, name: str, found: object, where: str) -> ModelKind:
+        entry = getattr(found, "kind", found) if isinstance(found, type) else found
+        if isinstance(entry, ModelKind) or not callable(found):
+            return super()._entry(name, entry, where)
+        from shadow_defense.models.own import factory_kind
+
+        return factory_kind(name, found)
+
+
+MODELS: Registry[ModelKind] = ModelRegistry("model", ModelKind, OWN, ModelError)

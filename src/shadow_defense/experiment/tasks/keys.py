@@ -12,6 +12,7 @@ from typing import Any
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Job, Scene
+from shadow_defense.models.naming import is_own
 from shadow_defense.report.records.reading import Settings
 
 COMMON = ("seeds.py", "data", "experiment/scene.py", "experiment/images.py", "federated/averaged_clients.py")
@@ -58,6 +59,15 @@ def file_hash(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def own_source(name: str) -> list[str]:
+    """The hash of the file of a model of one's own; of no other has the key an entry, so that it stays what it was."""
+    if not is_own(name):
+        return []
+    from shadow_defense.models.own import source_hash
+
+    return [source_hash(name) or ""]
+
+
 def images_key(scene: Scene) -> str:
     """Of the images, labels, clients, seed, threads and libraries."""
     data, config = scene.dataset, scene.config
@@ -84,7 +94,7 @@ def generator_key(scene: Scene) -> str:
 def start_key(scene: Scene) -> str:
     """Of what every training starts from: images and model."""
     model = scene.config.model
-    paths = [file_hash(model.start), file_hash(model.weights)]
+    paths = [file_hash(model.start), file_hash(model.weights), *own_source(model.name)]
     return key_of(images_key(scene), model.model_dump(mode="json", exclude={"start", "weights"}), paths)
 
 
