@@ -15,6 +15,7 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.models.simulated_gradient import SimulatedGradient
 from shadow_defense.progress import Progress, Task
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.guard import Protection, ShadowGuard
@@ -240,6 +241,21 @@ def test_restored_guard_goes_on_to_the_bit(placement: str) -> None:
     again = guard(placement=placement)
     again.load_state_dict(saved)
     assert equal_states(again.state_dict(), saved)
+
+
+def test_how_the_update_is_differentiated_is_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, model = guard(), build()
+    examine(chosen, 0, model=model)
+    assert chosen.derivative == "difference"
+    restored = guard()
+    restored.load_state_dict(chosen.state_dict())
+    # No later batch takes an exact derivative to compare with, and none of a restored guard does.
+    monkeypatch.setattr(SimulatedGradient, "_exact_derivative", None)
+    assert torch.equal(examine(restored, 1, model=model).images, examine(chosen, 1, model=model).images)
+    earlier = chosen.state_dict()
+    del earlier["derivative"]
+    restored.load_state_dict(earlier)
+    assert restored.derivative == "unknown"
 
 
 def test_map_of_a_later_round_remembers_the_first() -> None:

@@ -88,7 +88,7 @@ def attack(weights: ShadowWeights, *, normalisation: str = "batch", iterations: 
     def render(parameters: Mapping[str, Tensor], z: Tensor) -> Tensor:
         return torch.tanh(z @ parameters["weight"]).view(-1, 1, 8, 8)
 
-    tuned, losses = pseudo_attack(
+    tuned, losses, _ = pseudo_attack(
         render,
         synthesis,
         drawn(2, 4, seed=2),
@@ -159,7 +159,7 @@ def test_gradients_are_taken_at_the_global_model() -> None:
     victim = victim_signals(model, images, labels, F.cross_entropy)
 
     def first_loss(local: nn.Module, global_state: nn.Module | Mapping[str, Tensor]) -> float:
-        _, losses = pseudo_attack(
+        _, losses, _ = pseudo_attack(
             lambda parameters, z: torch.tanh(z @ parameters["weight"]).view(-1, 1, 8, 8),
             {"weight": drawn(4, 64, seed=1)},
             drawn(2, 4),

@@ -16,33 +16,38 @@ Matching = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 def cosine_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> Float[Tensor, ""]:
     """``1 - <u, u*> / (||u|| ||u*||)`` over the concatenation of all tensors (Geiping et al. 2020)."""
-    parts = [_ProductAndNorm.apply(a, b) for a, b in zip(simulated, observed, strict=True)]
-    products, norms = (torch.stack(each) for each in zip(*parts, strict=True))
+    product, norm = _ProductAndNorm.apply(len(simulated), *simulated, *observed)
     # Not the root of a product of squares: late updates are so small that it would underflow.
-    return 1 - products.sum() / (torch.linalg.vector_norm(norms) * _norm(observed)).clamp_min(1e-30)
+    return 1 - product / (norm * _norm(observed)).clamp_min(1e-30)
 
 
 class _ProductAndNorm(torch.autograd.Function):
     """``<a, b>`` and ``||a||_2``, with ``p' b + (n' / ||a||_2) a`` as the gradient by a in two passes over the tensors.
 
-    Autograd's own takes five; of models with many weights that is a third of an attack's iteration. b is constant.
+    Autograd's own takes five; of models with many weights that is a third of an attack's iteration. Tensors: first all
+    of a, then all of b, which is constant.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.dot(a.flatten(), b.flatten()), torch.linalg.vector_norm(a)
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = tensors[:count], tensors[count:]
+        products = [torch.dot(one.flatten(), other.flatten()) for one, other in zip(a, b, strict=True)]
+        return torch.stack(products).sum(), _norm(a)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.count = inputs[0]
+        ctx.save_for_backward(*inputs[1:], output[1])
 
     @staticmethod
-    def backward(ctx: Any, by_product: Tensor, by_norm: Tensor) -> tuple[Tensor, None]:
-        a, b, norm = ctx.saved_tensors
+    def backward(ctx: Any, by_product: Tensor, by_norm: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, norm = ctx.saved_tensors
         # Of zeros the norm's gradient is zero, as torch has it: a is.
-        return torch.addcmul(b * by_product, a, by_norm / torch.where(norm > 0, norm, 1)), None
+        factor = by_norm / torch.where(norm > 0, norm, 1)
+        pairs = zip(tensors[: ctx.count], tensors[ctx.count :], strict=True)
+        return None, *(torch.addcmul(b * by_product, a, factor) for a, b in pairs), *(None for _ in range(ctx.count))
 
 
 def _norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:

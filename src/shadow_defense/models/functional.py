@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -31,23 +31,38 @@ def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[object, ...]) -> Any:
-    """``model(*inputs)`` with ``tensors`` in place of its own; a tensor with several names is given under any of them.
+class Substitution:
+    """``model(*inputs)`` with other tensors in place of its own, each under any of its names.
 
     ``torch.func.functional_call`` exchanges a tensor once for every name. Where a *module* has two names, the second
     exchange takes the substitute for the original, and leaves it in the model (pytorch issue 164759). Here every
-    place, a module and an attribute, is filled once.
+    place, a module and an attribute, is filled once. The places are looked for once: in a loop over a small network
+    that takes as long as a layer.
+
+    Args:
+        names: of the tensors that are exchanged.
     """
-    named = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
-    substitutes = {id(named[name]): tensor for name, tensor in tensors.items()}
-    places: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules():
-        own = chain(
-            module.named_parameters(prefix, recurse=False, remove_duplicate=False),
-            module.named_buffers(prefix, recurse=False, remove_duplicate=False),
-        )
-        places.update({name: substitutes[id(tensor)] for name, tensor in own if id(tensor) in substitutes})
-    return torch.func.functional_call(model, places, inputs, tie_weights=False)
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        named = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+        given = {id(named[name]): name for name in names}
+        self._model = model
+        self._places = dict[str, str]()
+        for prefix, module in model.named_modules():
+            own = chain(
+                module.named_parameters(prefix, recurse=False, remove_duplicate=False),
+                module.named_buffers(prefix, recurse=False, remove_duplicate=False),
+            )
+            self._places.update({place: given[id(tensor)] for place, tensor in own if id(tensor) in given})
+
+    def __call__(self, tensors: Mapping[str, Tensor], inputs: tuple[object, ...]) -> Any:
+        places = {place: tensors[name] for place, name in self._places.items()}
+        return torch.func.functional_call(self._model, places, inputs, tie_weights=False)
+
+
+def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[object, ...]) -> Any:
+    """``model(*inputs)`` with ``tensors`` in place of its own, once (:class:`Substitution`)."""
+    return Substitution(model, tensors)(tensors, inputs)
 
 
 def split_state(

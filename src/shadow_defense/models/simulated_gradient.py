@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
-from shadow_defense.models.functional import LossFunction, functional_call, loss_gradients
+from shadow_defense.models.functional import LossFunction, Substitution, loss_gradients
 from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
 
 STEP = 1e-5
@@ -25,6 +25,11 @@ keeps a cosine of 0.996), rounding below it."""
 
 AGREEMENT = 0.999
 """Cosine to the exact derivative from which on the difference stands for it."""
+
+Derivative = Literal["unknown", "difference", "exact"]
+"""How the update is differentiated; unknown: to be decided at the first derivative."""
+
+DERIVATIVES: tuple[Derivative, ...] = get_args(Derivative)
 
 NO_DIFFERENCE = "the update's derivative is taken exactly: the difference of two passes is too far from it"
 
@@ -45,6 +50,7 @@ class SimulatedGradient:
         parameters: theta, leaves that require gradients; they stay as they are while this object is in use.
         buffers: written to in train mode, once a call.
         recorder: open, where batch-norm statistics are wanted.
+        method: what an earlier object found out about the same model.
     """
 
     def __init__(
@@ -54,19 +60,23 @@ class SimulatedGradient:
         buffers: Mapping[str, Tensor],
         loss_fn: LossFunction,
         recorder: BatchStatisticsRecorder,
+        method: Derivative = "unknown",
     ) -> None:
         self._model, self._loss_fn, self._recorder = model, loss_fn, recorder
         self._parameters, self._buffers = parameters, buffers
+        self._called = Substitution(model, [*parameters, *buffers])
         self._constants = [tensor.detach() for tensor in parameters.values()]
+        # Written to by every second pass: of a large network new ones would take as long as a layer.
+        self._moved = [torch.empty_like(tensor) for tensor in self._constants]
         self._length = get_total_norm(self._constants)
         double = any(tensor.dtype == torch.float64 for tensor in self._constants)
-        self._method: Literal["unknown", "difference", "exact"] = "exact" if double else "unknown"
+        self.method: Derivative = "exact" if double else method
         self.notes: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
         """Whether no difference stands for a derivative, as it may turn out at the first one."""
-        return self._method == "exact"
+        return self.method == "exact"
 
     def __call__(
         self, images: Float[Tensor, "n c h w"], labels: Tensor
@@ -104,11 +114,11 @@ class SimulatedGradient:
         if self.exact:
             return self._exact_derivative(first, along)
         found = self._difference(first, along)
-        if self._method == "unknown":
+        if self.method == "unknown":
             exact = self._exact_derivative(first, along)
             agreement = F.cosine_similarity(found.flatten(), exact.flatten(), dim=0)
             # Never true of what is not a number.
-            self._method = "difference" if bool(agreement >= AGREEMENT) else "exact"
+            self.method = "difference" if bool(agreement >= AGREEMENT) else "exact"
             if self.exact:
                 self.notes = (NO_DIFFERENCE,)
                 return exact
@@ -119,8 +129,8 @@ class SimulatedGradient:
         # Along zeros no parameter moves, whatever the step.
         step = STEP * self._length / torch.where(length > 0, length, 1)
         moved = [
-            tensor if v is None else torch.addcmul(tensor, v, step)
-            for tensor, v in zip(self._constants, along, strict=True)
+            still if v is None else torch.addcmul(still, v, step, out=place)
+            for still, v, place in zip(self._constants, along, self._moved, strict=True)
         ]
         with self._again(first) as (images, buffers), ReplayedKinks(first.sides):
             (slope,) = torch.autograd.grad(self._loss(moved, buffers, images, first.labels), images)
@@ -138,7 +148,7 @@ class SimulatedGradient:
         self, parameters: Iterable[Tensor], buffers: Mapping[str, Tensor], images: Tensor, labels: Tensor
     ) -> Tensor:
         state = {**dict(zip(self._parameters, parameters, strict=True)), **buffers}
-        return self._loss_fn(functional_call(self._model, state, (images,)), labels)
+        return self._loss_fn(self._called(state, (images,)), labels)
 
     @contextmanager
     def _again(self, first: _FirstPass) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

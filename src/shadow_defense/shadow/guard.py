@@ -22,6 +22,7 @@ from shadow_defense.generators.interface import as_generator, check_generator, p
 from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.models.named_state import ModelState
+from shadow_defense.models.simulated_gradient import Derivative
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.batch import (
@@ -96,6 +97,7 @@ class ShadowGuard:
         self.thumbnails: dict[str, Tensor] = {}
         self.frozen: dict[str, Tensor] = {}
         self.batches_protected = 0
+        self.derivative: Derivative = "unknown"
         self.draws = named_generator(seed, "shadow noise")
         self._cam_layer = settings.cam_layer
         self._logits = logits
@@ -179,7 +181,8 @@ class ShadowGuard:
             return Protection.of_batch(batch, noise, noise_map, None, None)
         check_generator(self.generator, clean.shape[1], (clean.shape[2], clean.shape[3]))
         attacked, rebuilt, cam = round < settings.shadow_rounds, None, None
-        synthesis, maps = self.synthesis, {key: self.noise_maps[key] for key in batch.samples if key in self.noise_maps}
+        derivative, synthesis = self.derivative, self.synthesis
+        maps = {key: self.noise_maps[key] for key in batch.samples if key in self.noise_maps}
         # The caller may hold gradients off around its data, or precision down; the attack needs both.
         with (
             torch.enable_grad(),
@@ -198,7 +201,7 @@ class ShadowGuard:
                 # After the shadow's rounds a new sample gets its map from the generator as it was left.
                 tuned = before = {name: tensor.to(clean) for name, tensor in synthesis.items()}
                 if attacked:
-                    tuned = attack_batch(  # 4
+                    tuned, derivative = attack_batch(  # 4
                         self._render,
                         before,
                         codes,
@@ -208,6 +211,7 @@ class ShadowGuard:
                         iterations=settings.attack_iterations,
                         learning_rate=settings.attack_learning_rate,
                         weights=settings.weights,
+                        derivative=derivative,
                     )
                     synthesis = {
                         name: torch.lerp(tuned[name], old, settings.generator_decay).cpu()
@@ -239,7 +243,7 @@ class ShadowGuard:
             for sample, each in zip(batch.samples, noise, strict=True):
                 self.frozen.setdefault(sample, each.detach().cpu().clone())
             noise = stacked(self.frozen, batch.samples, clean)
-        self.synthesis, self.batches_protected = synthesis, self.batches_protected + 1
+        self.synthesis, self.derivative, self.batches_protected = synthesis, derivative, self.batches_protected + 1
         self.noise_maps.update(maps)
         return Protection.of_batch(batch, noise, noise_map, cam, rebuilt)
 
@@ -272,6 +276,7 @@ class ShadowGuard:
             seed=self.seed,
             learning_rate=self.settings.latent_learning_rate,
             iterations=self.settings.latent_iterations if self.settings.latent_pretraining else 0,
+            starts=self.settings.latent_starts,
             progress=progress,
         ).cpu()
         found = dict(zip(names, codes.unbind(), strict=True))

@@ -14,6 +14,7 @@ from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import DefenseError
 from shadow_defense.generators.interface import Generator, LatentSpace
 from shadow_defense.models.functional import training_mode
+from shadow_defense.models.simulated_gradient import DERIVATIVES, Derivative
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
 
 HINT = "give all of what state_dict gave, unchanged, or start anew"
@@ -29,6 +30,7 @@ class GuardState:
         latents, noise_maps, thumbnails: by sample id: step 2's codes, step 7's maps, and what images are known by.
         frozen: by sample id the noise that stays, where the schedule is frozen.
         batches_protected: a counter.
+        derivative: how step 4 differentiates the update, which its first batch decides.
         draws: of the control placements.
     """
 
@@ -39,6 +41,7 @@ class GuardState:
     thumbnails: dict[str, Tensor]
     frozen: dict[str, Tensor]
     batches_protected: int
+    derivative: Derivative
     draws: torch.Generator
 
 
@@ -57,6 +60,7 @@ def pack_state(state: GuardState, space: LatentSpace, normalisation: Normalisati
         # Nothing frozen leaves no trace in a file, where groups of tensors lie flat; what was lost must be missed.
         "frozen_images": torch.tensor(len(state.frozen)),
         "batches_protected": torch.tensor(state.batches_protected),
+        "derivative": torch.tensor(DERIVATIVES.index(state.derivative)),
         "random_state": state.draws.get_state(),
     }
 
@@ -72,7 +76,8 @@ def unpack_state(
     Raises:
         DefenseError: when the state is of another generator, latent space or normalisation, or not whole.
     """
-    saved = {"frozen": {}, **saved}
+    # Earlier versions asked in every batch how the update is differentiated.
+    saved = {"frozen": {}, "derivative": torch.tensor(DERIVATIVES.index("unknown")), **saved}
     lacking = next((name for name in pack_state(now, space, normalisation) if name not in saved), None)
     if lacking is not None:
         raise DefenseError(f"the saved state lacks '{lacking}': {HINT}")
@@ -90,6 +95,7 @@ def unpack_state(
             unpack_samples(saved["thumbnails"]),
             unpack_samples(saved["frozen"]),
             int(saved["batches_protected"]),
+            DERIVATIVES[int(saved["derivative"])],
             draws,
         )
         with torch.no_grad(), training_mode(generator, False):

@@ -13,7 +13,7 @@ from shadow_defense.errors import DefenseError
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
-from shadow_defense.models.simulated_gradient import SimulatedGradient
+from shadow_defense.models.simulated_gradient import Derivative, SimulatedGradient
 from shadow_defense.shadow.batch import ShadowBatch
 from shadow_defense.shadow.task import TrainingTask, model_in_words
 from shadow_defense.shadow.victim import VictimSignals
@@ -27,6 +27,14 @@ class ShadowWeights(NamedTuple):
     total_variation: float = 1e-5
     norm: float = 1e2
     reconstruction: float = 1.0
+
+
+class Tuned(NamedTuple):
+    """The parameters that a pseudo attack ended with, the loss before each iteration, and how it was differentiated."""
+
+    parameters: dict[str, Tensor]
+    losses: list[float]
+    derivative: Derivative
 
 
 class ShadowLoss(NamedTuple):
@@ -91,7 +99,8 @@ def pseudo_attack(
     iterations: int = 5,
     learning_rate: float = 1e-3,
     weights: ShadowWeights = ShadowWeights(),
-) -> tuple[dict[str, Tensor], list[float]]:
+    derivative: Derivative = "unknown",
+) -> Tuned:
     """Fine-tune a copy of the synthesis parameters to imitate the attacker; latent codes stay fixed.
 
     The fake batch's gradients are taken at the *global* model in eval mode, on the graph, so that the gradient
@@ -102,9 +111,7 @@ def pseudo_attack(
         synthesis: the generator's current synthesis parameters, by name; left alone.
         images, labels: the clean batch.
         global_state: this round's global model.
-
-    Returns:
-        The fine-tuned parameters, detached, and the loss before each iteration.
+        derivative: what an earlier pseudo attack on the same model found out.
 
     Raises:
         DefenseError: when a parameter ended as NaN or infinity.
@@ -114,21 +121,21 @@ def pseudo_attack(
     parameters, buffers = split_state(model, global_state, like=images)
     losses = []
     with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
-        gradient = SimulatedGradient(model, parameters, buffers, loss_fn, recorder)
+        gradient = SimulatedGradient(model, parameters, buffers, loss_fn, recorder, derivative)
         for _ in range(iterations):
             fake = render(tuned, z)
             gradients, statistics = gradient(fake, labels)
             loss = shadow_loss(fake, images, gradients, victim, statistics, weights)
-            derivatives = torch.autograd.grad(loss.total, list(tuned.values()), allow_unused=True)
-            for tensor, derivative in zip(tuned.values(), derivatives, strict=True):
-                tensor.grad = derivative
+            slopes = torch.autograd.grad(loss.total, list(tuned.values()), allow_unused=True)
+            for tensor, slope in zip(tuned.values(), slopes, strict=True):
+                tensor.grad = slope
             optimiser.step()
             losses.append(loss.total.item())
     if not all(torch.isfinite(tensor).all() for tensor in tuned.values()):
         raise DefenseError(
             f"the pseudo attack diverged (loss {losses[-1]}): lower attack_learning_rate; no update leaves"
         )
-    return {name: tensor.detach() for name, tensor in tuned.items()}, losses
+    return Tuned({name: tensor.detach() for name, tensor in tuned.items()}, losses, gradient.method)
 
 
 def attack_batch(
@@ -142,15 +149,16 @@ def attack_batch(
     iterations: int,
     learning_rate: float | None,
     weights: ShadowWeights,
-) -> dict[str, Tensor]:
-    """The generator's parameters after :func:`pseudo_attack` on a batch.
+    derivative: Derivative,
+) -> tuple[dict[str, Tensor], Derivative]:
+    """The generator's parameters after :func:`pseudo_attack` on a batch, and how it was differentiated.
 
     Args:
         render: images from parameters, codes, and images of the size that is wanted.
         learning_rate: None: by the size of the batch.
     """
     with model_in_words():
-        tuned, _ = pseudo_attack(
+        tuned = pseudo_attack(
             # An image that is in the batch twice has one code, and counts twice in the gradient.
             lambda parameters, own: render(parameters, own, batch.images)[batch.places],
             synthesis,
@@ -164,5 +172,6 @@ def attack_batch(
             iterations=iterations,
             learning_rate=learning_rate or learning_rate_for(len(batch.images)),
             weights=weights,
+            derivative=derivative,
         )
-    return tuned
+    return tuned.parameters, tuned.derivative
