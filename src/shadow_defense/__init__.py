@@ -7,16 +7,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from shadow_defense.experiment.audit.in_memory import Audit, audit
     from shadow_defense.experiment.protecting.certificate import Certificate
     from shadow_defense.experiment.protecting.in_memory import protect
+    from shadow_defense.experiment.results import Results, open_results
     from shadow_defense.shadow.guard import Protection, ShadowGuard
     from shadow_defense.shadow.settings import ShadowSettings, shadow_preset
 
-__all__ = ["Certificate", "Protection", "ShadowGuard", "ShadowSettings", "__version__", "protect", "shadow_preset"]
+__all__ = [
+    "Audit",
+    "Certificate",
+    "Protection",
+    "Results",
+    "ShadowGuard",
+    "ShadowSettings",
+    "__version__",
+    "audit",
+    "open_results",
+    "protect",
+    "shadow_preset",
+]
 
 _HOMES = {
+    "Audit": "shadow_defense.experiment.audit.in_memory",
+    "audit": "shadow_defense.experiment.audit.in_memory",
     "Certificate": "shadow_defense.experiment.protecting.certificate",
     "protect": "shadow_defense.experiment.protecting.in_memory",
+    "open_results": "shadow_defense.experiment.results",
+    "Results": "shadow_defense.experiment.results",
     "Protection": "shadow_defense.shadow.guard",
     "ShadowGuard": "shadow_defense.shadow.guard",
     "ShadowSettings": "shadow_defense.shadow.settings",

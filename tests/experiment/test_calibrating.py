@@ -34,6 +34,7 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
+from shadow_defense.report.numbers import numbers
 from shadow_defense.report.pages.calibrate import render_calibration
 from shadow_defense.report.records.calibration import (
     CalibrationRecord,
@@ -296,6 +297,10 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
     before = files(folder)
     assert run_calibration(folder, config, sought()) == results
     assert load_record(CalibrationRecord, folder / "calibration.json", "") == results
+    rows = numbers(results).csv().splitlines()[1:]
+    assert len(rows) == sum(
+        len(strength.leakage) for entry in results.schedules.values() for strength in entry.measurements
+    )
     assert {f"{task.kind}-{task.key}" for task in results.tasks} == {
         path.parent.name for path in folder.glob("store/*/task.json")
     }

@@ -98,8 +98,9 @@ def audit(
     from shadow_defense.cli.printing import LINE_LIMIT
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.errors import ConfigError, shown
-    from shadow_defense.experiment.audit.given import Given, case_of_update
+    from shadow_defense.experiment.audit.given import Given
     from shadow_defense.experiment.audit.of_run import case_of_run
+    from shadow_defense.experiment.audit.of_update import case_of_update
     from shadow_defense.experiment.audit.running import PAGE, run_audit
     from shadow_defense.experiment.audit.scoring import parse_limit
     from shadow_defense.folder_lock import holding

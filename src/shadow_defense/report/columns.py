@@ -123,7 +123,8 @@ def _stands(column: Column[Row], row: Row) -> bool:
     return column.cell(row).value != MISSING
 
 
-def _ends(value: Estimate | None) -> tuple[float | None, float | None, float | None]:
+def ends(value: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    """An estimate's mean and the ends of its interval, as far as there are any."""
     return (None, None, None) if value is None else (value.mean, *(value.interval or (None, None)))
 
 
@@ -133,11 +134,11 @@ def _place(measured: Measurement) -> str | int:
 
 NUMBERS: tuple[Column[Measurement], ...] = (
     Column("mean", lambda each: each.value.mean),
-    Column("low", lambda each: _ends(each.value)[1]),
-    Column("high", lambda each: _ends(each.value)[2]),
-    Column("difference_mean", lambda each: _ends(each.difference)[0]),
-    Column("difference_low", lambda each: _ends(each.difference)[1]),
-    Column("difference_high", lambda each: _ends(each.difference)[2]),
+    Column("low", lambda each: ends(each.value)[1]),
+    Column("high", lambda each: ends(each.value)[2]),
+    Column("difference_mean", lambda each: ends(each.difference)[0]),
+    Column("difference_low", lambda each: ends(each.difference)[1]),
+    Column("difference_high", lambda each: ends(each.difference)[2]),
 )
 """A number with the ends of its 95 % interval, and its difference to the first arm; what does not exist is empty."""
 

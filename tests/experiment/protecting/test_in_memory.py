@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -164,3 +166,22 @@ def test_the_first_example_of_the_readme(unaudited: None, monkeypatch: pytest.Mo
     assert "shadow_defense.protect(" in code
     names = {"train_images": IMAGES, "train_labels": LABELS, "public_images": PUBLIC, "public_labels": PUBLIC_LABELS}
     exec(code, {**names, "test_images": torch.from_numpy(PUBLIC)[:, None].float() / 255})
+
+
+@pytest.mark.usefixtures("unaudited")
+def test_a_saved_certificate_is_read_again(tmp_path: Path) -> None:
+    _, certificate = protect(IMAGES, LABELS)
+    certificate.save(tmp_path)
+    read = shadow_defense.open_results(tmp_path)
+    assert read.record.removers == certificate.record.removers  # type: ignore[attr-defined]
+    assert read.record.worst == NUMBERS and read.record.hashes == certificate.record.hashes  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("unaudited")
+def test_a_certificate_as_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas: Any = ModuleType("pandas")
+    pandas.DataFrame = dict
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    frame = protect(IMAGES, LABELS)[1].to_frame()
+    assert frame["remover"].count("lmmse") == frame["remover"].count("worst") == len(NUMBERS)
+    assert set(frame["low"]) == {0.4} and set(frame["images"]) == {20}

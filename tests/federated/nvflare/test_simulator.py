@@ -22,7 +22,8 @@ from torch import Tensor
 
 pytest.importorskip("nvflare", reason="needs the extra nvflare")
 
-from shadow_defense.experiment.audit.given import Given, case_of_update
+from shadow_defense.experiment.audit.given import Given
+from shadow_defense.experiment.audit.of_update import case_of_update
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
 from shadow_defense.federated.rounds import round_folder

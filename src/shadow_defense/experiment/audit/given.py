@@ -1,43 +1,20 @@
-"""An update file from anywhere as a case: what is not given is what no attacker is granted."""
+"""What is told of an update that comes from anywhere; what is not given is what no attacker is granted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from shadow_defense.attacks.build import AttackSettings
-from shadow_defense.attacks.observation import Observation, observe
-from shadow_defense.attacks.threat_model import Knowledge, threat_model
-from shadow_defense.config import RunConfig, load_config
-from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import ConfigError, UpdateError
-from shadow_defense.experiment.audit.case import Case, chosen_attacks, cut_to_given
-from shadow_defense.experiment.audit.images import ModelInput, gallery_of, normalisation_of, without_own
-from shadow_defense.experiment.audit.plausibility import check_length, check_update
-from shadow_defense.experiment.audit.reading import UpdateFiles, read_named_tensors
-from shadow_defense.federated.local_training import LocalTraining
-from shadow_defense.federated.settings import TrainingSettings
-from shadow_defense.federated.update import ModelUpdate
-from shadow_defense.generators.build import load_generator
-from shadow_defense.models.build import build_model
-from shadow_defense.seeds import seed_for
-from shadow_defense.validation import validated
-
-MOST_IMAGES = 10_000
-"""Images that an attack rebuilds together: it holds all of them in memory."""
+from shadow_defense.experiment.audit.reading import TensorSource
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line was given; None: not given.
+    """What is told of an update, by the command line or a program; None: not given.
 
     Attributes:
-        model: preset or YAML file whose ``model`` and ``data`` say what was trained.
+        model: what was trained: a preset or YAML file with ``model`` and ``data``, or a model of one's own.
         before: the global model before the round.
         after: the client's model after it, in place of ``update``.
         training: what else is known of the local training, by the settings' names.
@@ -46,9 +23,9 @@ class Given:
 
     model: str
     overrides: tuple[str, ...] = ()
-    update: Path | None = None
-    before: Path | None = None
-    after: Path | None = None
+    update: TensorSource | None = None
+    before: TensorSource | None = None
+    after: TensorSource | None = None
     attacks: tuple[str, ...] = ("inverting-gradients",)
     threat_model: str | None = None
     iterations: int | None = None
@@ -63,201 +40,3 @@ class Given:
     generator: Path | None = None
     truth: str | None = None
     gallery: str | None = None
-
-
-def case_of_update(given: Given) -> Case:
-    """The case of an update file.
-
-    Raises:
-        ShadowDefenseError: of one line, for files that cannot be read, do not fit the model, or contradict each other.
-        ThreatModelError: for an attack that reads what was not given; the line names the flag.
-    """
-    config = load_config(given.model, given.overrides)
-    known = {name: value for name, value in given.training.items() if value is not None}
-    config = config.model_copy(update={"training": _changed(config.training, known)})
-    attacks = chosen_attacks(config, given.attacks, given.threat_model, given.iterations)
-    before = given.before or config.model.start
-    if before is None:
-        raise UpdateError("the global model before the round is not known: give --global (or --before) FILE")
-    takes = _model_input(config, before)
-    size = (takes.side, takes.side)
-    model = build_model(config.model, channels=takes.channels, classes=takes.classes, image_size=size, seed=config.seed)
-    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    files = UpdateFiles(model, given.samples or len(given.labels or ()) or None, given.steps)
-    state = files.global_state(before)
-    model.load_state_dict(state)
-    update = _update(given, files, state)
-    file = str(given.update or given.after)
-    # A smoothed label gives every class a share.
-    present = takes.classes if config.training.label_smoothing else len(set(given.labels or ())) or update.samples
-    check_update(update.tensors, state, fresh, model, what=file, present=present)
-    # A default is nobody's word; and no loss but cross entropy smooths labels.
-    said = config.training.model_fields_set
-    optimiser = config.training.optimiser if "optimiser" in said else None
-    loss = config.training.loss if said & {"loss", "label_smoothing"} else None
-    local = _local_training(given, config.training, update)
-    if local is not None:
-        local = replace(local, optimiser=optimiser)
-        if (optimiser, loss) == ("sgd", "ce"):
-            check_length(update.tensors, model, local, file)
-    truths = None if given.truth is None else takes.images(given.truth)
-    labelled = None if given.public is None else takes.labelled_images(given.public)
-    public = None if labelled is None else labelled.subset(without_own(labelled.images, truths, "--public"))
-    averaged = takes.images(str(given.template)) if given.template else None if public is None else public.images
-    mean_image = None if averaged is None else averaged.float().mean(0) / 255
-    normalisation = normalisation_of(config.data, averaged, takes.channels)
-    labels = torch.tensor(given.labels or (), dtype=torch.int64)
-    if ((labels < 0) | (labels >= takes.classes)).any():
-        raise ConfigError(f"--labels {','.join(map(str, given.labels or ()))}: expected 0 to {takes.classes - 1}")
-    # Before anything is tried: hours of one attack should not end in the refusal of the next.
-    knowledge = _knowledge(given, local)
-    threats = {
-        name: cut_to_given(threat_model(attack.threat_model), knowledge, attack.build().needs, name)
-        for name, attack in attacks.items()
-    }
-
-    def observation(attack: str) -> Observation:
-        granted = threat_model(attacks[attack].threat_model).granted
-        return observe(
-            threats[attack],
-            model=model,
-            loss_fn=config.training.loss_function(),
-            global_state=state,
-            update=update,
-            image_shape=takes.shape,
-            classes=takes.classes,
-            normalisation=normalisation,
-            labels=labels,
-            # Neither is ever granted where it is not given.
-            local_training=local or LocalTraining(1.0, update.samples, 1, config.training.batch_norm),
-            template=torch.full(takes.shape, 0.5) if mean_image is None else mean_image,
-            generator=None if given.generator is None else partial(load_generator, given.generator),
-            public=public,
-            optimiser=optimiser if "local training" in granted else None,
-        )
-
-    return Case(
-        name=f"the update in {file}",
-        subject={"update": file, "global": str(before), "model": given.model, "samples": update.samples},
-        config=config,
-        attacks=attacks,
-        observe=observation,
-        seed=lambda attack: seed_for(config.seed, "audit", attack),
-        local_training=local,
-        optimiser=optimiser,
-        loss=loss,
-        truths=None if truths is None else truths.float() / 255,
-        mean_image=mean_image,
-        gallery=None if given.gallery is None else gallery_of(takes.images(given.gallery), truths),
-        notes=(*_notes(given, attacks, knowledge, normalisation, config), *files.notes),
-    )
-
-
-def _model_input(config: RunConfig, state_file: Path) -> ModelInput:
-    """As configured; channels and classes else read off the state's first convolution and last linear layer."""
-    side, names = config.data.image_size, config.data.classes
-    if side is None:
-        raise ConfigError("the images' size is not known: set data.image_size, such as --set data.image_size=32")
-    channels: int | None = config.data.channels
-    classes = None if names is None else len(names)
-    if channels is None or classes is None:
-        tensors = list(read_named_tensors(state_file).values())
-        convolutions = [tensor for tensor in tensors if tensor.dim() == 4]
-        linear = [tensor for tensor in tensors if tensor.dim() == 2]
-        if not convolutions or not linear:
-            raise UpdateError(
-                f"{state_file} has no convolution and linear layer to read channels and classes from: set "
-                "data.channels and data.classes"
-            )
-        channels, classes = channels or convolutions[0].shape[1], classes or len(linear[-1])
-    return ModelInput(channels, side, classes, names)
-
-
-def _update(given: Given, files: UpdateFiles, state: dict[str, Tensor]) -> ModelUpdate:
-    if (given.update is None) == (given.after is None):
-        raise UpdateError("expected one of --update (a difference) and --after (the client's state, with --before)")
-    if given.update is not None:
-        update = files.difference(given.update, state)
-    else:
-        assert given.after is not None
-        update = files.after(given.after, state)
-    if update.samples > MOST_IMAGES:
-        raise UpdateError(
-            f"{update.samples} images are behind the update, it is said: at most {MOST_IMAGES} are rebuilt at once; "
-            "audit a client with fewer"
-        )
-    if given.labels is not None and len(given.labels) != update.samples:
-        raise ConfigError(f"--labels names {len(given.labels)} labels for {update.samples} images: give one an image")
-    return update
-
-
-def _local_training(given: Given, training: TrainingSettings, update: ModelUpdate) -> LocalTraining | None:
-    """All three numbers, or none: two of them are no knowledge of the local training, and likely a slip.
-
-    Raises:
-        ConfigError: naming the flags that are missing.
-    """
-    learning_rate, steps = given.learning_rate, update.steps or None
-    batch_size = given.batch_size or (update.samples if update.steps == 1 else None)
-    values = {"--learning-rate": learning_rate, "--steps": steps, "--batch-size": batch_size}
-    missing = [flag for flag, value in values.items() if value is None]
-    if learning_rate is None or batch_size is None or missing:
-        if any(value is not None for value in (learning_rate, given.steps, given.batch_size)):
-            raise ConfigError(f"the local training is known in part only: give {' and '.join(missing)} too")
-        return None
-    return LocalTraining.of(
-        _changed(training, {"learning_rate": learning_rate, "milestones": ()}), 0, batch_size, update.steps
-    )
-
-
-def _changed(training: TrainingSettings, values: Mapping[str, object]) -> TrainingSettings:
-    """The settings with others in their place, checked; what was set by nobody stays so.
-
-    Not by model_dump, which leaves out what is as it always was, and with it that somebody said so.
-    """
-    said = {name: getattr(training, name) for name in training.model_fields_set}
-    return validated(TrainingSettings, said | dict(values), ConfigError, "training")
-
-
-def _knowledge(given: Given, local: LocalTraining | None) -> frozenset[Knowledge]:
-    """What an attacker may be granted of what was given."""
-    known: dict[Knowledge, bool] = {
-        # The update's buffers are in its file or stay with the client; a model of one's own is the given one.
-        "buffers": True,
-        "own model": True,
-        "labels": given.labels is not None,
-        "local training": local is not None,
-        "template": given.template is not None or given.public is not None,
-        "public images": given.public is not None,
-        "generator": given.generator is not None,
-    }
-    return frozenset(item for item, is_known in known.items() if is_known)
-
-
-def _notes(
-    given: Given,
-    attacks: dict[str, AttackSettings],
-    knowledge: frozenset[Knowledge],
-    normalisation: Normalisation,
-    config: RunConfig,
-) -> tuple[str, ...]:
-    notes = list[str]()
-    # Several attacks mostly share a threat model: each is spoken of once.
-    for name in dict.fromkeys(attack.threat_model for attack in attacks.values()):
-        granted = threat_model(name).granted
-        missing = sorted(granted - knowledge)
-        if missing:
-            notes.append(
-                f"The {name} would be granted {', '.join(missing)} too; that was not given, so that attacks are weaker "
-                "than this attacker could be."
-            )
-        ignored = sorted(knowledge - granted - {"buffers", "own model"})
-        if ignored:
-            notes.append(f"Given and not used, since the {name} is not granted it: {', '.join(ignored)}.")
-    if config.data.mean is None or config.data.std is None:
-        means, deviations = (
-            ", ".join(f"{value:.3f}" for value in values) for values in (normalisation.mean, normalisation.std)
-        )
-        source = "--public" if given.template is None else "--template"
-        notes.append(f"The normalisation was measured on {source}: mean {means}, standard deviation {deviations}.")
-    return tuple(notes)

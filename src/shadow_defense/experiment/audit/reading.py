@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,22 @@ COUNTER = "num_batches_tracked"
 """Batch norm's counter of batches, which many frameworks leave out and no attack reads."""
 
 POLICIES: tuple[SharedBatchNorm, ...] = ("all", "parameters", "stats", "none")
+
+
+TensorSource: TypeAlias = Path | Mapping[str, Tensor]
+"""A file of tensors, or the tensors."""
+
+
+def said(source: TensorSource, held: str) -> str:
+    """What a message calls it: a file's path, or ``held`` for tensors in memory."""
+    return str(source) if isinstance(source, Path) else held
+
+
+def named_tensors(source: TensorSource, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    """Copies of the tensors in memory on the CPU, or what :func:`read_named_tensors` reads."""
+    if isinstance(source, Path):
+        return read_named_tensors(source, names)
+    return {name: tensor.detach().cpu().clone() for name, tensor in source.items() if isinstance(tensor, Tensor)}
 
 
 def read_named_tensors(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
@@ -78,60 +95,65 @@ class UpdateFiles:
     steps: int | None = None
     notes: list[str] = field(default_factory=list)
 
-    def global_state(self, path: Path) -> dict[str, Tensor]:
+    def global_state(self, given: TensorSource) -> dict[str, Tensor]:
         """The global model before the round, complete, in the model's own types.
 
         Raises:
             UpdateError: naming the tensor that is missing, unexpected, of another shape, or not finite.
         """
-        own, given = self.model.state_dict(), self._under_own_names(path)
-        _check(given, own, f"the state {path}", absent=frozenset(name for name in own if name.endswith(COUNTER)))
-        return {name: given.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}
+        own, found = self.model.state_dict(), self._under_own_names(given)
+        counters = frozenset(name for name in own if name.endswith(COUNTER))
+        _check(found, own, f"the state {said(given, 'before')}", absent=counters)
+        return {name: found.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}
 
-    def difference(self, path: Path, state: Mapping[str, Tensor]) -> ModelUpdate:
-        """The update in ``path``, a difference to ``state``. Raises :class:`UpdateError` where it is none."""
-        return self._update(self._under_own_names(path), _metadata(path), path, state)
+    def difference(self, given: TensorSource, state: Mapping[str, Tensor]) -> ModelUpdate:
+        """The update that was given, a difference to ``state``. Raises :class:`UpdateError` where it is none."""
+        return self._update(self._under_own_names(given), _metadata(given), given, state)
 
-    def after(self, path: Path, state: Mapping[str, Tensor]) -> ModelUpdate:
-        """The update from ``state`` to the client's state in ``path``. Raises :class:`UpdateError` where it is none."""
-        given = self._under_own_names(path)
-        _check(given, self.model.state_dict(), f"the state {path}", absent=_absent(given, self.model))
-        shared = {name: tensor for name, tensor in state.items() if name in given}
-        given = {name: given[name].to(tensor.dtype) for name, tensor in shared.items()}
-        check_state(given, state, self.model, str(path))
-        return self._update(state_difference(shared, given), {}, path, state)
+    def after(self, given: TensorSource, state: Mapping[str, Tensor]) -> ModelUpdate:
+        """The update from ``state`` to the client's state. Raises :class:`UpdateError` where it is none."""
+        found, what = self._under_own_names(given), said(given, "the state after")
+        _check(found, self.model.state_dict(), f"the state {said(given, 'after')}", _absent(found, self.model))
+        shared = {name: tensor for name, tensor in state.items() if name in found}
+        found = {name: found[name].to(tensor.dtype) for name, tensor in shared.items()}
+        check_state(found, state, self.model, what)
+        return self._update(state_difference(shared, found), {}, given, state)
 
-    def _under_own_names(self, path: Path) -> dict[str, Tensor]:
+    def _under_own_names(self, given: TensorSource) -> dict[str, Tensor]:
         own = tuple(self.model.state_dict())
-        tensors, renamed = under_own_names(read_named_tensors(path, own), own, conventions())
-        self.notes.extend(f"{path}: {said}." for said in renamed)
+        tensors, renamed = under_own_names(named_tensors(given, own), own, conventions())
+        self.notes.extend(f"{said(given, 'The tensors')}: {each}." for each in renamed)
         return tensors
 
     def _update(
-        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, object], path: Path, state: Mapping[str, Tensor]
+        self,
+        tensors: Mapping[str, Tensor],
+        metadata: Mapping[str, object],
+        given: TensorSource,
+        state: Mapping[str, Tensor],
     ) -> ModelUpdate:
         absent = _absent(tensors, self.model)
-        _check(tensors, state, f"the update {path}", absent)
+        _check(tensors, state, f"the update {said(given, 'given')}", absent)
         samples = metadata.get("samples") if self.samples is None else self.samples
         if not isinstance(samples, int):
-            raise UpdateError(f"{path} does not say how many images it comes from: give --samples")
+            raise UpdateError(f"{said(given, 'the update')} does not say how many images it comes from: give --samples")
         steps = metadata.get("steps", 0) if self.steps is None else self.steps
         return ModelUpdate(
             {name: tensor.detach().to(state[name].dtype) for name, tensor in tensors.items()},
             samples,
             steps if isinstance(steps, int) else 0,
             0,
-            str(metadata.get("client", path.stem)),
+            str(metadata.get("client", given.stem if isinstance(given, Path) else "client")),
             tuple(sorted(absent)),
         )
 
 
-def _metadata(path: Path) -> dict[str, object]:
-    """What this project writes beside the tensors; {} for every other file."""
-    if path.suffix != ".safetensors":
+def _metadata(given: TensorSource) -> dict[str, object]:
+    """What this project writes beside the tensors; {} for every other source."""
+    if not isinstance(given, Path) or given.suffix != ".safetensors":
         return {}
     try:
-        metadata = read_tensors(path)[1]
+        metadata = read_tensors(given)[1]
     except RunError:
         # Another project's own entry under the same key: its tensors have been read already.
         return {}

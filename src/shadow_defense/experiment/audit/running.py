@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,10 +35,43 @@ LONGEST_UNROLL = 16
 """Local steps that are simulated to judge an attack that has no such setting of its own."""
 
 
+Keep = Callable[[str, Reconstruction], None]
+"""Is given each attack's name and what it rebuilt, as it comes."""
+
+
 def run_audit(
     folder: Path, case: Case, *, limits: Sequence[Limit] = (), command: str = "", progress: Progress | None = None
 ) -> AuditRecord:
     """Audit ``case`` and write ``audit.json``, ``audit.html`` and each attack's reconstructions below ``folder``.
+
+    Raises:
+        RunError: when ``folder`` is a file or a run directory; else as :func:`audited`.
+    """
+    _check_folder(folder)
+
+    def keep(attack: str, found: Reconstruction) -> None:
+        found.save(folder / f"reconstructions-{attack}.safetensors")
+
+    record, pictures = audited(case, limits=limits, command=command, progress=progress, keep=keep)
+    write_audit(folder, record, pictures)
+    return record
+
+
+def write_audit(folder: Path, record: AuditRecord, pictures: AuditPictures) -> None:
+    """Write ``audit.json`` and ``audit.html`` into a folder."""
+    write_record(folder / JSON, record)
+    write_text(folder / PAGE, render_audit(record, pictures))
+
+
+def audited(
+    case: Case,
+    *,
+    limits: Sequence[Limit] = (),
+    command: str = "",
+    progress: Progress | None = None,
+    keep: Keep = lambda attack, found: None,
+) -> tuple[AuditRecord, AuditPictures]:
+    """Every attack of ``case`` tried, judged and explained.
 
     Returns:
         What ``audit.json`` holds; ``exceeded`` has a sentence for each image above a limit, ``not_known`` for each
@@ -46,11 +79,9 @@ def run_audit(
 
     Raises:
         ConfigError: for a limit on what cannot be measured.
-        RunError: when ``folder`` is a file or a run directory.
         ModelError, GeneratorError: when every attack is refused by the model or the generator.
     """
     check_limits(limits, case)
-    _check_folder(folder)
     settings = case.config.metrics
     lpips = load_lpips(settings.lpips, settings.lpips_weights) if settings.lpips and case.truths is not None else None
     # All of them first: what cannot be observed is said before anything is tried.
@@ -68,7 +99,7 @@ def run_audit(
             task = (progress or Progress()).start(name, case.attacks[name].build().steps())
             try:
                 found = reconstruct(case.attacks[name], observation, case.seed(name), task)
-                found.save(folder / f"reconstructions-{name}.safetensors")
+                keep(name, found)
                 end = _end(case, name, observation, found, lpips)
                 # An attack that needs the buffers needs them for their statistics.
                 reads = "buffers" in case.attacks[name].build().needs
@@ -81,9 +112,7 @@ def run_audit(
     if not pictures and all(not isinstance(error, UpdateError) for error in errors):
         raise errors[0]
     record = _record(case, observations, facts, attacks, limits, command)
-    write_record(folder / JSON, record)
-    write_text(folder / PAGE, render_audit(record, AuditPictures(pictures, case.truths, case.mean_image)))
-    return record
+    return record, AuditPictures(pictures, case.truths, case.mean_image)
 
 
 def _check_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from shadow_defense.experiment.protecting.certifying import as_json, write_certificate
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.numbers import numbers
 from shadow_defense.report.records.certificate import CertificateRecord, Example
 
 
@@ -50,6 +51,10 @@ class Certificate:
     def as_dict(self) -> dict[str, Any]:
         """As ``certificate.json`` holds it."""
         return as_json(self.record)
+
+    def to_frame(self) -> Any:
+        """A pandas data frame with a row for each remover's metric. Raises :class:`ConfigError` without pandas."""
+        return numbers(self.record).to_frame()
 
     def save(self, folder: str | Path) -> None:
         """Write ``certificate.json`` and ``certificate.html`` into a folder."""

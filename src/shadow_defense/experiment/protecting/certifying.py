@@ -17,6 +17,7 @@ from shadow_defense.files import write_json, write_text
 from shadow_defense.protection.constants import hash_of
 from shadow_defense.report.pages.certificate import render_certificate
 from shadow_defense.report.records.certificate import CertificateRecord, Counts, Example
+from shadow_defense.report.records.reading import SCHEMA
 from shadow_defense.report.sentences.certificate import certificate_verdict
 
 TABLES = ("worst", "hindsight", "mean_image", "linkage", "floor")
@@ -93,7 +94,8 @@ def as_json(record: CertificateRecord) -> dict[str, Any]:
     """The record as it is written: each number as mean, low, high and count; null for what is withheld."""
     tables = {name: getattr(record, name) for name in TABLES}
     return (
-        asdict(record)
+        {"schema": SCHEMA}
+        | asdict(record)
         | {name: {metric: value.as_record() for metric, value in each.items()} or None for name, each in tables.items()}
         | {
             "removers": {

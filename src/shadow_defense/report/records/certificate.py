@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from jaxtyping import Float
+from pydantic import BeforeValidator
 from torch import Tensor
 
-from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.records.reading import Measures
 from shadow_defense.report.records.scores import Header
 
-Numbers = Mapping[str, Estimate]
-"""By metric, over images."""
+Numbers = Annotated[Measures, BeforeValidator(lambda value: {} if value is None else value)]
+"""By metric, over images; null where they are withheld."""
 
 
 @dataclass(frozen=True)
