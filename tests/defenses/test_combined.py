@@ -153,8 +153,8 @@ def test_the_state_of_each_part_survives_files_and_has_its_own_place() -> None:
             {"ats": ats, "gradient-sparsification": sparse, "local-dp": LocalDPDefense(LocalDPSettings(), 0)}
         )
 
-    model = nn.Linear(3, 2)
-    update = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+    model, generator = nn.Linear(3, 2), torch.Generator().manual_seed(0)
+    update = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in model.state_dict().items()}
 
     def round_of(made: CombinedDefense, round: int) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         made.begin_round(context(model, round))
