@@ -239,7 +239,7 @@ def test_relative_data_leakage_of_pictures() -> None:
 
 EXACT: dict[str, Any] = {
     "title": "exact",
-    "data": {"source": "faces", "image_size": 12, "split": {"kind": "sizes", "sizes": [1, 1, 1, 1]}},
+    "data": {"source": "faces", "image_size": 12, "split": {"kind": "sizes", "sizes": [1, 1]}},
     "model": {"name": "lenet", "normalisation": "none"},
     "generator": {"z_dim": 8, "width": 4, "steps": 2, "batch_size": 4},
     "training": {"rounds": 2, "learning_rate": 0.05},
@@ -329,7 +329,8 @@ def test_a_whole_calibration_goes_on_and_is_told_as_it_is(tmp_path: Path) -> Non
 
 
 def test_seeds_see_other_images_and_have_generators_of_their_own(tmp_path: Path) -> None:
-    runs = Calibrating(tmp_path, config_from(EXACT), sought(seeds=[0, 1]))
+    data = {**EXACT["data"], "split": {"kind": "sizes", "sizes": [4, 4]}}
+    runs = Calibrating(tmp_path, config_from({**EXACT, "data": data}), sought(seeds=[0, 1]))
     public, private = ([set(part(run)) for run in runs.probes] for part in (_public, _private))
     assert private[0] != private[1]
     assert not public[0] & private[0] and not public[1] & private[1]
