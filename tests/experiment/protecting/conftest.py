@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from shadow_defense.experiment.protecting import auditing
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from tests.protection.gaussian_images import gaussian_images
 
-QUICK = {"audited": 40, "remover_steps": 150}
+QUICK = {"audited": 40, "remover_steps": 80}
 
 
 def labelled(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +37,17 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_npz(folder / "private.npz", 60, 10)
     write_npz(folder / "public.npz", 240, 20)
     return folder
+
+
+@pytest.fixture
+def perceived() -> None:
+    """LPIPS is measured, which takes longer than all the rest of an audit."""
+
+
+@pytest.fixture(autouse=True)
+def _unperceived(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "perceived" not in request.fixturenames:
+        monkeypatch.setattr(auditing, "load_lpips", lambda: None)
 
 
 @pytest.fixture
