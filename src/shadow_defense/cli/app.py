@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from shadow_defense.cli.audit import audit
 from shadow_defense.cli.calibrate import calibrate
 from shadow_defense.cli.compare import compare
+from shadow_defense.cli.evidence import evidence
 from shadow_defense.cli.import_snapshot import import_snapshot
 from shadow_defense.cli.options import Overrides
 from shadow_defense.cli.protect import protect
@@ -78,6 +79,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(compare)
 app.command()(risks)
+app.command()(evidence)
 app.command()(calibrate)
 app.command()(audit)
 app.command()(protect)

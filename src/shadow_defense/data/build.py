@@ -16,6 +16,7 @@ from shadow_defense.data.dataset import (
     measure_normalisation,
 )
 from shadow_defense.data.duplicates import without
+from shadow_defense.data.joining import joined
 from shadow_defense.data.set_aside import set_aside
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.sources import read_source
@@ -44,7 +45,8 @@ def load_dataset(settings: DataSettings, seed: int) -> FederatedDataset:
     Raises:
         DataError: one line that names the file, the client or the setting to correct.
     """
-    parts = _limited(read_source(settings, seed), settings.limit, seed)
+    read = read_source(settings, seed)
+    parts = _limited(read if settings.joined is None else joined(read, settings.joined), settings.limit, seed)
     pool = _Pool(parts, settings, seed)
     test = parts.test or pool.cut("test", settings.test_fraction)
     public = _public(parts, pool, settings, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -78,11 +79,18 @@ class ImageSet:
 
 
 def concatenated(sets: Sequence[ImageSet], prefix: str = "") -> ImageSet:
-    """Images, labels and sample ids, with ``prefix`` before each, of all ``sets`` in a row; at least one set."""
+    """All ``sets`` in a row, with ``prefix`` before each sample id; at least one set.
+
+    Patients and masks are known where all sets know them.
+    """
+    groups = [images.groups for images in sets if images.groups is not None]
+    masks = [images.masks for images in sets if images.masks is not None]
     return ImageSet(
         images=torch.cat([images.images for images in sets]),
         labels=torch.cat([images.labels for images in sets]),
         sample_ids=tuple(prefix + name for images in sets for name in images.sample_ids),
+        groups=tuple(chain.from_iterable(groups)) if len(groups) == len(sets) else None,
+        masks=torch.cat(masks) if len(masks) == len(sets) else None,
     )
 
 

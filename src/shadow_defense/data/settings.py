@@ -63,6 +63,11 @@ class DataSettings(BaseModel):
     classes: tuple[str, ...] | None = Field(
         None, max_length=CLASSES, description="class names in label order, where files don't tell"
     )
+    joined: dict[str, tuple[str, ...]] | None = Field(
+        None,
+        description="classes that count as one, by their new names, such as {healthy: [grade 0, grade 1], "
+        "referable: [grade 2, grade 3, grade 4]}; each class in one; null: as they are",
+    )
     grey_range: Annotated[tuple[Finite, Finite], AfterValidator(_ascending)] | None = Field(
         None,
         description="grey values of the files that become black and white, such as [0, 4095] for 12 bits in a PNG of "

@@ -84,6 +84,8 @@ class DefenseKind(Entry, Generic[Settings]):
         mixes_labels: after it labels are probabilities of classes.
         needs_classes: it needs labels that are classes.
         knows_images: it keeps what it finds about an image under its id, and so gets it unchanged in every round.
+        draws_once: its protected images never change, and all that leaves is computed from them: what can be made of
+            them bounds every attack.
         searches: it takes hundreds of iterations in every batch, too slow to be simulated thousands of times.
         adds_noise_to_images: an attacker who owns the generator can expect this noise and subtract it.
         nothing_to_fit: why an attack that knows the defense keeps its own matching term, in words.
@@ -104,6 +106,7 @@ class DefenseKind(Entry, Generic[Settings]):
     mixes_labels: bool = False
     needs_classes: bool = False
     knows_images: bool = False
+    draws_once: bool = False
     searches: bool = False
     adds_noise_to_images: bool = False
     nothing_to_fit: str | None = None

@@ -20,6 +20,7 @@ from shadow_defense.progress import Progress
 from shadow_defense.protection.before_model import BeforeModel, module_of
 from shadow_defense.protection.building import build_texture, freeze
 from shadow_defense.protection.constants import Constants, hash_of, kept_constants, measure_constants
+from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.protection.texture import Texture
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
@@ -73,13 +74,16 @@ class ProtectOnce(Defense):
     def prepare(
         self, images: Float[Tensor, "n c h w"], sample_ids: tuple[str, ...], progress: Progress | None = None
     ) -> None:
+        clean = as_bytes(self.resources.normalisation.invert(images))
+        # As they lie in the folder that `protect` writes.
+        protected = as_bytes(self.frozen(progress).trained_on(clean))
+        self._images = dict(zip(sample_ids, protected, strict=True))
+
+    def frozen(self, progress: Progress | None = None) -> FrozenProtection:
+        """By which this client's images are protected."""
         resources, site = self.resources, self.resources.site
         secret = resources.seed_of("protect-once") if site is None else site.seed
-        frozen = freeze(self.settings, self._constants(progress), resources.public.images, secret)
-        clean = as_bytes(resources.normalisation.invert(images))
-        # As they lie in the folder that `protect` writes.
-        protected = as_bytes(frozen.trained_on(clean))
-        self._images = dict(zip(sample_ids, protected, strict=True))
+        return freeze(self.settings, self._constants(progress), resources.public.images, secret)
 
     def texture(self) -> Texture:
         """By which the images were protected."""
@@ -135,6 +139,7 @@ PROTECT_ONCE = DefenseKind(
     goes_before=before_model,
     image_by_image=True,
     knows_images=True,
+    draws_once=True,
     nothing_to_fit="images are protected before training: what is rebuilt is the protected image, which the worst-case "
     "audit hands to the attacker (docs/protect.md)",
 )

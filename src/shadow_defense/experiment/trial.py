@@ -81,6 +81,9 @@ class Trial(Scene):
 
     def history(self, arm: str) -> tuple[Round, ...]:
         """What was measured in each round of a training; none of one that is not finished."""
-        training = self.trainings[arm]
+        return self.history_of(self.trainings[arm])
+
+    def history_of(self, training: Task) -> tuple[Round, ...]:
+        """As :meth:`history`, of a training of this trial or another."""
         place = self.store.place(training)
         return rounds_of(place) if training.is_done(place) else ()

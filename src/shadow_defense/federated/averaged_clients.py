@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-
-import torch
 
 from shadow_defense.data.dataset import ClientData, concatenated
 from shadow_defense.federated.update import ALL_CLIENTS
@@ -16,13 +13,9 @@ def as_one_client(clients: Sequence[ClientData]) -> ClientData:
 
     After one step each, the average of the clients' updates, weighted by their images, is this one's update.
     """
-    train = concatenated([client.train for client in clients])
-    masks = [client.train.masks for client in clients if client.train.masks is not None]
-    if len(masks) == len(clients):
-        train = replace(train, masks=torch.cat(masks))
     return ClientData(
         ALL_CLIENTS,
-        train,
+        concatenated([client.train for client in clients]),
         concatenated([client.validation for client in clients]),
         concatenated([client.test for client in clients]),
         sum(min(client.batch_size, len(client.train)) for client in clients),

@@ -99,9 +99,8 @@ class Federation:
         self.model.load_state_dict(self.global_state)
         task.finish()
 
-    def run_round(self, round: int) -> dict[str, Any]:
-        """Train the round's clients from the same global model, average, evaluate; returns the round's measurements."""
-        started = time.perf_counter()
+    def updates(self, round: int) -> list[LocalResult]:
+        """Train the round's clients from the same global model, and write what is to be kept; nothing is averaged."""
         kept = self.keep.get(round, ())
         results: list[LocalResult] = [
             train_locally(
@@ -121,6 +120,12 @@ class Federation:
         ]
         if kept:
             self._keep(round, [result for result in results if result.update.client in kept])
+        return results
+
+    def run_round(self, round: int) -> dict[str, Any]:
+        """Train the round's clients from the same global model, average, evaluate; returns the round's measurements."""
+        started = time.perf_counter()
+        results = self.updates(round)
         self.global_state = apply_update(self.global_state, average_updates([result.update for result in results]))
         self.own_state.update({result.update.client: dict(result.kept) for result in results})
         samples = sum(result.update.samples for result in results)

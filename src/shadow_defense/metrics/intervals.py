@@ -70,6 +70,24 @@ def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Es
     return Estimate(math.exp(found.mean), ends, found.count)
 
 
+def share_interval(hits: Sequence[float]) -> Estimate:
+    """The mean of what is 0 or 1, with Clopper and Pearson's 95 % interval; parts of a hit count as such.
+
+    A bootstrap of nothing but zeros would have no width.
+
+    >>> found = share_interval([0.0] * 300)
+    >>> found.mean, [round(end, 4) for end in found.interval]
+    (0.0, [0.0, 0.0122])
+    """
+    from scipy.special import betaincinv
+
+    count, hit = len(hits), math.fsum(hits)
+    tail = (1 - LEVEL) / 2
+    low = 0.0 if hit <= 0 else float(betaincinv(hit, count - hit + 1, tail))
+    high = 1.0 if hit >= count else float(betaincinv(hit + 1, count - hit, 1 - tail))
+    return Estimate(hit / count, (low, high), count)
+
+
 def macro_f1(
     predicted: Int64[Tensor, "n"], labels: Int64[Tensor, "n"], weights: Float64[Tensor, "draws n"], classes: int
 ) -> Float64[Tensor, "draws"]:

@@ -29,8 +29,13 @@ class AttackSection:
     tables: tuple[TablePair, ...]
 
 
-def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPictures] = ()) -> str:
+def render_comparison(
+    record: ComparisonRecord, pictures: Sequence[ComparisonPictures] = (), page: str = "compare", **parts: object
+) -> str:
     """The whole page as one HTML document with its planes, pictures, tables and style inside.
+
+    Args:
+        page: the template; another one than a comparison's lays out ``parts`` besides.
 
     Raises:
         DataError: when an image has neither one nor three channels.
@@ -38,7 +43,7 @@ def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPic
     models = dict.fromkeys(table.model for table in record.tables)
     pooled = [next(iter(record.pooled(model)), None) for model in models]
     return render_page(
-        "compare",
+        page,
         record,
         seeds=record.seeds,
         baselines=BASELINES,
@@ -51,6 +56,7 @@ def render_comparison(record: ComparisonRecord, pictures: Sequence[ComparisonPic
         ],
         ablations=[_pair(table) for table in record.ablations],
         cards=[_card(entry) for entry in pictures],
+        **parts,
     )
 
 

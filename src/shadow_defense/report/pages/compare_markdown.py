@@ -12,13 +12,14 @@ from shadow_defense.report.records.comparison import ComparisonRecord
 from shadow_defense.report.records.reading import Settings
 
 
-def comparison_markdown(record: ComparisonRecord) -> str:
-    """What was compared, by which command, on which data, with which versions, when; then every table."""
+def comparison_markdown(record: ComparisonRecord, first: Sequence[str] = ()) -> str:
+    """What was compared, by which command, on which data, with which versions, when; then ``first`` and every table."""
     parts = [
         f"# {markdown_text(record.title)}",
         f"```\n{markdown_code(record.command)}\n```",
         "\n".join(f"- {line}" for line in _setup(record)),
         *_bullets("What the numbers say", record.verdict),
+        *first,
         "Mean ± half the 95 % interval over images and seeds. In brackets the difference to "
         f"{markdown_text(record.first)}, paired by image and seed, with a star where its interval leaves out zero. "
         "Lower PSNR and SSIM and higher LPIPS are better protected. Front: on the Pareto front of that attack's "

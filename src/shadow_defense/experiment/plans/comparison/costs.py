@@ -87,12 +87,15 @@ class Costs:
             return ATTACK_START + task.steps() * step.load(self._store).step_seconds
         if not isinstance(task, Training):
             return SCORING
-        seed = task.scene.config.seed
-        model = next(name for name in self._grid.models if self._trial(name, seed) is task.scene)
-        # An ablation takes about what its whole takes.
-        arm = task.arm if task.arm in self._points else str(self._grid.ablations)
-        cost = self.cost_of(model, arm) or self.cost_of(model, task.scene.reference)
+        cost = self.cost_with(task.scene, task.arm)
         return UNKNOWN if cost is None else training_seconds(task.scene, cost)
+
+    def cost_with(self, scene: Scene, arm: str) -> Cost | None:
+        """What an arm costs in a scene: an ablation about what its whole does; else what no defense does."""
+        seed = scene.config.seed
+        model = next(name for name in self._grid.models if self._trial(name, seed).config is scene.config)
+        measured = arm if arm in self._points else str(self._grid.ablations)
+        return self.cost_of(model, measured) or self.cost_of(model, scene.reference)
 
     def bytes_of(self, task: Task) -> int:
         """What a training will leave on disk; before pre-training nothing is known of a generator's size."""

@@ -47,7 +47,7 @@ def write_results(comparison: Comparison, command: str) -> ComparisonRecord:
     if not any(scores.values()):
         failed = "; ".join(f"{cell}: {error}" for cell, error in comparison.failures.items())
         raise RunError(f"no cell of the comparison could be computed ({failed}): correct the first and run it again")
-    record, folder = _Gathering(comparison, scores).record(command), comparison.folder
+    record, folder = gathered(comparison, scores, command), comparison.folder
     write_record(folder / "comparison.json", record)
     write_text(folder / "comparison.csv", comparison_numbers(record).csv())
     write_text(folder / "comparison.md", comparison_markdown(record))
@@ -55,6 +55,11 @@ def write_results(comparison: Comparison, command: str) -> ComparisonRecord:
         write_plane(folder / f"plane-{plane.model}-{plane.attack}.svg", plane, record.defenses)
     write_text(page_path(folder), render_comparison(record, pictures(comparison.first_trials())))
     return record
+
+
+def gathered(comparison: Comparison, scores: Mapping[str, Sequence[Score]], command: str) -> ComparisonRecord:
+    """The record of what there is; ``scores``: by model, of all seeds."""
+    return _Gathering(comparison, scores).record(command)
 
 
 def page_path(folder: Path) -> Path:

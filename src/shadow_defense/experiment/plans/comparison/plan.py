@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from shadow_defense.config import RunConfig
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.folder import check_folder, open_folder
 from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk, duration_text
@@ -19,19 +20,20 @@ from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.work import Workers
 from shadow_defense.progress import Progress
 
-KIND = "comparison"
-
 
 class Comparison:
     """A grid and the folder of its results.
 
     Attributes:
+        kind: of the folder; a study of another kind says here, in ``new_trial`` and in ``tasks_of`` what it is.
         costs: what defenses and attacks cost.
         failures: the one-line error of each task that failed in this run of the command, by what it was to find out.
     """
 
+    kind = "comparison"
+
     def __init__(self, folder: Path, grid: Grid) -> None:
-        check_folder(folder, KIND, f"{KIND}.yaml")
+        check_folder(folder, self.kind, f"{self.kind}.yaml")
         self.folder, self.grid, self.store = folder, grid, Store(folder)
         self.failures: dict[str, str] = {}
         self.workers = Workers(grid.workers, grid.threads)
@@ -45,22 +47,37 @@ class Comparison:
             ShadowDefenseError: before any training, for what no result could be computed with.
         """
         progress = progress or Progress()
+        if self.prepared(progress):
+            self._check_disk()
+            self._train_and_attack(progress)
+
+    def prepared(self, progress: Progress) -> list[Task]:
+        """Check everything, train the generators, measure what defenses and attacks cost; returns what is waiting.
+
+        Raises:
+            ShadowDefenseError: for what no result could be computed with.
+        """
         self.check()
-        open_folder(self.folder, KIND, self.grid.model_dump(mode="json"), may_change=True)
+        open_folder(self.folder, self.kind, self.grid.model_dump(mode="json"), may_change=True)
         self._check_disk()
         self._pretrain(progress)
         for model, trial in self.first_trials().items():
             self._check_arms(model, trial, generator=True)
         waiting = missing(self.tasks(), self.store)
         self.failures.update(self.costs.measure(waiting, progress))
-        if waiting:
-            self._check_disk()
-            self._train_and_attack(progress)
+        return waiting
 
     def tasks(self) -> list[Task]:
-        """Trainings and scores, the control's too; what they need goes without saying."""
-        trials = [trial for _, trial in self.trials()]
-        return [task for each in trials for task in (*each.trainings.values(), *each.scorings_with_control)]
+        """All that has to be computed; what it needs goes without saying."""
+        return [task for _, trial in self.trials() for task in self.tasks_of(trial)]
+
+    def tasks_of(self, trial: Trial) -> list[Task]:
+        """Trainings and scores, the control's too."""
+        return [*trial.trainings.values(), *trial.scorings_with_control]
+
+    def new_trial(self, config: RunConfig, same: Trial | None) -> Trial:
+        """The trial of a configuration; ``same``: one on the same images."""
+        return Trial(config, self.store) if same is None else same.varied(config)
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """Seed by seed, so that a stopped comparison has whole seeds; with the model's name."""
@@ -77,7 +94,7 @@ class Comparison:
         if (model, seed) not in self._trials:
             config = self.grid.run_config(model, seed).with_absolute_paths()
             same = next((trial for (_, other), trial in self._trials.items() if other == seed), None)
-            self._trials[model, seed] = Trial(config, self.store) if same is None else same.varied(config)
+            self._trials[model, seed] = self.new_trial(config, same)
         return self._trials[model, seed]
 
     def check(self) -> None:
@@ -127,16 +144,18 @@ class Comparison:
             tasks, self.store, self.workers, progress, name=name, weight=self.costs.seconds, isolate=True
         )
         failed = {task.name: error for task, error in outcome.failures.items()}
-        for label, task in self._labelled():
+        for label, task in self.labelled():
             if task.name in failed:
                 self.failures[label] = failed[task.name]
 
-    def _labelled(self) -> Iterator[tuple[str, Task]]:
-        """Every training, attack and score, with what it is in words; identical settings may share one task."""
+    def labelled(self) -> Iterator[tuple[str, Task]]:
+        """Every task, with what it is in words; identical settings may share one."""
         for model, trial in self.trials():
-            scored = [each for each in trial.scorings_with_control if not each.mean_image]
-            for task in (*trial.trainings.values(), *(part for each in scored for part in (each.attack, each))):
-                yield f"{model}, {task.about}", task
+            for task in self.tasks_of(trial):
+                # What the mean image is scored on fails under its own name.
+                if not (isinstance(task, Scoring) and task.mean_image):
+                    for part in (*task.needs(), task):
+                        yield f"{model}, {part.about}", part
 
     def scores(self) -> dict[str, list[Score]]:
         """What is scored by now, of all seeds, by model."""
@@ -146,5 +165,5 @@ class Comparison:
         return found
 
     def finished(self) -> list[Task]:
-        """The trainings and scores that are there, and what was measured of costs."""
+        """What is there, and what was measured of costs."""
         return [task for task in (*self.tasks(), *self.costs.costings().values()) if self.store.has(task)]

@@ -1,0 +1,156 @@
+"""A study and its folder: trainings, what is made of protected images, and attacks on updates of stored models."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from shadow_defense.config import RunConfig
+from shadow_defense.experiment.plans.comparison.costs import Costs
+from shadow_defense.experiment.plans.comparison.plan import Comparison
+from shadow_defense.experiment.plans.evidence.costs import StudyCosts
+from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.scheduler import missing
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.bounding import Bound, Bounding, is_bounded
+from shadow_defense.experiment.tasks.predicting import Predicting
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.experiment.victims import VictimTrial
+from shadow_defense.progress import Progress
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is still to be computed: how many tasks of each kind, and their seconds of one process."""
+
+    tasks: dict[str, int]
+    seconds: dict[str, float]
+    processes: int
+
+    @property
+    def hours(self) -> float:
+        """Of the machine."""
+        return sum(self.seconds.values()) / self.processes / 3600
+
+
+class TimeUpError(KeyboardInterrupt):
+    """The time that was given to this piece of a study is over: what is interrupted goes on in the next."""
+
+
+class Evidence(Comparison):
+    """A study and the folder of its results."""
+
+    kind = "evidence"
+    grid: Study
+
+    def __init__(self, folder: Path, study: Study) -> None:
+        super().__init__(folder, study)
+        self.study = study
+        self.costs: Costs = StudyCosts(study, self.store, self.workers, self.trial)
+
+    def new_trial(self, config: RunConfig, same: Trial | None) -> Trial:
+        base = super().new_trial(config, None if same is None else base_of(same))
+        once = frozenset(arm for arm, settings in config.arms.items() if settings.kind().draws_once)
+        return VictimTrial(base, self.study.victims, frozenset() if self.study.attack_all else once)
+
+    def tasks(self) -> list[Task]:
+        """Bounds first, which decide most in a minute; then seed by seed what trainings are worth, and attacks."""
+        return [*self.bounds.values(), *super().tasks()]
+
+    def tasks_of(self, trial: Trial) -> list[Task]:
+        """What trainings are worth, and scores; the trainings themselves are needed for both."""
+        return [*predictings(trial).values(), *trial.scorings_with_control]
+
+    def labelled(self) -> Iterator[tuple[str, Task]]:
+        yield from ((f"{model}, {task.about}", task) for (model, _), task in self.bounds.items())
+        yield from super().labelled()
+
+    @cached_property
+    def bounds(self) -> dict[tuple[str, str], Bounding]:
+        """By model and arm, of the first seed: images are many there, and no model is needed for most."""
+        audited, steps = self.study.audited, self.study.remover_steps
+        return {
+            (model, arm): Bounding(base_of(trial), arm, audited, steps)
+            for model, trial in self.first_trials().items()
+            for arm, settings in trial.config.arms.items()
+            if is_bounded(settings)
+        }
+
+    def bound(self, model: str, arm: str) -> Bound | None:
+        """The worst case of an arm, where it is there."""
+        bounding = self.bounds.get((model, arm))
+        return bounding.load(self.store) if bounding is not None and self.store.has(bounding) else None
+
+    def run_for(
+        self, seconds: float | None, tell: Callable[[Forecast], None], progress: Progress | None = None
+    ) -> bool:
+        """Forecast, :meth:`run`, for so long at most; returns whether it came to the end. Errors as there.
+
+        Args:
+            seconds: None: to the end.
+            tell: what to do with the forecast, before anything else is computed.
+        """
+        try:
+            with stopped_after(seconds):
+                tell(self.forecast(progress))
+                self.run(progress)
+        except TimeUpError:
+            return False
+        return True
+
+    def forecast(self, progress: Progress | None = None) -> Forecast:
+        """What the rest takes, by what defenses' and attacks' steps cost on this machine, measured where they were not.
+
+        Generators that defenses need are trained first. Errors as in :meth:`run`.
+        """
+        waiting = self.prepared(progress or Progress())
+        kinds: dict[str, list[Task]] = {}
+        for task in waiting:
+            kinds.setdefault(task.kind, []).append(task)
+        return Forecast(
+            {kind: len(tasks) for kind, tasks in kinds.items()},
+            {kind: sum(map(self.costs.seconds, tasks)) for kind, tasks in kinds.items()},
+            self.workers.at_once(max(1, len(waiting))),
+        )
+
+    def remaining(self) -> list[Task]:
+        """What is not computed yet."""
+        return missing(self.tasks(), self.store)
+
+
+def base_of(trial: Trial) -> Trial:
+    """The federation behind a trial of a study."""
+    assert isinstance(trial, VictimTrial)
+    return trial.base
+
+
+def predictings(trial: Trial) -> dict[str, Predicting]:
+    """By arm what its training says of the test images."""
+    assert isinstance(trial, VictimTrial)
+    return {arm: Predicting(training) for arm, training in trial.whole_trainings.items()}
+
+
+@contextmanager
+def stopped_after(seconds: float | None) -> Iterator[None]:
+    """Raise :class:`TimeUpError` in the main thread after so long; None: never.
+
+    Like an interrupt from the keyboard: files are whole or absent, and the same command goes on.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeUpError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,94 @@
+"""Studies from the package's YAML, a file, or a folder of images, with flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from shadow_defense.config import apply_overrides
+from shadow_defense.errors import ConfigError, shown, unknown_name
+from shadow_defense.experiment.plans.comparison.grid import merged
+from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.plain_yaml import as_mapping, parse_yaml, read_yaml
+from shadow_defense.validation import validated
+
+FOLDER = "presets/studies"
+
+REPLACED = ("defenses", "attacks", "models")
+"""Groups that a later file gives as a whole."""
+
+
+def study_sets() -> list[str]:
+    """The sets that come with the package."""
+    return list(_part("sets"))
+
+
+def load_study(
+    name: str | None,
+    data: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    full: bool = False,
+) -> tuple[str, Study]:
+    """A study by set or YAML file, or of the images at ``data`` as they are, with its name.
+
+    Args:
+        data: file or folder of the set; a folder that holds ``<set>.npz`` stands for that.
+        full: the whole grid, which takes days.
+
+    Raises:
+        ConfigError: unknown set, neither set nor images, or what does not fit.
+        DataError: for images of no kind that is read.
+    """
+    values: dict[str, Any] = dict(_part("study"))
+    if full:
+        values = laid_over(values, _part("full"))
+    sets = _part("sets")
+    if name is None and data is None:
+        raise ConfigError(f"name a set ({', '.join(sets)}), a YAML file, or the images themselves with --data")
+    if name is not None and Path(name).suffix in (".yaml", ".yml"):
+        values = laid_over(values, as_mapping(read_yaml(Path(name)), name))
+    elif name is not None:
+        if name not in sets:
+            raise ConfigError(unknown_name("set", shown(name), sets) + "; or give your images with --data")
+        values = laid_over(values, sets[name])
+    title = Path(name).stem if name is not None else _title(data)
+    if data is not None:
+        values = laid_over(values, _read_from(data, name))
+    apply_overrides(values, overrides)
+    if seeds is not None:
+        values["seeds"] = list(seeds)
+    return title, validated(Study, values, ConfigError)
+
+
+def laid_over(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with ``changes`` laid over them; of defenses, attacks and models the later ones alone."""
+    return {**merged(values, changes), **{group: changes[group] for group in REPLACED if group in changes}}
+
+
+def _part(name: str) -> dict[str, Any]:
+    path = resources.files("shadow_defense").joinpath(FOLDER, f"{name}.yaml")
+    return dict(as_mapping(parse_yaml(path.read_text("utf-8"), name), name))
+
+
+def _title(data: Path | None) -> str:
+    assert data is not None
+    return data.resolve().stem or "images"
+
+
+def _read_from(data: Path, name: str | None) -> dict[str, Any]:
+    """The settings of the data at a path: a known set's source stays, where it reads that."""
+    from shadow_defense.data.source_at import source_at
+
+    inside = data / f"{name}.npz"
+    path = inside if inside.is_file() else data
+    source = source_at(path)
+    if source is None:
+        raise ConfigError(f"--data {shown(path)}: expected an .npz, a CSV, or a folder of class folders")
+    given: dict[str, Any] = {"path": str(path)}
+    if name is None:
+        return {"title": f"Evidence on {_title(data)}", "data": {**given, "source": source.name, "image_size": 64}}
+    return {"data": given if path.suffix == ".npz" else {**given, "source": source.name, "classes": None}}

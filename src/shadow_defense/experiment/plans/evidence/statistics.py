@@ -1,0 +1,198 @@
+"""From what a study has finished to its settings and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from shadow_defense.experiment.analysis import by_image
+from shadow_defense.experiment.plans.evidence.plan import Evidence, predictings
+from shadow_defense.experiment.tasks.bounding import Bound
+from shadow_defense.experiment.tasks.predicting import Predicted
+from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.metrics.confidence import Estimate, mean_interval
+from shadow_defense.metrics.contrasts import contrast, ends, holm, images_to_settle, two_sided, within_seeds
+from shadow_defense.metrics.intervals import DRAWS, macro_f1, share_interval
+from shadow_defense.metrics.pareto import pareto_front
+from shadow_defense.metrics.utility import utility
+from shadow_defense.report.records.evidence import Difference, Left, Setting, Worth
+from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.seeds import named_generator
+
+WORST_CASE = "worst case"
+
+ByImage = Mapping[tuple[int, str, str], Mapping[str, float]]
+
+
+def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[Setting, ...]:
+    """Every arm with every model of which something is known."""
+    found = []
+    for model, trial in evidence.first_trials().items():
+        predicted = {arm: predicted_of(evidence, model, arm) for arm in trial.config.arms}
+        own = [_setting(evidence, model, arm, predicted, scores[model]) for arm in predicted]
+        found += _with_front([each for each in own if each.worth or each.left or each.withheld])
+    return tuple(found)
+
+
+def predicted_of(evidence: Evidence, model: str, arm: str) -> dict[int, Predicted]:
+    """By seed what the trainings of an arm say of the test images, as far as they are there."""
+    found = {seed: predictings(evidence.trial(model, seed))[arm] for seed in evidence.grid.seeds}
+    return {seed: each.load(evidence.store) for seed, each in found.items() if evidence.store.has(each)}
+
+
+def _setting(
+    evidence: Evidence, model: str, arm: str, predicted: Mapping[str, Mapping[int, Predicted]], scores: Sequence[Score]
+) -> Setting:
+    first = next(iter(predicted))
+    lost = None if arm == first else lost_f1(predicted[first], predicted[arm])
+    bound = evidence.bound(model, arm)
+    once = evidence.first_trials()[model].config.arms[arm].kind().draws_once
+    return Setting(
+        model=model,
+        arm=arm,
+        worth=_worth(predicted[arm]) if predicted[arm] else None,
+        f1_lost=None if lost is None else lost[0],
+        left=_attacked(scores, arm) if bound is None else _bounded(bound, evidence.grid.seeds[0], once),
+        withheld=bound is not None and bound.withheld,
+    )
+
+
+def _worth(predicted: Mapping[int, Predicted]) -> Worth:
+    draws = torch.stack([f1_draws(each, seed) for seed, each in predicted.items()]).mean(dim=0)
+    values = tuple(f1_of(each) for each in predicted.values())
+    scored = [
+        utility(torch.tensor(each.probabilities, dtype=torch.float64), torch.tensor(each.labels))["auroc"]
+        for each in predicted.values()
+    ]
+    curves = [value for value in scored if value is not None]
+    return Worth(
+        f1=Estimate(sum(values) / len(values), ends(draws), _images(predicted)),
+        f1_of_seeds=values,
+        auroc=mean_interval(curves) if curves else None,
+        balanced=mean_interval([_balanced(each) for each in predicted.values()]),
+    )
+
+
+def _images(predicted: Mapping[int, Predicted]) -> int:
+    return sum(len(each.labels) for each in predicted.values())
+
+
+def _balanced(predicted: Predicted) -> float:
+    """Mean recall of the classes that there are."""
+    labels, called = torch.tensor(predicted.labels), torch.tensor(predicted.called)
+    return float(torch.stack([(called[labels == label] == label).double().mean() for label in labels.unique()]).mean())
+
+
+def f1_of(predicted: Predicted) -> float:
+    """Macro F1 on all test images."""
+    return float(_macro_f1(predicted, torch.ones(1, len(predicted.labels), dtype=torch.float64)))
+
+
+def f1_draws(predicted: Predicted, seed: int) -> Float64[Tensor, "draws"]:
+    """Macro F1 of each resample of the test images, which all arms of a seed share."""
+    count = len(predicted.labels)
+    drawn = torch.randint(count, (DRAWS, count), generator=named_generator(seed, "bootstrap", "f1"))
+    weights = torch.zeros(DRAWS, count, dtype=torch.float64)
+    return _macro_f1(predicted, weights.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64)))
+
+
+def _macro_f1(predicted: Predicted, weights: Float64[Tensor, "draws n"]) -> Float64[Tensor, "draws"]:
+    classes = len(predicted.probabilities[0])
+    return macro_f1(torch.tensor(predicted.called), torch.tensor(predicted.labels), weights, classes)
+
+
+def lost_f1(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> tuple[Estimate, float] | None:
+    """Macro F1 of the first arm less that of another, over the seeds that both have, and the p value of no loss."""
+    both = {seed: own[seed] for seed in own if seed in first}
+    if not both:
+        return None
+    draws = torch.stack([f1_draws(first[seed], seed) - f1_draws(each, seed) for seed, each in both.items()]).mean(dim=0)
+    lost = [f1_of(first[seed]) - f1_of(each) for seed, each in both.items()]
+    return Estimate(sum(lost) / len(lost), ends(draws), _images(both)), two_sided(draws)
+
+
+def _bounded(bound: Bound, seed: int, once: bool) -> Left | None:
+    if bound.withheld:
+        return None
+    pairs = zip(bound.closest["psnr"], bound.mean_image["psnr"], strict=True)
+    return Left(
+        by=WORST_CASE if once else f"{WORST_CASE} of round 1",
+        above=within_seeds({seed: [own - mean for own, mean in pairs]}),
+        ssim=within_seeds({seed: bound.closest["ssim"]}),
+        bounded=once,
+        found=share_interval(bound.found),
+        gallery=bound.gallery,
+    )
+
+
+def _attacked(scores: Sequence[Score], arm: str) -> Left | None:
+    """Of the attack and round that left most of the arm's images on average; None where none was scored."""
+    cells: dict[tuple[str, int], Estimate] = {}
+    for attack, round in dict.fromkeys((score.attack, score.round) for score in scores if score.arm == arm):
+        own, mean = (by_image(scores, name, attack, round) for name in (arm, MEAN_IMAGE))
+        above = _by_seed(own, mean, "psnr_whole")
+        if above:
+            cells[attack, round] = within_seeds(above)
+    if not cells:
+        return None
+    attack, round = max(cells, key=lambda cell: cells[cell].mean)
+    similar: dict[int, list[float]] = {}
+    for (seed, _, _), each in by_image(scores, arm, attack, round).items():
+        similar.setdefault(seed, []).append(each["ssim_whole"])
+    return Left(by=f"{attack}, round {round + 1}", above=cells[attack, round], ssim=within_seeds(similar))
+
+
+def _by_seed(own: ByImage, other: ByImage, name: str) -> dict[int, list[float]]:
+    """Differences over the images that both have."""
+    found: dict[int, list[float]] = {}
+    for image, metrics in own.items():
+        if image in other and name in metrics and name in other[image]:
+            found.setdefault(image[0], []).append(metrics[name] - other[image][name])
+    return found
+
+
+def _with_front(settings: Sequence[Setting]) -> list[Setting]:
+    """With the arms marked that no other beats by the means of macro F1 and of what is left."""
+    points = {each.arm: (each.worth.f1.mean, -each.left.above.mean) for each in settings if each.worth and each.left}
+    marks = dict(zip(points, pareto_front(list(points.values())), strict=True))
+    return [replace(each, on_front=marks.get(each.arm, False)) for each in settings]
+
+
+def differences_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[Difference, ...]:
+    """Each arm against the first: PSNR by attack, all rounds of an image together, and macro F1."""
+    found = []
+    for model in evidence.grid.models:
+        arms = list(evidence.first_trials()[model].config.arms)
+        for attack in evidence.grid.attacks:
+            reference = by_image(scores[model], arms[0], attack)
+            contrasts = {
+                arm: contrast(paired)
+                for arm in arms[1:]
+                if (paired := _by_seed(by_image(scores[model], arm, attack), reference, "psnr_whole"))
+            }
+            adjusted = holm({arm: each.p for arm, each in contrasts.items()})
+            found += [
+                _difference(model, arm, attack, "psnr", each.difference, each.effect, adjusted[arm])
+                for arm, each in contrasts.items()
+            ]
+        first = predicted_of(evidence, model, arms[0])
+        lost = {arm: each for arm in arms[1:] if (each := lost_f1(first, predicted_of(evidence, model, arm)))}
+        adjusted = holm({arm: p for arm, (_, p) in lost.items()})
+        found += [
+            _difference(model, arm, "test images", "f1_lost", estimate, None, adjusted[arm])
+            for arm, (estimate, _) in lost.items()
+        ]
+    return tuple(found)
+
+
+def _difference(
+    model: str, arm: str, by: str, measure: str, difference: Estimate, effect: float | None, p: float
+) -> Difference:
+    settled = None if difference.clear() else images_to_settle(difference, 0.0)
+    return Difference(
+        model=model, arm=arm, by=by, measure=measure, difference=difference, effect=effect, p=p, settled_by=settled
+    )

@@ -1,0 +1,200 @@
+"""The task of the worst case: what is made of protected images themselves, which bounds any attack on their updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from shadow_defense.attacks.removers.learned import pairs_found, train_remover
+from shadow_defense.attacks.removers.planted import breaks_sparse_noise
+from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
+from shadow_defense.attacks.removers.unknown import AsGiven
+from shadow_defense.attacks.removers.worst_case import Scores, attack, found_again, in_hindsight, linkage, scores
+from shadow_defense.data.dataset import ImageSet, concatenated
+from shadow_defense.defenses.base import Batch, Defense, RoundContext
+from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.provenance import code_hash
+from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training_key
+from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
+from shadow_defense.experiment.tasks.record_task import RecordTask
+from shadow_defense.experiment.tasks.training import build_defense
+from shadow_defense.experiment.worst_case_gate import protecting_once
+from shadow_defense.generators.interface import Generator
+from shadow_defense.progress import Progress
+from shadow_defense.protection.whitening import measure_whitening
+from shadow_defense.seeds import named_generator
+
+BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "protection", "experiment/tasks/bounding.py")
+
+BATCH = 8
+"""Images that a defense protects together."""
+
+MOST_COPIED = 600
+"""Public images that an attacker protects with its own copy of a defense, to learn from the pairs."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Of each audited image by metric (``psnr``, ``ssim``): the closest of all removers, and the mean image.
+
+    Attributes:
+        sample_ids: of the audited images.
+        found: 1 where the image is found first among all that were protected, shared where several are.
+        removers: mean PSNR of each.
+        planted: whether each planted break was broken: where one was not, the rest says nothing.
+    """
+
+    sample_ids: tuple[str, ...]
+    closest: Mapping[str, tuple[float, ...]]
+    mean_image: Mapping[str, tuple[float, ...]]
+    found: tuple[float, ...]
+    gallery: int
+    removers: Mapping[str, float]
+    planted: Mapping[str, bool]
+
+    @property
+    def withheld(self) -> bool:
+        return not all(self.planted.values())
+
+
+def is_bounded(settings: DefenseSettings) -> bool:
+    """Whether an arm's protected images can be handed to the attacker: it acts on images alone, and mixes none."""
+    return settings.acts_on() == ("batch",) and not settings.kind().mixes_labels
+
+
+@dataclass(frozen=True, eq=False)
+class Bounding(RecordTask[Bound]):
+    """The worst case of an arm's images, in the first round, in which a growing noise is weakest.
+
+    Attributes:
+        audited: images attacked, at most.
+        remover_steps: in which the learned remover is trained.
+    """
+
+    scene: Scene
+    arm: str
+    audited: int
+    remover_steps: int
+
+    kind = "bound"
+    file = "bound.json"
+    record = Bound
+
+    @cached_property
+    def key(self) -> str:
+        asked = [self.audited, self.remover_steps]
+        return key_of(code_hash(*BOUND_CODE), training_key(self.scene, self.arm), asked)
+
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}, {self.arm}: worst case"
+
+    def describe(self) -> Mapping[str, object]:
+        return {"arm": self.arm, "audited": self.audited, "remover_steps": self.remover_steps}
+
+    def needs(self) -> Sequence[Task]:
+        return generator_for_arm(self.scene, self.arm)
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        scene, data = self.scene, self.scene.dataset
+        generator = load_arm_generator(scene, self.arm, generator_file(scene, store))
+        everybody = concatenated([client.train for client in data.clients])
+        draws = named_generator(scene.config.seed, "bound", "audited")
+        places = torch.randperm(len(everybody), generator=draws)[: self.audited].sort().values
+        images = everybody.subset(places.tolist())
+        knowledge = Knowledge(data.public.unit_images(), data.public.labels, data.classes)
+        case = _Case(scene, self.arm, generator, knowledge, self.remover_steps, progress)
+        estimates, linked, planted = case.removed(images, everybody, places)
+        truths = images.unit_images()
+        mean = scene.mean_image
+        tables = {name: scores(each, truths, mean) for name, each in estimates.items()}
+        self.save(
+            store,
+            Bound(
+                sample_ids=images.sample_ids,
+                closest=_numbers(in_hindsight(list(tables.values()))),
+                mean_image=_numbers(scores(mean.expand_as(truths), truths, mean)),
+                found=tuple(linked["rank1"].tolist()),
+                gallery=len(everybody),
+                removers={name: float(each["psnr"].mean()) for name, each in tables.items()},
+                planted=planted,
+            ),
+        )
+
+
+def _numbers(found: Scores) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(found[name].tolist()) for name in ("psnr", "ssim")}
+
+
+Removed = tuple[dict[str, Tensor], Scores, dict[str, bool]]
+"""Estimates by remover, who is found again, and which planted breaks were broken."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """The attacker, who has everything but the draws."""
+
+    scene: Scene
+    arm: str
+    generator: Generator | None
+    knowledge: Knowledge
+    steps: int
+    progress: Progress
+
+    def removed(self, images: ImageSet, everybody: ImageSet, places: Int64[Tensor, "n"]) -> Removed:
+        defense = build_defense(self.scene, self.arm, self.generator, "audited")
+        once = protecting_once(defense)
+        if once is None:
+            return self._with_a_copy(defense, images, everybody, places)
+        # As they were drawn: what is trained on is computed from it.
+        frozen, knowledge, seed = once.frozen(self.progress), self.knowledge, self.scene.config.seed
+        texture, protected = frozen.texture, frozen.protected(images.images)
+        removers = removers_for(texture, knowledge, seed=seed, steps=self.steps, progress=self.progress)
+        planted = planted_breaks(texture, removers, knowledge, seed=seed, steps=self.steps, progress=self.progress)
+        found = attack(texture, removers, knowledge, protected, images.labels, seed=seed)
+        linked = linkage(texture, protected, found.estimates, everybody.unit_images(), places, everybody.groups)
+        made = {name: each.estimates for name, each in found.removals.items()}
+        return {"as given": protected.clamp(0, 1), **made}, linked, planted
+
+    def _with_a_copy(
+        self, defense: Defense, images: ImageSet, everybody: ImageSet, places: Int64[Tensor, "n"]
+    ) -> Removed:
+        """Of a noise that no formula describes: learnt from public images, protected by a copy of the defense."""
+        data, seed = self.scene.dataset, self.scene.config.seed
+        public = data.public.subset(range(len(data.public))[:MOST_COPIED])
+        copy = build_defense(self.scene, self.arm, self.generator, "attacker")
+        pairs = pairs_found(self._protected(copy, public), public.unit_images(), public.labels)
+        remover = train_remover(AsGiven(), pairs, data.classes, seed=seed, steps=self.steps, progress=self.progress)
+        training, held = self.knowledge.parts()
+        whitening = measure_whitening(self.knowledge.images)
+        broken = breaks_sparse_noise(whitening, training.images, held.images, seed, self.steps, self.progress)
+        protected = self._protected(defense, images)
+        made = {"as given": protected.clamp(0, 1), "learned": remover.remove(protected, images.labels).estimates}
+        gallery = everybody.unit_images().flatten(1)
+        ways = [-torch.cdist(each.flatten(1), gallery) for each in made.values()]
+        return made, found_again(ways, places, everybody.groups), {"sparse noise": broken}
+
+    def _protected(self, defense: Defense, images: ImageSet) -> Float[Tensor, "n c h w"]:
+        """What a client trains on in the first round, in [0, 1]."""
+        scene, normalisation = self.scene, self.scene.dataset.normalisation
+        training, model = scene.config.training, scene.new_model(self.arm)
+        model.train(training.batch_norm == "train")
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        context = RoundContext(model, state, training.loss_function(), 0, training.rounds, training.learning_rate_at(0))
+        normalised = normalisation.apply(images.unit_images())
+        defense.prepare(normalised, images.sample_ids, self.progress)
+        defense.begin_round(context)
+        batches = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
+        protected = [
+            defense.protect_batch(Batch(normalised[at], images.labels[at], images.sample_ids[at]), context).images
+            for at in batches
+        ]
+        return normalisation.invert(torch.cat(protected))

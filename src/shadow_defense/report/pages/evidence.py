@@ -1,0 +1,148 @@
+"""The page of a study: whether a setting does, every arm against the bars, then the comparison behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.kit.formatting import MISSING, markdown_text, number
+from shadow_defense.report.kit.table import Column, Table
+from shadow_defense.report.pages.compare import render_comparison
+from shadow_defense.report.pages.compare_markdown import comparison_markdown
+from shadow_defense.report.records.comparison import ComparisonPictures
+from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, Difference, EvidenceRecord, Setting
+
+LEFTOVERS = ("left", "ssim", "found")
+"""Measures of what is left of images; the others are on test images."""
+
+SIGNS = {"met": "yes", "missed": "no", "open": "open"}
+
+
+def _bars(setting: Setting) -> str:
+    return ", ".join(SIGNS[outcome] for outcome in setting.outcomes().values())
+
+
+def _by(setting: Setting) -> str | None:
+    if setting.withheld:
+        return "withheld: a planted break was not broken"
+    return None if setting.left is None else setting.left.by
+
+
+def measures(setting: Setting) -> dict[str, Estimate]:
+    """Every number of a setting by name."""
+    worth, left = setting.worth, setting.left
+    found: dict[str, Estimate | None] = {"f1_lost": setting.f1_lost}
+    if worth is not None:
+        found |= {"f1": worth.f1, "auroc": worth.auroc, "balanced": worth.balanced}
+    if left is not None:
+        found |= {"left": left.above, "ssim": left.ssim, "found": left.found}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _measure(title: str, name: str, digits: int = 3, about: str = "") -> Column[Setting]:
+    return Column(title, lambda each: measures(each).get(name), digits, about=about)
+
+
+SETTING_COLUMNS: tuple[Column[Setting], ...] = (
+    Column("Arm", lambda each: each.arm),
+    Column("Model", lambda each: each.model),
+    _measure("Macro F1", "f1", about="threshold set on validation"),
+    Column("F1 by seed", lambda each: " ".join(map(number, each.worth.f1_of_seeds)) if each.worth else None),
+    _measure("AUROC", "auroc"),
+    _measure("Balanced accuracy", "balanced"),
+    _measure("F1 lost", "f1_lost", about=f"asked: at most {F1_LOST:g}"),
+    _measure("Left (dB)", "left", 2, f"above the mean image; asked: at most {LEFT:g}"),
+    _measure("SSIM", "ssim"),
+    Column("By", _by),
+    _measure("Found", "found", about=f"asked: at most {FOUND:g}"),
+    Column("F1, left, found", _bars, about="open: the interval holds the bar, or nothing bounds what is left"),
+    Column("Front", lambda each: "yes" if each.on_front else MISSING),
+)
+
+DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
+    Column("Arm", lambda each: each.arm),
+    Column("Model", lambda each: each.model),
+    Column("By", lambda each: each.by),
+    Column("Measure", lambda each: each.measure),
+    Column("Difference", lambda each: each.difference),
+    Column("Effect", lambda each: each.effect, 2, about="Cohen's d of the pairs"),
+    Column("p", lambda each: each.p, 4, about="by bootstrap, adjusted by Holm"),
+    Column(
+        "Sign",
+        lambda each: "shown" if each.settled_by is None else f"not shown; {each.settled_by} images would",
+        about="of the same spread",
+    ),
+)
+
+
+def setting_table(record: EvidenceRecord) -> Table[Setting]:
+    """Every arm against the three bars."""
+    title = "Every arm against the three bars"
+    return Table(title, SETTING_COLUMNS, record.settings, "scores", mark=lambda each: "front" if each.on_front else "")
+
+
+def difference_table(record: EvidenceRecord) -> Table[Difference]:
+    """Every arm against the first."""
+    return Table(f"Against {record.first}, paired by image", DIFFERENCE_COLUMNS, record.differences, "scores")
+
+
+def render_evidence(record: EvidenceRecord, pictures: Sequence[ComparisonPictures] = ()) -> str:
+    """The whole page as one HTML document. Raises as :func:`render_comparison`."""
+    tables = {"settings": setting_table(record), "differences": difference_table(record)}
+    return render_comparison(record, pictures, "evidence", occasion="Evidence", **tables)
+
+
+def evidence_markdown(record: EvidenceRecord) -> str:
+    """The same as GitHub Markdown, for docs/results."""
+    sizes = ", ".join(f"{count} of {size}" for size, count in record.victims.items())
+    return comparison_markdown(
+        record,
+        [
+            "## Settings",
+            f"Left: of {record.audited} protected images of the first seed what the closest of all removers makes of "
+            "each (worst case); of other arms what the strongest cell of attack and round left of the victims' images "
+            f"(of each seed, by the images of the client: {sizes}). Intervals: 95 %, bootstrap over images within "
+            "seeds; AUROC and balanced accuracy: over seeds; found: Clopper and Pearson.",
+            setting_table(record).markdown(),
+            "## Differences",
+            difference_table(record).markdown(),
+            "## What the attacks say",
+            "\n".join(f"- {markdown_text(sentence)}" for sentence in record.attacked),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of one arm."""
+
+    model: str
+    arm: str
+    measure: str
+    by: str
+    value: Estimate
+
+
+NUMBER_COLUMNS: tuple[Column[Number], ...] = (
+    Column("model", lambda each: each.model),
+    Column("arm", lambda each: each.arm),
+    Column("measure", lambda each: each.measure),
+    Column("by", lambda each: each.by),
+    Column("mean", lambda each: each.value.mean),
+    Column("low", lambda each: None if each.value.interval is None else each.value.interval[0]),
+    Column("high", lambda each: None if each.value.interval is None else each.value.interval[1]),
+    Column("images", lambda each: each.value.count),
+)
+
+
+def evidence_numbers(record: EvidenceRecord) -> Table[Number]:
+    """Every number of the settings and differences, one a row, for CSV and data frames."""
+    rows = [
+        Number(each.model, each.arm, name, (_by(each) or "") if name in LEFTOVERS else "test images", value)
+        for each in record.settings
+        for name, value in measures(each).items()
+    ]
+    for each in record.differences:
+        rows.append(Number(each.model, each.arm, f"{each.measure}_difference", each.by, each.difference))
+    return Table("", NUMBER_COLUMNS, rows)

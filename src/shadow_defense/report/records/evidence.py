@@ -1,0 +1,135 @@
+"""The record of a study: every arm against what is asked of a setting, and differences with their corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shadow_defense.report.records.comparison import ComparisonRecord
+from shadow_defense.report.records.reading import Measure
+
+F1_LOST, LEFT, FOUND = 0.01, 2.0, 0.05
+"""The most that a setting may cost and leave: macro F1 lost, dB above the mean image, share of images found first."""
+
+Outcome = Literal["met", "missed", "open"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What models are worth on the test images.
+
+    Attributes:
+        f1: macro F1, at the threshold that validation images set; over images within seeds.
+        f1_of_seeds: the same of each training.
+        auroc, balanced: area under the ROC curve and balanced accuracy (mean recall), over seeds.
+    """
+
+    f1: Measure
+    f1_of_seeds: tuple[float, ...]
+    auroc: Measure | None
+    balanced: Measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What is left of images: the worst case, or what the strongest cell of attack and round left.
+
+    Attributes:
+        by: ``worst case``, or the attack with its round.
+        above: PSNR above the mean image's, paired by image.
+        bounded: whether no attack on any round can leave more.
+        found: share of images found first among ``gallery``; None where it was not measured.
+    """
+
+    by: str
+    above: Measure
+    ssim: Measure
+    bounded: bool = False
+    found: Measure | None = None
+    gallery: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One arm with one model.
+
+    Attributes:
+        f1_lost: macro F1 against the first arm, paired by image; None for that arm.
+        withheld: whether the worst case counts for nothing, since a planted break was not broken.
+    """
+
+    model: str
+    arm: str
+    worth: Worth | None = None
+    f1_lost: Measure | None = None
+    left: Left | None = None
+    withheld: bool = False
+    on_front: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether both what it costs and what it leaves were measured."""
+        return self.f1_lost is not None and self.left is not None
+
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """Of each of the three bars; open where the interval holds the bar, and where nothing bounds what is left."""
+        above = against(None if self.left is None else self.left.above, LEFT)
+        bounded = self.left is not None and self.left.bounded
+        return {
+            "f1": against(self.f1_lost, F1_LOST),
+            "left": above if bounded or above == "missed" else "open",
+            "found": against(None if self.left is None else self.left.found, FOUND),
+        }
+
+
+def against(measure: Measure | None, bar: float) -> Outcome:
+    """Whether a number that should be at most ``bar`` is, by its whole interval.
+
+    >>> from shadow_defense.metrics.confidence import Estimate
+    >>> [against(Estimate(1.0, ends, 9), 2.0) for ends in ((0.5, 1.5), (0.5, 2.5), (2.1, 2.5))]
+    ['met', 'open', 'missed']
+    """
+    if measure is None or measure.interval is None:
+        return "open"
+    low, high = measure.interval
+    return "met" if high <= bar else "missed" if low > bar else "open"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """An arm against the first one, paired by image.
+
+    Attributes:
+        by: the attack whose PSNR it is, or ``test images`` for macro F1.
+        effect: Cohen's d_z; None where it has none.
+        p: adjusted by Holm over the arms of the same model and ``by``.
+        settled_by: images that would settle its sign; None where it is settled.
+    """
+
+    model: str
+    arm: str
+    by: str
+    measure: str
+    difference: Measure
+    effect: float | None
+    p: float
+    settled_by: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceRecord(ComparisonRecord):
+    """What ``evidence-<set>.json`` holds.
+
+    Attributes:
+        attacked: what the comparison of attacks says by itself.
+        missing: how many results of each kind a longer run would add.
+        victims: images attacked of each seed by the size of the client that holds them.
+    """
+
+    settings: tuple[Setting, ...]
+    differences: tuple[Difference, ...]
+    missing: Mapping[str, int]
+    victims: Mapping[str, int]
+    audited: int
+    attacked: tuple[str, ...] = ()

@@ -1,0 +1,122 @@
+"""What a study answers: whether a setting does, which arms stand on the front, and what would change the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.metrics.contrasts import images_to_settle
+from shadow_defense.report.kit.formatting import counted, listed, number, plain, with_interval
+from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, EvidenceRecord, Setting
+
+ASKED = (
+    f"Asked: macro F1 lost at most {100 * F1_LOST:g} point, the worst case at most {LEFT:g} dB above the mean image, "
+    f"at most {100 * FOUND:g} % of images found again."
+)
+
+BARS = {
+    "f1": (F1_LOST, "the cost in F1", "test images over all trainings"),
+    "left": (LEFT, "what is left of the images", "audited images"),
+    "found": (FOUND, "how many are found again", "audited images"),
+}
+"""Of each bar: its height, what it is about, and what more of would settle it."""
+
+
+def answer(record: EvidenceRecord) -> list[str]:
+    """For each model: is there a setting, what stands on the front, and what would change the answer."""
+    sentences = [ASKED]
+    for model in dict.fromkeys(setting.model for setting in record.settings):
+        own = [setting for setting in record.settings if setting.model == model]
+        defended = [setting for setting in own if setting.arm != record.first]
+        said = [_is_there(defended), *_front(own), *_change(defended)]
+        sentences += [f"{model}: {sentence}" for sentence in said]
+    if record.missing:
+        counts = listed([counted(count, "task") + f" of kind {kind}" for kind, count in record.missing.items()])
+        sentences.append(f"Not all of the study is there: {counts} are still to be computed.")
+    return sentences
+
+
+def _is_there(settings: Sequence[Setting]) -> str:
+    met = [each for each in settings if set(each.outcomes().values()) == {"met"}]
+    if met:
+        return f"yes: {listed([f'{each.arm} ({_numbers(each)})' for each in met])}."
+    possible = _possible(settings)
+    if possible:
+        best = possible[0]
+        return f"not shown, and not excluded: {best.arm} comes nearest ({_numbers(best)}); open: {_bars(best, 'open')}."
+    measured = [each for each in settings if each.known]
+    if not measured:
+        return "nothing was measured far enough for an answer."
+    best = min(measured, key=lambda each: list(each.outcomes().values()).count("missed"))
+    return f"no: every arm clearly misses a bar; {best.arm} ({_numbers(best)}) misses {_bars(best, 'missed')}."
+
+
+def _possible(settings: Sequence[Setting]) -> list[Setting]:
+    """What misses no bar clearly, nearest first."""
+    possible = [each for each in settings if each.known and "missed" not in each.outcomes().values()]
+    return sorted(possible, key=lambda each: -list(each.outcomes().values()).count("met"))
+
+
+def _bars(setting: Setting, outcome: str) -> str:
+    return listed([BARS[name][1] for name, found in setting.outcomes().items() if found == outcome])
+
+
+def _numbers(setting: Setting) -> str:
+    parts, left = [], setting.left
+    if setting.f1_lost is not None:
+        parts.append(f"F1 lost {_written(_hundredfold(setting.f1_lost))} points")
+    if left is not None:
+        parts.append(f"{_written(left.above)} dB above the mean image by {left.by}")
+        if left.found is not None:
+            parts.append(f"{_written(_hundredfold(left.found))} % found among {left.gallery}")
+    return ", ".join(parts)
+
+
+def _written(estimate: Estimate) -> str:
+    return plain(with_interval(estimate, 1))
+
+
+def _hundredfold(share: Estimate) -> Estimate:
+    ends = None if share.interval is None else (100 * share.interval[0], 100 * share.interval[1])
+    return Estimate(100 * share.mean, ends, share.count)
+
+
+def _front(settings: Sequence[Setting]) -> list[str]:
+    shown = [(each.arm, each.left, each.worth) for each in settings if each.on_front and each.left and each.worth]
+    if not shown:
+        return []
+    shown.sort(key=lambda each: each[1].above.mean)
+    names = [f"{arm} ({number(left.above.mean, 1)} dB, F1 {number(worth.f1.mean)})" for arm, left, worth in shown]
+    bounded = all(left.bounded for _, left, _ in shown)
+    beside = "" if bounded else "; where no worst case is known, what is left is what attacks found, and may be more"
+    return [f"on the front of what is left and F1, best protected first: {plain(listed(names))}{beside}."]
+
+
+def _change(settings: Sequence[Setting]) -> list[str]:
+    """How many images would settle the open bars of the nearest arm."""
+    clauses = []
+    for each in _possible(settings)[:1]:
+        left = each.left
+        measures = {
+            "f1": each.f1_lost,
+            "left": left.above if left is not None and left.bounded else None,
+            "found": None if left is None else left.found,
+        }
+        for name, outcome in each.outcomes().items():
+            (bar, about, images), measure = BARS[name], measures[name]
+            count = None if measure is None else images_to_settle(measure, bar)
+            if outcome == "open" and measure is not None and count is not None:
+                clauses.append(f"{count} {images} in place of {measure.count} for {about} of {each.arm}")
+    return [f"at the means and spreads seen here, {listed(clauses)} would settle it."] if clauses else []
+
+
+def forecast_sentence(name: str, tasks: Mapping[str, int], seconds: Mapping[str, float], processes: int) -> str:
+    """What is still to be computed, and for how long; seconds are of one process.
+
+    >>> forecast_sentence("faces", {"training": 2, "attack": 9}, {"training": 3600.0, "attack": 1800.0}, 2)
+    'faces: 0.8 hours on 2 processes: 2 training (0.5 h), 9 attack (0.2 h).'
+    """
+    if not tasks:
+        return f"{name}: everything is there."
+    parts = [f"{count} {kind} ({seconds[kind] / processes / 3600:.1f} h)" for kind, count in tasks.items()]
+    return f"{name}: {sum(seconds.values()) / processes / 3600:.1f} hours on {processes} processes: {', '.join(parts)}."

@@ -1,0 +1,250 @@
+"""A study: its victims, its worst cases, its pieces, and what follows from its numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.plans.evidence.gathering import write_evidence
+from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, stopped_after
+from shadow_defense.experiment.plans.evidence.reading import load_study, study_sets
+from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1
+from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.tasks import measuring
+from shadow_defense.experiment.tasks.bounding import Bounding, is_bounded
+from shadow_defense.experiment.tasks.predicting import Predicted
+from shadow_defense.experiment.tasks.updating import Updating
+from shadow_defense.experiment.trial import Trial
+from shadow_defense.experiment.victims import Victims, VictimTrial, victims_of
+from shadow_defense.federated.rounds import round_folder, update_path
+from shadow_defense.federated.update import ModelUpdate
+from shadow_defense.files import read_tensors
+from shadow_defense.progress import Progress
+from shadow_defense.report.records.evidence import EvidenceRecord
+from shadow_defense.report.records.reading import load_record
+from tests.experiment.comparison_grid import fixed_cost
+
+STUDY: dict[str, Any] = {
+    "title": "tiny",
+    "seeds": [0],
+    "data": {
+        "source": "faces",
+        "image_size": 16,
+        "public_fraction": 0.5,
+        "split": {"kind": "sizes", "sizes": [1, 4, 20], "batch_sizes": [1, 4, 8]},
+    },
+    "training": {"rounds": 2, "learning_rate": 0.05, "evaluate_every": 2},
+    "metrics": {"lpips": None},
+    "models": {"convnet": {"model": {"name": "convnet", "normalisation": "group", "width": 8}}},
+    "defenses": {
+        "fedavg": {"defense": "none"},
+        "once": {"defense": "protect-once", "options": {"texture": "white"}},
+        "noise": {"defense": "noise"},
+    },
+    "attacks": {"ig": {"attack": "inverting-gradients", "options": {"iterations": 2}, "rounds": [1, 2]}},
+    "victims": {"counts": {1: 2, 2: 1}},
+    "audited": 20,
+    "remover_steps": 1,
+    "workers": 0,
+}
+
+
+def study(**changes: Any) -> Study:
+    return Study.model_validate({**STUDY, **changes})
+
+
+def evidence(folder: Path, **changes: Any) -> Evidence:
+    return Evidence(folder / "out", study(**changes))
+
+
+def trial(evidence: Evidence) -> VictimTrial:
+    found = evidence.trial("convnet", 0)
+    assert isinstance(found, VictimTrial)
+    return found
+
+
+class TestVictims:
+    def test_sizes_are_as_asked_without_a_common_image_and_balanced(self, tmp_path: Path) -> None:
+        data = trial(evidence(tmp_path)).base.dataset
+        clients = victims_of(data, {1: 4, 3: 2}, seed=0)
+        held = {sample for client in data.clients for sample in client.train.sample_ids}
+        ids = [sample for client in clients for sample in client.train.sample_ids]
+        assert [len(client.train) for client in clients] == [1, 1, 1, 1, 3, 3]
+        assert len(set(ids)) == len(ids) == 10 and set(ids) <= held
+        assert sorted(int(client.train.labels[0]) for client in clients[:4]) == [0, 0, 1, 1]
+
+    def test_more_images_than_there_are_is_said(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="victims ask for 30 images and the clients hold 25"):
+            victims_of(trial(evidence(tmp_path)).base.dataset, {30: 1}, seed=0)
+
+    def test_another_process_sees_the_same_victims(self, tmp_path: Path) -> None:
+        import pickle
+
+        own = trial(evidence(tmp_path))
+        other = pickle.loads(pickle.dumps(own))
+        assert other.images.sha256 == own.images.sha256 != own.base.images.sha256
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, EvidenceRecord]:
+    plan = evidence(tmp_path_factory.mktemp("evidence"))
+    told: list[dict[str, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "in_own_process", fixed_cost)
+        assert plan.run_for(None, lambda rest: told.append(rest.tasks))
+    assert not plan.failures
+    # Two trainings' updates; what is drawn once is trained and bounded, and not attacked.
+    assert told[0]["training"] == 3 and told[0]["updates"] == 2 and told[0]["bound"] == 1
+    return plan, write_evidence(plan, "tiny", "shadow-defense evidence tiny.yaml")
+
+
+class TestWholeStudy:
+    def test_updates_are_those_of_the_stored_global_models(self, finished: tuple[Evidence, EvidenceRecord]) -> None:
+        """One victim of one image without defense: a plain SGD step from the model that the training kept."""
+        plan, _ = finished
+        own = trial(plan)
+        updating = own.trainings["fedavg"]
+        assert isinstance(updating, Updating)
+        victim = own.dataset.clients[0]
+        place, source = plan.store.place(updating), plan.store.place(updating.training)
+        for round in (0, 1):
+            state, _ = read_tensors(round_folder(source, round) / "global.safetensors", "")
+            model = own.base.new_model("fedavg")
+            model.load_state_dict(state)
+            images = own.dataset.normalisation.apply(victim.train.unit_images())
+            torch.nn.functional.cross_entropy(model(images), victim.train.labels).backward()
+            update = ModelUpdate.load(update_path(place, round, victim.name), "")
+            for name, parameter in model.named_parameters():
+                assert parameter.grad is not None
+                torch.testing.assert_close(update.tensors[name], -0.05 * parameter.grad, atol=1e-6, rtol=1e-3)
+
+    def test_settings_are_of_all_arms_and_bounds_of_what_is_drawn_once(
+        self, finished: tuple[Evidence, EvidenceRecord]
+    ) -> None:
+        _, record = finished
+        settings = {setting.arm: setting for setting in record.settings}
+        assert list(settings) == ["fedavg", "once", "noise"]
+        assert all(setting.worth is not None for setting in settings.values())
+        left = settings["noise"].left
+        assert left is not None and left.by.startswith("ig, round") and not left.bounded and left.found is None
+        # One step of training breaks no planted break: nothing follows from it.
+        assert settings["once"].withheld and settings["once"].left is None
+        assert settings["fedavg"].f1_lost is None and settings["noise"].f1_lost is not None
+        assert {difference.by for difference in record.differences} == {"ig", "test images"}
+
+    def test_nothing_is_computed_twice_and_the_files_are_read_again(
+        self, finished: tuple[Evidence, EvidenceRecord]
+    ) -> None:
+        plan, record = finished
+        again = Evidence(plan.folder, plan.study)
+        assert again.remaining() == [] and again.forecast().tasks == {}
+        assert load_record(EvidenceRecord, plan.folder / "evidence-tiny.json", "") == record
+        page = (plan.folder / "evidence-tiny.html").read_text()
+        assert "Every arm against the bars" in page and record.verdict[0] in page
+        assert "| noise |" in (plan.folder / "evidence-tiny.md").read_text()
+        assert (plan.folder / "evidence-tiny.csv").read_text().startswith("model,arm,measure,by,mean,low,high,images")
+
+
+class TestWorstCase:
+    def test_images_under_hardly_any_noise_are_given_back_and_found(self, tmp_path: Path) -> None:
+        weak = {"defense": "protect-once", "options": {"texture": "white", "strength": 0.02}}
+        plan = evidence(tmp_path, defenses={"fedavg": {"defense": "none"}, "once": weak})
+        bounding = plan.bounds["convnet", "once"]
+        bounding.compute(plan.store, Progress())
+        bound = bounding.load(plan.store)
+        assert min(bound.closest["psnr"]) > 30 and sum(bound.found) == len(bound.found) == 20
+        assert bound.gallery == 25 and len(bound.mean_image["psnr"]) == 20
+
+    def test_a_noise_without_a_formula_is_attacked_with_a_copy_of_it(self, tmp_path: Path) -> None:
+        arms = {"fedavg": {"defense": "none"}, "shadow": {"defense": "shadow", "options": {"latent_iterations": 2}}}
+        generator = {"z_dim": 8, "width": 8, "steps": 2, "save_every": 2, "batch_size": 8}
+        plan = evidence(tmp_path, defenses=arms, generator=generator)
+        bounding = plan.bounds["convnet", "shadow"]
+        for need in bounding.needs():
+            need.compute(plan.store, Progress())
+        bounding.compute(plan.store, Progress())
+        bound = bounding.load(plan.store)
+        assert set(bound.removers) == {"as given", "learned"} and set(bound.planted) == {"sparse noise"}
+
+    def test_gradient_defenses_have_none(self, tmp_path: Path) -> None:
+        config = trial(evidence(tmp_path)).config
+        assert [arm for arm, settings in config.arms.items() if is_bounded(settings)] == ["fedavg", "once"][1:]
+
+
+class TestPieces:
+    def test_a_piece_ends_when_its_time_is_up_and_goes_on(self, tmp_path: Path) -> None:
+        begun = time.monotonic()
+        with pytest.raises(TimeUpError), stopped_after(0.05):
+            time.sleep(5)
+        assert time.monotonic() - begun < 2
+        with stopped_after(0.05):
+            pass
+        time.sleep(0.1)
+
+    def test_a_stopped_run_says_so(self, tmp_path: Path) -> None:
+        assert not evidence(tmp_path).run_for(0.01, lambda rest: None)
+
+
+def calling(called: list[int]) -> Predicted:
+    return Predicted((0, 0, 1, 1), tuple(called), tuple((0.5, 0.5) for _ in called), 0.5)
+
+
+class TestUtility:
+    def test_macro_f1_and_what_is_lost_of_it(self) -> None:
+        """By hand: one of four wrong is F1 of 2/3 and 4/5; all right is 1."""
+        assert f1_of(calling([0, 0, 1, 1])) == 1.0
+        assert f1_of(calling([0, 1, 1, 1])) == pytest.approx((2 / 3 + 4 / 5) / 2)
+        found = lost_f1({0: calling([0, 0, 1, 1])}, {0: calling([0, 1, 1, 1]), 1: calling([1, 1, 0, 0])})
+        assert found is not None and found[0].mean == pytest.approx(1 - 11 / 15) and found[0].count == 4
+        assert lost_f1({}, {0: calling([0, 0, 1, 1])}) is None
+
+
+class TestReading:
+    def test_every_set_is_a_study_and_so_is_the_whole_grid(self) -> None:
+        for name in study_sets():
+            title, plain = load_study(name)
+            _, full = load_study(name, full=True)
+            assert title == name and len(full.points()) > len(plain.points()) and len(full.models) == 3
+
+    def test_class_folders_of_ones_own_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        from PIL import Image
+
+        for name in ("COVID", "normal"):
+            (tmp_path / "hospital" / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (70, 80)).save(tmp_path / "hospital" / name / f"{number}.png")
+        title, own = load_study(None, tmp_path / "hospital")
+        assert title == "hospital" and own.data.source == "image_folder" and own.data.path == tmp_path / "hospital"
+
+    def test_a_folder_of_sets_holds_the_set(self, tmp_path: Path) -> None:
+        (tmp_path / "breastmnist.npz").write_bytes(b"")
+        _, found = load_study("breastmnist", tmp_path)
+        assert found.data.source == "breastmnist" and found.data.path == tmp_path / "breastmnist.npz"
+
+    @pytest.mark.parametrize(("name", "error"), [(None, "name a set"), ("pneumonia", "pneumoniamnist")])
+    def test_what_is_mistyped_is_said(self, name: str | None, error: str) -> None:
+        with pytest.raises(ConfigError, match=error):
+            load_study(name)
+
+
+def test_a_trial_of_a_study_keeps_the_key_of_its_training(tmp_path: Path) -> None:
+    """The same training in a study and in a comparison is one result."""
+    own = trial(evidence(tmp_path))
+    assert own.whole_trainings["noise"].key == Trial(own.config, Store(tmp_path)).trainings["noise"].key
+
+
+def test_bounds_are_of_the_protection(tmp_path: Path) -> None:
+    first, second = evidence(tmp_path), evidence(tmp_path, audited=21)
+    keys = {plan.bounds["convnet", "once"].key for plan in (first, second)}
+    assert len(keys) == 2 and all(isinstance(each, Bounding) for each in first.bounds.values())
+
+
+def test_victims_are_positive() -> None:
+    with pytest.raises(ValueError, match="greater"):
+        Victims(counts={0: 1})
