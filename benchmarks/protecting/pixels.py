@@ -21,7 +21,7 @@ from shadow_defense.shadow.noise import uniform_noise
 from shadow_defense.shadow.settings import shadow_preset
 
 AT_ONCE = 8
-LATENT_ITERATIONS = 100
+LATENT_ITERATIONS = 50
 """Of step 2, in place of 500: it changes what the generator cannot draw, hardly where noise goes."""
 
 

@@ -11,14 +11,16 @@ from shadow_defense.attacks.removers.remover import Removal, Remover
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys
 from shadow_defense.seeds import named_generator
 
-STARTS, ITERATIONS, LEARNING_RATE = 4, 200, 0.05
+STARTS, TRIAL, ITERATIONS, LEARNING_RATE = 4, 40, 200, 0.05
+"""From each start a trial of so many iterations; the best of each image goes on for all."""
+
 AT_ONCE = 128
 
 
 class CodeInversion(Remover):
     """MAP of the code, ``argmin_z r^T K^-1 r + |z|^2`` with ``r = x' - m G(z)``, then LMMSE of x given the decoy.
 
-    Adam from several starts, the one of the least objective counts, which is also the doubt.
+    Adam from several starts, of which the best goes on; its objective is the doubt.
 
     Args:
         known: codes that the attacker was told, to start from in place of drawn ones.
@@ -43,27 +45,31 @@ class CodeInversion(Remover):
     def _codes(
         self, protected: Float[Tensor, "n c h w"], part: Int64[Tensor, "n"], chunk: int
     ) -> tuple[Float[Tensor, "n z"], Float[Tensor, "n"]]:
+        if self.known is not None:
+            return self._descended(protected, self.known[part], ITERATIONS)
         size = self.decoys.generator.z_dim
-        best = torch.zeros(len(protected), size)
-        least = torch.full((len(protected),), torch.inf)
-        for start in range(1 if self.known is not None else STARTS):
+        tried = []
+        for start in range(STARTS):
             draws = named_generator(self.seed, "code inversion", chunk, start)
             codes = 0.5 * torch.randn(len(protected), size, generator=draws)
-            if self.known is not None:
-                codes = self.known[part].clone()
-            codes.requires_grad_(True)
-            optimiser = torch.optim.Adam([codes], lr=LEARNING_RATE)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, ITERATIONS)
-            for _ in range(ITERATIONS):
-                optimiser.zero_grad()
-                self._objective(protected, codes).sum().backward()
-                optimiser.step()
-                schedule.step()
-            with torch.no_grad():
-                objective = self._objective(protected, codes)
-            better = objective < least
-            best[better], least[better] = codes.detach()[better], objective[better]
-        return best, least
+            tried.append(self._descended(protected, codes, TRIAL))
+        best = torch.stack([objective for _, objective in tried]).argmin(dim=0)
+        codes = torch.stack([codes for codes, _ in tried])[best, torch.arange(len(protected))]
+        return self._descended(protected, codes, ITERATIONS)
+
+    def _descended(
+        self, protected: Float[Tensor, "n c h w"], codes: Float[Tensor, "n z"], iterations: int
+    ) -> tuple[Float[Tensor, "n z"], Float[Tensor, "n"]]:
+        codes = codes.clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([codes], lr=LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
+        for _ in range(iterations):
+            optimiser.zero_grad()
+            self._objective(protected, codes).sum().backward()
+            optimiser.step()
+            schedule.step()
+        with torch.no_grad():
+            return codes.detach(), self._objective(protected, codes)
 
     def _objective(self, protected: Float[Tensor, "n c h w"], codes: Float[Tensor, "n z"]) -> Float[Tensor, "n"]:
         return self.taken.misfit(protected, self.decoys.of_codes(codes)) + codes.square().sum(dim=1)

@@ -21,13 +21,23 @@ def likelihoods(
     No other score finds the right image more often where the noise is Gaussian and every image as likely
     (docs/protect.md). What lies outside of the directions counts too, where any of it is left.
     """
+    seen, expected = compared(whitening, view, protected, gallery)
+    return -torch.cdist(seen, expected).square().float()
+
+
+def compared(
+    whitening: Whitening,
+    view: LinearView,
+    protected: Float[Tensor, "n c h w"],
+    gallery: Float[Tensor, "m c h w"],
+) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
+    """Protected images and clean ones in coordinates in which minus the likelihood is the squared distance."""
     root = torch.linalg.cholesky(torch.linalg.inv(view.noise.double()))
     seen = (whitening.coordinates(protected) - view.offset).double() @ root
     expected = whitening.coordinates(gallery).double() @ view.gain.double().T @ root
-    squared = torch.cdist(seen, expected).square()
-    if view.outside_gain and whitening.count < len(whitening.mean):
-        outside = torch.cdist(
-            whitening.outside(protected).double(), view.outside_gain * whitening.outside(gallery).double()
-        )
-        squared = squared + outside.square() / view.outside_noise
-    return -squared.float()
+    if not view.outside_gain or whitening.count == len(whitening.mean):
+        return seen, expected
+    deviation = view.outside_noise**0.5
+    outside = whitening.outside(protected).double() / deviation
+    kept = view.outside_gain * whitening.outside(gallery).double() / deviation
+    return torch.cat([seen, outside], dim=1), torch.cat([expected, kept], dim=1)

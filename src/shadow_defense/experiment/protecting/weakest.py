@@ -9,55 +9,63 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import likelihoods
-from shadow_defense.attacks.removers.lmmse import LinearRemover
+from shadow_defense.attacks.removers.linking import compared
+from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
-from shadow_defense.attacks.removers.worst_case import scores
 from shadow_defense.errors import ConfigError, shown
+from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.linkage import hits
+from shadow_defense.metrics.psnr import psnr
+from shadow_defense.metrics.ssim import ssim
 from shadow_defense.protection.texture import Texture
 
 LEAST, MOST, HALVINGS = 0.02, 20.0, 10
 """Strengths between which is searched, and how often the interval is halved: to a hundredth of itself."""
 
-PROBES = 500
-"""Public images that are looked for among all of them."""
+PROBES = 2000
+"""Public images that are looked for at most, one draw each."""
 
 
-def _fidelity(texture: Texture, public: Float[Tensor, "n c h w"], metric: str) -> tuple[float, float]:
-    """Means over the linear removal of all images, and over the mean image in its place."""
+def _above_mean(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -> float:
+    removed, mean = _removed(texture, public)
+    return float((psnr(removed, public) - psnr(mean, public)).mean())
+
+
+def _rdlv(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -> float:
+    removed, mean = _removed(texture, public)
+    return float(relative_data_leakage(ssim(removed, public), ssim(mean, public)).nanmean())
+
+
+def _removed(texture: Texture, public: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+    """The linear removal of each image, and the mean image in its place."""
     protected = texture.protect(public, drawn(0, "target", len(public)))
-    estimates = LinearRemover(texture.whitening, texture.view()).removal.images([protected])
+    removal = linear_removal(texture.whitening, [texture.view()])
     mean = texture.whitening.mean.unflatten(0, texture.whitening.shape)
-    removed, anybody = (
-        float(scores(each, public, mean)[metric].nanmean()) for each in (estimates, mean.expand_as(public))
-    )
-    return removed, anybody
+    return removal.images([protected]), mean.expand_as(public)
 
 
-def _rdlv(texture: Texture, public: Float[Tensor, "n c h w"]) -> float:
-    return _fidelity(texture, public, "rdlv")[0]
+def _linkage(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -> float:
+    """Each image is looked for among itself and those next to it, as many as will be protected."""
+    size = max(2, min(gallery, len(public)))
+    galleries = len(public) // size
+    protected = texture.protect(public[: galleries * size], drawn(0, "target", galleries * size))
+    seen, expected = compared(texture.whitening, texture.view(), protected, public[: galleries * size])
+    probes = min(size, -(-PROBES // galleries))
+    own = torch.arange(probes)
+    found = [
+        hits(-torch.cdist(some[:probes], among), own)
+        for some, among in zip(seen.split(size), expected.split(size), strict=True)
+    ]
+    return float(torch.cat(found).mean())
 
 
-def _above_mean(texture: Texture, public: Float[Tensor, "n c h w"]) -> float:
-    removed, anybody = _fidelity(texture, public, "psnr")
-    return removed - anybody
-
-
-def _linkage(texture: Texture, public: Float[Tensor, "n c h w"]) -> float:
-    probes = public[:PROBES]
-    protected = texture.protect(probes, drawn(0, "target", len(probes)))
-    similarity = likelihoods(texture.whitening, texture.view(), protected, public)
-    return float(hits(similarity, torch.arange(len(probes))).mean())
-
-
-LEAKS: dict[str, tuple[Callable[[Texture, Float[Tensor, "n c h w"]], float], float]] = {
+LEAKS: dict[str, tuple[Callable[[Texture, Float[Tensor, "n c h w"], int], float], float]] = {
     "rdlv": (_rdlv, 10.0),
     "psnr": (_above_mean, 100.0),
     "linkage": (_linkage, 1.0),
 }
 """What a target may bound, with the greatest number that makes sense: mean RDLV, mean dB of PSNR above the mean image,
-rank-1 by likelihood among the public images."""
+rank-1 by likelihood in a gallery of as many public images as will be protected, or of all where that is more."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,16 @@ def parse_target(text: str) -> Target:
     return Target(measure, most)
 
 
-def weakest_strength(make: Callable[[float], Texture], public: Float[Tensor, "n c h w"], target: Target) -> float:
+def weakest_strength(
+    make: Callable[[float], Texture], public: Float[Tensor, "n c h w"], target: Target, gallery: int | None = None
+) -> float:
     """The least strength at which no more than ``target`` is left of ``public``.
 
-    Nothing of a private image has a part in it: a strength that were fitted to them would tell of them.
+    Nothing of a private image has a part in it but how many there are, which is no secret: a strength that were fitted
+    to them would tell of them.
+
+    Args:
+        gallery: images that will be protected, among which one is looked for; None: as many as ``public``.
 
     Raises:
         ConfigError: where no strength reaches it, saying what is reached.
@@ -97,7 +111,7 @@ def weakest_strength(make: Callable[[float], Texture], public: Float[Tensor, "n 
     leak, _ = LEAKS[target.measure]
 
     def leaked(strength: float) -> float:
-        return leak(make(strength), public)
+        return leak(make(strength), public, gallery or len(public))
 
     reached = leaked(MOST)
     if reached > target.most:
