@@ -34,7 +34,19 @@ def protect(
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="MEASURE=NUMBER", help="The weakest strength that leaves no more: rdlv, psnr (+2) or linkage."
+            metavar="MEASURE=NUMBER",
+            help="The weakest strength that leaves no more: rdlv, psnr (+2) or linkage; recommended has its own.",
+        ),
+    ] = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="Of decoys, as `pretrain` writes it: trained on public images alone.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Whose directions are spared: a program (.pt2), TorchScript (.pt, .ts), or a YAML file whose `model` "
+            "has a `start`.",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Protect so many training images only: a trial.")] = None,
@@ -56,19 +68,21 @@ def protect(
     from shadow_defense.config import assignments
     from shadow_defense.experiment.protecting.material import Request
     from shadow_defense.experiment.protecting.protecting import protect_data
-    from shadow_defense.experiment.protecting.settings import protect_preset
-    from shadow_defense.experiment.protecting.weakest import parse_target
+    from shadow_defense.experiment.protecting.settings import protect_preset, targets_of
     from shadow_defense.folder_lock import holding
 
+    options = assignments(overrides or ())
     request = Request(
         images=images,
         public=public,
         aside=aside,
-        settings=protect_preset(preset, **assignments(overrides or ())),
-        target=None if target is None else parse_target(target),
+        settings=protect_preset(preset, **options),
+        targets=targets_of(preset, target, options),
         limit=limit,
         image_size=image_size,
         grey_range=None if grey_range is None else _range(grey_range),
+        generator=generator,
+        model=model,
     )
     with holding(out), progress_unless(quiet) as progress:
         certificate = protect_data(

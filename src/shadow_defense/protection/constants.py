@@ -17,7 +17,7 @@ from shadow_defense.data.duplicates import digests
 from shadow_defense.errors import DataError, RunError
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.progress import Progress
-from shadow_defense.protection.directions import task_directions, train_classifier
+from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.protection.whitening import Whitening, measure_whitening
 
@@ -45,17 +45,28 @@ def measure_constants(
     *,
     seed: int,
     progress: Progress,
+    classifier: Classifier | None = None,
 ) -> Constants:
-    """From public images alone, at the settings' strength.
+    """From public images, at the settings' strength.
 
     Args:
         seed: of the classifier that tells the directions; public too.
+        classifier: what tells them; None: one that is trained on the public images.
 
     Raises:
         DataError: for images that say too little, or that have no labels where the texture needs them.
     """
     whitening = measure_whitening(images.float() / 255)
-    spared = _spared(settings, whitening, images, labels, seed, progress) if settings.texture == "task" else None
+    if settings.texture != "task":
+        return Constants(whitening, None, settings.strength)
+    unit = images.float() / 255
+    if classifier is None:
+        classifier, known = _trained(images, labels, seed, progress)
+    else:
+        known = labels_for(classifier, unit, labels)
+    spared = task_directions(
+        classifier.model, unit, known, classifier.normalisation, whitening, count=settings.directions, seed=seed
+    )
     return Constants(whitening, spared, settings.strength)
 
 
@@ -117,21 +128,14 @@ def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> s
     return digest.hexdigest()
 
 
-def _spared(
-    settings: TextureSettings,
-    whitening: Whitening,
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"] | None,
-    seed: int,
-    progress: Progress,
-) -> Float[Tensor, "k j"]:
-    """The directions that a classifier of the public images needs."""
+def _trained(
+    images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, "n"] | None, seed: int, progress: Progress
+) -> tuple[Classifier, Int64[Tensor, "n"]]:
     if labels is None:
         raise DataError(
             "the public images have no labels, which texture task needs: give a folder with a sub-folder a class or an "
-            ".npz, or --preset covariance"
+            ".npz, a model that tells the classes apart (--model), or --preset covariance"
         )
     normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
-    unit = images.float() / 255
-    model = train_classifier(unit, labels, normalisation, seed=seed, progress=progress)
-    return task_directions(model, unit, labels, normalisation, whitening, count=settings.directions, seed=seed)
+    model = train_classifier(images.float() / 255, labels, normalisation, seed=seed, progress=progress)
+    return Classifier(model, normalisation), labels

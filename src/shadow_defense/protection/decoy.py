@@ -113,12 +113,17 @@ class Decoy(Texture):
     def view(self) -> LinearView:
         """The decoy counts as Gaussian noise of the decoys' mean and covariance."""
         given = self.given_decoy()
-        replaced = self._coordinates_of((self.share * self.decoys.sample()).flatten(1))
+        # In double precision: a generator's decoys may lie along few directions, and along the others nothing hides.
+        replaced = self._coordinates_of((self.share * self.decoys.sample()).flatten(1)).double()
         mean = replaced.mean(dim=0)
         spread = (replaced - mean).T @ (replaced - mean) / (len(replaced) - 1)
         rest = float(self.share.mean()) ** 2 * self.whitening.rest
         return LinearView(
-            given.gain, given.noise + spread, given.offset + mean, given.outside_gain, given.outside_noise + rest
+            given.gain,
+            given.noise + spread,
+            given.offset + mean.float(),
+            given.outside_gain,
+            given.outside_noise + rest,
         )
 
     def _coordinates_of(self, differences: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -21,6 +23,46 @@ NOISE = 0.02
 """Standard deviation under which gradients are taken, on the scale of [0, 1]: at single points they are rough."""
 
 MODEL = ModelSettings(name="convnet", normalisation="group", activation="gelu", width=32)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model, in eval mode, and the normalisation of the images that it reads."""
+
+    model: nn.Module
+    normalisation: Normalisation
+
+    def answers(self, images: Float[Tensor, "n c h w"]) -> Int64[Tensor, "n"]:
+        """The most probable class of each image in [0, 1]."""
+        with torch.no_grad(), training_mode(self.model, False):
+            parts = [self.model(self.normalisation.apply(part)).argmax(dim=1) for part in images.split(256)]
+        return torch.cat(parts)
+
+
+def labels_for(
+    classifier: Classifier, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"] | None
+) -> Int64[Tensor, "n"]:
+    """The labels by which the margin of :func:`task_directions` is taken: those known, else the classifier's answers.
+
+    Raises:
+        DataError: where it answers the same to all images, or is right no more often than that would be: its
+            directions would say nothing of the task, and its images may be normalised otherwise than it expects.
+    """
+    answers = classifier.answers(images)
+    if len(answers.unique()) < 2:
+        raise DataError(
+            "the model gives all public images the same class: give one that was trained on such images, with the mean "
+            "and std that it expects (data.mean and data.std of a YAML file)"
+        )
+    if labels is None:
+        return answers
+    right, always = float((answers == labels).float().mean()), float(labels.bincount().max()) / len(labels)
+    if right <= always:
+        raise DataError(
+            f"the model is right on {right:.0%} of the public images, and whoever always says the most frequent class "
+            f"on {always:.0%}: give one of these classes, with the mean and std that it expects"
+        )
+    return labels
 
 
 def train_classifier(

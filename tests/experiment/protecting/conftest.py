@@ -61,3 +61,14 @@ def request_for(images: Path, **changes: object) -> Request:
     """A request with settings that take seconds."""
     settings = ProtectSettings(**{**QUICK, **changes.pop("settings", {})})  # type: ignore[dict-item]
     return Request(images=str(images), settings=settings, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the networks, which take nearly all of the time."""
+    from shadow_defense.experiment.protecting import auditing
+
+    for name in ("removers_for", "planted_breaks"):
+        real = getattr(auditing, name)
+        monkeypatch.setattr(auditing, name, lambda *given, real=real, **more: real(*given, **{**more, "steps": 0}))
+    monkeypatch.setattr(auditing, "load_lpips", lambda: None)

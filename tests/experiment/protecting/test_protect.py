@@ -193,7 +193,7 @@ def test_a_withheld_verdict_gives_no_numbers(
         ({"public": "few.npz"}, "30 public images: expected at least 50"),
         ({"public": "public.npz", "limit": 5}, "5 images to protect: expected at least 20"),
         ({"aside": 60.0}, "--set-aside 60 of 60 training images: expected fewer"),
-        ({"public": "public.npz", "target": Target("rdlv", 1e-6)}, "is not reached: the strongest noise leaves"),
+        ({"public": "public.npz", "targets": (Target("rdlv", 1e-6),)}, "is not reached: the strongest noise leaves"),
         ({"public": "unlabelled"}, "the public images have no labels"),
         ({"public": "public.npz", "settings": {"directions": 1000}}, "expected 1 to 144"),
     ],

@@ -1,11 +1,13 @@
-"""What a protection's texture is made of, with a strength that a target asks for."""
+"""What a protection's texture is made of, with the strength that its targets ask for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.knowledge import PublicImages
+from shadow_defense.experiment.protecting.networks import NONE, Networks
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.experiment.protecting.site import state_root
 from shadow_defense.experiment.protecting.weakest import Target, weakest_strength
@@ -16,31 +18,70 @@ from shadow_defense.protection.texture import Texture
 
 
 def site_constants(
-    settings: ProtectSettings, target: Target | None, public: PublicImages, progress: Progress
+    settings: ProtectSettings,
+    targets: Sequence[Target],
+    public: PublicImages,
+    count: int,
+    progress: Progress,
+    networks: Networks = NONE,
 ) -> Constants:
-    """Those of :func:`choose_constants`, kept at the site (:func:`.kept_constants`)."""
+    """Those of :func:`choose_constants`, kept at the site (:func:`.kept_constants`).
+
+    Args:
+        count: images that will be protected.
+    """
+    gallery = gallery_for(count)
     return kept_constants(
         state_root(),
         settings,
         public.images,
         public.labels,
-        lambda: choose_constants(settings, target, public, progress),
+        lambda: choose_constants(settings, targets, public, gallery, progress, networks),
         settings.seed,
-        None if target is None else str(target),
+        [str(target) for target in targets],
+        # Nothing else asks how many there are: the strength of one data set is then that of another.
+        gallery if any(target.measure == "linkage" for target in targets) else None,
+        networks.marks(),
     )
 
 
+LEAST_GALLERY = 64
+"""Among fewer images than these more than one in fifty is found by chance: no noise hides it there."""
+
+
+def gallery_for(count: int) -> int:
+    """Among how many images one is looked for: the greatest power of two that is no more than ``count``.
+
+    Of fewer images more are found, so that the strength is on the safe side. A data set that grows keeps its strength,
+    and each image its draw, until it has doubled: another draw would be a second look at it.
+
+    >>> [gallery_for(count) for count in (20, 300, 1023, 1024)]
+    [64, 256, 512, 1024]
+    """
+    return max(LEAST_GALLERY, 1 << (count.bit_length() - 1))
+
+
 def choose_constants(
-    settings: ProtectSettings, target: Target | None, public: PublicImages, progress: Progress
+    settings: ProtectSettings,
+    targets: Sequence[Target],
+    public: PublicImages,
+    gallery: int,
+    progress: Progress,
+    networks: Networks = NONE,
 ) -> Constants:
-    """What the texture is made of, from public images alone; the weakest strength that meets a target.
+    """What the texture is made of, from public images alone; the weakest strength that meets every target.
+
+    Args:
+        gallery: images among which one is looked for.
 
     Raises:
         ConfigError: for a target that nothing reaches, or that a texture has no strength for.
         DataError: for public images that say too little.
     """
-    constants = measure_constants(settings, public.images, public.labels, seed=settings.seed, progress=progress)
-    if target is None:
+    constants = measure_constants(
+        settings, public.images, public.labels, seed=settings.seed, progress=progress, classifier=networks.classifier
+    )
+    if not targets:
         return constants
     if settings.texture == "decoy":
         raise ConfigError("--target has no strength to choose in a decoy: leave it out, or take another --preset")
@@ -48,4 +89,5 @@ def choose_constants(
     def make(strength: float) -> Texture:
         return build_texture(settings, replace(constants, strength=strength), public.images)
 
-    return replace(constants, strength=weakest_strength(make, public.images.float() / 255, target))
+    unit = public.images.float() / 255
+    return replace(constants, strength=max(weakest_strength(make, unit, target, gallery=gallery) for target in targets))

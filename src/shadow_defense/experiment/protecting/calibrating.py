@@ -53,4 +53,4 @@ def _weakest(settings: TextureSettings, public: PublicImages, target: Target, se
     except ConfigError as error:
         return Weakest(None, {}, str(error))
     texture = make(strength)
-    return Weakest(strength, {measure: leak(texture, unit) for measure, (leak, _) in LEAKS.items()})
+    return Weakest(strength, {measure: leak(texture, unit, len(unit)) for measure, (leak, _) in LEAKS.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,17 @@ class Origin:
     Attributes:
         title: what was protected.
         command: by which it was.
-        target: of the strength; None where the settings give it.
+        targets: of the strength; none where the settings give it.
         passed: images of other parts.
-        fingerprint: of the texture; None where nobody knows it.
+        marks: hashes, by name: of the texture, where anybody knows it, and of networks that were given.
         notes: what else has to be known.
     """
 
     title: str
     command: str
-    target: Target | None
+    targets: Sequence[Target]
     passed: int
-    fingerprint: str | None
+    marks: Mapping[str, str | None]
     notes: tuple[str, ...] = ()
 
 
@@ -56,7 +57,7 @@ def certificate_of(
         seed=settings.seed,
         verdict=certificate_verdict(audited.planted_breaks, audited.worst, audited.mean_image, audited.linkage),
         settings=settings.model_dump(mode="json"),
-        target=None if origin.target is None else str(origin.target),
+        target=", ".join(map(str, origin.targets)) or None,
         counts=Counts(
             protected=len(material.private),
             audited=min(settings.audited, len(material.private)),
@@ -69,7 +70,7 @@ def certificate_of(
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(material.public.images, material.public.labels),
         }
-        | ({} if origin.fingerprint is None else {"texture": origin.fingerprint}),
+        | {name: mark for name, mark in origin.marks.items() if mark is not None},
         planted_breaks=dict(audited.planted_breaks),
         removers=audited.removers,
         worst=audited.worst,
@@ -77,7 +78,16 @@ def certificate_of(
         mean_image=audited.mean_image,
         linkage=audited.linkage,
         floor=audited.floor,
-        notes=origin.notes,
+        notes=(*origin.notes, *_of_a_trial(material)),
+    )
+
+
+def _of_a_trial(material: Material) -> tuple[str, ...]:
+    if len(material.private) == material.whole:
+        return ()
+    return (
+        f"A trial: {len(material.private)} of {material.whole} images were protected, as they will be with the rest. "
+        "Among so few more are found again than among all.",
     )
 
 

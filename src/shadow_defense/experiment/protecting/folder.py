@@ -9,6 +9,7 @@ from shadow_defense.errors import RunError
 from shadow_defense.files import is_empty, read_record, write_json
 
 ASKED, CONSTANTS, CERTIFICATE, PAGE = "protection.json", "texture.safetensors", "certificate.json", "certificate.html"
+GENERATOR = "generator.safetensors"
 HINT = "choose another folder with --out"
 
 

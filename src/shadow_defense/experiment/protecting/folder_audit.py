@@ -18,11 +18,12 @@ from shadow_defense.experiment.protecting.auditing import Audited, audit_images,
 from shadow_defense.experiment.protecting.building import choose_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS
+from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, GENERATOR
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.files import read_record
+from shadow_defense.generators.build import load_generator
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture, fingerprint
@@ -76,7 +77,7 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
         material, settings, mark = _of_others(request), request.settings, None
         texture = _told(settings, material, progress) if request.told else None
     written = paired(read_protected(request.protected, settings.seed), material.private)
-    origin = Origin(title, command, None, 0, mark, () if texture is not None else (UNKNOWN,))
+    origin = Origin(title, command, (), 0, {"texture": mark}, () if texture is not None else (UNKNOWN,))
     if texture is None:
         audited = _audit_unknown(written, material, settings, progress)
         return write_certificate(out, certificate_of(material, settings, audited, origin, mapped=False), None)
@@ -109,8 +110,10 @@ def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSe
     if constants is None:
         raise RunError(f"{request.protected} was not protected to the end: run the same protect again")
     settings = settings.model_copy(update={"strength": constants.strength})
-    public = material.public.images
-    return material, build_texture(settings, constants, public), settings, fingerprint(settings, constants, public)
+    made = request.protected / GENERATOR
+    generator = load_generator(made) if made.exists() else None
+    of = (settings, constants, material.public.images, generator)
+    return material, build_texture(*of), settings, fingerprint(*of)
 
 
 def _of_others(request: FolderRequest) -> Material:
@@ -128,7 +131,7 @@ def _told(settings: ProtectSettings, material: Material, progress: Progress) -> 
             "which directions a texture task spares stands in the folder that `protect` wrote: audit that, or leave "
             "--texture out"
         )
-    constants = choose_constants(settings, None, material.public, progress)
+    constants = choose_constants(settings, (), material.public, len(material.private), progress)
     return build_texture(settings, constants, material.public.images)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from shadow_defense.data.dataset import ImageSet
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
@@ -20,13 +20,16 @@ from shadow_defense.experiment.protecting.example import example_of
 from shadow_defense.experiment.protecting.given_images import read_given
 from shadow_defense.experiment.protecting.knowledge import PublicImages, read_public
 from shadow_defense.experiment.protecting.material import Material, checked
+from shadow_defense.experiment.protecting.networks import Networks, check_networks
 from shadow_defense.experiment.protecting.protected_dataset import ProtectedDataset, read_items
-from shadow_defense.experiment.protecting.settings import protect_preset
+from shadow_defense.experiment.protecting.settings import protect_preset, targets_of
 from shadow_defense.experiment.protecting.site import site_secret
-from shadow_defense.experiment.protecting.weakest import parse_target
+from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.interface import Generator, as_generator, private_copy
 from shadow_defense.progress import Progress
 from shadow_defense.protection.before_model import module_of
 from shadow_defense.protection.building import freeze
+from shadow_defense.protection.directions import Classifier
 
 
 def protect(
@@ -38,6 +41,8 @@ def protect(
     groups: Any = None,
     preset: str = "recommended",
     target: str | None = None,
+    generator: str | Path | nn.Module | None = None,
+    model: nn.Module | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[Any, Certificate]:
@@ -54,6 +59,10 @@ def protect(
         public: what the attacker may know: as ``images``, or a path as the command takes it. None of the images.
         public_labels: of ``public``; the preset ``recommended`` needs them.
         groups: n patients.
+        generator: of decoys, in place of public images: a module from codes to images in [-1, 1], or its file. Nothing
+            of ``images`` may have gone into its training: the attacker has it.
+        model: whose directions are spared, in place of those of a classifier of the public images: from images in
+            [0, 1] to logits. What it was trained on the certificate does not count.
         settings: of :class:`~shadow_defense.experiment.protecting.settings.ProtectSettings`, in place of the preset's.
 
     Raises:
@@ -62,7 +71,7 @@ def protect(
         RunError: where the site's secret cannot be read or kept.
     """
     chosen = protect_preset(preset, **settings)
-    wanted, quiet = None if target is None else parse_target(target), progress or Progress()
+    targets, quiet = targets_of(preset, target, settings), progress or Progress()
     dataset = not isinstance(images, np.ndarray | Tensor)
     if dataset and labels is not None:
         raise DataError("a data set brings its labels with its items: leave labels out")
@@ -80,16 +89,28 @@ def protect(
         None if groups is None else tuple(str(each) for each in groups),
     )
     known = _public(public, public_labels, private, chosen.seed)
-    material = checked(Material(private, known, 0))
-    constants = site_constants(chosen, wanted, known, quiet)
+    material = checked(Material(private, known, 0, count))
+    networks = _networks(generator, model, private.channels)
+    check_networks(networks, chosen, tuple(pixels.shape[1:]))
+    constants = site_constants(chosen, targets, known, count, quiet, networks)
     chosen = chosen.model_copy(update={"strength": constants.strength})
-    frozen = freeze(chosen, constants, known.images, site_secret())
+    frozen = freeze(chosen, constants, known.images, site_secret(), networks.generator)
     audited = audit_protection(frozen, known.knowledge(), private, chosen, quiet)
-    origin = Origin(f"Certificate of {count} images", "shadow_defense.protect", wanted, 0, frozen.fingerprint)
+    marks = {"texture": frozen.fingerprint, **networks.marks()}
+    origin = Origin(f"Certificate of {count} images", "shadow_defense.protect", targets, 0, marks, networks.notes())
     record = certificate_of(material, chosen, audited, origin, mapped=frozen.texture.maps)
     example = example_of(frozen.texture, known.knowledge(), chosen.seed)
     certificate = Certificate(record, module_of(frozen.texture), example)
     return (ProtectedDataset(images, frozen) if dataset else given.like(frozen.trained_on(pixels))), certificate
+
+
+def _networks(generator: str | Path | nn.Module | None, model: nn.Module | None, channels: int) -> Networks:
+    if isinstance(generator, str | Path):
+        decoys: Generator | None = load_generator(Path(generator))
+    else:
+        decoys = None if generator is None else as_generator(private_copy(generator))
+    as_they_are = Normalisation((0.0,) * channels, (1.0,) * channels)
+    return Networks(decoys, None if model is None else Classifier(model, as_they_are))
 
 
 def _public(public: Any, labels: Any, like: ImageSet, seed: int) -> PublicImages:

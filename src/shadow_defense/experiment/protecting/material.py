@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -27,19 +28,23 @@ class Request:
         images: a path, or a source that needs no file.
         public: public images likewise; None where they are set aside, or where the data set marks its own.
         aside: a count of training images, or a share below 1, that become public.
-        target: the most that may be left, which chooses the strength; None: the settings' own.
+        targets: the most that may be left, which chooses the strength; none: the settings' own.
         limit: so many training images are protected at most.
         grey_range: the grey values of files that become black and white.
+        generator: of decoys, in place of public images.
+        model: whose directions are spared (:func:`~.networks.read_networks`).
     """
 
     images: str
     settings: ProtectSettings
     public: str | None = None
     aside: float | None = None
-    target: Target | None = None
+    targets: tuple[Target, ...] = ()
     limit: int | None = None
     image_size: int | None = None
     grey_range: tuple[float, float] | None = None
+    generator: Path | None = None
+    model: str | None = None
 
 
 CHOOSING = ("aside", "limit", "image_size", "grey_range")
@@ -52,11 +57,13 @@ class Material:
 
     Attributes:
         spent: training images that were set aside.
+        whole: training images that would be protected without a limit.
     """
 
     private: ImageSet
     public: PublicImages
     spent: int
+    whole: int
 
 
 def read_material(request: Request) -> tuple[Layout, list[int], Material]:
@@ -83,10 +90,11 @@ def read_material(request: Request) -> tuple[Layout, list[int], Material]:
     else:
         assert request.public is not None
         public = read_public(request.public, train, seed, request.grey_range)
+    whole = len(kept)
     if request.limit is not None and request.limit < len(kept):
         order = torch.randperm(len(kept), generator=named_generator(seed, "protect", "limit"))
         kept = [kept[place] for place in order[: request.limit].sort().values.tolist()]
-    return layout, kept, checked(Material(train.subset(kept), public, spent))
+    return layout, kept, checked(Material(train.subset(kept), public, spent, whole))
 
 
 def checked(material: Material) -> Material:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, HINT, PAGE, claim
+from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, GENERATOR, HINT, PAGE, claim
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
+from shadow_defense.experiment.protecting.networks import check_networks, read_networks
 from shadow_defense.experiment.protecting.site import site_secret
 from shadow_defense.experiment.protecting.transform import write_transform
-from shadow_defense.files import read_json
+from shadow_defense.files import atomic_path, read_json
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import freeze
 from shadow_defense.protection.constants import hash_of, read_constants, write_constants
@@ -32,34 +34,44 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     A protection that was stopped goes on where it was; one that is done is told again.
 
     Raises:
-        ConfigError: where not one of the ways to public images is given.
+        ConfigError: where not one of the ways to public images is given, or a network that is of no use.
+        GeneratorError, ModelError: for a network that cannot be used on these images.
         DataError: when images cannot be used, are too few, or stand on both sides.
         RunError: when ``out`` holds anything else.
     """
     layout, kept, material = read_material(request)
     settings, public = request.settings, material.public
+    networks = read_networks(request.generator, request.model, public)
+    check_networks(networks, settings, tuple(material.private.images.shape[1:]))
     claim(
         out,
         {
             "settings": settings.model_dump(mode="json"),
-            "target": None if request.target is None else str(request.target),
+            "targets": [str(target) for target in request.targets],
             **{name: getattr(request, name) for name in CHOOSING},
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(public.images, public.labels),
+            **networks.marks(),
         },
     )
     if (out / CERTIFICATE).exists() and (out / PAGE).exists():
         done: dict[str, Any] = read_json(out / CERTIFICATE)
         return done
     secret = site_secret(out)
-    constants = read_constants(out / CONSTANTS, HINT) or site_constants(settings, request.target, public, progress)
+    constants = read_constants(out / CONSTANTS, HINT) or site_constants(
+        settings, request.targets, public, material.whole, progress, networks
+    )
     write_constants(out / CONSTANTS, constants)
+    if request.generator is not None and not (out / GENERATOR).exists():
+        with atomic_path(out / GENERATOR) as temporary:
+            shutil.copyfile(request.generator, temporary)
     settings = settings.model_copy(update={"strength": constants.strength})
-    frozen = freeze(settings, constants, public.images, secret)
+    frozen = freeze(settings, constants, public.images, secret, networks.generator)
     _write(out, layout, kept, material, frozen, progress)
     audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress)
     passed = sum(len(each) for name, each in layout.sets().items() if name not in ("train", "public"))
-    origin = Origin(f"Certificate of {layout.title}", command, request.target, passed, frozen.fingerprint)
+    marks = {"texture": frozen.fingerprint, **networks.marks()}
+    origin = Origin(f"Certificate of {layout.title}", command, request.targets, passed, marks, networks.notes())
     record = certificate_of(material, settings, audited, origin, mapped=frozen.texture.maps)
     return write_certificate(out, record, example_of(frozen.texture, public.knowledge(), settings.seed))
 

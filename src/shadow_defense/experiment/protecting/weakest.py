@@ -95,7 +95,11 @@ def parse_target(text: str) -> Target:
 
 
 def weakest_strength(
-    make: Callable[[float], Texture], public: Float[Tensor, "n c h w"], target: Target, gallery: int | None = None
+    make: Callable[[float], Texture],
+    public: Float[Tensor, "n c h w"],
+    target: Target,
+    gallery: int | None = None,
+    least: float = LEAST,
 ) -> float:
     """The least strength at which no more than ``target`` is left of ``public``.
 
@@ -103,7 +107,8 @@ def weakest_strength(
     to them would tell of them.
 
     Args:
-        gallery: images that will be protected, among which one is looked for; None: as many as ``public``.
+        gallery: images among which one is looked for; None: as many as ``public``.
+        least: strengths below are not asked for.
 
     Raises:
         ConfigError: where no strength reaches it, saying what is reached.
@@ -113,14 +118,15 @@ def weakest_strength(
     def leaked(strength: float) -> float:
         return leak(make(strength), public, gallery or len(public))
 
+    if leaked(least) <= target.most:
+        return least
     reached = leaked(MOST)
     if reached > target.most:
         raise ConfigError(
-            f"--target {target} is not reached: the strongest noise leaves {reached:.3f}; give a higher one"
+            f"--target {target} is not reached: the strongest noise leaves {reached:.3f}; give a higher one, or a "
+            "strength (--set strength=NUMBER)"
         )
-    if leaked(LEAST) <= target.most:
-        return LEAST
-    low, high = LEAST, MOST
+    low, high = least, MOST
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if leaked(middle) <= target.most else (middle, high)

@@ -1,0 +1,106 @@
+"""The networks that a texture may be made with: a generator of decoys, a model that tells the task's directions."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from shadow_defense.config import load_config
+from shadow_defense.errors import ConfigError, GeneratorError, shown
+from shadow_defense.experiment.audit.images import normalisation_of
+from shadow_defense.experiment.protecting.knowledge import PublicImages
+from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.interface import Generator
+from shadow_defense.models.build import build_model
+from shadow_defense.protection.directions import Classifier
+from shadow_defense.protection.settings import TextureSettings
+
+MODEL_TELLS = (
+    "The directions come from a model that was given. Whoever has it, as every server of a federation has its global "
+    "model, knows what it and its updates tell of the images that it was trained on. Where these are among the "
+    "protected ones, and were trained on as they are, that comes on top of every number here and is in none of them."
+)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Both as far as they were given; the attacker has them too."""
+
+    generator: Generator | None = None
+    classifier: Classifier | None = None
+
+    def marks(self) -> dict[str, str | None]:
+        """SHA-256 of the weights of each; None for one that was not given."""
+        return {
+            "generator": None if self.generator is None else hash_of_weights(self.generator),
+            "model": None if self.classifier is None else hash_of_weights(self.classifier.model),
+        }
+
+    def notes(self) -> tuple[str, ...]:
+        """What they mean for a certificate."""
+        return () if self.classifier is None else (MODEL_TELLS,)
+
+
+NONE = Networks()
+
+
+def check_networks(networks: Networks, settings: TextureSettings, shape: tuple[int, ...]) -> None:
+    """Raise where a texture has no use for a network, or a generator makes images of another (channels, height, width).
+
+    Raises:
+        ConfigError: for the first.
+        GeneratorError: for the second.
+    """
+    generator = networks.generator
+    if generator is not None and settings.texture != "decoy":
+        raise ConfigError(f"--generator makes decoys, and texture {settings.texture} has none: add --preset decoy")
+    if networks.classifier is not None and settings.texture != "task":
+        raise ConfigError(
+            f"--model tells the directions of a task, and texture {settings.texture} has none: leave it out"
+        )
+    if generator is not None and (generator.channels, generator.image_size, generator.image_size) != shape:
+        raise GeneratorError(
+            f"the generator makes images of {generator.image_size} x {generator.image_size} pixels and "
+            f"{generator.channels} channels, those to protect have {shape[1]} x {shape[2]} and {shape[0]}: give one of "
+            "their size, or bring them to its own with --image-size"
+        )
+
+
+def read_networks(generator: Path | None, model: str | None, public: PublicImages) -> Networks:
+    """Those of a command.
+
+    Args:
+        generator: as `pretrain` writes it.
+        model: a model's file, or a YAML file whose ``model`` has its weights as ``start``; images are normalised by its
+            ``data.mean`` and ``data.std``, else by those of the public images.
+
+    Raises:
+        GeneratorError, ModelError, ConfigError: for what cannot be read or run.
+    """
+    return Networks(
+        None if generator is None else load_generator(generator), None if model is None else _classifier(model, public)
+    )
+
+
+def _classifier(model: str, public: PublicImages) -> Classifier:
+    config = load_config(model)
+    channels, height, width = public.images.shape[1:]
+    if config.model.start is None and model.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"--model {shown(model)} names no weights: give its `model` a `start`, the file of its state dict"
+        )
+    built = build_model(
+        config.model, channels=channels, classes=public.classes, image_size=(height, width), seed=config.seed
+    )
+    return Classifier(built.eval(), normalisation_of(config.data, public.images, channels))
+
+
+def hash_of_weights(module: nn.Module) -> str:
+    """SHA-256 of every named tensor of a module."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
