@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shadow_defense.attacks.removers.suite import Knowledge
-from shadow_defense.data.dataset import ImageSet, measure_normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation, measure_normalisation
 from shadow_defense.data.npz import read_npz
+from shadow_defense.experiment.protecting.building import gallery_for
+from shadow_defense.experiment.protecting.settings import PROMISES
+from shadow_defense.experiment.protecting.weakest import LEAST, weakest_strength
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import GanTraining
 from shadow_defense.protection.decoy import GeneratedDecoys
-from shadow_defense.protection.directions import task_directions, train_classifier
+from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
+from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.whitening import Whitening, measure_whitening
 from shadow_defense.seeds import named_generator
 
@@ -36,6 +41,7 @@ class Material:
     test: ImageSet
     classes: int
     gan_steps: int
+    seed: int = SEED
     _spared: dict[int, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -61,7 +67,9 @@ class Material:
     @cached_property
     def decoys(self) -> GeneratedDecoys:
         settings = GeneratorSettings(name="dcgan", steps=self.gan_steps, width=16, z_dim=64)
-        training = GanTraining(settings, image_size=self.public.image_size[0], channels=self.public.channels, seed=SEED)
+        training = GanTraining(
+            settings, image_size=self.public.image_size[0], channels=self.public.channels, seed=self.seed
+        )
         for _ in range(self.gan_steps):
             training.step(self.public.images)
         return GeneratedDecoys(training.average)
@@ -73,11 +81,24 @@ class Material:
             told = self.public.subset(range(known))
             normalisation = measure_normalisation(told)
             unit = told.unit_images()
-            model = train_classifier(unit, told.labels, normalisation, seed=SEED)
+            model = train_classifier(unit, told.labels, normalisation, seed=self.seed)
             self._spared[known] = task_directions(
-                model, unit, told.labels, normalisation, self.whitening, count=MOST_SPARED, seed=SEED
+                model, unit, told.labels, normalisation, self.whitening, count=MOST_SPARED, seed=self.seed
             )
         return self._spared[known][:, :count]
+
+    def directions_of(self, model: nn.Module, normalisation: Normalisation, count: int) -> Tensor:
+        """Directions of a model that somebody trained, on public images without their labels."""
+        classifier = Classifier(model, normalisation)
+        answers = labels_for(classifier, self.pool, None)
+        return task_directions(model, self.pool, answers, normalisation, self.whitening, count=count, seed=self.seed)
+
+    def weakest(self, make: Callable[[float], Texture]) -> float:
+        """The strength that the preset `recommended` would choose for so many private images."""
+        strength, gallery = LEAST, gallery_for(len(self.private))
+        for target in PROMISES["recommended"]:
+            strength = weakest_strength(make, self.pool, target, gallery=gallery, least=strength)
+        return strength
 
     def principal(self, count: int) -> Tensor:
         """A control: the directions along which public images differ most."""
@@ -85,7 +106,7 @@ class Material:
 
     def random(self, count: int) -> Tensor:
         """A control: directions that say nothing."""
-        drawn = torch.randn(self.whitening.count, count, generator=named_generator(SEED, "random directions"))
+        drawn = torch.randn(self.whitening.count, count, generator=named_generator(self.seed, "random directions"))
         return torch.linalg.qr(drawn).Q
 
 
@@ -100,9 +121,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="a file for all numbers")
 
 
-def read_material(data: Path, size: int, private: int, public: int, gan_steps: int) -> Material:
+def read_material(data: Path, size: int, private: int, public: int, gan_steps: int, seed: int = SEED) -> Material:
+    """Private and public images dealt by ``seed``."""
     parts = read_npz(path=data, image_size=size, channels=None)
-    order = torch.randperm(len(parts.train), generator=named_generator(SEED, "benchmark")).numpy()
+    order = torch.randperm(len(parts.train), generator=named_generator(seed, "benchmark")).numpy()
     left = order[private + public :]
     assert parts.test is not None
     return Material(
@@ -112,6 +134,7 @@ def read_material(data: Path, size: int, private: int, public: int, gan_steps: i
         test=parts.test,
         classes=len(parts.class_names),
         gan_steps=gan_steps,
+        seed=seed,
     )
 
 

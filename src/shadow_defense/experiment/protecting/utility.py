@@ -32,10 +32,19 @@ def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL) -> Wor
     Raises:
         DataError: without a validation or a test part, or with training images of one class.
     """
-    if parts.validation is None or parts.test is None:
-        raise DataError("utility needs a validation and a test part: give a source that has both")
     normalisation = measure_normalisation(parts.train)
     model = train_classifier(parts.train.unit_images(), parts.train.labels, normalisation, seed=seed, settings=settings)
+    return worth_of_model(model, normalisation, parts)
+
+
+def worth_of_model(model: nn.Module, normalisation: Normalisation, parts: Parts) -> Worth:
+    """Of a model in eval mode, on the validation and test parts as they are.
+
+    Raises:
+        DataError: without a validation or a test part.
+    """
+    if parts.validation is None or parts.test is None:
+        raise DataError("utility needs a validation and a test part: give a source that has both")
     tested = _probabilities(model, parts.test, normalisation)
     scores = utility(tested, parts.test.labels)
     worth = Worth(f1=_number(scores["f1_macro"]), f1_threshold=None, auc=scores["auroc"])
