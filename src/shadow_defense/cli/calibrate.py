@@ -31,7 +31,7 @@ def calibrate(
         typer.Option(
             "--analytic",
             help="For images protected once: each texture's weakest strength, by linear removers on the public images "
-            "alone; target rdlv, psnr (dB above the mean image) or linkage.",
+            "alone, and what a model trained on it is worth; target rdlv, psnr (dB above the mean image) or linkage.",
         ),
     ] = False,
     seeds: Seeds = None,
@@ -54,7 +54,7 @@ def calibrate(
 
     if analytic:
         if attack is not None or seeds is not None or engine is not None:
-            raise ConfigError("--analytic attacks and trains nothing: leave --attack, --seeds and --engine out")
+            raise ConfigError("--analytic attacks no federation: leave --attack, --seeds and --engine out")
         _analytic(config, target, with_choices(overrides, model=model), out, quiet)
         return
     # Before torch is imported: what is mistyped is answered at once.
@@ -81,38 +81,33 @@ def calibrate(
 
 
 def _analytic(config: str, target: str, overrides: list[str], out: Path | None, quiet: bool) -> None:
-    from dataclasses import asdict
+    import shlex
+    import sys
 
     from rich.console import Console
-    from rich.table import Table
 
+    from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.data.build import load_dataset
-    from shadow_defense.experiment.protecting.calibrating import calibrate_textures
-    from shadow_defense.experiment.protecting.knowledge import PublicImages
-    from shadow_defense.experiment.protecting.weakest import LEAKS, parse_target
-    from shadow_defense.files import write_json
+    from shadow_defense.experiment.protecting.calibrating import PAGE, Calibrating, calibrate_textures, write_textures
+    from shadow_defense.experiment.protecting.weakest import parse_target
     from shadow_defense.folder_lock import holding
+    from shadow_defense.report.pages.textures import textures_table
 
     aimed, loaded = parse_target(target), load_config(config, overrides)
     dataset = load_dataset(loaded.data, loaded.seed)
-    public = PublicImages.of(dataset.public, dataset.classes)
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
+    command = shlex.join(["shadow-defense", *sys.argv[1:]])
     with holding(folder), progress_unless(quiet) as progress:
-        found = calibrate_textures(public, aimed, loaded.seed, progress)
-        rows = {name: asdict(each) for name, each in found.items()}
-        write_json(folder / "analytic.json", {"target": str(aimed), "images": len(public.images), "presets": rows})
-    if quiet:
-        return
-    table = Table("preset", "strength", *LEAKS, title=f"weakest that leaves {aimed} at most, on average")
-    for name, each in found.items():
-        table.add_row(
-            name,
-            *(["none"] if each.strength is None else [f"{each.strength:g}"]),
-            *(f"{each.leaks[measure]:.3f}" if each.leaks else "" for measure in LEAKS),
-        )
-    Console().print(table)
+        work = Calibrating.of(dataset, aimed, loaded.seed, progress)
+        record = calibrate_textures(work, f"Textures on {dataset.name}", command)
+        write_textures(folder, record)
+    if not quiet:
+        console = Console()
+        console.print(textures_table(record).terminal())
+        print_sentences(console, [*record.verdict, *record.not_reached.values()])
+        print_page(console, folder / PAGE)
 
 
 def _line(schedule: str, measured: Strength, metric: str) -> str:

@@ -31,5 +31,5 @@ def test_labels_that_say_nothing_are_worth_nothing() -> None:
 
 
 def test_utility_needs_something_to_test_on() -> None:
-    with pytest.raises(DataError, match="a validation and a test part"):
-        worth_of(Parts(images(20, 1), None, images(20, 2), ("well", "ill")), seed=0)
+    with pytest.raises(DataError, match="needs a test part"):
+        worth_of(Parts(images(20, 1), images(20, 2), None, ("well", "ill")), seed=0)

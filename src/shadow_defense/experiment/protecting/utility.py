@@ -19,7 +19,7 @@ SMALL = ModelSettings(name="convnet", normalisation="group", activation="gelu", 
 
 class Worth(TypedDict):
     """Scores on the test part: macro F1 of the most probable class and, of two classes, at the threshold of the
-    greatest F1 on the validation part; area under the ROC curve."""
+    greatest F1 on the validation part, where there is one; area under the ROC curve."""
 
     f1: float
     f1_threshold: float | None
@@ -30,7 +30,7 @@ def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL) -> Wor
     """Train on the training part as it is, with its own normalisation, and test on the others as they are.
 
     Raises:
-        DataError: without a validation or a test part, or with training images of one class.
+        DataError: without a test part, or with training images of one class.
     """
     normalisation = measure_normalisation(parts.train)
     model = train_classifier(parts.train.unit_images(), parts.train.labels, normalisation, seed=seed, settings=settings)
@@ -41,14 +41,14 @@ def worth_of_model(model: nn.Module, normalisation: Normalisation, parts: Parts)
     """Of a model in eval mode, on the validation and test parts as they are.
 
     Raises:
-        DataError: without a validation or a test part.
+        DataError: without a test part.
     """
-    if parts.validation is None or parts.test is None:
-        raise DataError("utility needs a validation and a test part: give a source that has both")
+    if parts.test is None:
+        raise DataError("utility needs a test part: give a source that has one")
     tested = _probabilities(model, parts.test, normalisation)
     scores = utility(tested, parts.test.labels)
     worth = Worth(f1=_number(scores["f1_macro"]), f1_threshold=None, auc=scores["auroc"])
-    if len(parts.class_names) == 2:
+    if len(parts.class_names) == 2 and parts.validation is not None:
         validated = _probabilities(model, parts.validation, normalisation)
         threshold = best_threshold(validated[:, 1], parts.validation.labels)
         called = (tested[:, 1] > threshold).double()
