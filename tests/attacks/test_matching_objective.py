@@ -160,3 +160,21 @@ def test_truncation_still_simulates_every_step() -> None:
     assert found["averaged"] > 1e-2
     assert not gradients["truncated"][:, 0].any()
     assert gradients["truncated"][total.argmax(), 1].any()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_one_step_by_cosine_is_compared_without_its_length(decay: float) -> None:
+    """Against torch's own cosine of the whole update ``-eta (g + lambda theta)``; zeros are as far as can be."""
+    observed = seen("convnet", "group", labels=(1,))
+    local = LocalTraining(0.05, 1, 1, weight_decay=decay)
+    observed = replace(observed, _local_training=local)
+    image = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    parameters, buffers = split_state(observed.model, observed.global_state)
+    target = torch.cat([observed.update.tensors[name].flatten() for name in parameters])
+    gradient = loss_gradients(observed.model, parameters, buffers, image, torch.tensor([1]), observed.loss_fn)
+    update = torch.cat([(-0.05 * (gradient[n] + decay * p)).flatten() for n, p in parameters.items()])
+    expected = 1 - F.cosine_similarity(update, target, 0)
+    found = MatchingObjective(observed, matching=MATCHINGS["cosine"], prior=lambda x: x.sum() * 0, longest_unroll=1)(
+        image[None]
+    ).matching
+    torch.testing.assert_close(found[0], expected.detach(), rtol=1e-10, atol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,9 +15,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.joint_search import RestartLosses
 from shadow_defense.attacks.local_steps import simulate_training
-from shadow_defense.attacks.objectives import Matching
+from shadow_defense.attacks.objectives import Matching, cosine_distance, direction_of, distance_from_direction
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
+from shadow_defense.attacks.optimiser_rules import GRADIENT_ITSELF
 from shadow_defense.attacks.priors import average_statistics
 from shadow_defense.attacks.target import Beyond, matching_target
 from shadow_defense.models.batchnorm import (
@@ -79,6 +81,12 @@ class MatchingObjective:
         self.target = matching_target(observation, longest_unroll, beyond)
         self._notes = [*self.target.notes, *observation.matching.notes]
         self._observation, self._matching, self._prior = observation, observation.matching.fitted(matching), prior
+        self._local, self._observed = self.target.local, self.target.observed
+        if self._matching is cosine_distance and self._local.steps == 1 and self._local.optimiser == "sgd":
+            # No length counts: neither is the gradient scaled nor the observed update measured in every iteration.
+            self._matching = distance_from_direction
+            self._observed = [-tensor for tensor in direction_of(self._observed)]
+            self._local = replace(self._local, learning_rate=GRADIENT_ITSELF)
         self._at_once = at_once if can_be_mapped(observation.model) else 1
         self._batch_norm, self._relative_prior = batch_norm, relative_prior
         self._statistics: dict[str, BatchStatistics] | None = None
@@ -138,7 +146,7 @@ class MatchingObjective:
             images,
             target.labels,
             observation.loss_fn,
-            target.local,
+            self._local,
             self._recorder,
             target.sent,
             last=target.last,
@@ -146,7 +154,7 @@ class MatchingObjective:
             gradient=self._gradient,
         )
         simulated = expected_training(simulate, observation.matching.draws)
-        matched = self._matching(simulated.update, target.observed)
+        matched = self._matching(simulated.update, self._observed)
         prior = self._prior(images)
         total = matched * (1 + prior) if self._relative_prior else matched + prior
         if self._batch_norm:

@@ -21,6 +21,18 @@ def cosine_distance(simulated: Sequence[Tensor], observed: Sequence[Tensor]) -> 
     return 1 - product / (norm * _norm(observed)).clamp_min(1e-30)
 
 
+def distance_from_direction(simulated: Sequence[Tensor], direction: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """:func:`cosine_distance` from a ``direction`` of length 1, whose own length is not taken again."""
+    product, norm = _ProductAndNorm.apply(len(simulated), *simulated, *direction)
+    return 1 - product / norm.clamp_min(1e-30)
+
+
+def direction_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors over the length of them all; zeros stay zeros."""
+    length = _norm(tensors).clamp_min(1e-30)
+    return [tensor / length for tensor in tensors]
+
+
 class _ProductAndNorm(torch.autograd.Function):
     """``<a, b>`` and ``||a||_2``, with ``p' b + (n' / ||a||_2) a`` as the gradient by a in two passes over the tensors.
 

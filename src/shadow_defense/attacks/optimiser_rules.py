@@ -17,6 +17,9 @@ OptimiserRule = Callable[[LocalTraining, int, Entries, Entries, Moments], tuple[
 """(training, steps taken before, gradient, parameter, moments) to what the step adds to the parameter, and moments."""
 
 
+GRADIENT_ITSELF = -1.0
+"""The learning rate of one step of SGD of which only the direction counts: no pass over the weights scales it."""
+
 SOFTNESS = 0.1
 
 
@@ -38,6 +41,8 @@ def _sgd(
     local: LocalTraining, taken: int, gradient: Entries, parameter: Entries, moments: Moments
 ) -> tuple[Entries, Moments]:
     velocity = _decayed(local, gradient, parameter)
+    if local.learning_rate == GRADIENT_ITSELF:
+        return velocity, ()
     if not local.momentum:
         return -local.learning_rate * velocity, ()
     if moments:
