@@ -34,11 +34,15 @@ LEAST_HELD = 20
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What an attacker has beside the texture: public images in [0, 1] and, where known, their labels (else 0)."""
+    """What an attacker has beside the texture: public images in [0, 1] and, where known, their labels (else 0).
+
+    ``groups`` are their patients, where known.
+    """
 
     images: Float[Tensor, "n c h w"]
     labels: Int64[Tensor, "n"]
     classes: int
+    groups: tuple[str, ...] | None = None
 
     def parts(self) -> tuple[Knowledge, Knowledge]:
         """Those to train on, and those held back."""
@@ -47,7 +51,10 @@ class Knowledge:
         return self._subset(~held), self._subset(held)
 
     def _subset(self, chosen: Tensor) -> Knowledge:
-        return Knowledge(self.images[chosen], self.labels[chosen], self.classes)
+        groups = self.groups
+        if groups is not None:
+            groups = tuple(name for name, keep in zip(groups, chosen.tolist(), strict=True) if keep)
+        return Knowledge(self.images[chosen], self.labels[chosen], self.classes, groups)
 
 
 def removers_for(

@@ -14,6 +14,7 @@ from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.attacks.removers.remover import Removal, Remover
 from shadow_defense.attacks.removers.suite import Knowledge
+from shadow_defense.attacks.removers.verifier import Verifier
 from shadow_defense.metrics.leakage import relative_data_leakage
 from shadow_defense.metrics.linkage import hits, patient_ranks_above, ranks_above
 from shadow_defense.metrics.lpips import Lpips
@@ -85,10 +86,12 @@ def linkage(
     gallery: Float[Tensor, "m c h w"],
     own: Int64[Tensor, "n"],
     groups: Sequence[str] | None,
+    verifier: Verifier | None = None,
 ) -> Scores:
-    """Finding each image in the gallery of clean ones: by likelihood, or by distance from what was made of it.
+    """Finding each image in the gallery of clean ones: by likelihood, by distance from what was made of it, or by a
+    verifier of patients.
 
-    Of the two the one that finds more images counts.
+    The one that finds more counts, of images and of patients apart.
 
     Args:
         own: place of each image in the gallery.
@@ -97,10 +100,12 @@ def linkage(
     Returns:
         ``rank1`` and ``auc`` of the same image; ``patient_auc`` of others of the same patient, where there are such.
     """
-    ways = (
+    ways = [
         likelihoods(texture.whitening, texture.view(), protected, gallery),
         -torch.cdist(estimates.flatten(1), gallery.flatten(1)),
-    )
+    ]
+    if verifier is not None:
+        ways.append(verifier.similarity(protected, gallery))
     return found_again(ways, own, groups)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
+from shadow_defense.attacks.removers.verifier import Verifier, finds_patients_in_weak_noise, train_verifier
 from shadow_defense.attacks.removers.worst_case import attack, in_hindsight, linkage, scores
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.experiment.protecting.settings import ProtectSettings
@@ -25,10 +26,25 @@ from shadow_defense.seeds import named_generator
 
 Measures = dict[str, Estimate]
 
+VERIFIER_STEPS = 300
+
+WITHOUT_PATIENTS = (
+    "The public images do not say whose they are, so that no verifier of patients could be trained: other images of "
+    "the same patient were looked for by likelihood and by distance alone."
+)
+NO_VERIFIER = (
+    "A verifier trained on the public images does not find their patients even in weak noise: other images of the "
+    "same patient were looked for by likelihood and by distance alone. More public images of known patients may find "
+    "more."
+)
+
 
 @dataclass(frozen=True)
 class Audited:
-    """Means over the audited images with their intervals; what a withheld verdict leaves out is empty."""
+    """Means over the audited images with their intervals; what a withheld verdict leaves out is empty.
+
+    ``notes`` say what could not be tried.
+    """
 
     planted_breaks: Mapping[str, bool]
     removers: Mapping[str, Measures]
@@ -37,6 +53,7 @@ class Audited:
     mean_image: Measures
     linkage: Measures
     floor: Measures
+    notes: tuple[str, ...] = ()
 
     @property
     def withheld(self) -> bool:
@@ -86,7 +103,8 @@ def audit_images(
     mean = drawn.whitening.mean.unflatten(0, drawn.whitening.shape)
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
     perceived = load_lpips()
-    linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups)
+    verifier, notes = _verifier(seen, knowledge, private, settings, progress)
+    linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups, verifier)
     withheld = not all(planted.values())
     return Audited(
         planted_breaks=planted,
@@ -96,7 +114,23 @@ def audit_images(
         mean_image=measured(scores(mean.expand_as(truths), truths, mean, perceived)),
         linkage={} if withheld else measured(linked),
         floor=_floor(seen),
+        notes=notes,
     )
+
+
+def _verifier(
+    texture: Texture, knowledge: Knowledge, private: ImageSet, settings: ProtectSettings, progress: Progress
+) -> tuple[Verifier | None, tuple[str, ...]]:
+    """What finds patients again, and why there is none where patients are known."""
+    if private.groups is None:
+        return None, ()
+    if knowledge.groups is None:
+        return None, (WITHOUT_PATIENTS,)
+    images, groups, seed = knowledge.images, knowledge.groups, settings.seed
+    steps = min(settings.remover_steps, VERIFIER_STEPS)
+    if not finds_patients_in_weak_noise(texture, images, groups, seed=seed, steps=steps):
+        return None, (NO_VERIFIER,)
+    return train_verifier(texture, images, groups, seed=seed, steps=steps, progress=progress), ()
 
 
 def measured(each: Mapping[str, Tensor]) -> Measures:

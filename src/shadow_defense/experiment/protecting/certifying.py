@@ -78,7 +78,7 @@ def certificate_of(
         mean_image=audited.mean_image,
         linkage=audited.linkage,
         floor=audited.floor,
-        notes=(*origin.notes, *_of_a_trial(material)),
+        notes=(*origin.notes, *audited.notes, *_of_a_trial(material)),
     )
 
 
@@ -103,10 +103,16 @@ def write_certificate(folder: Path, record: CertificateRecord, example: Example 
 def as_json(record: CertificateRecord) -> dict[str, Any]:
     """The record as it is written: each number as mean, low, high and count; null for what is withheld."""
     tables = {name: getattr(record, name) for name in TABLES}
+    written: dict[str, Any] = {
+        name: {metric: value.as_record() for metric, value in each.items()} or None for name, each in tables.items()
+    }
+    if written["linkage"] is not None:
+        # A reader finds the key whether or not patients were known.
+        written["linkage"].setdefault("patient_auc", None)
     return (
         {"schema": SCHEMA}
         | asdict(record)
-        | {name: {metric: value.as_record() for metric, value in each.items()} or None for name, each in tables.items()}
+        | written
         | {
             "removers": {
                 name: {metric: value.as_record() for metric, value in each.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def protect(
     public: Any,
     public_labels: Any = None,
     groups: Any = None,
+    public_groups: Any = None,
     preset: str = "recommended",
     target: str | None = None,
     generator: str | Path | nn.Module | None = None,
@@ -58,7 +60,8 @@ def protect(
         labels: n classes, which the attacker is granted; a data set brings its own.
         public: what the attacker may know: as ``images``, or a path as the command takes it. None of the images.
         public_labels: of ``public``; the preset ``recommended`` needs them.
-        groups: n patients.
+        groups: n patients, and ``public_groups`` those of the public images: both are needed for a verifier that looks
+            for other images of the same patient.
         generator: of decoys, in place of public images: a module from codes to images in [-1, 1], or its file. Nothing
             of ``images`` may have gone into its training: the attacker has it.
         model: whose directions are spared, in place of those of a classifier of the public images: from images in
@@ -89,6 +92,12 @@ def protect(
         None if groups is None else tuple(str(each) for each in groups),
     )
     known = _public(public, public_labels, private, chosen.seed)
+    if public_groups is not None:
+        if len(public_groups) != len(known.images):
+            raise DataError(
+                f"{len(public_groups)} public_groups of {len(known.images)} public images: give one an image"
+            )
+        known = replace(known, groups=tuple(str(each) for each in public_groups))
     material = checked(Material(private, known, 0, count))
     networks = _networks(generator, model, private.channels)
     check_networks(networks, chosen, tuple(pixels.shape[1:]))

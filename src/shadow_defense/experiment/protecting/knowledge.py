@@ -31,11 +31,12 @@ THUMBNAIL = 32
 
 @dataclass(frozen=True)
 class PublicImages:
-    """Public images in [0, 1] of the private ones' shape, with labels where they have any."""
+    """Public images in [0, 1] of the private ones' shape, with labels and patients where these are known."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, "n"] | None
     classes: int
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) < LEAST_IMAGES:
@@ -46,12 +47,12 @@ class PublicImages:
     @classmethod
     def of(cls, images: ImageSet, classes: int) -> PublicImages:
         """Images with their labels."""
-        return cls(images.images, images.labels, classes)
+        return cls(images.images, images.labels, classes, images.groups)
 
     def knowledge(self) -> Knowledge:
         """As removers take it."""
         labels = torch.zeros(len(self.images)).long() if self.labels is None else self.labels
-        return Knowledge(self.images.float() / 255, labels, self.classes)
+        return Knowledge(self.images.float() / 255, labels, self.classes, self.groups)
 
 
 def read_public(where: str, like: ImageSet, seed: int, grey_range: tuple[float, float] | None = None) -> PublicImages:
@@ -109,7 +110,7 @@ def cut_public(train: ImageSet, amount: float, classes: int, seed: int) -> tuple
     stay, taken = set_aside(train.labels.numpy(), train.groups, share, "public", generator)
     aside = train.subset(taken)
     alone = ~same_images(aside.images, train.images[torch.from_numpy(stay)])
-    return stay.tolist(), PublicImages(aside.images[alone], aside.labels[alone], classes)
+    return stay.tolist(), PublicImages.of(aside.subset(alone.nonzero()[:, 0].numpy()), classes)
 
 
 def refuse_private(public: PublicImages, private: UInt8[Tensor, "n c h w"]) -> None:

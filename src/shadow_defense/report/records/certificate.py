@@ -13,8 +13,15 @@ from torch import Tensor
 from shadow_defense.report.records.reading import Measures
 from shadow_defense.report.records.scores import Header
 
-Numbers = Annotated[Measures, BeforeValidator(lambda value: {} if value is None else value)]
-"""By metric, over images; null where they are withheld."""
+
+def _measured(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return {} if value is None else value
+    return {name: each for name, each in value.items() if each is not None}
+
+
+Numbers = Annotated[Measures, BeforeValidator(_measured)]
+"""By metric, over images; null where they are withheld, a metric where it could not be measured."""
 
 
 @dataclass(frozen=True)
