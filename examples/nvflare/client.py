@@ -18,7 +18,7 @@ from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.generators.build import load_generator
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.settings import shadow_preset
+from shadow_defense.shadow.settings import ShadowSettings
 
 BATCH_SIZE, LEARNING_RATE = 4, 0.1
 
@@ -35,7 +35,7 @@ class Site:
         self.states = ClientStateFolder(state_root(), run, name)
         self.guard: ShadowGuard | None = None
         if generator is not None:
-            settings = shadow_preset("calibrated", latent_iterations=100)
+            settings = ShadowSettings(strength=0.6, latent_iterations=100)
             self.guard = ShadowGuard(load_generator(generator), settings, seed=secret_seed(state_root(), run, name))
 
     def train(self, received: dict[str, Tensor], round: int, rounds: int) -> tuple[dict[str, Tensor], int]:

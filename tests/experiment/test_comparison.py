@@ -115,7 +115,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_control_is_found_by_what_settings_resolve_to() -> None:
-    """The preset `calibrated` is the paper's with strength 0.6 and a floor: however it is written, the same noise."""
+    """However they are written, the same settings are the same noise: the article's, spelt out, are the preset's."""
 
     def arm(preset: str = "paper", share_bn: str = "all", **options: Any) -> DefenseSettings:
         given = {"defense": "shadow", "preset": preset, "share_bn": share_bn, "options": options}
@@ -124,10 +124,10 @@ def test_a_control_is_found_by_what_settings_resolve_to() -> None:
     arms = {
         "none": DefenseSettings(),
         "weak": arm(),
-        "strong": arm(strength=0.6, floor=0.25),
-        "private": arm(strength=0.6, floor=0.25, share_bn="none"),
-        "shuffled": arm(strength=0.6, floor=0.25, placement="shuffled"),
-        "uniform": arm("calibrated", placement="uniform"),
+        "strong": arm(vulnerability_temperature=1.0, momentum=0.9),
+        "private": arm(vulnerability_temperature=1.0, momentum=0.9, share_bn="none"),
+        "shuffled": arm(vulnerability_temperature=1.0, momentum=0.9, placement="shuffled"),
+        "uniform": arm("article", placement="uniform"),
     }
     found = {name: control_of(name, arms) for name in arms}
     assert found == {**dict.fromkeys(arms), "strong": "uniform", "shuffled": "uniform"}

@@ -73,9 +73,6 @@ SHADOW_PRESETS: dict[str, dict[str, Any]] = {
     # Class 1 for every image, whatever its label.
     "authors": {"floor": 0.0, "cam_class": 1},
     "article": {"floor": 0.0, "vulnerability_temperature": 1.0, "momentum": 0.9},
-    # From `shadow-defense calibrate calibrated --target rdlv=0.25 --tolerance 0.2` on PneumoniaMNIST, RetinaMNIST and
-    # Kermany's X-rays (docs/results/calibration.md), 2026-11-23: other data and other attackers ask for their own.
-    "calibrated": {"strength": 0.6, "schedule": "growing"},
 }
 
 
