@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from shadow_defense.data.image_folder import read_image_folder
@@ -54,6 +55,21 @@ def test_folder_with_splits(two_classes: Path) -> None:
 def test_folder_without_splits_leaves_the_test_to_be_cut(two_classes: Path) -> None:
     parts = folder(two_classes / "train")
     assert len(parts.train) == 8 and parts.test is None and parts.train.sample_ids[0] == "normal/0.png"
+
+
+def test_images_below_a_class_folder_are_taken_and_masks_beside_them_are_not(two_classes: Path) -> None:
+    """The layout of the COVID-19 Radiography Database: class/images/*.png beside class/masks/*.png."""
+    plain = folder(two_classes)
+    for place in [each for part in two_classes.iterdir() for each in part.iterdir()]:
+        files = list(place.iterdir())
+        for inside in ("images", "masks"):
+            (place / inside).mkdir()
+        for file in files:
+            (place / "masks" / file.name).write_bytes(b"")
+            file.rename(place / "images" / file.name)
+    below = folder(two_classes)
+    assert below.class_names == plain.class_names and torch.equal(below.train.images, plain.train.images)
+    assert below.train.sample_ids[0] == "train/normal/images/0.png"
 
 
 def test_limit_opens_only_a_balanced_sample(two_classes: Path) -> None:

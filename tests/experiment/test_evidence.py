@@ -129,10 +129,11 @@ class TestWholeStudy:
     ) -> None:
         _, record = finished
         settings = {setting.arm: setting for setting in record.settings}
-        assert list(settings) == ["fedavg", "once", "noise"]
+        assert list(settings) == ["fedavg", "once", "noise", "public images alone"]
         assert all(setting.worth is not None for setting in settings.values())
         left = settings["noise"].left
-        assert left is not None and left.by.startswith("ig, round") and not left.bounded and left.found is None
+        assert left is not None and left.by.startswith("ig, round") and not left.bounded
+        assert left.found.count == 4 and left.gallery == 25
         # One step of training breaks no planted break: nothing follows from it.
         assert settings["once"].withheld and settings["once"].left is None
         assert settings["fedavg"].f1_lost is None and settings["noise"].f1_lost is not None

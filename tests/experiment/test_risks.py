@@ -34,6 +34,7 @@ from shadow_defense.experiment.plans.risks.running import run_risks
 from shadow_defense.experiment.plans.risks.values import Image, image_values
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.tasks.central import public_federation
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import read_json, read_tensors
@@ -356,7 +357,7 @@ def test_two_risks_from_beginning_to_end(base: RunConfig, tmp_path: Path, monkey
     assert any(not torch.equal(begins["fresh"][name], tensor) for name, tensor in ended.items())
     # No client's image was trained on beforehand.
     scene = Scene(base)
-    public = set(pretrained.public_federation(scene).clients[0].train.sample_ids)
+    public = set(public_federation(scene).clients[0].train.sample_ids)
     assert public and public.isdisjoint(name for client in scene.dataset.clients for name in client.train.sample_ids)
 
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}

@@ -46,7 +46,7 @@ def read_image_folder(
     seed: int = 0,
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
 ) -> Parts:
-    """Read ``path/[train|val|validation|test/]class/*`` with one of ``suffixes``; the id is the path below ``path``.
+    """Read ``path/[train|val|validation|test/]class/[images/]*`` with one of ``suffixes``; the id is the path below it.
 
     Labels follow the alphabetical order of the class folders, or ``classes``. Patients are not guessed from file
     names: groups are pseudonyms of PatientID in a DICOM header, else None; a manifest names patients.
@@ -124,7 +124,12 @@ def _list(root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None
             if folder.name not in names:
                 raise DataError(f"{shown(folder)}: {unknown_name('class', shown(folder.name), names)}")
             inside = [entry.name for entry in folder.iterdir()]
-            found = [folder / name for name in sorted(_images(inside, suffixes))]
+            place = folder
+            if not _images(inside, suffixes) and "images" in inside and (folder / "images").is_dir():
+                # As in the COVID-19 Radiography Database, whose masks lie in a folder beside.
+                place = folder / "images"
+                inside = [entry.name for entry in place.iterdir()]
+            found = [place / name for name in sorted(_images(inside, suffixes))]
             hidden += sum(name.startswith(".") and name.lower().endswith(suffixes) for name in inside)
             if not found:
                 raise DataError(

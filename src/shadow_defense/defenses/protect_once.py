@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -35,19 +36,24 @@ TEXTURE_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "decoy": {"texture": "decoy", "floor": 0.15},
 }
 
+MOST_MADE = 8
+"""Constants that a process keeps: of the textures that a comparison has on the images of a few seeds."""
+
 _made: dict[str, Constants] = {}
-"""By settings and public images: clients of one process share them, and a model is built often."""
+"""By what they are measured with: clients and arms of one process share them, and a model is built often."""
 
 
 def constants_of(settings: TextureSettings, public: ImageSet, progress: Progress | None = None) -> Constants:
-    """What the texture is made of, measured once in a process."""
-    name = settings.model_dump_json() + hash_of(public.images, public.labels)
+    """What the texture is made of, measured once in a process for all strengths."""
+    measured = settings.model_dump_json(include={"texture", "directions"} if settings.texture == "task" else set())
+    name = measured + hash_of(public.images, public.labels)
     if name not in _made:
-        _made.clear()
+        if len(_made) >= MOST_MADE:
+            del _made[next(iter(_made))]
         _made[name] = measure_constants(
             settings, public.images, public.labels, seed=PUBLIC_SEED, progress=progress or Progress()
         )
-    return _made[name]
+    return replace(_made[name], strength=settings.strength)
 
 
 class ProtectOnce(Defense):

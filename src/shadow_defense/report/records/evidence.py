@@ -12,6 +12,9 @@ from shadow_defense.report.records.reading import Measure
 F1_LOST, LEFT, FOUND = 0.01, 2.0, 0.05
 """The most that a setting may cost and leave: macro F1 lost, dB above the mean image, share of images found first."""
 
+PUBLIC_ALONE = "public images alone"
+"""The arm of a model that no client had a part in."""
+
 Outcome = Literal["met", "missed", "open"]
 
 
@@ -39,15 +42,15 @@ class Left:
         by: ``worst case``, or the attack with its round.
         above: PSNR above the mean image's, paired by image.
         bounded: whether no attack on any round can leave more.
-        found: share of images found first among ``gallery``; None where it was not measured.
+        found: share of images found first among the ``gallery`` of all clients' images.
     """
 
     by: str
     above: Measure
     ssim: Measure
+    found: Measure
+    gallery: int
     bounded: bool = False
-    found: Measure | None = None
-    gallery: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +78,12 @@ class Setting:
     def outcomes(self) -> Mapping[str, Outcome]:
         """Of each of the three bars; open where the interval holds the bar, and where nothing bounds what is left."""
         above = against(None if self.left is None else self.left.above, LEFT)
+        found = against(None if self.left is None else self.left.found, FOUND)
         bounded = self.left is not None and self.left.bounded
         return {
             "f1": against(self.f1_lost, F1_LOST),
             "left": above if bounded or above == "missed" else "open",
-            "found": against(None if self.left is None else self.left.found, FOUND),
+            "found": found if bounded or found == "missed" else "open",
         }
 
 

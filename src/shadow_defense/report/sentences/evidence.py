@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.contrasts import images_to_settle
 from shadow_defense.report.kit.formatting import counted, listed, number, plain, with_interval
-from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, EvidenceRecord, Setting
+from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, PUBLIC_ALONE, EvidenceRecord, Setting
 
 ASKED = (
     f"Asked: macro F1 lost at most {100 * F1_LOST:g} point, the worst case at most {LEFT:g} dB above the mean image, "
@@ -28,7 +28,7 @@ def answer(record: EvidenceRecord) -> list[str]:
     for model in dict.fromkeys(setting.model for setting in record.settings):
         own = [setting for setting in record.settings if setting.model == model]
         defended = [setting for setting in own if setting.arm != record.first]
-        said = [_is_there(defended), *_front(own), *_change(defended)]
+        said = [_is_there(defended), *_front(own), *_change(defended), *_beside(own)]
         sentences += [f"{model}: {sentence}" for sentence in said]
     if record.missing:
         counts = listed([counted(count, "task") + f" of kind {kind}" for kind, count in record.missing.items()])
@@ -67,8 +67,7 @@ def _numbers(setting: Setting) -> str:
         parts.append(f"F1 lost {_written(_hundredfold(setting.f1_lost))} points")
     if left is not None:
         parts.append(f"{_written(left.above)} dB above the mean image by {left.by}")
-        if left.found is not None:
-            parts.append(f"{_written(_hundredfold(left.found))} % found among {left.gallery}")
+        parts.append(f"{_written(_hundredfold(left.found))} % found among {left.gallery}")
     return ", ".join(parts)
 
 
@@ -96,10 +95,10 @@ def _change(settings: Sequence[Setting]) -> list[str]:
     """How many images would settle the open bars of the nearest arm."""
     clauses = []
     for each in _possible(settings)[:1]:
-        left = each.left
+        left = each.left if each.left is not None and each.left.bounded else None
         measures = {
             "f1": each.f1_lost,
-            "left": left.above if left is not None and left.bounded else None,
+            "left": None if left is None else left.above,
             "found": None if left is None else left.found,
         }
         for name, outcome in each.outcomes().items():
@@ -108,6 +107,16 @@ def _change(settings: Sequence[Setting]) -> list[str]:
             if outcome == "open" and measure is not None and count is not None:
                 clauses.append(f"{count} {images} in place of {measure.count} for {about} of {each.arm}")
     return [f"at the means and spreads seen here, {listed(clauses)} would settle it."] if clauses else []
+
+
+def _beside(settings: Sequence[Setting]) -> list[str]:
+    """What a model is worth that no client had a part in."""
+    return [
+        f"{each.arm}, with their labels, reach F1 {plain(with_interval(each.worth.f1))}: what clients add is counted "
+        "from there."
+        for each in settings
+        if each.worth is not None and each.arm == PUBLIC_ALONE
+    ]
 
 
 def forecast_sentence(name: str, tasks: Mapping[str, int], seconds: Mapping[str, float], processes: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shadow_defense.config import RunConfig
@@ -47,9 +47,13 @@ class Comparison:
             ShadowDefenseError: before any training, for what no result could be computed with.
         """
         progress = progress or Progress()
-        if self.prepared(progress):
+        self.compute(self.prepared(progress), progress)
+
+    def compute(self, waiting: Sequence[Task], progress: Progress) -> None:
+        """Compute what :meth:`prepared` says is waiting."""
+        if waiting:
             self._check_disk()
-            self._train_and_attack(progress)
+            self._train_and_attack(waiting, progress)
 
     def prepared(self, progress: Progress) -> list[Task]:
         """Check everything, train the generators, measure what defenses and attacks cost; returns what is waiting.
@@ -133,15 +137,13 @@ class Comparison:
         trainings = [training for _, trial in self.trials() for training in trial.trainings.values()]
         check_disk(self.folder, sum(self.costs.bytes_of(task) for task in missing(trainings, self.store)))
 
-    def _train_and_attack(self, progress: Progress) -> None:
-        tasks = self.tasks()
-        waiting = missing(tasks, self.store)
+    def _train_and_attack(self, waiting: Sequence[Task], progress: Progress) -> None:
         cells = sum(not isinstance(task, Scoring) for task in waiting)
         seconds = sum(map(self.costs.seconds, waiting))
         count = self.workers.at_once(len(waiting))
         name = f"{cells} cells, {duration_text(seconds / count)} on {count} workers; seconds"
         outcome = carry_out(
-            tasks, self.store, self.workers, progress, name=name, weight=self.costs.seconds, isolate=True
+            waiting, self.store, self.workers, progress, name=name, weight=self.costs.seconds, isolate=True
         )
         failed = {task.name: error for task, error in outcome.failures.items()}
         for label, task in self.labelled():

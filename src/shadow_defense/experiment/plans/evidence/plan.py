@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.config import RunConfig
+from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.comparison.costs import Costs
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.evidence.costs import StudyCosts
@@ -17,6 +18,7 @@ from shadow_defense.experiment.plans.evidence.study import Study
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, Bounding, is_bounded
+from shadow_defense.experiment.tasks.central import Central
 from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import VictimTrial
@@ -63,7 +65,17 @@ class Evidence(Comparison):
 
     def tasks_of(self, trial: Trial) -> list[Task]:
         """What trainings are worth, and scores; the trainings themselves are needed for both."""
-        return [*predictings(trial).values(), *trial.scorings_with_control]
+        return [*predictings(trial).values(), *self.public_alone(trial), *trial.scorings_with_control]
+
+    def public_alone(self, trial: Trial) -> list[Predicting]:
+        """The control of a model that knows the public images with all their labels, and no client's.
+
+        None where the public images are of another source, whose labels may mean other things.
+        """
+        base = base_of(trial)
+        if base.config.data.public_path is not None or base.config.data.public_source is not None:
+            return []
+        return [Predicting(Central(base, base.reference, engine_named("in-process")))]
 
     def labelled(self) -> Iterator[tuple[str, Task]]:
         yield from ((f"{model}, {task.about}", task) for (model, _), task in self.bounds.items())
@@ -96,8 +108,9 @@ class Evidence(Comparison):
         """
         try:
             with stopped_after(seconds):
-                tell(self.forecast(progress))
-                self.run(progress)
+                waiting = self.prepared(progress or Progress())
+                tell(self.forecast_of(waiting))
+                self.compute(waiting, progress or Progress())
         except TimeUpError:
             return False
         return True
@@ -107,7 +120,10 @@ class Evidence(Comparison):
 
         Generators that defenses need are trained first. Errors as in :meth:`run`.
         """
-        waiting = self.prepared(progress or Progress())
+        return self.forecast_of(self.prepared(progress or Progress()))
+
+    def forecast_of(self, waiting: Sequence[Task]) -> Forecast:
+        """As :meth:`forecast`, of what :meth:`prepared` gave."""
         kinds: dict[str, list[Task]] = {}
         for task in waiting:
             kinds.setdefault(task.kind, []).append(task)

@@ -9,17 +9,19 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from shadow_defense.data.dataset import concatenated
 from shadow_defense.experiment.analysis import by_image
-from shadow_defense.experiment.plans.evidence.plan import Evidence, predictings
+from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, predictings
 from shadow_defense.experiment.tasks.bounding import Bound
-from shadow_defense.experiment.tasks.predicting import Predicted
+from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval
 from shadow_defense.metrics.contrasts import contrast, ends, holm, images_to_settle, two_sided, within_seeds
 from shadow_defense.metrics.intervals import DRAWS, macro_f1, share_interval
+from shadow_defense.metrics.linkage import hits
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.metrics.utility import utility
-from shadow_defense.report.records.evidence import Difference, Left, Setting, Worth
+from shadow_defense.report.records.evidence import PUBLIC_ALONE, Difference, Left, Setting, Worth
 from shadow_defense.report.records.scores import MEAN_IMAGE
 from shadow_defense.seeds import named_generator
 
@@ -29,36 +31,51 @@ ByImage = Mapping[tuple[int, str, str], Mapping[str, float]]
 
 
 def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[Setting, ...]:
-    """Every arm with every model of which something is known."""
+    """Every arm with every model of which something is known, and what public images alone are worth."""
     found = []
     for model, trial in evidence.first_trials().items():
         predicted = {arm: predicted_of(evidence, model, arm) for arm in trial.config.arms}
-        own = [_setting(evidence, model, arm, predicted, scores[model]) for arm in predicted]
-        found += _with_front([each for each in own if each.worth or each.left or each.withheld])
+        first = next(iter(predicted.values()))
+        arms = [
+            Setting(
+                model=model,
+                arm=arm,
+                worth=_worth(own) if own else None,
+                f1_lost=None if own is first else _only(lost_f1(first, own)),
+                left=_left(evidence, model, arm, scores[model]),
+                withheld=(bound := evidence.bound(model, arm)) is not None and bound.withheld,
+            )
+            for arm, own in predicted.items()
+        ]
+        found += _with_front([each for each in arms if each.worth or each.left or each.withheld])
+        alone = {seed: evidence.public_alone(evidence.trial(model, seed)) for seed in evidence.grid.seeds}
+        public = _loaded(evidence, alone)
+        if public:
+            lost = _only(lost_f1(first, public))
+            found.append(Setting(model=model, arm=PUBLIC_ALONE, worth=_worth(public), f1_lost=lost))
     return tuple(found)
 
 
 def predicted_of(evidence: Evidence, model: str, arm: str) -> dict[int, Predicted]:
     """By seed what the trainings of an arm say of the test images, as far as they are there."""
-    found = {seed: predictings(evidence.trial(model, seed))[arm] for seed in evidence.grid.seeds}
-    return {seed: each.load(evidence.store) for seed, each in found.items() if evidence.store.has(each)}
+    return _loaded(evidence, {seed: [predictings(evidence.trial(model, seed))[arm]] for seed in evidence.grid.seeds})
 
 
-def _setting(
-    evidence: Evidence, model: str, arm: str, predicted: Mapping[str, Mapping[int, Predicted]], scores: Sequence[Score]
-) -> Setting:
-    first = next(iter(predicted))
-    lost = None if arm == first else lost_f1(predicted[first], predicted[arm])
+def _loaded(evidence: Evidence, tasks: Mapping[int, Sequence[Predicting]]) -> dict[int, Predicted]:
+    store = evidence.store
+    return {seed: each.load(store) for seed, own in tasks.items() for each in own if store.has(each)}
+
+
+def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
+    return None if lost is None else lost[0]
+
+
+def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
     bound = evidence.bound(model, arm)
+    if bound is None:
+        return _attacked(evidence, model, scores, arm)
     once = evidence.first_trials()[model].config.arms[arm].kind().draws_once
-    return Setting(
-        model=model,
-        arm=arm,
-        worth=_worth(predicted[arm]) if predicted[arm] else None,
-        f1_lost=None if lost is None else lost[0],
-        left=_attacked(scores, arm) if bound is None else _bounded(bound, evidence.grid.seeds[0], once),
-        withheld=bound is not None and bound.withheld,
-    )
+    return _bounded(bound, evidence.grid.seeds[0], once)
 
 
 def _worth(predicted: Mapping[int, Predicted]) -> Worth:
@@ -129,7 +146,7 @@ def _bounded(bound: Bound, seed: int, once: bool) -> Left | None:
     )
 
 
-def _attacked(scores: Sequence[Score], arm: str) -> Left | None:
+def _attacked(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
     """Of the attack and round that left most of the arm's images on average; None where none was scored."""
     cells: dict[tuple[str, int], Estimate] = {}
     for attack, round in dict.fromkeys((score.attack, score.round) for score in scores if score.arm == arm):
@@ -143,7 +160,32 @@ def _attacked(scores: Sequence[Score], arm: str) -> Left | None:
     similar: dict[int, list[float]] = {}
     for (seed, _, _), each in by_image(scores, arm, attack, round).items():
         similar.setdefault(seed, []).append(each["ssim_whole"])
-    return Left(by=f"{attack}, round {round + 1}", above=cells[attack, round], ssim=within_seeds(similar))
+    found, gallery = _found_again(evidence, model, arm, attack, round)
+    return Left(
+        by=f"{attack}, round {round + 1}",
+        above=cells[attack, round],
+        ssim=within_seeds(similar),
+        found=share_interval(found),
+        gallery=gallery,
+    )
+
+
+def _found_again(evidence: Evidence, model: str, arm: str, attack: str, round: int) -> tuple[list[float], int]:
+    """Of each rebuilt image whether its own is the nearest of all clients' images, and how many those are."""
+    found: list[float] = []
+    count = 0
+    for seed in evidence.grid.seeds:
+        trial = evidence.trial(model, seed)
+        everybody = concatenated([client.train for client in base_of(trial).dataset.clients])
+        gallery, count = everybody.unit_images().flatten(1), len(everybody)
+        places = {sample: place for place, sample in enumerate(everybody.sample_ids)}
+        for scoring in trial.scorings:
+            here = (scoring.arm, scoring.job.attack, scoring.job.round) == (arm, attack, round)
+            if here and evidence.store.has(scoring):
+                rebuilt = scoring.rebuilt(evidence.store, scoring.load(evidence.store))
+                distances = torch.cdist(torch.stack(list(rebuilt.values())).flatten(1), gallery)
+                found += hits(-distances, torch.tensor([places[sample] for sample in rebuilt])).tolist()
+    return found, count
 
 
 def _by_seed(own: ByImage, other: ByImage, name: str) -> dict[int, list[float]]:

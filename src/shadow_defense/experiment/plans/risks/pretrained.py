@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.config import RunConfig
-from shadow_defense.data.dataset import ClientData, FederatedDataset
-from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.risks.risk import (
@@ -23,46 +20,20 @@ from shadow_defense.experiment.plans.risks.risk import (
     main_attack,
 )
 from shadow_defense.experiment.plans.risks.values import Values, differences, final_f1, image_values, mean_of
-from shadow_defense.experiment.provenance import code_hash
-from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import key_of, training_key
+from shadow_defense.experiment.tasks.central import PUBLIC, Central, public_federation
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.experiment.tasks.training import Training, federation
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.federated.rounds import state_folder
-from shadow_defense.progress import Progress
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
 EPOCHS = 10
 
-BATCH_SIZE = 16
-
-PUBLIC = "public"
-
 FRESH, PRETRAINED = "fresh", "pretrained"
 
 EARLY_ROUNDS = (1, 2, 4)
-
-
-class Central(Training):
-    """Plain SGD on the public images, one epoch a round: a training that no client takes part in."""
-
-    kind = "central-training"
-
-    @cached_property
-    def key(self) -> str:
-        return key_of(code_hash("experiment/plans/risks/pretrained.py"), training_key(self.scene, self.arm))
-
-    @property
-    def about(self) -> str:
-        return f"seed {self.scene.config.seed}: central training on public images"
-
-    def compute(self, store: Store, progress: Progress) -> None:
-        place, data = store.place(self), public_federation(self.scene)
-        federation(self.scene, self.arm, place, {PUBLIC: Defense()}, {}, data).run(progress)
 
 
 class CentralTrial(Trial):
@@ -128,16 +99,6 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
         training={"rounds": early[-1]},
     )
     return {PUBLIC: central, FRESH: Trial(config, store), PRETRAINED: StartedTrial(config, central)}
-
-
-def public_federation(scene: Scene) -> FederatedDataset:
-    """The scene's data with one client in place of all others, that holds the public images."""
-    data = scene.dataset
-    if len(data.public) == 0:
-        raise ConfigError("risk 4 pre-trains on public images and there are none: raise data.public_fraction")
-    nothing = data.test.subset([])
-    only = ClientData(PUBLIC, data.public, nothing, nothing, min(BATCH_SIZE, len(data.public)))
-    return replace(data, clients=(only,))
 
 
 def measure(seeds: Sequence[Trials]) -> Finding:

@@ -1,0 +1,71 @@
+"""What a study answers, from settings made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.records.evidence import PUBLIC_ALONE, EvidenceRecord, Left, Setting, Worth
+from shadow_defense.report.sentences.evidence import answer
+
+
+def near(mean: float, half: float, count: int = 100) -> Estimate:
+    return Estimate(mean, (mean - half, mean + half), count)
+
+
+WORTH = Worth(f1=near(0.9, 0.02), f1_of_seeds=(0.9,), auroc=None, balanced=Estimate(0.9, None, 1))
+
+
+def setting(arm: str, lost: float, above: float, found: float, half: float = 0.001, **changes: Any) -> Setting:
+    left = Left(by="worst case", above=near(above, half), ssim=near(0.5, 0.1), found=near(found, half), gallery=900)
+    bounded = replace(left, bounded=True)
+    return replace(Setting(model="net", arm=arm, worth=WORTH, f1_lost=near(lost, half), left=bounded), **changes)
+
+
+def said(*settings: Setting, missing: dict[str, int] | None = None) -> list[str]:
+    """Of a record that holds these settings, the first of which is without defense."""
+    whole = [Setting(model="net", arm="fedavg", worth=WORTH), *settings]
+    given = {"settings": tuple(whole), "missing": missing or {}, "defenses": {"fedavg": None}}
+    record = object.__new__(EvidenceRecord)
+    for field in fields(EvidenceRecord):
+        object.__setattr__(record, field.name, given.get(field.name))
+    return answer(record)
+
+
+def test_a_setting_that_meets_all_bars_is_named() -> None:
+    found = said(setting("good", 0.005, 1.0, 0.02), setting("leaky", 0.0, 5.0, 0.02))
+    assert "net: yes: good (F1 lost 0.5" in found[1] and "leaky" not in found[1]
+
+
+def test_what_the_intervals_do_not_settle_is_not_shown_and_what_would_is_said() -> None:
+    """Half of 0.03 around a loss that lies 0.005 below its bar: (0.03 / 0.005)^2 = 36 times the images."""
+    found = said(setting("open", 0.005, 1.0, 0.02, half=0.03), setting("leaky", 0.0, 5.0, 0.02))
+    assert "not shown, and not excluded: open comes nearest" in found[1]
+    assert found[1].endswith("open: the cost in F1.")
+    wanted = "3600 test images over all trainings in place of 100 for the cost in F1 of open"
+    assert any(wanted in each for each in found)
+
+
+def test_a_clear_miss_everywhere_is_a_no() -> None:
+    found = said(setting("leaky", 0.0, 5.0, 0.9), setting("costly", 0.3, 1.0, 0.02))
+    assert "net: no: every arm clearly misses a bar; costly" in found[1] and "misses the cost in F1" in found[1]
+
+
+def test_what_attacks_alone_found_bounds_nothing() -> None:
+    """However little an attack found, another may find more."""
+    attacked = setting("attacked", 0.0, -1.0, 0.0)
+    assert attacked.left is not None
+    unbounded = replace(attacked, left=replace(attacked.left, by="ig, round 1", bounded=False))
+    assert set(attacked.outcomes().values()) == {"met"}
+    assert unbounded.outcomes() == {"f1": "met", "left": "open", "found": "open"}
+    much = replace(attacked.left, above=near(9.0, 1.0), bounded=False)
+    assert replace(unbounded, left=much).outcomes()["left"] == "missed"
+    assert "not shown, and not excluded: attacked" in said(unbounded)[1]
+
+
+def test_public_images_alone_stand_beside_and_what_is_missing_is_said() -> None:
+    alone = Setting(model="net", arm=PUBLIC_ALONE, worth=WORTH, f1_lost=near(0.0, 0.01))
+    found = said(setting("good", 0.005, 1.0, 0.02), alone, missing={"attack": 3})
+    assert any(each.startswith("net: public images alone, with their labels, reach F1 0.900") for each in found)
+    assert found[-1] == "Not all of the study is there: 3 tasks of kind attack are still to be computed."
