@@ -19,10 +19,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(RUN)/shadow-defense demo
 
-# Engines one by one, after the others: a client that is starved for half a minute is given up by Flower.
+# Engines after the others: they wait more than they compute, and a client that is starved for half a minute is given up
+# by Flower.
 test: install lint
 	$(TEST) -n 2 --dist loadfile -m "not engine"
-	$(TEST) -m engine
+	$(TEST) -n 2 --dist worksteal -m engine
 
 test-fast: install
 	$(TEST) -n 2 --dist loadfile -m "not slow and not engine"
