@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +40,15 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Machine:
-    """A run of the example with a home and a folder for temporary files of its own, and what it does meanwhile."""
+    """A run of the example with a home and a folder for temporary files of its own, and what it does meanwhile.
 
-    def __init__(self, folder: Path) -> None:
-        self.home, self.temporary, self.run, self.states = (folder / name for name in ("home", "tmp", "run", "sites"))
+    NVFlare's sockets lie in the second, whose path must be short for that.
+    """
+
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        self.home, self.run, self.states = (folder / name for name in ("home", "run", "sites"))
+        self.temporary = temporary
         self.home.mkdir()
-        self.temporary.mkdir()
         self.listened, self.output = set[str](), ""
 
     def start(self, *options: str) -> int:
@@ -73,11 +77,12 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path)
-    yield made
-    for place in made.processes():
-        with contextlib.suppress(OSError):
-            os.kill(int(place.name), 9)
+    with tempfile.TemporaryDirectory(prefix="n-") as temporary:
+        made = Machine(tmp_path, Path(temporary))
+        yield made
+        for place in made.processes():
+            with contextlib.suppress(OSError):
+                os.kill(int(place.name), 9)
 
 
 @pytest.fixture
