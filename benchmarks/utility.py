@@ -22,6 +22,7 @@ from functools import partial
 import torch
 from protecting.federation import worth_in_a_federation
 from protecting.material import Material, add_arguments, read_material, wanted
+from protecting.placements import PLACEMENTS
 from torch import Tensor
 
 from shadow_defense.attacks.removers.linking import compared
@@ -81,11 +82,11 @@ def alone(labelled: int | None) -> Row:
 
 def two_phases(given: Material) -> list[Texture]:
     """Nobody's labels: principal directions first; then those of the model that was trained on what they left."""
-    first = spared(given, given.principal(8), None, SECOND_LOOK)
+    first = spared(given, given.principal(4), None, SECOND_LOOK)
     train = written(first, True, given).train
     normalisation = measure_normalisation(train)
     model = train_classifier(train.unit_images(), train.labels, normalisation, seed=given.seed, settings=SMALL)
-    return [first, spared(given, given.directions_of(model, normalisation, 8), None, SECOND_LOOK)]
+    return [first, spared(given, given.directions_of(model, normalisation, 4), None, SECOND_LOOK)]
 
 
 MODELS = {
@@ -97,14 +98,14 @@ ROWS: dict[str, Row] = {
     "clean": Row(train=lambda given: given.private),
     "public images alone": alone(None),
     "300 public images alone": alone(300),
-    "recommended": task(8),
-    "4 directions": task(4),
-    "16 directions": task(16),
-    "directions of 300 labels": task(8, labelled=300),
+    "recommended": task(4),
+    **{f"{count} directions": task(count) for count in (2, 8, 16)},
+    "directions of 300 labels": task(4, labelled=300),
     "directions of a first phase": Row(two_phases),
-    "principal directions": of_one(lambda given: spared(given, given.principal(8), None)),
-    "random directions": of_one(lambda given: spared(given, given.random(8), None)),
+    "principal directions": of_one(lambda given: spared(given, given.principal(4), None)),
+    "random directions": of_one(lambda given: spared(given, given.random(4), None)),
     **{f"task {count} at {strength}": task(count, strength) for count, strength in ((8, 1.25), (8, 1.5), (4, 1.0))},
+    **{name: of_one(make) for name, make in PLACEMENTS.items()},
     "white 1.0 removed": of_one(lambda given: White(given.whitening, 1.0)),
     "white 1.0": of_one(lambda given: White(given.whitening, 1.0), removal=False),
     "covariance 2.0 removed": of_one(lambda given: Covariance(given.whitening, 2.0)),

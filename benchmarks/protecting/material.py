@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from shadow_defense.data.dataset import ImageSet, Normalisation, measure_normali
 from shadow_defense.data.npz import read_npz
 from shadow_defense.experiment.protecting.building import gallery_for
 from shadow_defense.experiment.protecting.settings import PROMISES
-from shadow_defense.experiment.protecting.weakest import LEAST, weakest_strength
+from shadow_defense.experiment.protecting.weakest import LEAST, Target, weakest_strength
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import GanTraining
 from shadow_defense.protection.decoy import GeneratedDecoys
@@ -26,7 +26,6 @@ from shadow_defense.protection.whitening import Whitening, measure_whitening
 from shadow_defense.seeds import named_generator
 
 SEED = 0
-MOST_SPARED = 32
 VALIDATION = 500
 """Images that are left over, where the file has no part for it."""
 
@@ -42,7 +41,7 @@ class Material:
     classes: int
     gan_steps: int
     seed: int = SEED
-    _spared: dict[int, Tensor] = field(default_factory=dict)
+    _classifiers: dict[int, Classifier] = field(default_factory=dict)
 
     @cached_property
     def gallery(self) -> Tensor:
@@ -74,18 +73,28 @@ class Material:
             training.step(self.public.images)
         return GeneratedDecoys(training.average)
 
-    def spared(self, count: int, labelled: int | None = None) -> Tensor:
-        """Directions of a classifier of public images, or of the first ``labelled`` of them."""
+    def classifier(self, labelled: int | None = None) -> Classifier:
+        """Of public images, or of the first ``labelled`` of them."""
         known = len(self.public) if labelled is None else labelled
-        if known not in self._spared:
+        if known not in self._classifiers:
             told = self.public.subset(range(known))
             normalisation = measure_normalisation(told)
-            unit = told.unit_images()
-            model = train_classifier(unit, told.labels, normalisation, seed=self.seed)
-            self._spared[known] = task_directions(
-                model, unit, told.labels, normalisation, self.whitening, count=MOST_SPARED, seed=self.seed
-            )
-        return self._spared[known][:, :count]
+            model = train_classifier(told.unit_images(), told.labels, normalisation, seed=self.seed)
+            self._classifiers[known] = Classifier(model, normalisation)
+        return self._classifiers[known]
+
+    def spared(self, count: int, labelled: int | None = None) -> Tensor:
+        """Directions of that classifier."""
+        told, found = self.public.subset(range(len(self.public))[:labelled]), self.classifier(labelled)
+        return task_directions(
+            found.model,
+            told.unit_images(),
+            told.labels,
+            found.normalisation,
+            self.whitening,
+            count=count,
+            seed=self.seed,
+        )
 
     def directions_of(self, model: nn.Module, normalisation: Normalisation, count: int) -> Tensor:
         """Directions of a model that somebody trained, on public images without their labels."""
@@ -93,10 +102,10 @@ class Material:
         answers = labels_for(classifier, self.pool, None)
         return task_directions(model, self.pool, answers, normalisation, self.whitening, count=count, seed=self.seed)
 
-    def weakest(self, make: Callable[[float], Texture]) -> float:
-        """The strength that the preset `recommended` would choose for so many private images."""
+    def weakest(self, make: Callable[[float], Texture], targets: Sequence[Target] = PROMISES["recommended"]) -> float:
+        """The weakest strength for so many private images that meets the targets."""
         strength, gallery = LEAST, gallery_for(len(self.private))
-        for target in PROMISES["recommended"]:
+        for target in targets:
             strength = weakest_strength(make, self.pool, target, gallery=gallery, least=strength)
         return strength
 

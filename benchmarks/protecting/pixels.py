@@ -13,8 +13,7 @@ from protecting.material import SEED, Material
 from shadow_defense.attacks.removers.learned import pairs_found, train_remover
 from shadow_defense.attacks.removers.planted import breaks_sparse_noise
 from shadow_defense.attacks.removers.unknown import AsGiven
-from shadow_defense.data.dataset import ImageSet, measure_normalisation
-from shadow_defense.protection.directions import train_classifier
+from shadow_defense.data.dataset import ImageSet
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.guard import ShadowGuard
 from shadow_defense.shadow.noise import uniform_noise
@@ -46,37 +45,10 @@ class Pixels:
 
     @cached_property
     def noise(self) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "m c h w"]]:
-        """On images in [0, 1]: of the audited ones, of the public ones."""
+        """Of the audited images, and of the public ones."""
         given = self.material
-        normalisation = measure_normalisation(given.public)
-        model = train_classifier(given.pool, given.public.labels, normalisation, seed=SEED)
-
-        def of(images: ImageSet, purpose: int) -> Tensor:
-            guard = ShadowGuard(
-                given.decoys.generator,
-                shadow_preset("paper", strength=1.0, schedule="constant", latent_iterations=LATENT_ITERATIONS),
-                mean=normalisation.mean,
-                std=normalisation.std,
-                seed=purpose,
-            )
-            inputs = normalisation.apply(images.unit_images())
-            guard.encode(inputs, images.sample_ids)
-            parts = []
-            for chosen in torch.arange(len(images)).split(AT_ONCE):
-                noisy = guard.protect(
-                    inputs[chosen],
-                    images.labels[chosen],
-                    [images.sample_ids[place] for place in chosen.tolist()],
-                    model=model,
-                    global_model=model,
-                    loss_fn=F.cross_entropy,
-                    round=0,
-                    rounds=20,
-                )
-                parts.append(normalisation.invert(noisy) - normalisation.invert(inputs[chosen]))
-            return torch.cat(parts)
-
-        return of(given.private.subset(range(self.audited)), SEED + 1), of(given.public, SEED + 2)
+        audited = given.private.subset(range(self.audited))
+        return noise_of_guard(given, audited, SEED + 1), noise_of_guard(given, given.public, SEED + 2)
 
     def protected(self, strength: float, uniform: bool) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "m c h w"]]:
         """The audited images and the public ones under noise of this strength, or under uniform noise of its energy."""
@@ -99,3 +71,31 @@ class Pixels:
         pairs = pairs_found(public, self.material.pool, self.material.public.labels)
         remover = train_remover(AsGiven(), pairs, self.material.classes, seed=SEED, steps=steps)
         return remover.remove(protected, labels).estimates
+
+
+def noise_of_guard(material: Material, images: ImageSet, seed: int) -> Float[Tensor, "n c h w"]:
+    """What a guard of its own adds to each of ``images`` in [0, 1] at strength 1, beside a model of the public ones."""
+    found, normalisation = material.classifier(), material.classifier().normalisation
+    guard = ShadowGuard(
+        material.decoys.generator,
+        shadow_preset("paper", strength=1.0, schedule="constant", latent_iterations=LATENT_ITERATIONS),
+        mean=normalisation.mean,
+        std=normalisation.std,
+        seed=seed,
+    )
+    inputs = normalisation.apply(images.unit_images())
+    guard.encode(inputs, images.sample_ids)
+    parts = []
+    for chosen in torch.arange(len(images)).split(AT_ONCE):
+        noisy = guard.protect(
+            inputs[chosen],
+            images.labels[chosen],
+            [images.sample_ids[place] for place in chosen.tolist()],
+            model=found.model,
+            global_model=found.model,
+            loss_fn=F.cross_entropy,
+            round=0,
+            rounds=20,
+        )
+        parts.append(normalisation.invert(noisy) - normalisation.invert(inputs[chosen]))
+    return torch.cat(parts)

@@ -19,7 +19,7 @@ class TextureSettings(BaseModel):
         1.0, gt=0, le=100, description="of the noise: white on the scale of [0, 1], else in the images' own deviations"
     )
     floor: float = Field(0.0, ge=0, le=10, description="white noise on top, on the scale of [0, 1]; not of white")
-    directions: int = Field(8, ge=1, le=1024, description="task: how many directions are spared")
+    directions: int = Field(4, ge=1, le=1024, description="task: how many directions are spared")
     share: float = Field(0.7, gt=0, lt=1, description="decoy: share of the image that is replaced")
 
     def drawing(self) -> dict[str, object]:

@@ -12,11 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from tests.federated.flower.test_deployment import told_of, wait_until
 from tests.federated.processes import LOOPBACK, listening
 
+import shadow_defense
 from shadow_defense.experiment.audit.of_run import case_of_run
+from shadow_defense.experiment.run import Run
 from shadow_defense.federated.flower.environment import SILENT
 from shadow_defense.files import read_json
 
@@ -39,7 +43,8 @@ def home() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def test_the_quickstart_trains_and_records_what_an_audit_needs(home: Path, tmp_path: Path) -> None:
+def flwr_run(app: Path, run: Path, home: Path) -> str:
+    """What `flwr run` printed, which ended well; every process of it listened on the loopback interface alone."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -53,11 +58,40 @@ def test_the_quickstart_trains_and_records_what_an_audit_needs(home: Path, tmp_p
         "OMP_NUM_THREADS": "1",
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }
-    run = tmp_path / "run"
-    command = ["flwr", "run", str(QUICKSTART), "--stream", "--run-config", f'run-dir="{run}"']
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    command = ["flwr", "run", str(app), "--stream", "--run-config", f'run-dir="{run}"']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=run.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert listening(told_of(home)) <= LOOPBACK
-    assert read_json(run / "arms" / "shadow" / "history.json")["rounds_done"] == 2, done.stdout
+    return done.stdout
+
+
+def test_the_quickstart_trains_and_records_what_an_audit_needs(home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    printed = flwr_run(QUICKSTART, run, home)
+    assert read_json(run / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
     case = case_of_run(run, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=2)
     assert case.name == "client-1 in round 1 of shadow"
+
+
+def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only ``data:`` of its federation.yaml names the folder, as it would name any."""
+    monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "site"))
+    draws = np.random.default_rng(0)
+    clean, public = (draws.integers(0, 256, (count, 16, 16), dtype=np.uint8) for count in (24, 60))
+    labels = np.arange(24) % 2
+    protected, _ = shadow_defense.protect(
+        clean, labels, public=public, preset="white", strength=0.5, audited=20, remover_steps=50
+    )
+    np.savez(tmp_path / "protected.npz", train_images=protected, train_labels=labels)
+    app = tmp_path / "app"
+    shutil.copytree(QUICKSTART, app)
+    settings = yaml.safe_load((app / "quickstart" / "federation.yaml").read_text())
+    settings["data"] |= {"source": "npz", "path": str(tmp_path / "protected.npz")}
+    (app / "quickstart" / "federation.yaml").write_text(yaml.safe_dump(settings))
+    printed = flwr_run(app, tmp_path / "run", home)
+    assert read_json(tmp_path / "run" / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
+    dataset = Run.open(tmp_path / "run").dataset
+    known = {image.tobytes() for image in protected}
+    assert all(image.numpy().tobytes() in known for client in dataset.clients for image in client.train.images)

@@ -22,7 +22,7 @@ class ProtectSettings(TextureSettings):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "recommended": {"texture": "task", "directions": 8},
+    "recommended": {"texture": "task"},
     "white": {"texture": "white", "strength": 1.0},
     "covariance": {"texture": "covariance", "strength": 1.0},
     "decoy": {"texture": "decoy", "share": 0.7, "floor": 0.15},
