@@ -20,6 +20,8 @@ from shadow_defense.experiment.protecting.weakest import LEAKS
 from shadow_defense.generators.build import save_generator
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.generators.interface import Generator
+from shadow_defense.models.build import build_model
+from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture, fingerprint
 from shadow_defense.protection.directions import Classifier
@@ -121,15 +123,31 @@ def test_a_network_that_a_texture_has_no_use_for_is_refused(preset: str, network
 
 def test_a_generator_of_another_size_is_refused(tmp_path: Path) -> None:
     save_generator(tmp_path / "g.safetensors", DCGANGenerator(z_dim=8, image_size=32, channels=1, width=4), "dcgan", {})
-    networks = read_networks(tmp_path / "g.safetensors", None, UNLABELLED)
-    with pytest.raises(ShadowDefenseError, match="makes images of 32 x 32 pixels and 1 channels, those to protect"):
+    networks = read_networks(tmp_path / "g.safetensors", None, UNLABELLED.images, 2)
+    with pytest.raises(ShadowDefenseError, match="makes images of 32 x 32 pixels in 1 channel, those to protect"):
         check_networks(networks, protect_preset("decoy"), (1, 12, 12))
+
+
+def test_a_model_of_a_yaml_file_reads_images_as_it_says(tmp_path: Path) -> None:
+    """Public images without labels; the classes are those of the images to protect."""
+    settings = ModelSettings(name="convnet", width=8, normalisation="group")
+    model = build_model(settings, channels=1, classes=2, image_size=(12, 12), seed=0)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "model.yaml").write_text(
+        f"model: {{name: convnet, width: 8, normalisation: group, start: {tmp_path / 'weights.pt'}}}\n"
+        "data: {mean: [0.5], std: [0.1]}\n"
+    )
+    found = read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED.images, 2).classifier
+    assert found is not None
+    assert (found.normalisation.mean, found.normalisation.std) == ((0.5,), (0.1,))
+    images = torch.rand(3, 1, 12, 12)
+    assert torch.equal(found.model(images), model.eval()(images))
 
 
 def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("model: {name: lenet}\n")
     with pytest.raises(ShadowDefenseError, match="names no weights"):
-        read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED)
+        read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED.images, 2)
 
 
 def test_the_presets_strength_keeps_its_promise_whatever_the_number_of_images() -> None:

@@ -6,17 +6,18 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from shadow_defense.config import load_config
 from shadow_defense.errors import ConfigError, GeneratorError, shown
 from shadow_defense.experiment.audit.images import normalisation_of
-from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.build import build_model
 from shadow_defense.protection.directions import Classifier
 from shadow_defense.protection.settings import TextureSettings
+from shadow_defense.report.kit.formatting import counted
 
 MODEL_TELLS = (
     "The directions come from a model that was given. Whoever has it, as every server of a federation has its global "
@@ -63,39 +64,41 @@ def check_networks(networks: Networks, settings: TextureSettings, shape: tuple[i
         )
     if generator is not None and (generator.channels, generator.image_size, generator.image_size) != shape:
         raise GeneratorError(
-            f"the generator makes images of {generator.image_size} x {generator.image_size} pixels and "
-            f"{generator.channels} channels, those to protect have {shape[1]} x {shape[2]} and {shape[0]}: give one of "
-            "their size, or bring them to its own with --image-size"
+            f"the generator makes images of {generator.image_size} x {generator.image_size} pixels in "
+            f"{counted(generator.channels, 'channel')}, those to protect have {shape[1]} x {shape[2]} in {shape[0]}: "
+            "give one of their size, or bring them to its own with --image-size"
         )
 
 
-def read_networks(generator: Path | None, model: str | None, public: PublicImages) -> Networks:
+def read_networks(
+    generator: Path | None, model: str | None, public: UInt8[Tensor, "n c h w"], classes: int
+) -> Networks:
     """Those of a command.
 
     Args:
         generator: as `pretrain` writes it.
         model: a model's file, or a YAML file whose ``model`` has its weights as ``start``; images are normalised by its
             ``data.mean`` and ``data.std``, else by those of the public images.
+        classes: of the images to protect, as many as the model tells apart.
 
     Raises:
         GeneratorError, ModelError, ConfigError: for what cannot be read or run.
     """
     return Networks(
-        None if generator is None else load_generator(generator), None if model is None else _classifier(model, public)
+        None if generator is None else load_generator(generator),
+        None if model is None else _classifier(model, public, classes),
     )
 
 
-def _classifier(model: str, public: PublicImages) -> Classifier:
+def _classifier(model: str, public: UInt8[Tensor, "n c h w"], classes: int) -> Classifier:
     config = load_config(model)
-    channels, height, width = public.images.shape[1:]
+    channels, height, width = public.shape[1:]
     if config.model.start is None and model.endswith((".yaml", ".yml")):
         raise ConfigError(
             f"--model {shown(model)} names no weights: give its `model` a `start`, the file of its state dict"
         )
-    built = build_model(
-        config.model, channels=channels, classes=public.classes, image_size=(height, width), seed=config.seed
-    )
-    return Classifier(built.eval(), normalisation_of(config.data, public.images, channels))
+    built = build_model(config.model, channels=channels, classes=classes, image_size=(height, width), seed=config.seed)
+    return Classifier(built.eval(), normalisation_of(config.data, public, channels))
 
 
 def hash_of_weights(module: nn.Module) -> str:

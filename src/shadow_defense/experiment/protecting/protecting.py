@@ -41,7 +41,7 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     """
     layout, kept, material = read_material(request)
     settings, public = request.settings, material.public
-    networks = read_networks(request.generator, request.model, public)
+    networks = read_networks(request.generator, request.model, public.images, len(layout.parts.class_names))
     check_networks(networks, settings, tuple(material.private.images.shape[1:]))
     claim(
         out,
