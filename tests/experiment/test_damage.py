@@ -104,6 +104,7 @@ def test_a_damaged_state_is_named_where_a_training_goes_on(trained: Path, tmp_pa
 def test_every_damaged_file_is_named_and_mended_as_its_line_says(tiny: dict[str, Any], tmp_path: Path) -> None:
     """A file cut in half: one line that names it; done as the line says, the run ends with the same numbers."""
     tiny["attacks"]["ig"]["rounds"] = [1]
+    tiny["training"]["rounds"], tiny["data"]["split"]["sizes"] = 2, [1, 2]
     run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
     stages = STAGES.values()
     for stage in stages:
