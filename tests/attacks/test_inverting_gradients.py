@@ -13,6 +13,7 @@ from shadow_defense.attacks.objectives import cosine_distance
 from shadow_defense.metrics.psnr import psnr
 
 
+@pytest.mark.slow
 def test_the_fast_variant_gains_on_the_published_one_and_goes_on_gaining() -> None:
     seen, _ = observation(lenet())
 

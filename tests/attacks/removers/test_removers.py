@@ -72,6 +72,7 @@ def test_under_a_floor_the_looked_up_estimate_is_no_worse_than_the_linear_one() 
     assert errors[0] < 1.05 * errors[1]
 
 
+@pytest.mark.slow
 def test_the_chain_is_better_than_the_look_up_where_images_are_no_gaussian() -> None:
     """Images of two grey levels under decoys of the pool and a floor: look up, subtract, learn."""
     public, clean = (torch.where(images > 0.5, 0.8, 0.2) for images in (PUBLIC[:600], CLEAN[:200]))

@@ -77,6 +77,7 @@ def withheld(replies: list[Message]) -> None:
         assert (reply.error.code, reply.error.reason) == (WITHHELD, REASON)
 
 
+@pytest.mark.slow
 def test_an_update_that_gives_its_image_away_stays_and_the_log_says_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
