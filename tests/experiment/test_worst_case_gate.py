@@ -11,9 +11,10 @@ import torch
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.kind import Resources
 from shadow_defense.errors import DefenseError
-from shadow_defense.experiment import worst_case_gate
+from shadow_defense.experiment import handed_over
+from shadow_defense.experiment.handed_over import protecting_once
 from shadow_defense.experiment.self_audit import settings_of_site
-from shadow_defense.experiment.worst_case_gate import WorstCaseGate, protecting_once
+from shadow_defense.experiment.worst_case_gate import WorstCaseGate
 from shadow_defense.federated.update import ModelUpdate
 from tests.defenses.test_protect_once import NORMALISATION, OWN, PUBLIC, defense, prepared
 
@@ -37,7 +38,7 @@ def test_weak_noise_stays_at_home_and_strong_noise_passes(tmp_path: Path) -> Non
 def test_it_is_computed_once_for_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = gate(tmp_path, "ssim=0.99", 3.0)(UPDATE, {})
     asked: list[Any] = []
-    monkeypatch.setattr(worst_case_gate, "removers_for", lambda *given, **named: asked.append(given) or {})
+    monkeypatch.setattr(handed_over, "removers_for", lambda *given, **named: asked.append(given) or {})
     assert gate(tmp_path, "ssim=0.99", 3.0)(UPDATE, {}) == first
     assert not asked
     gate(tmp_path, "ssim=0.99", 2.0)(UPDATE, {})

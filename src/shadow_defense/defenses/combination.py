@@ -74,5 +74,6 @@ def combination(parts: Mapping[str, DefenseKind]) -> Combination:
         acts_on=tuple(place for place in get_args(Place) if any(place in kind.acts_on for kind in parts.values())),
         needs_generator=any(kind.needs_generator for kind in parts.values()),
         adapt_model=adapt,
+        draws_once=any(kind.draws_once for kind in parts.values()),
         parts=parts,
     )

@@ -14,12 +14,13 @@ from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.kind import Site
 from shadow_defense.errors import ConfigError, RunError
+from shadow_defense.experiment.handed_over import protecting_once
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.self_audit import SELF_AUDIT, SelfAudit, is_asked_for, settings_of_site
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.experiment.tasks.training_place import PLACE, TrainingPlace
 from shadow_defense.experiment.work import Workers
-from shadow_defense.experiment.worst_case_gate import WorstCaseGate, protecting_once
+from shadow_defense.experiment.worst_case_gate import WorstCaseGate
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import (

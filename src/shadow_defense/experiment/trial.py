@@ -13,6 +13,7 @@ from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.pretraining import Pretraining
+from shadow_defense.experiment.tasks.removing import Removing
 from shadow_defense.experiment.tasks.scoring import Score, Scoring
 from shadow_defense.experiment.tasks.training import Training, check_scene
 from shadow_defense.report.records.run import Round
@@ -66,6 +67,20 @@ class Trial(Scene):
         return [
             *(Scoring(attack, reference) for attack in attacks),
             *(Scoring(attack, reference, mean_image=True) for attack in guessed),
+        ]
+
+    @cached_property
+    def worst_cases(self) -> list[Scoring]:
+        """For every attacked client of every arm that protects once: its protected images, handed to removers.
+
+        None where others made the draws, or an average of clients is all that was attacked.
+        """
+        reference, clients = self.trainings[self.reference], dict.fromkeys(job.client for job in self.jobs())
+        return [
+            Scoring(Removing.of(self, arm, client, self.trainings[arm]), reference)
+            for arm, settings in self.config.arms.items()
+            if settings.kind().draws_once and self.trainings[arm].given is None and not self.shows_averages
+            for client in clients
         ]
 
     @cached_property

@@ -10,29 +10,19 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.removers.suite import Knowledge, removers_for
 from shadow_defense.attacks.removers.worst_case import in_hindsight, scores
 from shadow_defense.data.dataset import ImageSet
-from shadow_defense.defenses.base import Defense
-from shadow_defense.defenses.combined import CombinedDefense
 from shadow_defense.defenses.protect_once import ProtectOnce
 from shadow_defense.errors import DefenseError
+from shadow_defense.experiment.handed_over import removals
 from shadow_defense.experiment.self_audit import SelfAuditSettings
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_record, write_json
 from shadow_defense.protection.constants import hash_of
-from shadow_defense.protection.decoy import Decoy
-from shadow_defense.protection.written import Written
 
 KEPT = "worst-case.json"
 
 log = logging.getLogger("shadow_defense.self_audit")
-
-
-def protecting_once(defense: Defense) -> ProtectOnce | None:
-    """The defense, or the part of it, that gives the same protected images in every round."""
-    parts = defense.parts.values() if isinstance(defense, CombinedDefense) else (defense,)
-    return next((part for part in parts if isinstance(part, ProtectOnce)), None)
 
 
 @dataclass(frozen=True)
@@ -76,18 +66,13 @@ class WorstCaseGate:
             kept = read_record(path, "delete it: it is computed anew", "asked", "found", "sample")
             if kept["asked"] == asked:
                 return kept["found"], kept["sample"]
-        found, sample = self._measured(protected.float() / 255)
+        found, sample = self._measured()
         write_json(path, {"asked": asked, "found": found, "sample": sample})
         return found, sample
 
-    def _measured(self, protected: Float[Tensor, "n c h w"]) -> tuple[float, str]:
-        public, texture = self.defense.resources.public, self.defense.texture()
-        knowledge = Knowledge(public.unit_images(), public.labels, self.defense.resources.classes)
-        seen = texture if isinstance(texture, Decoy) else Written(texture, knowledge.images)
-        removers = removers_for(seen, knowledge, seed=0, steps=0).values()
-        made = [protected, *(remover.remove(protected, self.images.labels).estimates for remover in removers)]
-        truths = self.images.unit_images()
-        values = in_hindsight([scores(each, truths, self.template) for each in made])[self.settings.metric]
+    def _measured(self) -> tuple[float, str]:
+        truths, made = self.images.unit_images(), removals(self.defense, self.images)
+        values = in_hindsight([scores(each, truths, self.template) for each in made.values()])[self.settings.metric]
         if values.isnan().any():
             raise DefenseError(f"the self-audit has no {self.settings.metric} of its images: take metric ssim")
         place = int(values.argmax())

@@ -18,6 +18,7 @@ from shadow_defense.attacks.removers.worst_case import Scores, attack, found_aga
 from shadow_defense.data.dataset import ImageSet, concatenated
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.experiment.handed_over import protecting_once
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
@@ -26,7 +27,6 @@ from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import build_defense
-from shadow_defense.experiment.worst_case_gate import protecting_once
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress
 from shadow_defense.protection.whitening import measure_whitening
