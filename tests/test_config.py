@@ -54,6 +54,11 @@ def test_overrides_reach_every_level_in_order() -> None:
     assert config.data.split.sizes == (1, 2)
 
 
+def test_an_override_reaches_a_key_with_dots_in_it() -> None:
+    config = load_config("demo", ["arms.published-strength-0.19.options.strength=0.5"])
+    assert config.arms["published-strength-0.19"].options["strength"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [

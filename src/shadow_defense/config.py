@@ -254,14 +254,24 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"cannot read --set {override}: expected key.path=value, such as data.image_size=64")
-    *path, last = key.split(".")
-    if len(path) >= DEEPEST:
+    left = key.split(".")
+    if len(left) > DEEPEST:
         raise ConfigError(f"cannot set {shown(key)}: no setting lies deeper than {DEEPEST} levels")
     place: Any = values
-    for part in path:
+    part, left = _next_key(place, left)
+    while left:
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
         if not isinstance(place, dict):
             raise ConfigError(f"cannot set {key}: '{part}' is a value, not a group of keys")
-    place[last] = parse_yaml(text, f"--set {key}")
+        part, left = _next_key(place, left)
+    place[part] = parse_yaml(text, f"--set {key}")
+
+
+def _next_key(place: Mapping[str, Any], left: list[str]) -> tuple[str, list[str]]:
+    """The next key of a dotted path and what is left of it; a key that is there may have dots itself."""
+    for count in range(len(left), 0, -1):
+        if ".".join(left[:count]) in place:
+            return ".".join(left[:count]), left[count:]
+    return left[0], left[1:]

@@ -95,7 +95,7 @@ class TestReading:
 
     def test_a_run_is_a_grid_of_its_arms(self) -> None:
         made = load_grid("demo")
-        assert list(made.defenses) == ["fedavg", "shadow-paper", "shadow-strong"]
+        assert list(made.defenses) == ["no-defense", "published-strength-0.19", "strength-1.0", "protect-once"]
         assert list(made.models) == ["convnet"]
 
     def test_flags_choose_from_the_grid_and_the_registry(self, tmp_path: Path) -> None:

@@ -18,6 +18,13 @@ StageConfig = Annotated[
     str | None, typer.Option("--config", help="Preset or YAML file, to create the run directory with.")
 ]
 
+DEMO_IMAGES = {
+    "faces": [],
+    "chest": ["data.source=radiograph", "data.images=200", "data.split.kind=given", "data.split.sizes=null"],
+    "fundus": ["data.source=fundus"],
+}
+"""What the demo can be shown on, and what is set for it."""
+
 STAGES = ("pretrain", "train", "attack", "evaluate", "report")
 
 
@@ -97,12 +104,28 @@ def _stage_command(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the demo is written.")] = Path("demo"),
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(DEMO_IMAGES),
+            help="What is trained on; default a real chest radiograph among drawn ones where pydicom-data is "
+            "installed, else faces.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     restart: Restart = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole story in under three minutes on two cores: a page that shows what an attacker sees."""
-    _run_all("demo", overrides, out, quiet, restart)
+    from shadow_defense.errors import ConfigError, unknown_name
+
+    if images is None:
+        from shadow_defense.data.radiograph import find_radiograph
+
+        images = "faces" if find_radiograph() is None else "chest"
+    if images not in DEMO_IMAGES:
+        raise ConfigError(unknown_name("--images", images, DEMO_IMAGES))
+    _run_all("demo", [*DEMO_IMAGES[images], *(overrides or ())], out, quiet, restart)
 
 
 def run_command(

@@ -20,6 +20,12 @@ def _own(name: str, summary: str, read: str) -> Source:
 
 OWN = (
     _own("faces", "200 crops of 25 px, face or not, from scikit-image's wheel; needs no file", "faces:read_faces"),
+    _own("fundus", "patches of a real fundus photograph in colour, from scikit-image's wheel", "fundus:read_fundus"),
+    _own(
+        "radiograph",
+        "a real chest radiograph at the first client, among drawn ones; needs the package pydicom-data",
+        "radiograph:read_radiograph",
+    ),
     _own("npz", "a .npz in the MedMNIST layout: train_images, train_labels and so on", "npz:read_npz"),
     _own("image_folder", "a folder: [train|val|test/]class/*.png, .jpg, .tif", "image_folder:read_image_folder"),
     _own(
