@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shadow_defense.config import config_from
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.forecast import training_seconds
+from shadow_defense.experiment.plans import run as plan_of_run
 from shadow_defense.experiment.plans.comparison import costs
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.plans.comparison.plan import Comparison
+from shadow_defense.experiment.plans.run import forecast_text
+from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.tasks import costing, measuring
-from shadow_defense.experiment.tasks.costing import Cost, Costing
+from shadow_defense.experiment.tasks.costing import Cost, Costing, StepCost
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.reading import read_record
 from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, scorings_of, the_scene
@@ -29,7 +35,22 @@ class TestForecast:
     def test_a_training_counts_steps_evaluations_and_preparation(self, tmp_path: Path) -> None:
         run = the_scene(tmp_path, training={"rounds": 3, "local_epochs": 2, "evaluate_every": 2})
         # Two clients of one image (2 steps each), one of four in one batch (2 steps); 2 evaluations; 6 images.
-        assert costs.training_seconds(run, COST) == pytest.approx(3 * (6 * 0.2) + 2 * 1.0 + 6 * 0.5)
+        assert training_seconds(run, COST) == pytest.approx(3 * (6 * 0.2) + 2 * 1.0 + 6 * 0.5)
+
+    def test_a_run_on_large_images_says_how_long_before(
+        self, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Measured once an arm: two arms in one process, of 1,000 rounds whose clients take 3 steps of 2 s together."""
+        slow = Cost((StepCost(1, 2.0, 2.0),), 0.0, None, None, 0.0)
+        monkeypatch.setattr(Costing, "measure", lambda self, generator: slow)
+        tiny["arms"] = {"a": {"defense": "none"}, "b": {"defense": "clip"}}
+        tiny["training"]["rounds"] = 1000
+        run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
+        assert forecast_text(run, ["a", "b"], Progress()) == "", "small images take minutes"
+        monkeypatch.setattr(plan_of_run, "FORECAST_FROM", 16)
+        steps = sum(-(-len(client.train) // client.batch_size) for client in run.dataset.clients)
+        seconds = 2 * 1000 * steps * 2.0
+        assert forecast_text(run, ["a", "b"], Progress()) == f", about {seconds / 3600:.1f} hours"
 
     def test_a_full_disk_is_said_before(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "total used free")

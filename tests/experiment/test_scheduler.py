@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shadow_defense.errors import DefenseError, RunError
-from shadow_defense.experiment.processes import KILLED
+from shadow_defense.experiment.processes import OUT_OF_MEMORY
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import RECORD, Store
 from shadow_defense.experiment.task import Task
@@ -145,13 +145,16 @@ def test_a_task_that_wants_to_be_alone_has_a_process_of_its_own(tmp_path: Path) 
 def test_a_killed_process_takes_nobody_with_it(tmp_path: Path) -> None:
     tasks = [Toy("a"), Toy("killed", "killed"), Toy("b"), Toy("c")]
     found = carry_out(tasks, Store(tmp_path), Workers(2), isolate=True)
-    assert {task.key: line for task, line in found.failures.items()} == {"killed": KILLED}
+    assert {task.key: line for task, line in found.failures.items()} == {"killed": f"its process {OUT_OF_MEMORY}"}
     assert all(Store(tmp_path).has(Toy(name)) for name in ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
     ("how", "error", "message"),
-    [("refused", DefenseError, "too strong"), ("killed", RunError, "worker process was killed")],
+    [
+        ("refused", DefenseError, "too strong"),
+        ("killed", RunError, r"worker process was killed \(SIGKILL\), perhaps for lack of memory"),
+    ],
 )
 def test_a_failure_ends_the_other_processes(tmp_path: Path, how: str, error: type[Exception], message: str) -> None:
     """The other arm may need hours; nobody sees a bar in that time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
@@ -22,25 +24,44 @@ HEARTBEAT = 60.0
 class BarTask(Task):
     """A task that shows its bar once it has lasted longer than :data:`DELAY`."""
 
-    def __init__(self, bars: RichProgress, name: str, total: int) -> None:
-        self._bars, self._name, self._started = bars, name, time.monotonic()
-        self._done, self._total, self._told = 0, total, self._started
+    def __init__(self, bars: RichProgress, name: str, total: int, ended: Callable[[BarTask], None]) -> None:
+        self._bars, self._name, self._ended = bars, name, ended
+        self._done, self._total, self._note = 0, total, ""
+        self._started = self._told = time.monotonic()
         self._id = bars.add_task(escape(name), total=max(total, 1), visible=False, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        shown = time.monotonic() - self._started > DELAY
+        self._bars.update(self._id, advance=steps, note=escape(note), visible=shown)
+        self._done, self._note = self._done + steps, note
+
+    def beat(self) -> None:
+        """Where no bar can be drawn, a line every :data:`HEARTBEAT` seconds: how far it is, and for how long yet."""
         now = time.monotonic()
-        self._bars.update(self._id, advance=steps, note=escape(note), visible=now - self._started > DELAY)
-        self._done += steps
-        if not self._bars.console.is_terminal and now - self._told >= HEARTBEAT:
-            self._told = now
-            told = f"  {escape(self._name)} {self._done} of {self._total}, {now - self._started:.0f} s {escape(note)}"
-            self._bars.console.print(told.rstrip(), highlight=False)
+        if self._bars.console.is_terminal or now - self._told < HEARTBEAT:
+            return
+        self._told, spent = now, now - self._started
+        left = f", about {duration(spent / self._done * (self._total - self._done))} left" if self._done else ""
+        told = f"  {escape(self._name)} {self._done} of {self._total}, {duration(spent)}{left} {escape(self._note)}"
+        self._bars.console.print(told.rstrip(), highlight=False)
 
     def finish(self) -> None:
         spent = time.monotonic() - self._started
         self._bars.remove_task(self._id)
+        self._ended(self)
         if spent > DELAY:
-            self._bars.console.print(f"  {escape(self._name)} [dim]{spent:.0f} s[/dim]", highlight=False)
+            self._bars.console.print(f"  {escape(self._name)} [dim]{duration(spent)}[/dim]", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that people would take.
+
+    >>> duration(61), duration(600), duration(9000)
+    ('61 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class BarProgress(Progress):
@@ -62,15 +83,31 @@ class BarProgress(Progress):
             # Into a file or a pipe go only lines: of finished tasks, and of those that take minutes.
             disable=not console.is_terminal,
         )
+        self._tasks: list[BarTask] = []
+        self._over = threading.Event()
 
     def start(self, name: str, total: int) -> Task:
-        return BarTask(self._bars, name, total)
+        task = BarTask(self._bars, name, total, self._tasks.remove)
+        self._tasks.append(task)
+        return task
+
+    def beat(self) -> None:
+        """A sign of life of each task that is due for one."""
+        for task in list(self._tasks):
+            task.beat()
+
+    def _beat_on(self) -> None:
+        # A thread's, not the tasks': one that reports no step for minutes must not be silent.
+        while not self._over.wait(1):
+            self.beat()
 
     def __enter__(self) -> BarProgress:
         self._bars.start()
+        threading.Thread(target=self._beat_on, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._bars.stop()
 
 

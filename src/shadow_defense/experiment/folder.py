@@ -14,7 +14,7 @@ import yaml
 
 from shadow_defense.config import read_values
 from shadow_defense.errors import RunError, shown
-from shadow_defense.files import is_empty, write_text
+from shadow_defense.files import LOCK, is_empty, write_text
 
 Values = Mapping[str, object]
 
@@ -41,7 +41,8 @@ def open_folder(
         kind: of the plan.
         earlier: the settings that the folder holds; None: as they stand in its file.
         file: with the settings; None: ``<kind>.yaml``.
-        may_change: other settings than before use the results that are there; else they are refused.
+        may_change: other settings than before use the results that are there; else they are refused. Where there are
+            no results yet, they may always change: a first command that was mistyped does not block the right one.
         hint: how a folder with other settings is taken all the same.
 
     Raises:
@@ -51,10 +52,15 @@ def open_folder(
     check_folder(folder, kind, written.name)
     if written.exists() and not may_change:
         change = _first_change(read_values(str(written)) if earlier is None else earlier, settings)
-        if change is not None:
+        if change is not None and holds_results(folder, written.name):
             raise RunError(f"{folder} was begun with another {change}: choose another folder with --out, or {hint}")
     write_text(written, yaml.safe_dump(dict(settings), sort_keys=False))
     return written
+
+
+def holds_results(folder: Path, *besides: str) -> bool:
+    """Whether a plan's folder holds more than what is written first: ``besides``, and the lock."""
+    return any(path.is_file() and path.name not in (*besides, LOCK) for path in folder.rglob("*"))
 
 
 def check_folder(folder: Path, kind: str, file: str) -> None:

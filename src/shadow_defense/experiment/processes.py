@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_long
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,8 @@ from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Work, computed
 
-KILLED = "its process was killed, perhaps for lack of memory"
+OUT_OF_MEMORY = "was killed (SIGKILL), perhaps for lack of memory: set workers=1"
+"""What is said of a process that the system ended."""
 
 FINE = 1000
 """Parts into which a unit of a task's weight is counted."""
@@ -36,10 +40,10 @@ class WorkerKilledError(RunError):
 
 
 class _KilledError(Exception):
-    """A process died while these tasks ran."""
+    """A process died while these tasks ran; its message says how."""
 
-    def __init__(self, running: Sequence[Task]) -> None:
-        super().__init__()
+    def __init__(self, running: Sequence[Task], how: str) -> None:
+        super().__init__(how)
         self.running = tuple(running)
 
 
@@ -50,19 +54,16 @@ def in_processes(work: Work) -> None:
             _pool(work, lone)
         except _KilledError as killed:
             if not work.isolate:
-                raise WorkerKilledError(
-                    "a worker process was killed, perhaps for lack of memory: set workers=1; the same command goes on "
-                    "from here"
-                ) from killed
+                raise WorkerKilledError(f"a worker process {killed}; the same command goes on from here") from killed
             if lone:
-                work.end(lone, KILLED)
+                work.end(lone, f"its process {killed}")
                 continue
             # One that is killed takes its neighbours with it: each of them again, alone; one that dies alone failed.
             for suspect in killed.running:
                 try:
                     _pool(work, suspect)
-                except _KilledError:
-                    work.end(suspect, KILLED)
+                except _KilledError as alone:
+                    work.end(suspect, f"its process {alone}")
 
 
 def _pool(work: Work, only: Task | None) -> None:
@@ -108,7 +109,25 @@ def _pool(work: Work, only: Task | None) -> None:
                     process.terminate()
                 raise
     except BrokenProcessPool as error:
-        raise _KilledError(list(running.values())) from error
+        raise _KilledError(list(running.values()), _how_it_died(processes)) from error
+
+
+def _how_it_died(processes: Iterable[BaseProcess]) -> str:
+    """What a dead worker's exit code says, in words; terminated by this process are those that it ended itself."""
+    codes = {code for process in processes if (code := process.exitcode) not in (None, 0, -signal.SIGTERM)}
+    if -signal.SIGKILL in codes:
+        return OUT_OF_MEMORY
+    signals = sorted(signal.Signals(-code).name for code in codes if code < 0)
+    if signals:
+        return f"was ended by {signals[0]}: its last words, if any, stand above"
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None and not Path(script).exists():
+        return (
+            f"could not start: it imports the script that started it, and {Path(script).name} is no file (a script "
+            "read from standard input): save it in one, or set workers=0"
+        )
+    ended = f"with exit code {min(codes)}" if codes else "early"
+    return f"ended {ended}: its error stands above; set workers=0 to see it where it happens"
 
 
 def _start_worker(counted: Any, threads: int) -> None:

@@ -12,7 +12,7 @@ import shadow_defense
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import RunError, ShadowDefenseError, shown
-from shadow_defense.experiment.folder import CONFIG, config_of, open_folder
+from shadow_defense.experiment.folder import CONFIG, config_of, holds_results, open_folder
 from shadow_defense.experiment.recorded import Recorded
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import STORE, Store
@@ -73,8 +73,7 @@ class Run(Trial):
             config.as_dict(),
             earlier=earlier,
             file=CONFIG,
-            # A run that was refused after its configuration was written does not stand in the way of the right one.
-            may_change=not _holds_results(folder),
+            may_change=not holds_results(folder, CONFIG, FORMAT),
             hint="give --restart to delete that run",
         )
         if earlier is None:
@@ -198,11 +197,6 @@ def _check_format(folder: Path) -> None:
         f"{folder} was written by shadow-defense {shown(version)}, whose files {shadow_defense.__version__} does not "
         "read: choose another folder with --out, or give --restart to delete that run"
     )
-
-
-def _holds_results(folder: Path) -> bool:
-    """Whether a run directory holds more than what is written before anything is computed."""
-    return any(path.is_file() and path.name not in (CONFIG, FORMAT, LOCK) for path in folder.rglob("*"))
 
 
 def _delete_run(folder: Path) -> None:

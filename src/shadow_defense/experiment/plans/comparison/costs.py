@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.forecast import training_seconds
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out
@@ -117,27 +117,6 @@ class Costs:
         return first
 
 
-def local_steps(samples: int, batch_size: int, epochs: int) -> int:
-    """Optimiser steps of a client in one round.
-
-    >>> local_steps(9, 4, 2)
-    6
-    """
-    return epochs * math.ceil(samples / batch_size)
-
-
-def training_seconds(scene: Scene, cost: Cost) -> float:
-    """Of one whole federated training with a defense of this cost."""
-    training, clients = scene.config.training, scene.dataset.clients
-    round_seconds = sum(
-        local_steps(len(client.train), client.batch_size, training.local_epochs) * cost.step_seconds(client.batch_size)
-        for client in clients
-    )
-    evaluations = math.ceil(training.rounds / training.evaluate_every)
-    prepared = cost.prepare_seconds * sum(len(client.train) for client in clients)
-    return training.rounds * round_seconds + evaluations * cost.evaluation_seconds + prepared
-
-
 def training_bytes(scene: Scene, arm: str, generator_bytes: int) -> int:
     """What one training leaves on disk: kept rounds, the last state, and each client's generator where it has one."""
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in scene.new_model(arm).state_dict().values())
@@ -154,14 +133,3 @@ def check_disk(folder: Path, needed: int) -> None:
             f"the comparison would write {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: choose "
             "another folder with --out, or compare fewer seeds, defenses, clients or rounds"
         )
-
-
-def duration_text(seconds: float) -> str:
-    """As in a sentence.
-
-    >>> duration_text(40.0), duration_text(700.0), duration_text(9000.0)
-    ('less than a minute', 'about 12 minutes', 'about 2.5 hours')
-    """
-    if seconds < 60:
-        return "less than a minute"
-    return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"

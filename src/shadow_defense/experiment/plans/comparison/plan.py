@@ -8,7 +8,8 @@ from pathlib import Path
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.folder import check_folder, open_folder
-from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk, duration_text
+from shadow_defense.experiment.forecast import duration_text
+from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import Store
