@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +13,14 @@ import typer
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.audit.case import Case
-    from shadow_defense.report.records.audit import AuditRecord
+    from shadow_defense.report.records.audit import AuditRecord, Limit
 
 
 def audit(
     run: Annotated[Path | None, typer.Argument(help="A run directory; none with --model and --update.")] = None,
-    arm: Annotated[str | None, typer.Option(help="Arm of the run; default the first.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="Arm of the run, or two with a comma between, side by side; default the first.")
+    ] = None,
     round: Annotated[int | None, typer.Option(min=1, help="Round of the run; default the first kept.")] = None,
     client: Annotated[str | None, typer.Option(help="Client of the run; default the first kept.")] = None,
     model: Annotated[
@@ -95,9 +98,8 @@ def audit(
     --loss) that was not given; 2: the input cannot be used.
     """
     from shadow_defense.cli.comma_lists import names, whole_numbers
-    from shadow_defense.cli.printing import LINE_LIMIT
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.errors import ConfigError, shown
+    from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.audit.given import Given
     from shadow_defense.experiment.audit.of_run import case_of_run
     from shadow_defense.experiment.audit.of_update import case_of_update
@@ -139,17 +141,15 @@ def audit(
         return
     _refuse({"--texture": texture}, "it is of --protected")
     case: Case
+    command = shlex.join(["shadow-defense", *sys.argv[1:]])
     if run is not None:
         _refuse(of_file, "a run directory has its own")
-        case = case_of_run(
-            run,
-            arm=arm,
-            round=round,
-            client=client,
-            attacks=attacks,
-            threat_model=threat_model,
-            iterations=iterations,
-        )
+        given = {"round": round, "client": client, "attacks": attacks, "threat_model": threat_model}
+        cases = {name: case_of_run(run, arm=name, iterations=iterations, **given) for name in _arms(arm)}  # type: ignore[arg-type]
+        if len(cases) > 1:
+            _audit_pair(cases, limits, out, command, quiet)
+            return
+        (case,) = cases.values()
     else:
         _refuse(of_run, "only a run directory has one")
         if model is None:
@@ -179,16 +179,50 @@ def audit(
             )
         )
     with holding(out), progress_unless(quiet) as progress:
-        record = run_audit(
-            out, case, limits=limits, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
-        )
+        record = run_audit(out, case, limits=limits, command=command, progress=progress)
     if not quiet:
         _summary(record, out / PAGE)
-    for sentence in record.exceeded:
-        typer.echo(shown(f"above the limit: {sentence}", LINE_LIMIT), err=True)
-    for sentence in record.not_known:
-        typer.echo(shown(f"not known: {sentence}", LINE_LIMIT), err=True)
-    if record.exceeded or record.not_known:
+    _end({"": record})
+
+
+def _arms(text: str | None) -> list[str | None]:
+    from shadow_defense.errors import ConfigError
+
+    chosen = [None] if text is None else [part.strip() for part in text.split(",")]
+    if len(chosen) > 2 or len(set(chosen)) < len(chosen) or "" in chosen:
+        raise ConfigError(f"--arm {text}: expected one arm, or two different ones with a comma between them")
+    return list(chosen)
+
+
+def _audit_pair(cases: dict[str | None, Case], limits: list[Limit], out: Path, command: str, quiet: bool) -> None:
+    from rich.console import Console
+
+    from shadow_defense.cli.printing import print_page, print_sentences
+    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.experiment.audit.running import PAGE, run_pair
+    from shadow_defense.folder_lock import holding
+
+    named = {str(case.subject["arm"]): (str(case.subject["title"]), case) for case in cases.values()}
+    with holding(out), progress_unless(quiet) as progress:
+        pair = run_pair(out, named, limits=limits, command=command, progress=progress)
+    if not quiet:
+        console = Console()
+        print_sentences(console, pair.verdict)
+        print_page(console, out / PAGE)
+    _end({f"{title}, ": record for title, record in pair.audits.items()})
+
+
+def _end(records: Mapping[str, AuditRecord]) -> None:
+    """Say which limits are passed or not known, and end with 1 where there are such."""
+    from shadow_defense.cli.printing import LINE_LIMIT
+    from shadow_defense.errors import shown
+
+    for title, record in records.items():
+        for sentence in record.exceeded:
+            typer.echo(shown(f"{title}above the limit: {sentence}", LINE_LIMIT), err=True)
+        for sentence in record.not_known:
+            typer.echo(shown(f"{title}not known: {sentence}", LINE_LIMIT), err=True)
+    if any(record.exceeded or record.not_known for record in records.values()):
         raise typer.Exit(1)
 
 
@@ -234,6 +268,12 @@ def _summary(record: AuditRecord, page: Path) -> None:
 
     console = Console()
     say = partial(print_line, console)
+    end = record.assessment
+    console.print(f"{end.status.upper()}: ", style="bold", end="", highlight=False)
+    say(end.headline)
+    for step in end.next_steps:
+        say(f"  next: {step}")
+    say("")
     for text in dict.fromkeys(record.threat_models.values()):
         say(f"Threat model {text}")
         say("")

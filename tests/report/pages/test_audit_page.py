@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.report.html_page import Page
 from tests.report.sentences.test_audit_sentences import CLEAN
 
+from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, RiskRow
+from shadow_defense.report.pages.audit_pair import render_pair
+from shadow_defense.report.records.audit import (
+    Assessment,
+    AttackEnd,
+    AuditPair,
+    AuditPictures,
+    AuditRecord,
+    RiskRow,
+)
+from shadow_defense.report.sentences.audit_assessment import NOT_COVERED
+
+ASSESSED = Assessment("amber", "Something of image 2 shows.", ("Look again.",), {"ggl": "another attack"})
 
 
 def row(index: int, image: int | None) -> RiskRow:
@@ -39,6 +52,7 @@ def record() -> AuditRecord:
         facts=CLEAN,
         attacks={name: AttackEnd(sentences=("It failed.",), rows=rows if name == "dlg" else ()) for name in _ATTACKS},
         diagnosis=(),
+        assessment=ASSESSED,
         notes=("Nothing else was given.",),
         verdict=("It failed.",),
     )
@@ -69,5 +83,36 @@ def test_without_the_clients_images_reconstructions_stand_alone(record: AuditRec
 def test_attacks_with_one_threat_model_share_its_words(record: AuditRecord) -> None:
     page = render_audit(record, AuditPictures({}, None, None))
     assert page.count("informed server: a.\nIt sees b.") == 1
-    attackers = page[page.index('id="attacker"') : page.index('id="setup"')]
+    attackers = page[page.index('id="attacker"') : page.index('id="covered"')]
     assert re.findall("<h3>(.*?)</h3>", attackers) == ["dlg, rog", "r-gap", "What the audit was given"]
+
+
+def test_it_says_what_follows_what_was_not_tried_and_what_is_not_covered(record: AuditRecord) -> None:
+    shown = Page(render_audit(record, AuditPictures({}, None, None))).shown()
+    for text in ("Amber", "Something of image 2 shows.", "Look again.", "not tried: another attack", *NOT_COVERED):
+        assert text in shown
+
+
+def test_two_updates_stand_side_by_side(record: AuditRecord) -> None:
+    """Each image in a row, under each arm the closest that any attack came to it."""
+    closer = replace(record.attacks["dlg"], rows=(RiskRow(reconstruction=1, image=0, psnr=20.0, ssim=0.9),))
+    other = replace(record, attacks={**record.attacks, "r-gap": closer}, assessment=replace(ASSESSED, status="red"))
+    pair = AuditPair(
+        title="Side <by> side",
+        created="2026-11-23",
+        command="shadow-defense audit run --arm a,b",
+        versions={"torch": "2"},
+        seed=0,
+        audits={"No defense": record, "Protect <once>": other},
+        verdict=(),
+    )
+    light = torch.full((3, 1, 16, 16), 0.9)
+    pictures = {
+        "No defense": AuditPictures({"dlg": grey(3)}, grey(2), None),
+        "Protect <once>": AuditPictures({"dlg": grey(3), "r-gap": light}, grey(2), None),
+    }
+    page = Page(render_pair(pair, pictures))
+    page.check()
+    first = page.named("img")[:3]
+    assert [image["src"] for image in first] == [picture(each, "", "").source for each in (*grey(2), light[0])]
+    assert "by r-gap" in page.shown() and "Red" in page.shown()

@@ -11,6 +11,7 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.errors import RunError, unknown_name
 from shadow_defense.experiment.audit.case import Case, Gallery, chosen_attacks
+from shadow_defense.experiment.described import arm_titles
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.attacking import attack_seed
@@ -45,8 +46,10 @@ def case_of_run(
     chosen = chosen_attacks(opened.config, names, threat_model, iterations)
     # The run as it would be with just these attacks: observations and seeds come from it.
     run = Run(folder, opened.config.model_copy(update={"attacks": chosen}))
-    arm = next(iter(run.config.arms)) if arm is None else arm
-    if arm not in run.config.arms:
+    titles = arm_titles(run.config.arms)
+    # Pages call an arm by its title.
+    arm = next(iter(titles)) if arm is None else {title: name for name, title in titles.items()}.get(arm, arm)
+    if arm not in titles:
         raise RunError(unknown_name("arm", arm, run.config.arms))
     place, client = _kept(run, arm, None if round is None else round - 1, client)
     _check_generators(run, chosen)
@@ -61,8 +64,8 @@ def case_of_run(
     count = len(attacked.train)
     steps = training.steps(count, attacked.batch_size)
     return Case(
-        name=f"{client} in round {place + 1} of {arm}",
-        subject={"run": str(folder), "arm": arm, "round": place + 1, "client": client},
+        name=f"{client} in round {place + 1}: {titles[arm]}",
+        subject={"run": str(folder), "arm": arm, "title": titles[arm], "round": place + 1, "client": client},
         config=run.config,
         attacks=chosen,
         observe=observe,

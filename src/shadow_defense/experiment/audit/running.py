@@ -13,6 +13,7 @@ from torch import Tensor
 from shadow_defense.attacks.analytic import explained
 from shadow_defense.attacks.build import reconstruct
 from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
 from shadow_defense.experiment.audit.case import Case
@@ -24,8 +25,10 @@ from shadow_defense.files import write_text
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, Facts, Limit
+from shadow_defense.report.pages.audit_pair import render_pair
+from shadow_defense.report.records.audit import AttackEnd, AuditPair, AuditPictures, AuditRecord, Facts, Limit
 from shadow_defense.report.records.reading import write_record
+from shadow_defense.report.sentences.audit_assessment import assess
 from shadow_defense.report.sentences.audit_diagnosis import diagnose
 from shadow_defense.report.sentences.audit_outcome import judged
 
@@ -47,6 +50,47 @@ def run_audit(
     Raises:
         RunError: when ``folder`` is a file or a run directory; else as :func:`audited`.
     """
+    return _audited_into(folder, case, limits, command, progress)[0]
+
+
+def run_pair(
+    folder: Path,
+    cases: Mapping[str, tuple[str, Case]],
+    *,
+    limits: Sequence[Limit] = (),
+    command: str = "",
+    progress: Progress | None = None,
+) -> AuditPair:
+    """Audit two updates, each into a folder of its name, and write one page on both.
+
+    Args:
+        cases: by the folder's name, the title and the case.
+
+    Raises:
+        RunError: as :func:`run_audit`; else as :func:`audited`.
+    """
+    _check_folder(folder)
+    ended = {
+        title: _audited_into(folder / name, case, limits, command, progress) for name, (title, case) in cases.items()
+    }
+    audits = {title: record for title, (record, _) in ended.items()}
+    first = next(iter(audits.values()))
+    pair = AuditPair(
+        title=f"Side by side: {' and '.join(audits)}",
+        created=first.created,
+        command=command,
+        versions=first.versions,
+        seed=first.seed,
+        audits=audits,
+        verdict=tuple(f"{title}: {each.assessment.headline}" for title, each in audits.items()),
+    )
+    write_text(folder / PAGE, render_pair(pair, {title: pictures for title, (_, pictures) in ended.items()}))
+    return pair
+
+
+def _audited_into(
+    folder: Path, case: Case, limits: Sequence[Limit], command: str, progress: Progress | None
+) -> tuple[AuditRecord, AuditPictures]:
     _check_folder(folder)
 
     def keep(attack: str, found: Reconstruction) -> None:
@@ -54,7 +98,7 @@ def run_audit(
 
     record, pictures = audited(case, limits=limits, command=command, progress=progress, keep=keep)
     write_audit(folder, record, pictures)
-    return record
+    return record, pictures
 
 
 def write_audit(folder: Path, record: AuditRecord, pictures: AuditPictures) -> None:
@@ -159,6 +203,8 @@ def _record(
     command: str,
 ) -> AuditRecord:
     settings = {name: (each.attack, each.build().model_dump(mode="json")) for name, each in case.attacks.items()}  # type: ignore[attr-defined]
+    reasons = diagnose(facts)
+    above, unknown = tuple(exceeded(limits, attacks)), tuple(not_known(limits, attacks))
     return AuditRecord(
         title=f"Audit of {case.name}",
         created=datetime.date.today().isoformat(),
@@ -173,10 +219,16 @@ def _record(
         attack_settings={name: {"attack": attack, **options} for name, (attack, options) in settings.items()},
         facts=facts,
         attacks=attacks,
-        diagnosis=diagnose(facts),
+        diagnosis=reasons,
+        assessment=assess(attacks, facts, reasons, exceeded=above, not_known=unknown, not_tried=_not_tried(case)),
         notes=case.notes,
         verdict=tuple(attack.sentences[0] for attack in attacks.values()),
         limits=tuple(limits),
-        exceeded=tuple(exceeded(limits, attacks)),
-        not_known=tuple(not_known(limits, attacks)),
+        exceeded=above,
+        not_known=unknown,
     )
+
+
+def _not_tried(case: Case) -> dict[str, str]:
+    tried = {settings.attack for settings in case.attacks.values()}
+    return {name: kind.summary for name, kind in ATTACKS.own.items() if name not in tried}

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from shadow_defense.metrics.recognition import RULE
 from shadow_defense.report.kit.formatting import number
 from shadow_defense.report.kit.metrics import METRICS
 from shadow_defense.report.kit.pictures import Picture, picture
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, RiskRow
+from shadow_defense.report.sentences.audit_assessment import NOT_COVERED, OFFICER, RULES
 
 MOST_SHOWN = 32
 """Reconstructions of each attack that are drawn; all are in the tensors beside the page."""
@@ -56,6 +58,10 @@ def render_audit(record: AuditRecord, pictures: AuditPictures) -> str:
         diagnosis={heading: sentences for heading, sentences in diagnosis.items() if sentences},
         facts=asdict(record.facts),
         threat_models=_threat_models(record.threat_models),
+        rules=RULES,
+        recognition=RULE,
+        not_covered=NOT_COVERED,
+        officer=OFFICER,
         metrics=[METRICS[name] for name in _measured([row for each in record.attacks.values() for row in each.rows])],
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.equal_steps import LIKE_SIGNS
 from shadow_defense.federated.optimiser import OptimiserName
+from shadow_defense.metrics.recognition import Recognition, recognition, share_of_the_way
 from shadow_defense.models.losses import LossName
 from shadow_defense.report.records.reading import Settings
 from shadow_defense.report.records.scores import Header
@@ -106,6 +107,16 @@ class RiskRow:
     iip: float | None = None
     hits: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def share(self) -> float | None:
+        """Of the way from the mean image to the true one; None where that is not known."""
+        return None if self.ssim is None else share_of_the_way(self.ssim, self.mean_image_ssim)
+
+    @property
+    def recognition(self) -> Recognition | None:
+        """What the rule says (:mod:`shadow_defense.metrics.recognition`); None where it can say nothing."""
+        return None if self.ssim is None else recognition(self.ssim, self.mean_image_ssim)
+
 
 Verdict = Literal["rebuilt", "not rebuilt", "not known"]
 """What an attack's end says of the update."""
@@ -143,8 +154,8 @@ class AttackEnd:
 
     @property
     def best(self) -> RiskRow | None:
-        """The reconstruction that is most similar to its image; None without the truth."""
-        scored = [(row.ssim, row) for row in self.rows if row.ssim is not None]
+        """The reconstruction that is closest to its image; None without the truth."""
+        scored = [(row.share, row) for row in self.rows if row.share is not None]
         return max(scored, key=lambda each: each[0])[1] if scored else None
 
 
@@ -159,6 +170,20 @@ class Reason:
 
     effect: Effect
     sentence: str
+
+
+Status = Literal["red", "amber", "green", "unknown"]
+"""What follows from an audit (:data:`shadow_defense.report.sentences.audit_assessment.RULES`)."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What follows from an audit, in a line, and what to do next; ``not_tried``: other attacks, each in a line."""
+
+    status: Status
+    headline: str
+    next_steps: tuple[str, ...]
+    not_tried: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -183,11 +208,21 @@ class AuditRecord(Header):
     facts: Facts
     attacks: Mapping[str, AttackEnd]
     diagnosis: tuple[Reason, ...]
+    assessment: Assessment
     notes: tuple[str, ...]
     verdict: tuple[str, ...]
     limits: tuple[Limit, ...] = ()
     exceeded: tuple[str, ...] = ()
     not_known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPair(Header):
+    """The audits of one client's update in two arms, by the arm's title."""
+
+    seed: int
+    audits: Mapping[str, AuditRecord]
+    verdict: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,6 @@ from shadow_defense.report.sentences.audit_diagnosis import diagnose, not_given
 EXPLAINED = 1e-3
 """Cosine distance up to which a reconstruction explains the update; the mean image alone often comes to 0.02."""
 
-RECOGNISABLE = 0.5
-"""SSIM from which on a reconstruction that beats the mean image counts as rebuilt: of many, one beats it a bit."""
-
 
 def judged(name: str, end: AttackEnd, facts: Facts, *, reads_statistics: bool) -> AttackEnd:
     """The end of the attack ``name`` with its verdict, and in sentences.
@@ -35,8 +32,8 @@ def judged(name: str, end: AttackEnd, facts: Facts, *, reads_statistics: bool) -
 
 
 def _rebuilt(best: RiskRow) -> bool:
-    """Whether an image came out: recognisable, and closer than the mean image where there is one."""
-    return (best.ssim or 0.0) >= RECOGNISABLE and (best.mean_image_ssim is None or _closer(best))
+    """Whether an image came out that is recognisable: of many, one beats the mean image a bit."""
+    return best.recognition == "recognisable"
 
 
 def _closer(best: RiskRow) -> bool:
