@@ -1,11 +1,12 @@
 r"""Draws what leaks: docs/pictures/leak.png, from a finished run.
 
-    shadow-defense run demo --out leak --set training.rounds=1 --set metrics.lpips=null --set data.split.kind=sizes \
+    shadow-defense run demo --out leak --set training.rounds=1 --set metrics.lpips=null \
         --set "data.split.sizes=[1, 1, 1, 1]" --set "data.split.batch_sizes=[1, 1, 1, 1]"
     python docs/pictures/leak.py leak docs/pictures/leak.png
 
-First the faces that four clients trained on, one each, then what the attack rebuilt from each client's update without
-a defense and with Shadow Defense at two strengths. The faces come with scikit-image.
+First the faces that four clients trained on, one each, then the closest that any attacker of the demo came to each:
+without a defense, with Shadow Defense at two strengths, and from images that were protected once. The faces come with
+scikit-image.
 """
 
 from __future__ import annotations
@@ -15,29 +16,34 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from shadow_defense.experiment.exhibits import collect_exhibits, read_scores
+from shadow_defense.experiment.exhibits import collect_patients, read_scores
+from shadow_defense.experiment.plans.run import read_results
 from shadow_defense.experiment.run import Run
 
 ROWS = {
     None: "the clients' images",
-    "fedavg": "rebuilt: no defense",
-    "shadow-paper": "rebuilt: published strength, 0.19",
-    "shadow-strong": "rebuilt: strength 1.0",
+    "no-defense": "rebuilt: no defense",
+    "published-strength-0.19": "rebuilt: published strength, 0.19",
+    "strength-1.0": "rebuilt: strength 1.0",
+    "protect-once": "rebuilt: protect once, the worst case",
 }
 
 
 def draw(folder: Path, picture: Path) -> None:
     run = Run.open(folder)
-    exhibits = collect_exhibits(run, read_scores(run, "run `shadow-defense evaluate` again"))
+    record = read_results(run)
+    patients = collect_patients(run, record, read_scores(run, "run `shadow-defense evaluate` again"))
     figure, places = plt.subplots(
-        len(ROWS), len(exhibits), figsize=(1.6 * len(exhibits), 7.4), squeeze=False, layout="constrained"
+        len(ROWS), len(patients), figsize=(1.6 * len(patients), 9.2), squeeze=False, layout="constrained"
     )
     for row, (arm, title) in enumerate(ROWS.items()):
-        for place, exhibit in zip(places[row], exhibits, strict=True):
-            image = exhibit.original if arm is None else exhibit.arms[arm].reconstruction
+        for place, patient in zip(places[row], patients, strict=True):
+            image = patient.original
+            if arm is not None:
+                sight = record.closest(arm)[patient.sample_id]
+                image = patient.rebuilt[arm, sight.attack]
+                place.set_xlabel(f"SSIM {sight.ssim:.2f}, {sight.recognition}", fontsize=8)
             place.imshow(image.mean(0), cmap="gray", vmin=0, vmax=1)
-            under = "" if arm is None else f"SSIM {exhibit.arms[arm].scores['ssim_whole']:.2f}"
-            place.set_xlabel(under, fontsize=8)
             place.set(xticks=[], yticks=[])
         places[row][0].set_title(title, fontsize=10, loc="left")
     figure.savefig(picture, dpi=100)

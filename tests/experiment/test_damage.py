@@ -12,8 +12,8 @@ import torch
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError, ShadowDefenseError
-from shadow_defense.experiment.exhibits import collect_exhibits, read_scores
-from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
+from shadow_defense.experiment.exhibits import collect_patients, read_scores
+from shadow_defense.experiment.plans.run import STAGES, pretrain_stage, read_results
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.scoring import SCORES
@@ -169,8 +169,8 @@ def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[s
     run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
     for stage in ("train", "attack", "evaluate"):
         STAGES[stage](run, Progress())
-    exhibits = collect_exhibits(run, read_scores(run, "again"))
+    patients = collect_patients(run, read_results(run), read_scores(run, "again"))
     names = run.client("client-1").train.sample_ids
-    assert [exhibit.sample_id for exhibit in exhibits] == list(names)
-    explained = [exhibit.arms["shadow"].noise is not None for exhibit in exhibits]
+    assert [patient.sample_id for patient in patients] == list(names)
+    explained = ["shadow" in patient.explained.get(1, {}) for patient in patients]
     assert explained == [True] * MOST_EXPLAINED + [False] * 4

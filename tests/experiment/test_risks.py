@@ -42,7 +42,7 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.intervals import DRAWS, f1_difference, macro_f1, mean_ratio, welch_difference
 from shadow_defense.metrics.utility import utility
 from shadow_defense.report.numbers import numbers
-from shadow_defense.report.pages.risks import LAYOUTS, render_risks
+from shadow_defense.report.pages.risks import LAYOUTS, render_risks, standing
 from shadow_defense.report.records.reading import read_record, record_values
 from shadow_defense.report.records.risks import Finding, RiskEntry, RisksRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE
@@ -75,7 +75,9 @@ def checked(number: int, finding: Finding) -> str:
     assert line.split(",")[2:3] == [str(found.value.mean)] and line.endswith(f"{found.nothing},{entry.outcome}")
     assert read_record(RisksRecord, json.loads(json.dumps(record_values(record), allow_nan=False))) == record
     html, layout = render_risks(record), LAYOUTS[number]
-    assert html.count('<svg class="chart" role="img"') == max(len(layout.dots), bool(layout.curves))
+    assert html.count('<svg class="chart" role="img"') == max(len(layout.dots), bool(layout.curves)) + (
+        standing(finding) is not None
+    )
     assert finding.outcome in html
     for row in finding.rows:
         assert all(escape(column.cell(row).value) in html for column in layout.columns)

@@ -11,12 +11,12 @@ from tests.report.comparison_record import build_comparison
 from torch import Tensor
 
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.experiment.analysis import score_table, shown_rounds, training_row
+from shadow_defense.experiment.analysis import score_table, shown_rounds, sights_of, training_row
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.comparison import ComparisonRecord
-from shadow_defense.report.records.run import Arm, ArmPictures, Exhibit, Round, RunRecord
+from shadow_defense.report.records.run import Arm, Explanation, Patient, Round, RunRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE, Attack, Client, Data, Row
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.seeds import named_generator
@@ -48,31 +48,37 @@ def _explanation(original: Tensor, noise: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _exhibit(index: int, original: Tensor, client: str, attack: str, round: int) -> Exhibit:
-    arms = {}
-    for arm, deviation in ARMS.items():
-        draw = named_generator(0, "rebuilt", index, attack, round, arm)
-        rebuilt = (original + deviation * torch.randn(original.shape, generator=draw)).clamp(0, 1)
-        scores = {
-            "psnr_whole": float(psnr(rebuilt[None], original[None])[0]),
-            "ssim_whole": float(ssim(rebuilt[None], original[None])[0]),
-        }
-        noise = 0.1 * torch.randn(original.shape, generator=draw)
-        explanation = _explanation(original, noise) if arm in SHADOWS else {}
-        arms[arm] = ArmPictures(rebuilt, scores, **explanation)
-    return Exhibit(f"train/{index}", client, attack, round + 1, CLASSES[index % 2], original, arms)
+def _rebuilt(index: int, original: Tensor, attack: str, round: int, arm: str) -> Tensor:
+    draw = named_generator(0, "rebuilt", index, attack, round, arm)
+    return (original + ARMS[arm] * torch.randn(original.shape, generator=draw)).clamp(0, 1)
 
 
-def _row(exhibit: Exhibit, arm: str) -> ImageScore:
-    scores = exhibit.arms["shadow" if arm == MEAN_IMAGE else arm].scores
-    decibels, similarity = scores["psnr_whole"], scores["ssim_whole"]
+def _client(index: int) -> str:
+    return CLIENTS[index // 2]
+
+
+def _patient(index: int, original: Tensor) -> Patient:
+    rebuilt = {
+        (arm, attack): _rebuilt(index, original, attack, max(rounds), arm)
+        for attack, rounds in ATTACKED.items()
+        for arm in ARMS
+    }
+    noise = 0.1 * torch.randn(original.shape, generator=named_generator(0, "noise", index))
+    explained = {1: {arm: Explanation(**_explanation(original, noise)) for arm in SHADOWS}}
+    return Patient(f"train/{index}", _client(index), CLASSES[index % 2], original, rebuilt, explained)
+
+
+def _row(index: int, original: Tensor, attack: str, round: int, arm: str) -> ImageScore:
+    rebuilt = _rebuilt(index, original, attack, round, "shadow" if arm == MEAN_IMAGE else arm)
+    decibels = float(psnr(rebuilt[None], original[None])[0])
+    similarity = float(ssim(rebuilt[None], original[None])[0])
     metrics = {"best_match_psnr": decibels + 0.4}
     for region, shift in (("whole", 0.0), ("inside", 1.5), ("outside", -0.7)):
         shift -= 1.0 if arm == MEAN_IMAGE else 0.0
         metrics[f"psnr_{region}"] = decibels + shift
         metrics[f"ssim_{region}"] = similarity + shift / 20
         metrics[f"lpips_{region}"] = 0.6 - similarity / 2 - shift / 20
-    return ImageScore(0, 0, exhibit.sample_id, metrics)
+    return ImageScore(0, 0, f"train/{index}", metrics)
 
 
 def _arm(position: int, arm: str) -> Arm:
@@ -89,6 +95,7 @@ def _arm(position: int, arm: str) -> Arm:
             test |= {"accuracy": f1 + 0.01, "auroc": None if position == 2 else f1 + 0.04}
         history.append(Round(round, loss, dict.fromkeys(CLIENTS, measured), test))
     return Arm(
+        title=arm[:1].upper() + arm[1:],
         defense="none" if position == 0 else "shadow",
         preset="paper" if arm in SHADOWS else None,
         options={"epsilon": 0.1, "steps": 60} if arm in SHADOWS else {},
@@ -101,23 +108,19 @@ def _arm(position: int, arm: str) -> Arm:
 
 
 @pytest.fixture(scope="session")
-def exhibits() -> tuple[Exhibit, ...]:
-    """Six clients, two attacks; of the second round one image a client."""
-    return tuple(
-        _exhibit(index, original, CLIENTS[index // 2], attack, round)
-        for attack, rounds in ATTACKED.items()
-        for round in rounds
-        for index, original in enumerate(_faces(2 * len(CLIENTS)))
-        if index % 2 == 0 or round == 0
-    )
+def patients() -> tuple[Patient, ...]:
+    """Two images of each of six clients."""
+    return tuple(_patient(index, original) for index, original in enumerate(_faces(2 * len(CLIENTS))))
 
 
 @pytest.fixture(scope="session")
-def record(exhibits: tuple[Exhibit, ...]) -> RunRecord:
+def record(patients: tuple[Patient, ...]) -> RunRecord:
     """What ``results.json`` of a run over four arms holds, its rows from the functions that make them."""
     scores = [
-        Score(arm, exhibit.attack, exhibit.round - 1, exhibit.client, (_row(exhibit, arm),))
-        for exhibit in exhibits
+        Score(arm, attack, round, patient.client, (_row(index, patient.original, attack, round, arm),))
+        for attack, rounds in ATTACKED.items()
+        for round in rounds
+        for index, patient in enumerate(patients)
         for arm in (*ARMS, MEAN_IMAGE)
     ]
     arms = {arm: _arm(position, arm) for position, arm in enumerate(ARMS)}
@@ -155,6 +158,7 @@ def record(exhibits: tuple[Exhibit, ...]) -> RunRecord:
             for attack, rounds in ATTACKED.items()
             for round in shown_rounds(rounds)
         ),
+        sights=sights_of(scores),
         notes=("Clients train in train mode, with the statistics of each batch.", "Images are matched by PSNR."),
     )
     return replace(record, verdict=tuple(run_verdict(record)))

@@ -13,8 +13,8 @@ from shadow_defense.metrics.fidelity import METRICS
 from shadow_defense.metrics.foreground import REGIONS
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.report.records.comparison import PRIVACY, UTILITY
-from shadow_defense.report.records.run import Round
-from shadow_defense.report.records.scores import Guarantee, Row, ScoreTable
+from shadow_defense.report.records.run import Round, Sight
+from shadow_defense.report.records.scores import MEAN_IMAGE, Guarantee, Row, ScoreTable
 
 COLUMNS = tuple(f"{metric}_{region}" for metric in METRICS for region in REGIONS) + tuple(
     f"best_match_{metric}" for metric in METRICS
@@ -45,6 +45,34 @@ def by_image(scores: Iterable[Score], arm: str, attack: str, round: int | None =
         image: {name: sum(values) / len(values) for name, values in metrics.items()}
         for image, metrics in collected.items()
     }
+
+
+def sights_of(scores: Sequence[Score]) -> tuple[Sight, ...]:
+    """Of each image in each arm how close each attacker came, in the round in which it came closest."""
+    mean_image = {
+        (score.client, sample): row.metrics.get("ssim_whole")
+        for score in scores
+        if score.arm == MEAN_IMAGE
+        for sample, row in score.matched().items()
+    }
+    closest: dict[tuple[str, str, str, str], Sight] = {}
+    for score in scores:
+        for sample, row in score.matched().items():
+            similarity = row.metrics.get("ssim_whole")
+            if score.arm == MEAN_IMAGE or similarity is None:
+                continue
+            place = (score.arm, score.attack, score.client, sample)
+            if place not in closest or similarity > closest[place].ssim:
+                closest[place] = Sight(
+                    arm=score.arm,
+                    attack=score.attack,
+                    client=score.client,
+                    sample_id=sample,
+                    round=score.round + 1,
+                    ssim=similarity,
+                    mean_image_ssim=mean_image.get((score.client, sample)),
+                )
+    return tuple(closest.values())
 
 
 def compared(
@@ -138,7 +166,14 @@ def _measured(histories: Sequence[History]) -> dict[str, list[float]]:
 
 
 def with_front(table: ScoreTable) -> ScoreTable:
-    """The table with the arms marked that no other one beats in privacy and utility."""
+    """The table with the arms marked that no other one beats in privacy and utility; none where the attack fails.
+
+    An attack that does not beat a guess without defense, or not clearly, ranks nothing: whoever leaks less to it leaks
+    less to nobody in particular.
+    """
+    guesses = [row.difference.get(PRIVACY) for row in table.rows if row.baseline]
+    if any(each is not None and (each.clear() is False or each.mean >= 0) for each in guesses):
+        return table
     shown = [row for row in table.rows if UTILITY in row.utility and PRIVACY in row.metrics]
     front = pareto_front([(-row.metrics[PRIVACY].mean, row.utility[UTILITY].mean) for row in shown])
     marks = {row.arm: on_front for row, on_front in zip(shown, front, strict=True)}

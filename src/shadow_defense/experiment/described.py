@@ -65,6 +65,7 @@ def attack_of(scene: Scene, name: str) -> Attack:
         threat_model=threat_model(settings.threat_model).describe(),
         rounds=tuple(round + 1 for round in scene.config.attacked_rounds(name)),
         clients=tuple(dict.fromkeys(client.name for _, client in scene.attacked_updates(name))),
+        knows_defense=settings.adaptive is not None,
     )
 
 
@@ -72,3 +73,21 @@ def rounds_of(training: Path) -> tuple[Round, ...]:
     """What was measured in each round of a training. Raises :class:`RunError` where its journal is damaged."""
     path = training / "history.json"
     return tuple(read_record(Round, entry, str(path), train_again(training)) for entry in read_journal(training)[1])
+
+
+def arm_titles(arms: Mapping[str, DefenseSettings]) -> dict[str, str]:
+    """What pages call the arms: in words, each another.
+
+    >>> arm_titles({"fedavg": DefenseSettings(), "published-strength-0.19": DefenseSettings(defense="clip")})
+    {'fedavg': 'No defense', 'published-strength-0.19': 'Published strength 0.19'}
+    """
+    unprotected = [name for name, settings in arms.items() if settings.kind().protects_nothing]
+    titles = {name: _in_words(name) for name in arms}
+    if len(unprotected) == 1:
+        titles[unprotected[0]] = "No defense"
+    return titles if len(set(titles.values())) == len(titles) else {name: name for name in arms}
+
+
+def _in_words(name: str) -> str:
+    words = name.replace("-", " ").replace("_", " ").strip() or name
+    return words[:1].upper() + words[1:]

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from shadow_defense.attacks.observation import Reconstruction
+from shadow_defense.data.dataset import ClientData
 from shadow_defense.errors import RunError, shown
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
@@ -16,10 +17,10 @@ from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.federated.rounds import read_explanations
 from shadow_defense.files import read_json, write_json
 from shadow_defense.report.records.reading import read_record
-from shadow_defense.report.records.run import ArmPictures, Exhibit
+from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
-MOST_EXHIBITS = 24
+MOST_PATIENTS = 24
 """More pictures would make the page heavy without saying more."""
 
 
@@ -32,6 +33,7 @@ def read_scores(run: Run, hint: str) -> list[Score]:
     path = _path(run)
     scores = read_record(list[Score], read_json(path, hint), str(path), hint)
     first_arm = {(score.attack, score.round, score.client) for score in scores if score.arm == run.reference}
+    first_arm |= {(BEST_REMOVER, score.round, score.client) for score in scores}
     try:
         for score in scores:
             _check(run, score)
@@ -49,7 +51,7 @@ def _path(run: Run) -> Path:
 def _check(run: Run, score: Score) -> None:
     """Raise ``ValueError`` for what this run cannot have scored."""
     clients = {client.name: client for client in (*run.dataset.clients, run.images.all_clients)}
-    if score.client not in clients or score.attack not in run.config.attacks:
+    if score.client not in clients or score.attack not in (*run.config.attacks, BEST_REMOVER):
         raise ValueError(f"the run has no attack '{shown(score.attack)}' on client '{shown(score.client)}'")
     if score.arm not in (*run.config.arms, MEAN_IMAGE):
         raise ValueError(f"the run has no arm '{shown(score.arm)}'")
@@ -60,39 +62,50 @@ def _check(run: Run, score: Score) -> None:
             raise ValueError(f"there is no reconstruction {row.reconstruction}")
 
 
-def collect_exhibits(run: Run, scores: Sequence[Score]) -> tuple[Exhibit, ...]:
-    """Up to :data:`MOST_EXHIBITS` images, taken in turn from every attacked update so that each shows some."""
-    by_update: dict[tuple[str, int, str], dict[str, Score]] = {}
-    for score in scores:
-        by_update.setdefault((score.attack, score.round, score.client), {})[score.arm] = score
-    each = max(1, MOST_EXHIBITS // max(len(by_update), 1))
-    chosen = []
-    for by_arm in by_update.values():
-        first = by_arm[run.reference]
-        # In the client's order: only its first images have explanations.
-        samples = [sample for sample in run.client(first.client).train.sample_ids if sample in first.matched()]
-        chosen += [(first, sample, by_arm) for sample in samples[:each]]
-    return tuple(_exhibit(run, first, sample, by_arm) for first, sample, by_arm in chosen[:MOST_EXHIBITS])
+def collect_patients(run: Run, record: RunRecord, scores: Sequence[Score]) -> tuple[Patient, ...]:
+    """The images of which most is left in the arm that hides most, at most :data:`MOST_PATIENTS`, in clients' order."""
+    left = record.closest(record.answer or run.reference)
+    chosen = sorted(left.values(), key=lambda sight: sight.share, reverse=True)[:MOST_PATIENTS]
+    kept = {(sight.client, sight.sample_id) for sight in chosen}
+    indices = {
+        (score.arm, score.attack, score.round + 1, score.client, sample): row.reconstruction
+        for score in scores
+        for sample, row in score.matched().items()
+    }
+
+    def rebuilt(sight: Sight) -> Tensor:
+        images = _reconstruction(run, Job(sight.arm, sight.attack, sight.round - 1, sight.client)).images
+        return images[indices[sight.arm, sight.attack, sight.round, sight.client, sight.sample_id]]
+
+    seen: dict[tuple[str, str], list[Sight]] = {}
+    for sight in record.sights:
+        seen.setdefault((sight.client, sight.sample_id), []).append(sight)
+    return tuple(
+        _patient(run, client, index, {(each.arm, each.attack): rebuilt(each) for each in seen[client.name, sample]})
+        for client in (*run.dataset.clients, *([run.images.all_clients] if run.shows_averages else []))
+        for index, sample in enumerate(client.train.sample_ids)
+        if (client.name, sample) in kept
+    )
 
 
-def _exhibit(run: Run, first: Score, sample: str, by_arm: Mapping[str, Score]) -> Exhibit:
-    attack, round, client = first.attack, first.round, first.client
-    images = run.client(client).train
-    index = images.sample_ids.index(sample)
-    arms = {}
-    for arm, score in by_arm.items():
-        row = score.matched().get(sample)
-        if arm != MEAN_IMAGE and row is not None:
-            rebuilt = _reconstruction(run, Job(arm, attack, round, client)).images[row.reconstruction]
-            arms[arm] = ArmPictures(rebuilt, row.metrics, **_explanation(run, arm, round, client, sample))
-    return Exhibit(
+def _patient(run: Run, client: ClientData, index: int, rebuilt: Mapping[tuple[str, str], Tensor]) -> Patient:
+    images, sample = client.train, client.train.sample_ids[index]
+    rounds = sorted({round for attack in run.config.attacks for round in run.config.attacked_rounds(attack)})
+    explained = {
+        round + 1: {
+            arm: explanation
+            for arm in run.config.arms
+            if (explanation := _explanation(run, arm, round, client.name, sample)) is not None
+        }
+        for round in rounds
+    }
+    return Patient(
         sample_id=sample,
-        client=client,
-        attack=attack,
-        round=round + 1,
+        client=client.name,
         class_name=run.dataset.class_names[int(images.labels[index])],
         original=images.unit_images()[index],
-        arms=arms,
+        rebuilt=rebuilt,
+        explained={round: arms for round, arms in explained.items() if arms},
     )
 
 
@@ -103,7 +116,7 @@ def _reconstruction(run: Run, job: Job) -> Reconstruction:
     return Reconstruction.load(path)
 
 
-def _explanation(run: Run, arm: str, round: int, client: str, sample_id: str) -> dict[str, Tensor]:
+def _explanation(run: Run, arm: str, round: int, client: str, sample_id: str) -> Explanation | None:
     pictures = read_explanations(run.arm_folder(arm), round, client).get(sample_id, {})
     normalisation = run.dataset.normalisation
     explained: dict[str, Tensor] = {}
@@ -118,4 +131,4 @@ def _explanation(run: Run, arm: str, round: int, client: str, sample_id: str) ->
         explained["vulnerability"] = noise_map / noise_map.max().clamp_min(1e-12)
     if "cam" in pictures:
         explained["cam"] = pictures["cam"]
-    return explained
+    return Explanation(**explained) if explained else None

@@ -99,7 +99,7 @@ def test_curves_are_of_what_was_measured(record: RunRecord) -> None:
 
 def test_curves_without_numbers_are_left_out() -> None:
     entry = Round(0, float("nan"), {"a": {"loss": 1.0}})
-    arm = Arm(defense="none", summary="", acts_on=(), history=(entry,))
+    arm = Arm(title="None", defense="none", summary="", acts_on=(), history=(entry,))
     assert curve_panels({"none": arm}, styles(["none"])) == []
 
 

@@ -109,6 +109,23 @@ def test_every_point_has_a_title_with_its_numbers(comparison: ComparisonRecord) 
     assert f"SSIM {first.privacy.mean:.3f}" in svg.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_intervals_go_with_their_marker() -> None:
+    """Hidden until the pointer is on it, so that they do not cover the picture."""
+    plane, defenses = _small()
+    root = ElementTree.fromstring(plane_svg("p", plane, defenses))
+    points = [group for group in root.iter(f"{SVG}g") if group.get("class") == "point"]
+    assert len(points) == len(plane.points)
+    assert [sum(each.get("class") == "interval" for each in point) for point in points] == [2] * len(points)
+    assert sum(each.get("class") == "interval" for each in root.iter()) == 2 * len(points)
+
+
+def test_controls_are_grey() -> None:
+    plane, defenses = _small()
+    controls = {**defenses, "poor": replace(defenses["poor"], placement="uniform")}
+    coloured, grey = (plane_svg("p", plane, each) for each in (defenses, controls))
+    assert grey.count("#808080") > coloured.count("#808080")
+
+
 def test_a_sweep_is_drawn_in_the_order_of_strength(comparison: ComparisonRecord) -> None:
     plane = comparison.planes[0]
     shuffled = replace(plane, points=plane.points[::-1])

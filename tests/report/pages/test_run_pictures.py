@@ -1,68 +1,96 @@
-"""Cards show each image once, and a page starts with few of them."""
+"""The contact sheet shows the closest of all attackers; noise cards show what was kept."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import torch
 
 from shadow_defense.report.kit.pictures import picture
-from shadow_defense.report.pages.run_pictures import MOST_CARDS_AT_ONCE, attack_card, choices, noise_cards
-from shadow_defense.report.records.run import ArmPictures, Exhibit
+from shadow_defense.report.pages.run_outcome import outcome
+from shadow_defense.report.pages.run_pictures import contact_sheet, noise_cards
+from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight
 
 
-def _exhibit(**scores: float) -> Exhibit:
-    image = torch.full((1, 8, 8), 0.5)
-    first = ArmPictures(image, {"psnr_whole": 20.0, "ssim_whole": 0.5})
-    return Exhibit(
-        "train/1", "clinic", "attack", 1, "benign", image, {"none": first, "other": ArmPictures(image, scores)}
+def _sight(arm: str, attack: str, ssim: float) -> Sight:
+    return Sight(
+        arm=arm, attack=attack, client="hospital-1", sample_id="train/0", round=2, ssim=ssim, mean_image_ssim=0.25
     )
 
 
-def test_card_shows_every_arm_with_its_scores(exhibits: tuple[Exhibit, ...]) -> None:
-    exhibit = exhibits[0]
-    card = attack_card(exhibit)
-    assert card.original.source == picture(exhibit.original, "", "").source
-    assert [arm.title for arm in card.arms] == list(exhibit.arms)
-    for shown, pictures in zip(card.arms, exhibit.arms.values(), strict=True):
-        assert shown.source == picture(pictures.reconstruction, "", "").source
-        assert f"PSNR {pictures.scores['psnr_whole']:.1f}" in shown.lines[0].replace("\N{NO-BREAK SPACE}", " ")
-    assert "lower" in card.arms[2].lines[0]
-    assert "lower" not in card.arms[0].lines[0]
+def _patient(record: RunRecord, sights: tuple[Sight, ...]) -> tuple[RunRecord, Patient]:
+    rebuilt = {(each.arm, each.attack): torch.full((1, 8, 8), each.ssim) for each in sights}
+    patient = Patient("train/0", "hospital-1", "face", torch.zeros(1, 8, 8), rebuilt)
+    return replace(record, sights=sights), patient
 
 
-def test_score_lines_compare_with_the_first_arm() -> None:
-    lines = attack_card(_exhibit(psnr_whole=23.5, ssim_whole=0.5)).arms[1].lines
-    assert [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] == [
-        "PSNR 23.5 dB, 3.5 higher",
-        "SSIM 0.50, same",
-    ]
+def test_a_sheet_shows_the_closest_attacker_of_each_arm(record: RunRecord) -> None:
+    sights = (
+        _sight("no defense", "gradinversion", 0.9),
+        _sight("no defense", "inverting gradients", 0.95),
+        _sight("shadow", BEST_REMOVER, 0.4),
+        _sight("shadow", "gradinversion", 0.1),
+    )
+    (row,) = contact_sheet(*_sheet(record, sights))
+    original, first, _, shadow, control = row.tiles
+    assert original is not None and original.recognition is None
+    assert first is not None and first.recognition == "recognisable"
+    assert first.picture.source == picture(torch.full((1, 8, 8), 0.95), "", "").source
+    assert shadow is not None and shadow.recognition == "partly"
+    assert shadow.picture.lines[0] == "by best remover"
+    assert control is None
 
 
-def test_missing_scores_are_dashes() -> None:
-    assert attack_card(_exhibit()).arms[1].lines == ("PSNR –", "SSIM –")
+def _sheet(record: RunRecord, sights: tuple[Sight, ...]) -> tuple[RunRecord, list[Patient]]:
+    changed, patient = _patient(record, sights)
+    return changed, [patient]
 
 
-def test_an_image_attacked_twice_has_one_noise_card(exhibits: tuple[Exhibit, ...]) -> None:
-    cards = noise_cards(exhibits)
-    places = [(card.place.client, card.place.round, card.place.sample_id) for card in cards]
-    assert len(places) == len(set(places))
-    assert set(places) == {(e.client, e.round, e.sample_id) for e in exhibits}
-    assert list(cards[0].arms) == ["shadow (authors)", "shadow"]
-    titles = [each.title for each in cards[0].arms["shadow (authors)"]]
+def test_a_leaking_arm_is_no_success(record: RunRecord) -> None:
+    """Lower than without defense and still recognisable: the first screen says so."""
+    changed, patient = _patient(
+        record, (_sight("no defense", "gradinversion", 0.95), _sight("shadow", "gradinversion", 0.6))
+    )
+    shown = outcome(changed, [patient])
+    assert shown is not None
+    assert [tile.recognition for tile in shown.tiles] == [None, "recognisable", "recognisable"]
+    assert shown.facts[0] == ("Shadow, worst case of all attackers", "1 of 1 image recognisable")
+
+
+def test_attackers_are_told_apart_by_what_they_know(record: RunRecord) -> None:
+    attacks = {name: replace(attack, knows_defense=name == "gradinversion") for name, attack in record.attacks.items()}
+    sights = (
+        _sight("no defense", "inverting gradients", 0.9),
+        _sight("shadow", "inverting gradients", 0.2),
+        _sight("shadow", "gradinversion", 0.7),
+        _sight("shadow", BEST_REMOVER, 0.3),
+    )
+    changed, patient = _patient(replace(record, attacks=attacks), sights)
+    shown = outcome(changed, [patient])
+    assert shown is not None
+    facts = dict(shown.facts)
+    assert facts["Shadow, worst case of all attackers"] == "1 of 1 image recognisable"
+    assert facts["Attacks that do not know the defense"] == "none of 1 image recognisable"
+    assert facts["Attackers who know the defense"] == "1 of 1 image recognisable"
+    assert facts["Best remover"] == "none of 1 image recognisable"
+    cells = {column.title: column.cell("no defense").value for column in shown.arms.columns}
+    assert cells["Best remover"] == "not tried"
+
+
+def test_each_round_has_one_noise_card(record: RunRecord, patients: tuple[Patient, ...]) -> None:
+    cards = noise_cards(record, patients)
+    assert len(cards) == len(patients)
+    assert list(cards[0].arms) == ["Shadow (authors)", "Shadow"]
+    titles = [each.title for each in cards[0].arms["Shadow (authors)"]]
     assert titles == ["Vulnerability", "Diagnosis (CAM)", "Noise", "Protected", "Rebuilt by shadow"]
 
 
-def test_arms_without_pictures_of_their_work_get_no_noise_card() -> None:
-    assert noise_cards([_exhibit()]) == []
-
-
-def test_noise_card_shows_only_what_was_kept() -> None:
-    exhibit = _exhibit()
-    kept = dataclasses.replace(exhibit.arms["other"], protected=torch.zeros(1, 8, 8))
-    card = noise_cards([dataclasses.replace(exhibit, arms={"none": exhibit.arms["none"], "other": kept})])[0]
+def test_noise_card_shows_only_what_was_kept(record: RunRecord) -> None:
+    image = torch.full((1, 8, 8), 0.5)
+    kept = {1: {"shadow": Explanation(protected=torch.zeros(1, 8, 8))}}
+    (card,) = noise_cards(record, [Patient("train/1", "clinic", "benign", image, {}, kept)])
     assert card.limit is None
-    assert [each.title for each in card.arms["other"]] == ["Protected"]
+    assert [each.title for each in card.arms["Shadow"]] == ["Protected"]
 
 
 def test_small_pictures_grow_by_whole_factors() -> None:
@@ -72,20 +100,3 @@ def test_small_pictures_grow_by_whole_factors() -> None:
         assert shown.width % width == 0
         assert 160 <= shown.width < 160 + width
         assert shown.height == 2 * shown.width / width
-
-
-def test_first_selection_is_small_and_not_empty(exhibits: tuple[Exhibit, ...]) -> None:
-    places = [attack_card(exhibit).place for exhibit in exhibits]
-    selectors = choices(places)
-    assert [selector.key for selector in selectors] == ["attack", "round", "client"]
-    shown = [
-        place
-        for place in places
-        if all(s.selected is None or str(getattr(place, s.key)) == s.selected for s in selectors)
-    ]
-    assert 0 < len(shown) <= MOST_CARDS_AT_ONCE
-
-
-def test_few_cards_need_no_selectors(exhibits: tuple[Exhibit, ...]) -> None:
-    places = [attack_card(exhibit).place for exhibit in exhibits[:MOST_CARDS_AT_ONCE]]
-    assert choices(places) == []

@@ -8,9 +8,9 @@ import pytest
 
 from shadow_defense.experiment.analysis import score_table
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
-from shadow_defense.report.records.run import RunRecord
+from shadow_defense.report.records.run import BEST_REMOVER, RunRecord, Sight
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row, ScoreTable
-from shadow_defense.report.sentences.run import attack_sentence, run_verdict
+from shadow_defense.report.sentences.run import arm_sentence, attack_sentence
 
 
 def _row(sample: str, value: float) -> ImageScore:
@@ -28,24 +28,39 @@ def scored(none: float, shadow: float, blank: float, images: int = 2) -> ScoreTa
 
 
 def test_an_attack_below_the_mean_image_proves_no_leak() -> None:
-    assert "the leak is real" in attack_sentence(scored(none=30, shadow=12, blank=15))
-    assert "proves no leak" in attack_sentence(scored(none=14, shadow=12, blank=15))
+    assert "the leak is real" in attack_sentence(scored(none=30, shadow=12, blank=15), "No defense")
+    assert "proves no leak" in attack_sentence(scored(none=14, shadow=12, blank=15), "No defense")
+
+
+def test_one_image_is_never_clear() -> None:
+    assert "not clearly" in attack_sentence(scored(none=30, shadow=12, blank=15, images=1), "No defense")
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("ssims", "said"),
     [
-        ((30, 12, 15), ("lowers both PSNR and SSIM", "-18.0 dB", "leaves out zero")),
-        ((12, 30, 15), ("clearly lowers neither PSNR nor SSIM", "+18.0 dB", "leaves out zero")),
-        ((12, 12, 15), ("clearly lowers neither PSNR nor SSIM", "+0.0 dB", "may be chance")),
-        ((30, 12, 15, 1), ("lowers both PSNR and SSIM", "-18.0 dB", "no interval")),
-        ((30, 12, 15, 0), ("no image was scored",)),
+        ((0.9, 0.8), "2 of 2 images recognisable"),
+        ((0.9, 0.4), "1 of 2 images recognisable, 1 partly"),
+        ((0.4, 0.2), "none of 2 images recognisable, 1 partly"),
+        ((0.2, 0.1), "none of 2 images recognisable ("),
     ],
 )
-def test_a_defense_helps_harms_or_neither(record: RunRecord, values: tuple[float, ...], words: tuple[str, ...]) -> None:
-    arms = dict(zip(("none", "shadow"), record.arms.values(), strict=False))
-    said = run_verdict(replace(record, arms=arms, tables=(scored(*values),)))
-    (sentence,) = [each for each in said if each.startswith("'shadow'") and "ig" in each]
-    assert [word for word in words if word not in sentence] == []
-    cost = 100 * ((arms["shadow"].test["f1_macro"] or 0) - (arms["none"].test["f1_macro"] or 0))
-    assert f"{cost:+.1f} points" in said[-1]
+def test_an_arm_is_what_is_left_of_its_images(record: RunRecord, ssims: tuple[float, ...], said: str) -> None:
+    sights = tuple(
+        Sight(arm="shadow", attack="ig", client="a", sample_id=str(place), round=1, ssim=ssim, mean_image_ssim=0.25)
+        for place, ssim in enumerate(ssims)
+    )
+    sentence = arm_sentence(replace(record, sights=sights), "shadow")
+    assert sentence.startswith(f"Shadow: {said}")
+    arms = record.arms
+    cost = 100 * ((arms["shadow"].test["f1_macro"] or 0) - (arms["no defense"].test["f1_macro"] or 0))
+    assert f"{cost:+.1f} points" in sentence
+
+
+def test_the_closest_of_several_attackers_counts(record: RunRecord) -> None:
+    sights = tuple(
+        Sight(arm="shadow", attack=attack, client="a", sample_id="1", round=1, ssim=ssim, mean_image_ssim=0.25)
+        for attack, ssim in (("ig", 0.2), (BEST_REMOVER, 0.9))
+    )
+    sentence = arm_sentence(replace(record, sights=sights), "shadow")
+    assert "1 of 1 image recognisable (closest: best remover, SSIM 0.90" in sentence

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.analysis import score_table, shown_rounds, training_row
-from shadow_defense.experiment.described import attack_of, data_of, defense_of, made, rounds_of
-from shadow_defense.experiment.engines import engine_named
-from shadow_defense.experiment.exhibits import collect_exhibits, read_scores, write_scores
+from shadow_defense.experiment.analysis import score_table, shown_rounds, sights_of, training_row
+from shadow_defense.experiment.described import arm_titles, attack_of, data_of, defense_of, made, rounds_of
+from shadow_defense.experiment.exhibits import collect_patients, read_scores, write_scores
+from shadow_defense.experiment.forecast import duration_text, training_seconds
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.costing import Costing
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.experiment.tasks.training import check_defense, check_scene
 from shadow_defense.experiment.work import Workers
@@ -27,12 +28,13 @@ from shadow_defense.report.records.scores import MEAN_IMAGE, Row
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.shadow.settings import ShadowSettings
 
+FORECAST_FROM = 128
+"""Side of images, in pixels, from which on it is measured before a training how long it will take."""
+
 
 def check_run(run: Run) -> None:
     """Raise what would stop the run, before anything is written or computed."""
-    engine = engine_named(run.config.engine)
-    engine.check()
-    engine.check_scene(run)
+    run.check()
 
 
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
@@ -54,7 +56,8 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
         check_defense(run, arm, run.generator_path)
     for arm in run.config.arms:
         run.name_training(arm)
-    _carry_out(run, list(run.trainings.values()), progress, f"training {len(waiting)} arms, rounds")
+    forecast = forecast_text(run, waiting, progress)
+    _carry_out(run, list(run.trainings.values()), progress, f"training {len(waiting)} arms{forecast}, rounds")
 
 
 def attack_stage(run: Run, progress: Progress | None = None) -> None:
@@ -65,24 +68,29 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
             raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
     waiting = sum(not run.store.has(attack) for attack in attacks)
     _carry_out(run, attacks, progress, f"attacking {waiting} updates")
-    for attack in attacks:
+    removals = [scoring.attack for scoring in run.worst_cases]
+    _carry_out(run, removals, progress, "handing protected images to removers")
+    for attack in (*attacks, *removals):
         run.name_reconstruction(attack)
 
 
 def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
     """Score every reconstruction and write ``results.json``, ``results.csv`` and ``scores.json`` (image by image)."""
-    for scoring in run.scorings:
+    scorings = [*run.scorings, *run.worst_cases]
+    for scoring in scorings:
         if not run.store.has(scoring.attack):
             path = run.reconstruction_path(scoring.job)
             raise RunError(f"{path} is missing: run `shadow-defense attack {run.folder}` first")
     arms = _arms(run)
-    _carry_out(run, run.scorings, progress, "scoring reconstructions")
-    scores = [scoring.load(run.store) for scoring in run.scorings]
+    _carry_out(run, scorings, progress, "scoring reconstructions")
+    scores = [scoring.load(run.store) for scoring in scorings]
     command = f"shadow-defense run {run.folder / 'config.yaml'} --out {run.folder}-again"
     utilities = _utilities(run, arms)
     rows = [*utilities, Row(arm=MEAN_IMAGE, images=0, metrics={})]
     record = RunRecord(
-        **vars(made(run.config.title, command, run.config.threads, run.store.origins(run.tasks()))),
+        **vars(
+            made(run.config.title, command, run.config.threads, run.store.origins([*run.tasks(), *run.worst_cases]))
+        ),
         seed=run.config.seed,
         config=run.config.as_dict(),
         data=data_of(run),
@@ -94,6 +102,7 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
             for attack in run.config.attacks
             for round in shown_rounds(run.config.attacked_rounds(attack))
         ),
+        sights=sights_of(scores),
         notes=tuple(_notes(run, scores)),
     )
     record = replace(record, verdict=tuple(run_verdict(record)))
@@ -107,9 +116,20 @@ def report_stage(run: Run, progress: Progress | None = None) -> None:
     """Write ``report.html`` from the results and the stored pictures."""
     record, scores = read_results(run), read_scores(run, evaluate_again(run))
     task = (progress or Progress()).start("writing the report", 1)
-    write_text(run.report_path, render_run(record, collect_exhibits(run, scores)))
+    write_text(run.report_path, render_run(record, collect_patients(run, record, scores)))
     task.advance()
     task.finish()
+
+
+def forecast_text(run: Run, waiting: Sequence[str], progress: Progress | None) -> str:
+    """How long arms will take, as a step of each is measured to take; nothing for small images, which take minutes."""
+    if max(run.dataset.image_size) < FORECAST_FROM:
+        return ""
+    costs = [Costing(run, arm) for arm in waiting]
+    workers = Workers(run.config.workers, run.config.threads)
+    carry_out(costs, run.store, workers, progress, name="measuring what a step of each arm takes", isolate=True)
+    seconds = [training_seconds(run, cost.load(run.store)) for cost in costs if run.store.has(cost)]
+    return f", {duration_text(sum(seconds) / workers.at_once(len(waiting)))}" if seconds else ""
 
 
 def read_results(run: Run) -> RunRecord:
@@ -143,7 +163,7 @@ def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name:
 
 
 def _arms(run: Run) -> dict[str, Arm]:
-    arms = {}
+    arms, titles = {}, arm_titles(run.config.arms)
     for arm, settings in run.config.arms.items():
         history = rounds_of(run.arm_folder(arm))
         if len(history) < run.config.training.rounds:
@@ -151,7 +171,7 @@ def _arms(run: Run) -> dict[str, Arm]:
         described = defense_of(settings)
         # Of a model without batch norm there is nothing to say, but for what was asked for.
         shown = settings.share_bn if settings.share_bn != "all" or _has_batch_norm(run, arm) else None
-        arms[arm] = Arm(**vars(replace(described, share_bn=shown)), history=history)
+        arms[arm] = Arm(**vars(replace(described, share_bn=shown)), title=titles[arm], history=history)
     return arms
 
 

@@ -24,10 +24,10 @@ HEAT_OPACITY = 0.6
 NOISE_QUANTILE = 0.99
 
 
-# Smaller pictures are enlarged by whole factors to at least this many CSS pixels, so that each pixel is a square.
 LEAST_WIDTH = 160
+"""In CSS pixels; small pictures are enlarged to it by whole factors, so that each pixel is a square."""
+
 LARGEST_ENLARGED = 64
-WIDTH_OF_LARGER = 176
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,14 @@ class Picture:
     pixelated: bool
 
 
-def picture(image: Float[Tensor, "c h w"] | UInt8[np.ndarray, "h w c"], title: str, alt: str, *lines: str) -> Picture:
-    """An image in [0, 1], or the pixels of one that was coloured, ready for a page.
+def picture(
+    image: Float[Tensor, "c h w"] | UInt8[np.ndarray, "h w c"],
+    title: str,
+    alt: str,
+    *lines: str,
+    least: int = LEAST_WIDTH,
+) -> Picture:
+    """An image in [0, 1], or the pixels of one that was coloured, ready for a page; ``least``: its width at least.
 
     Raises:
         DataError: when the image has neither one nor three channels.
@@ -58,12 +64,12 @@ def picture(image: Float[Tensor, "c h w"] | UInt8[np.ndarray, "h w c"], title: s
     (175, 140, True)
     >>> shown = picture(torch.zeros(1, 224, 224), "Original", "An image")
     >>> shown.width, shown.height, shown.pixelated
-    (176, 176, False)
+    (160, 160, False)
     """
     drawn = pixels(image) if isinstance(image, Tensor) else image
     height, width, _ = drawn.shape
     pixelated = width <= LARGEST_ENLARGED
-    shown = width * -(-LEAST_WIDTH // width) if pixelated else WIDTH_OF_LARGER
+    shown = width * -(-least // width) if pixelated else least
     return Picture(png_data_uri(drawn), title, alt, lines, shown, round(height * shown / width), pixelated)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _SIZE = (800, 540)
 # Text on white paper, as in page.css.
 _INK = "#1d2429"
+
+CONTROL_COLOUR = "#808080"
+"""Of what only shows what others are worth: no defense, and noise at no particular place."""
 
 # How far an interval may widen the picture beyond the means, as a share of what the means span.
 _BEYOND_MEANS = 0.12
@@ -61,7 +64,8 @@ def plane_svg(name: str, plane: Plane, defenses: Mapping[str, DefenseEntry]) -> 
     """One plane with its legend beside, as an SVG element in the colours of the page.
 
     Right: better utility. Up: better privacy, whichever way the metric runs. Filled markers: the Pareto front,
-    with labels, and with what it dominates shaded. Every marker carries its name and numbers as a title.
+    with labels, and with what it dominates shaded. Controls are grey. Every marker carries its name and numbers as a
+    title, and its intervals, which page.css shows under the pointer or the focus.
 
     Args:
         name: unique in the page; prefixes every id.
@@ -69,6 +73,8 @@ def plane_svg(name: str, plane: Plane, defenses: Mapping[str, DefenseEntry]) -> 
     metric = metric_of(plane.metric)
     markers = plane_markers(plane, defenses)
     looks = styles(dict.fromkeys(defense.family for defense in defenses.values()))
+    controls = {each.family for each in defenses.values() if each.placement not in (None, "targeted")}
+    looks |= {family: replace(looks[family], colour=CONTROL_COLOUR) for family in controls}
     up_is_low = bool(metric.higher_is_closer)
     with drawing(name):
         figure, axes = panel(width=_SIZE[0], height=_SIZE[1])
@@ -98,7 +104,8 @@ def write_plane(path: Path, plane: Plane, defenses: Mapping[str, DefenseEntry]) 
     svg = plane_svg("plane", plane, defenses)
     head, _, body = svg.partition(">")
     head = head.replace("<svg ", f'<svg style="color: {_INK}" ', 1)
-    style = "<style>text { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }</style>"
+    outlined = "text { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }"
+    style = f"<style>.interval {{ opacity: 0.3 }} {outlined}</style>"
     write_text(path, f'{head}>{style}<rect width="100%" height="100%" fill="#fff"/>{body}')
 
 
@@ -145,13 +152,13 @@ def _draw_markers(axes: Axes, markers: Sequence[Marker], looks: Mapping[str, Sty
         own = [marker.place for marker in markers if marker.family == family]
         if len(own) > 1:
             axes.plot(
-                *zip(*own, strict=True), color=style.colour, linestyle=style.dash, linewidth=1.2, alpha=0.7, zorder=2
+                *zip(*own, strict=True), color=style.colour, linestyle=style.dash, linewidth=1.2, alpha=0.4, zorder=2
             )
     for index, marker in enumerate(markers):
         style, (x, y), on_front = looks[marker.family], marker.place, marker.point.on_front
         across, along = marker.point.utility.interval or (x, x), marker.point.privacy.interval or (y, y)
-        for xs, ys in ((across, (y, y)), ((x, x), along)):
-            axes.plot(xs, ys, color=style.colour, linewidth=0.9, alpha=0.75 if on_front else 0.3, zorder=2)
+        for part, (xs, ys) in (("across", (across, (y, y))), ("along", ((x, x), along))):
+            axes.plot(xs, ys, color=style.colour, linewidth=1.4, zorder=2, gid=f"{part}{index}")
         axes.plot(
             (x,),
             (y,),
@@ -203,13 +210,22 @@ def _description(plane: Plane, metric: Metric) -> str:
 
 
 def _with_titles(svg: str, name: str, markers: Sequence[Marker], metric: Metric) -> str:
-    """Each marker's group with a ``<title>``, which browsers show under the pointer."""
+    """Each marker's group with a ``<title>``, which browsers show under the pointer, and with its intervals."""
+    bars: dict[str, list[str]] = {}
+
+    def taken(match: re.Match[str]) -> str:
+        bars.setdefault(match[2], []).append(match[0].replace("<g ", '<g class="interval" ', 1))
+        return ""
+
+    svg = re.sub(rf' *<g id="{re.escape(name)}-(across|along)(\d+)">.*?</g>\n', taken, svg, flags=re.DOTALL)
 
     def titled(match: re.Match[str]) -> str:
         point = markers[int(match[1])].point
         privacy = with_interval(point.privacy, metric.digits)
         utility = with_interval(point.utility)
         front = ", on the front" if point.on_front else ""
-        return f"{match[0]}<title>{escape(f'{point.arm}: {metric.label} {privacy}, F1 {utility}{front}')}</title>"
+        told = escape(f"{point.arm}: {metric.label} {privacy}, F1 {utility}{front}")
+        group = match[0].replace("<g ", '<g class="point" ', 1)
+        return f"{group}<title>{told}</title>{''.join(bars.get(match[1], ()))}"
 
     return re.sub(rf'<g id="{re.escape(name)}-point(\d+)">', titled, svg)

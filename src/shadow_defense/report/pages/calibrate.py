@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.metrics.recognition import recognition
 from shadow_defense.report.kit.charts import Curve, Level, Panel, Style, legend, line_chart, styles
 from shadow_defense.report.kit.formatting import number, signed_with_interval, with_interval
 from shadow_defense.report.kit.metrics import METRICS
+from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import nested_text, render_page
-from shadow_defense.report.records.calibration import CalibrationRecord, ScheduleEntry, Strength
+from shadow_defense.report.pages.run_pictures import THUMBNAIL, Tile
+from shadow_defense.report.records.calibration import CalibrationRecord, Film, Frame, ScheduleEntry, Strength
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,12 @@ class StrengthRow:
     chosen: bool = False
 
 
-def render_calibration(record: CalibrationRecord) -> str:
-    """The whole page as one HTML document."""
+def render_calibration(record: CalibrationRecord, film: Film | None = None) -> str:
+    """The whole page as one HTML document; ``film``: one image over the strengths.
+
+    Raises:
+        DataError: when its images have neither one nor three channels.
+    """
     metrics, target = _shown_metrics(record), METRICS[record.target.metric]
     return render_page(
         "calibrate",
@@ -35,8 +42,32 @@ def render_calibration(record: CalibrationRecord) -> str:
         legend=legend("schedule", _looks(record)),
         table=_table(record, metrics),
         metrics=[METRICS[metric] for metric in metrics],
+        film=film,
+        strips={} if film is None else _strips(film, record),
         setting=None if record.chosen is None else nested_text({"arms": record.chosen.arm}),
     )
+
+
+def _strips(film: Film, record: CalibrationRecord) -> dict[str, list[Tile]]:
+    """By schedule the original, the image at each strength, and the mean image."""
+    chosen = record.chosen
+    ends = (
+        Tile(picture(film.original, "Original", f"Original image of {film.client}", "never sent", least=THUMBNAIL)),
+        Tile(picture(film.mean_image, "Mean image", "Mean of public images", "known to all", least=THUMBNAIL)),
+    )
+
+    def frame(schedule: str, each: Frame) -> Tile:
+        is_chosen = chosen is not None and (chosen.schedule, chosen.strength) == (schedule, each.strength)
+        title = f"{each.strength:g}" if each.strength else "No defense"
+        described = f"Image of {film.client} rebuilt at strength {each.strength:g}"
+        lines = (f"SSIM {number(each.ssim, 2)}, round {each.round}", *(("chosen",) if is_chosen else ()))
+        drawn = picture(each.rebuilt, title, described, *lines, least=THUMBNAIL)
+        return Tile(drawn, recognition(each.ssim, film.mean_image_ssim))
+
+    return {
+        schedule: [ends[0], *(frame(schedule, each) for each in frames), ends[1]]
+        for schedule, frames in film.strips.items()
+    }
 
 
 def calibration_summary(record: CalibrationRecord) -> Table[tuple[str, ScheduleEntry]]:

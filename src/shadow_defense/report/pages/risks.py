@@ -54,7 +54,50 @@ class Section:
 def render_risks(record: RisksRecord) -> str:
     """The whole page as one HTML document."""
     sections = [_section(risk) for risk in record.risks]
-    return render_page("risks", record, seeds=record.seeds, sections=sections, outcomes=OUTCOMES)
+    return render_page(
+        "risks",
+        record,
+        seeds=record.seeds,
+        sections=sections,
+        outcomes=OUTCOMES,
+        forest=_forest(record.risks),
+        farthest=FARTHEST,
+    )
+
+
+FARTHEST = 6.0
+"""Half widths at which what lies farther off is drawn in the forest plot."""
+
+
+def standing(finding: Finding) -> Estimate | None:
+    """How far a finding is from what it would be were the claim wrong, in half widths of its interval.
+
+    Beyond :data:`FARTHEST` it is held there; None without an interval, or with one of no width.
+
+    >>> standing(Finding(value=Estimate(3.0, (1.0, 5.0), 9), rows=(), nothing=1.0))
+    Estimate(mean=1.0, interval=(0.0, 2.0), count=9)
+    """
+    value = finding.value
+    if value.interval is None or value.interval[0] == value.interval[1]:
+        return None
+    low, high = value.interval
+    half = (high - low) / 2
+    middle, ends = (
+        (value.mean - finding.nothing) / half,
+        ((low - finding.nothing) / half, (high - finding.nothing) / half),
+    )
+    shift = max(-FARTHEST, min(FARTHEST, middle)) - middle
+    return Estimate(middle + shift, (ends[0] + shift, ends[1] + shift), value.count)
+
+
+def _forest(risks: Sequence[RiskEntry]) -> Panel | None:
+    """All claims at a glance; None where no finding has an interval."""
+    found = {f"{risk.number}. {risk.name}": standing(risk.finding) for risk in risks}
+    dots = {name: value for name, value in found.items() if value is not None}
+    if not dots:
+        return None
+    title, looks = "All claims at a glance", styles(["none", *dots])
+    return Panel(title, dot_chart("forest", title, dots, looks, Level("if the claim were wrong", 0.0)))
 
 
 def _section(risk: RiskEntry) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shadow_defense.report.columns import (
     ARM,
@@ -24,8 +24,9 @@ from shadow_defense.report.kit.pictures import SIGNED_TABLE, colour_bar, heat_ba
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.pages.run_charts import curve_panels, score_panels
-from shadow_defense.report.pages.run_pictures import attack_card, choices, noise_cards
-from shadow_defense.report.records.run import Exhibit, RunRecord
+from shadow_defense.report.pages.run_outcome import outcome
+from shadow_defense.report.pages.run_pictures import contact_sheet, noise_cards
+from shadow_defense.report.records.run import Patient, RunRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE, Measurement, Row, ScoreTable
 
 SHARED_BATCH_NORM = {
@@ -53,35 +54,50 @@ class RegionRow:
     region: str
 
 
-def render_run(record: RunRecord, exhibits: Sequence[Exhibit] = ()) -> str:
-    """The whole page as one HTML document with its pictures, charts, style and script inside.
+def render_run(record: RunRecord, patients: Sequence[Patient] = ()) -> str:
+    """The whole page as one HTML document with its pictures, charts and style inside.
 
     Raises:
         DataError: when an image has neither one nor three channels.
     """
-    looks = styles(record.arms)
-    attack_cards = [attack_card(exhibit) for exhibit in exhibits]
-    explained = noise_cards(exhibits)
+    titled = _titled(record)
+    looks = styles(titled.arms)
     return render_page(
         "run",
         record,
         seeds=(record.seed,),
         summary=summary(record),
-        attack_cards=attack_cards,
-        attack_choices=choices([card.place for card in attack_cards]),
-        noise_cards=explained,
-        noise_choices=choices([card.place for card in explained]),
+        attacked=attacked(record),
+        outcome=outcome(record, patients),
+        sheet=contact_sheet(record, patients),
+        images=len({(sight.client, sight.sample_id) for sight in record.sights}),
+        noise_cards=noise_cards(record, patients),
         heat_bar=heat_bar(),
         noise_bar=colour_bar(SIGNED_TABLE),
-        attacks=_attack_results(record, looks),
+        attacks=_attack_results(titled, looks),
         metrics=FIDELITY.values(),
         baseline=MEAN_IMAGE,
-        utility=_utility_table(record),
-        classes=_class_table(record),
+        utility=_utility_table(titled),
+        classes=_class_table(titled),
         utility_terms=UTILITY.values(),
         shared_batch_norm=_shared_batch_norm(record),
-        curves=curve_panels(record.arms, looks),
+        curves=curve_panels(titled.arms, looks),
         legend=legend("arm", looks),
+    )
+
+
+def _titled(record: RunRecord) -> RunRecord:
+    """The record with its arms, in all tables, under the titles that pages call them by."""
+    titles = {name: arm.title for name, arm in record.arms.items()}
+
+    def rows(of: Sequence[Row]) -> tuple[Row, ...]:
+        return tuple(replace(row, arm=titles.get(row.arm, row.arm)) for row in of)
+
+    return replace(
+        record,
+        arms={arm.title: arm for arm in record.arms.values()},
+        utilities=rows(record.utilities),
+        tables=tuple(replace(table, rows=rows(table.rows)) for table in record.tables),
     )
 
 
@@ -186,20 +202,22 @@ def _shared_batch_norm(record: RunRecord) -> dict[str, str]:
 
 
 def summary(record: RunRecord) -> str:
-    """What was done, in two or three plain sentences."""
-    rounds = max((len(arm.history) for arm in record.arms.values()), default=0)
-    attacks = list(dict.fromkeys(table.attack for table in record.tables))
-    attacked = sorted({table.round for table in record.tables if table.round is not None})
+    """What was done, in two plain sentences."""
     size = " × ".join(str(side) for side in record.data.image_size)
     first = (
         f"{counted(len(record.data.clients), 'client')} trained one model together on {record.data.name} ({size} "
-        f"pixels) for {counted(rounds, 'round')}, once for each of {counted(len(record.arms), 'arm')}: "
-        f"{', '.join(record.arms)}."
+        f"pixels), once for each of {counted(len(record.arms), 'arm')}."
     )
-    if not attacks:
+    if not record.attacks:
         return f"{first} No attack was run: this page shows what each defense cost the model."
-    when = f" in round{'s' if len(attacked) > 1 else ''} {listed(attacked)}" if attacked else ""
-    return (
-        f"{first} An attacker then tried to rebuild the clients' images from nothing but the updates they sent{when}, "
-        f"by {listed(attacks)}. This page shows how close it came, and what each defense cost the model."
-    )
+    return f"{first} This is what attackers make of the images, from nothing but what the clients sent."
+
+
+def attacked(record: RunRecord) -> str:
+    """Which attacks were run, and on what."""
+    rounds = max((len(arm.history) for arm in record.arms.values()), default=0)
+    tried = [
+        f"{name} in round{'s' if len(attack.rounds) > 1 else ''} {listed(attack.rounds)}"
+        for name, attack in record.attacks.items()
+    ]
+    return f"{counted(rounds, 'round')} of training; attacks: {listed(tried)}."

@@ -1,4 +1,4 @@
-"""Exhibits as cards: pictures with captions, ready to be laid out in the page."""
+"""The pictures of a run: one patient in three tiles, a contact sheet of all, and what defenses did to the images."""
 
 from __future__ import annotations
 
@@ -8,168 +8,129 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from shadow_defense.metrics.recognition import Recognition
 from shadow_defense.report.kit.formatting import number
-from shadow_defense.report.kit.metrics import FIDELITY, Metric
 from shadow_defense.report.kit.pictures import Picture, heat_overlay, noise_limit, picture, signed_picture
-from shadow_defense.report.records.run import ArmPictures, Exhibit
+from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight
 
-# A page with more cards starts with a selection of them.
-MOST_CARDS_AT_ONCE = 6
+TILE, THUMBNAIL = 300, 96
+"""Least width of a picture on the first screen and on the contact sheet, in CSS pixels."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an exhibit comes from: what cards are selected by."""
+class Tile:
+    """A picture and, of a reconstruction, whether its image can be recognised in it."""
 
-    client: str
-    round: int
-    attack: str | None
-    sample_id: str
+    picture: Picture
+    recognition: Recognition | None = None
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image, and the closest that any attacker came to it in each arm; None where none was tried."""
+
+    name: str
     class_name: str
-
-
-@dataclass(frozen=True)
-class AttackCard:
-    """One image and what an attack rebuilt of it in each arm."""
-
-    place: Place
-    original: Picture
-    arms: tuple[Picture, ...]
+    tiles: tuple[Tile | None, ...]
 
 
 @dataclass(frozen=True)
 class NoiseCard:
-    """One image and what each arm did to it; ``limit`` is where the noise colours saturate, None without noise."""
+    """One image in one round and what each arm did to it; ``limit`` is where the noise colours saturate."""
 
-    place: Place
+    title: str
+    sample_id: str
     original: Picture
     arms: Mapping[str, tuple[Picture, ...]]
     limit: str | None
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One selector above a section: its values, and the one chosen at first, None for all."""
+def hero_tiles(record: RunRecord, patients: Sequence[Patient]) -> list[Tile]:
+    """One patient's original, what is rebuilt without protection, and with it.
 
-    key: str
-    values: tuple[str, ...]
-    selected: str | None
+    None where nothing was attacked; two where nothing but the first arm was.
+    """
+    first, answer = next(iter(record.arms)), record.answer
+    shown = next((patient for patient in patients if patient.sample_id == record.shown), None)
+    if shown is None:
+        return []
+    described = f"Original image of {shown.client}, class {shown.class_name}"
+    original = picture(shown.original, "Original", described, f"{shown.client}, never sent", least=TILE)
+    arms = (_tile(record, shown, arm, TILE) for arm in (first, answer) if arm is not None)
+    return [Tile(original), *(tile for tile in arms if tile is not None)]
 
 
-def attack_card(exhibit: Exhibit) -> AttackCard:
-    """The card of one exhibit: the original and every arm's reconstruction with its scores."""
-    first = next(iter(exhibit.arms.values()), None)
-    arms = (
-        picture(
-            pictures.reconstruction,
-            name,
-            f"What the attack {exhibit.attack} rebuilt of image {exhibit.sample_id} with {name}",
-            *_score_lines(pictures, first if pictures is not first else None),
+def contact_sheet(record: RunRecord, patients: Sequence[Patient]) -> list[SheetRow]:
+    """A row for each image: the original, then each arm."""
+    return [
+        SheetRow(
+            patient.client,
+            patient.class_name,
+            (
+                Tile(picture(patient.original, "", f"Original image of {patient.client}", least=THUMBNAIL)),
+                *(_tile(record, patient, arm, THUMBNAIL) for arm in record.arms),
+            ),
         )
-        for name, pictures in exhibit.arms.items()
-    )
-    return AttackCard(_place(exhibit, exhibit.attack), _original(exhibit), tuple(arms))
+        for patient in patients
+    ]
 
 
-def noise_cards(exhibits: Sequence[Exhibit]) -> list[NoiseCard]:
-    """A card for each image and round in which an arm kept pictures of its work; attacks don't change them."""
-    cards: dict[tuple[str, int, str], NoiseCard] = {}
-    for exhibit in exhibits:
-        key = (exhibit.client, exhibit.round, exhibit.sample_id)
-        if key not in cards and any(map(_explained, exhibit.arms.values())):
-            cards[key] = _noise_card(exhibit)
-    return list(cards.values())
+def _tile(record: RunRecord, patient: Patient, arm: str, least: int) -> Tile | None:
+    """The closest reconstruction of an image in an arm, and what made it."""
+    sight = record.closest(arm).get(patient.sample_id)
+    if sight is None:
+        return None
+    title = record.arms[arm].title
+    described = f"Image of {patient.client} rebuilt with {title}"
+    rebuilt = patient.rebuilt[arm, sight.attack]
+    drawn = picture(rebuilt, title, described, f"by {attacker(sight)}", f"SSIM {number(sight.ssim, 2)}", least=least)
+    return Tile(drawn, sight.recognition)
 
 
-def _explained(pictures: ArmPictures) -> bool:
-    parts = (pictures.protected, pictures.noise, pictures.vulnerability, pictures.cam, pictures.rebuilt)
-    return any(part is not None for part in parts)
+def attacker(sight: Sight) -> str:
+    """Who came this close."""
+    return sight.attack if sight.attack == BEST_REMOVER else f"{sight.attack}, round {sight.round}"
 
 
-def _noise_card(exhibit: Exhibit) -> NoiseCard:
-    explained = {name: pictures for name, pictures in exhibit.arms.items() if _explained(pictures)}
-    noises = [pictures.noise for pictures in explained.values() if pictures.noise is not None]
+def noise_cards(record: RunRecord, patients: Sequence[Patient]) -> list[NoiseCard]:
+    """A card for each image and round in which an arm kept pictures of its work."""
+    return [
+        _noise_card(record, patient, round, arms) for patient in patients for round, arms in patient.explained.items()
+    ]
+
+
+def _noise_card(record: RunRecord, patient: Patient, round: int, explained: Mapping[str, Explanation]) -> NoiseCard:
+    noises = [each.noise for each in explained.values() if each.noise is not None]
     limit = noise_limit(noises) if noises else None
+    described = f"Original image {patient.sample_id} of {patient.client}, class {patient.class_name}"
+    titles = {arm: record.arms[arm].title for arm in explained}
     return NoiseCard(
-        _place(exhibit, None),
-        _original(exhibit),
-        {name: tuple(_noise_pictures(name, exhibit, pictures, limit)) for name, pictures in explained.items()},
+        f"{patient.client}, round {round}: {patient.class_name}",
+        patient.sample_id,
+        picture(patient.original, "Original", described, "never leaves the client"),
+        {titles[arm]: tuple(_noise_pictures(titles[arm], patient, each, limit)) for arm, each in explained.items()},
         None if limit is None else number(limit, 3),
     )
 
 
-def _noise_pictures(arm: str, exhibit: Exhibit, pictures: ArmPictures, limit: float | None) -> Iterator[Picture]:
-    what = f"image {exhibit.sample_id} with {arm}"
-    if pictures.vulnerability is not None:
-        heat = heat_overlay(exhibit.original, pictures.vulnerability)
+def _noise_pictures(arm: str, patient: Patient, done: Explanation, limit: float | None) -> Iterator[Picture]:
+    what = f"image {patient.sample_id} with {arm}"
+    if done.vulnerability is not None:
+        heat = heat_overlay(patient.original, done.vulnerability)
         yield picture(heat, "Vulnerability", f"Vulnerability map over {what}", "bright: easy to rebuild")
-    if pictures.cam is not None:
-        heat = heat_overlay(exhibit.original, pictures.cam)
+    if done.cam is not None:
+        heat = heat_overlay(patient.original, done.cam)
         yield picture(heat, "Diagnosis (CAM)", f"Class activation map over {what}", "bright: noise is spared")
-    if pictures.noise is not None and limit is not None:
-        colours = signed_picture(pictures.noise, limit)
-        yield picture(colours, "Noise", f"Noise added to {what}", *_noise_lines(pictures.noise))
-    if pictures.protected is not None:
-        yield picture(pictures.protected, "Protected", f"Protected {what}", "the model trains on this")
-    if pictures.rebuilt is not None:
+    if done.noise is not None and limit is not None:
+        colours = signed_picture(done.noise, limit)
+        yield picture(colours, "Noise", f"Noise added to {what}", *_noise_lines(done.noise))
+    if done.protected is not None:
+        yield picture(done.protected, "Protected", f"Protected {what}", "the model trains on this")
+    if done.rebuilt is not None:
         described = f"What the shadow generator rebuilt of {what}"
-        yield picture(pictures.rebuilt, "Rebuilt by shadow", described, "defender's own attack")
+        yield picture(done.rebuilt, "Rebuilt by shadow", described, "defender's own attack")
 
 
 def _noise_lines(noise: Float[Tensor, "c h w"]) -> tuple[str, ...]:
     values = noise.detach().double()
     return f"rms {number(float(values.square().mean().sqrt()))}", f"peak {number(float(values.abs().max()))}"
-
-
-def _place(exhibit: Exhibit, attack: str | None) -> Place:
-    return Place(exhibit.client, exhibit.round, attack, exhibit.sample_id, exhibit.class_name)
-
-
-def _original(exhibit: Exhibit) -> Picture:
-    described = f"Original image {exhibit.sample_id} of {exhibit.client}, class {exhibit.class_name}"
-    return picture(exhibit.original, "Original", described, "never leaves the client")
-
-
-def _score_lines(pictures: ArmPictures, reference: ArmPictures | None) -> tuple[str, ...]:
-    return tuple(
-        _score_line(FIDELITY[name], _score(pictures, name), _score(reference, name)) for name in ("psnr", "ssim")
-    )
-
-
-def _score(pictures: ArmPictures | None, name: str) -> float | None:
-    return None if pictures is None else pictures.scores.get(f"{name}_whole")
-
-
-def _score_line(metric: Metric, value: float | None, reference: float | None) -> str:
-    # One digit less than in the tables: the line has the width of a small picture.
-    digits = metric.digits - 1
-    text = f"{metric.label} {number(value, digits, '' if value is None else metric.unit)}"
-    if value is None or reference is None:
-        return text
-    change = value - reference
-    if abs(change) < 0.5 * 10.0**-digits:
-        return f"{text}, same"
-    return f"{text}, {number(abs(change), digits)} {'higher' if change > 0 else 'lower'}"
-
-
-def choices(places: Sequence[Place]) -> list[Choice]:
-    """Selectors over attack, round and client, for more than :data:`MOST_CARDS_AT_ONCE` cards; else none.
-
-    As few of them as needed are set at first: one attack, then one round, then one client.
-    """
-    if len(places) <= MOST_CARDS_AT_ONCE:
-        return []
-    remaining: list[Mapping[str, str]] = [
-        {"attack": place.attack or "", "round": str(place.round), "client": place.client} for place in places
-    ]
-    every = remaining
-    result = []
-    for key in ("attack", "round", "client"):
-        values = tuple(dict.fromkeys(place[key] for place in every))
-        if len(values) < 2:
-            continue
-        selected = values[0] if len(remaining) > MOST_CARDS_AT_ONCE else None
-        if selected is not None:
-            remaining = [place for place in remaining if place[key] == selected]
-        result.append(Choice(key, values, selected))
-    return result

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from jaxtyping import Float
+from torch import Tensor
+
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.records.reading import Measure, Settings
 from shadow_defense.report.records.scores import Data, Header
@@ -135,3 +138,28 @@ class CalibrationRecord(Header):
     chosen: Chosen | None
     seconds: float
     verdict: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the attack made of the shown image at one strength, in the round (from 1) in which it came closest."""
+
+    strength: float
+    rebuilt: Float[Tensor, "c h w"]
+    ssim: float
+    round: int
+
+
+@dataclass(frozen=True)
+class Film:
+    """One image, in [0, 1], and what the attack makes of it at each measured strength, by schedule.
+
+    It is the image that the attack comes closest to without defense, of the first seed.
+    """
+
+    client: str
+    class_name: str
+    original: Float[Tensor, "c h w"]
+    mean_image: Float[Tensor, "c h w"]
+    mean_image_ssim: float
+    strips: Mapping[str, tuple[Frame, ...]]

@@ -52,6 +52,11 @@ class Plane:
     points: tuple[PlanePoint, ...]
     baseline: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether there is a front: none where the attack fails without defense."""
+        return any(point.on_front for point in self.points)
+
     def goodness(self, point: PlanePoint) -> tuple[float, float]:
         """Privacy and utility of a point, both better when larger."""
         sign = -1.0 if metric_of(self.metric).higher_is_closer else 1.0

@@ -86,13 +86,14 @@ class Defense:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """One attack; rounds count from 1."""
+    """One attack; rounds count from 1. ``knows_defense``: it is fitted to the defense (adaptive)."""
 
     attack: str
     settings: Settings
     threat_model: str
     rounds: tuple[int, ...]
     clients: tuple[str, ...]
+    knows_defense: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,9 @@ def _against(first: Row, guesses: Sequence[Row]) -> str:
 def _front_sentences(planes: Sequence[Plane]) -> list[str]:
     clauses = []
     for plane in planes:
+        if not plane.ranked:
+            clauses.append(f"under {plane.attack}: nobody, since the attack does not clearly beat a guess there")
+            continue
         metric = metric_of(plane.metric)
         front = sorted((point for point in plane.points if point.on_front), key=plane.goodness, reverse=True)
         names = listed([point.arm for point in front])

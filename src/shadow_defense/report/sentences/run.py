@@ -2,72 +2,88 @@
 
 from __future__ import annotations
 
-from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.records.run import RunRecord
-from shadow_defense.report.records.scores import Numbers, Row, ScoreTable
+from collections.abc import Collection
+
+from shadow_defense.report.kit.formatting import counted
+from shadow_defense.report.records.run import BEST_REMOVER, Arm, RunRecord, Sight
+from shadow_defense.report.records.scores import ScoreTable
+from shadow_defense.report.sentences.differences import direction
+
+NOT_TRIED = "not tried"
 
 
 def run_verdict(record: RunRecord) -> list[str]:
-    """Each attack, then each defense under it, then the cost in F1."""
-    sentences = []
-    for table in record.pooled:
-        sentences.append(attack_sentence(table))
-        sentences += [defense_sentence(table.attack, row) for row in table.rows[1:-1]]
-    reference = next(iter(record.arms.values())).test
-    return sentences + [
-        utility_sentence(name, arm.test, reference, record.data.test) for name, arm in list(record.arms.items())[1:]
+    """Each attack against the mean image, then what is left to the attackers in each arm, and what it cost."""
+    return [
+        *(attack_sentence(table, record.arms[table.rows[0].arm].title) for table in record.pooled),
+        *(arm_sentence(record, name) for name in record.arms),
     ]
 
 
-def attack_sentence(table: ScoreTable) -> str:
-    """Whether the attack without defense beats the mean image, in PSNR and SSIM."""
-    first, blank = table.rows[0], table.rows[-1]
-    pairs = [(first.metrics.get(key), blank.metrics.get(key)) for key in ("psnr_whole", "ssim_whole")]
-    reached = [(own.mean, guess.mean) for own, guess in pairs if own is not None and guess is not None]
+def attack_sentence(table: ScoreTable, first: str) -> str:
+    """Whether the attack on the ``first`` arm beats the mean image, in PSNR and SSIM, image by image."""
+    own, blank = table.rows[0], table.rows[-1]
+    pairs = [(own.metrics.get(key), blank.metrics.get(key)) for key in ("psnr_whole", "ssim_whole")]
+    reached = [(rebuilt.mean, guess.mean) for rebuilt, guess in pairs if rebuilt is not None and guess is not None]
     if len(reached) < 2:
         return f"{table.attack}: no image was scored."
     (psnr, blank_psnr), (ssim, blank_ssim) = reached
-    outcome = (
-        "rebuilds more than the mean image shows: the leak is real"
-        if psnr > blank_psnr and ssim > blank_ssim
-        else "does not clearly beat the mean image: with this model, batch and budget it proves no leak, and what the "
-        "arms below differ by says little about the defense"
-    )
+    # The mean image's row is compared with the first: what it reaches less what the attack reaches.
+    clear = all(direction(blank.difference.get(key)) < 0 for key in ("psnr_whole", "ssim_whole"))
+    if clear:
+        outcome = "clearly rebuilds more than the mean image shows: the leak is real"
+    elif psnr > blank_psnr and ssim > blank_ssim:
+        outcome = "rebuilds more than the mean image shows on average, and not clearly: more images would tell"
+    else:
+        outcome = (
+            "does not beat the mean image: with this model, batch and budget it proves no leak, and what the arms "
+            "below differ by says little about the defense"
+        )
     numbers = f"PSNR {psnr:.1f} dB against {blank_psnr:.1f} dB, SSIM {ssim:.2f} against {blank_ssim:.2f}"
-    return f"Against '{first.arm}', {table.attack} {outcome} ({numbers})."
+    return f"{first}: {table.attack} {outcome} ({numbers})."
 
 
-def defense_sentence(attack: str, row: Row) -> str:
-    """What one arm changes for the attack, compared image by image with the first arm."""
-    psnr, ssim = (row.difference.get(key) for key in ("psnr_whole", "ssim_whole"))
-    if psnr is None or ssim is None:
-        return f"'{row.arm}' under {attack}: no image was scored."
-    lowered = sum(change.mean < 0 and change.clear() is not False for change in (psnr, ssim))
-    outcome = {
-        2: "lowers both PSNR and SSIM",
-        1: "clearly lowers only one of PSNR and SSIM",
-        0: "clearly lowers neither PSNR nor SSIM",
-    }
-    return (
-        f"'{row.arm}' {outcome[lowered]} of {attack}: PSNR {psnr.mean:+.1f} dB ({_certainty(psnr)}), "
-        f"SSIM {ssim.mean:+.2f} ({_certainty(ssim)})."
-    )
+def arm_sentence(record: RunRecord, name: str) -> str:
+    """What is left to all attackers together in one arm, and what the arm costs."""
+    arm, sights = record.arms[name], record.closest(name)
+    left = exposure(sights.values())
+    said = f"{arm.title}: {left}{_by_whom(sights.values())}."
+    if name == next(iter(record.arms)):
+        return said
+    return f"{said} {cost_sentence(record, arm)}"
 
 
-def _certainty(change: Estimate) -> str:
-    return {
-        True: "the 95 % interval leaves out zero",
-        False: "the 95 % interval includes zero, so it may be chance",
-        None: "one image only, no interval",
-    }[change.clear()]
+def exposure(sights: Collection[Sight]) -> str:
+    """How many images can be recognised, in words.
+
+    >>> exposure([])
+    'not tried'
+    """
+    if not sights:
+        return NOT_TRIED
+    said = [sight.recognition for sight in sights]
+    images, clear, partly = counted(len(said), "image"), said.count("recognisable"), said.count("partly")
+    if clear:
+        return f"{clear} of {images} recognisable" + (f", {partly} partly" if partly else "")
+    return f"none of {images} recognisable" + (f", {partly} partly" if partly else "")
 
 
-def utility_sentence(arm: str, measured: Numbers, reference: Numbers, images: int) -> str:
+def _by_whom(sights: Collection[Sight]) -> str:
+    """The closest of them all."""
+    closest = max(sights, key=lambda sight: sight.share, default=None)
+    if closest is None:
+        return ""
+    against = "" if closest.mean_image_ssim is None else f" where the mean image has {closest.mean_image_ssim:.2f}"
+    when = "" if closest.attack == BEST_REMOVER else f" in round {closest.round}"
+    return f" (closest: {closest.attack}{when}, SSIM {closest.ssim:.2f}{against})"
+
+
+def cost_sentence(record: RunRecord, arm: Arm) -> str:
     """What one arm costs in F1 on the test images."""
-    own, first = measured.get("f1_macro"), reference.get("f1_macro")
+    own, first = arm.test.get("f1_macro"), next(iter(record.arms.values())).test.get("f1_macro")
     if own is None or first is None:
-        return f"'{arm}': no macro F1 was measured."
+        return "No macro F1 was measured."
     return (
-        f"'{arm}' reaches a macro F1 of {own:.3f} on {images} test images, {100 * (own - first):+.1f} points against "
-        f"the first arm's {first:.3f} (one training run: the difference has no interval)."
+        f"Macro F1 {own:.3f} on {counted(record.data.test, 'test image')}, {100 * (own - first):+.1f} points against "
+        f"{first:.3f} (one training: no interval)."
     )

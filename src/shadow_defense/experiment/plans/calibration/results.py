@@ -11,6 +11,7 @@ from shadow_defense.config import RunConfig
 from shadow_defense.experiment.described import data_of, made
 from shadow_defense.experiment.folder import open_folder
 from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
+from shadow_defense.experiment.plans.calibration.film import film
 from shadow_defense.experiment.plans.calibration.runs import Calibrating
 from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
@@ -68,7 +69,7 @@ def run_calibration(
     )
     record = replace(record, verdict=tuple(calibration_verdict(record)))
     write_record(folder / "calibration.json", record)
-    write_text(folder / "calibration.html", render_calibration(record))
+    write_text(folder / "calibration.html", render_calibration(record, film(runs, entries)))
     return record
 
 

@@ -143,9 +143,18 @@ class Calibrating:
             measurements=tuple(measurements[strength] for strength in found.points),
         )
 
+    def scorings_of(self, strength: float, schedule: Schedule) -> list[Scoring]:
+        """Of a measured setting, with the first seed."""
+        if strength == 0:
+            return _of_arms(self._trial(self.probes[0], UNDEFENDED, self.plain))
+        return _of_arms(self._trial(self.probes[0], DEFENDED, self.defense(strength, schedule)))
+
+    def _trial(self, probe: Trial, arm: str, defense: DefenseSettings) -> Trial:
+        return probe.varied(probe.config.model_copy(update={"arms": {arm: defense}}))
+
     def _measure(self, strength: float, amplitude: float, arm: str, defense: DefenseSettings) -> Strength:
-        trials = [probe.varied(probe.config.model_copy(update={"arms": {arm: defense}})) for probe in self.probes]
-        tasks = [[scoring for scoring in trial.scorings if not scoring.mean_image] for trial in trials]
+        trials = [self._trial(probe, arm, defense) for probe in self.probes]
+        tasks = [_of_arms(trial) for trial in trials]
         self.computed += itertools.chain(*tasks)
         workers = Workers(self.config.workers, self.config.threads)
         title = "no defense" if strength == 0 else f"strength {strength:g}"
@@ -171,6 +180,10 @@ class Calibrating:
             f1_difference=paired_difference(f1, f1 if arm == UNDEFENDED else self.undefended.f1),
             seconds=seconds,
         )
+
+
+def _of_arms(trial: Trial) -> list[Scoring]:
+    return [scoring for scoring in trial.scorings if not scoring.mean_image]
 
 
 def mean_amplitude(config: RunConfig, strength: float, schedule: Schedule) -> float:
