@@ -150,3 +150,18 @@ def test_likelihoods_find_an_image_where_its_removal_does_not() -> None:
     # In pixels and without a prior it is the distance to x' itself.
     wanted = hits(-torch.cdist(protected.flatten(1), CLEAN.flatten(1)), own).mean()
     assert float(likely) == pytest.approx(float(wanted), abs=0.02)
+
+
+def test_a_decoy_gives_itself_away_by_what_lies_along_no_direction() -> None:
+    """Forty directions of 144; the decoys differ in nothing else but in a pattern outside of them."""
+    public = gaussian_images(60, 30)
+    whitening = measure_whitening(public)
+    pattern = whitening.outside(torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(1)))
+    pattern = 0.1 * pattern.view(1, 1, 12, 12) / pattern.abs().max()
+    pool = torch.cat([public[:1] + pattern, public[:1] - pattern])
+    texture = Decoy(whitening, PoolDecoys(pool), 0.7, 0.0)
+    protected = texture.kept(gaussian_images(20, 31)) + 0.7 * pool[:1]
+    taken = DecoyTaken(texture)
+    right, wrong = (taken.misfit(protected, pool[place].expand_as(protected)) for place in (0, 1))
+    assert (wrong > right).all()
+    assert (PoolLookup(texture).probabilities(protected).argmax(dim=1) == 0).all()

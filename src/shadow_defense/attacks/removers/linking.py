@@ -32,9 +32,16 @@ def compared(
     gallery: Float[Tensor, "m c h w"],
 ) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
     """Protected images and clean ones in coordinates in which minus the likelihood is the squared distance."""
-    root = torch.linalg.cholesky(torch.linalg.inv(view.noise.double()))
-    seen = (whitening.coordinates(protected) - view.offset).double() @ root
-    expected = whitening.coordinates(gallery).double() @ view.gain.double().T @ root
+    noise = view.noise.double()
+    # S = L L^T; of single precision S is symmetric to its last digits only.
+    root = torch.linalg.cholesky((noise + noise.T) / 2)
+    seen, expected = (
+        torch.linalg.solve_triangular(root, each.T, upper=False).T
+        for each in (
+            (whitening.coordinates(protected) - view.offset).double(),
+            whitening.coordinates(gallery).double() @ view.gain.double().T,
+        )
+    )
     if not view.outside_gain or whitening.count == len(whitening.mean):
         return seen, expected
     deviation = view.outside_noise**0.5

@@ -26,8 +26,7 @@ class PoolLookup(Remover):
         assert isinstance(texture.decoys, PoolDecoys)
         self.pool, self.taken, self.share = texture.decoys.pool, DecoyTaken(texture), texture.share
         # Distances in these coordinates are the misfits of all pairs at once.
-        coordinates = (self.share * self.pool).flatten(1) @ texture.whitening.directions / texture.whitening.deviations
-        self.placed = coordinates @ self.taken.root
+        self.placed = self.taken.placed((self.share * self.pool).flatten(1))
 
     def probabilities(self, protected: Float[Tensor, "n c h w"]) -> Float[Tensor, "n m"]:
         """Of every public image having been the decoy."""
