@@ -9,8 +9,8 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.networks import NONE, Networks
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.experiment.protecting.site import state_root
 from shadow_defense.experiment.protecting.weakest import Target, weakest_strength
+from shadow_defense.federated.site_folder import state_root
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
 from shadow_defense.protection.constants import Constants, kept_constants, measure_constants

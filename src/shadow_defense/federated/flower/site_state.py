@@ -5,11 +5,13 @@ Flower's own ``context.state`` is lost when a SuperNode restarts, and silently w
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from flwr.app import Context
 
 from shadow_defense.errors import RunError
+from shadow_defense.federated.site_folder import state_root as users_state_root
 
 STATE_FOLDER = "state-dir"
 """The key of the node's own configuration that says where its state lies: the site's choice, never the server's."""
@@ -19,13 +21,27 @@ PARTITION = "partition-id"
 
 
 def state_root(context: Context) -> Path:
-    """The folder that the site gave its node for states. Raises :class:`RunError` where it gave none."""
+    """The folder that the site gave its node for states.
+
+    A simulated node is no site: where none was given, its run has one in the user's folder for states.
+
+    Raises:
+        RunError: for a node of a deployment without a folder.
+    """
     given = context.node_config.get(STATE_FOLDER)
     if not isinstance(given, str) or not given:
+        if is_simulated():
+            return users_state_root() / "simulations" / f"run-{context.run_id}"
         raise RunError(
             f"this node has no folder for its state: start the SuperNode with --node-config '{STATE_FOLDER}=\"FOLDER\"'"
         )
     return Path(given).expanduser().resolve()
+
+
+def is_simulated() -> bool:
+    """Whether this process is a worker of Flower's simulation engine, which are Ray's."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def node_name(context: Context) -> str:

@@ -16,29 +16,19 @@ from shadow_defense.errors import UpdateError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense
 from shadow_defense.federated.control_variates import control_change
-from shadow_defense.federated.evaluations import LEAST_EVALUATED, admit_evaluation
+from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import arrays_of, round_of
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
-from shadow_defense.federated.flower.records import (
-    ARRAYS,
-    CONTROL,
-    METRICS,
-    OWN_CONTROL,
-    SAMPLES,
-    STEPS,
-    read_record,
-    to_record,
-)
-from shadow_defense.federated.flower.refusal import refuse
-from shadow_defense.federated.flower.site_state import node_name, state_root
+from shadow_defense.federated.flower.protecting_mod import ProtectingMod, leaving, numbers, whole
+from shadow_defense.federated.flower.records import ARRAYS, CONTROL, OWN_CONTROL, SAMPLES, STEPS, read_record, to_record
+from shadow_defense.federated.flower.site_state import state_root
 from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
 from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
-from shadow_defense.folder_lock import holding
 
 
-class UpdateDefenseMod:
+class UpdateDefenseMod(ProtectingMod):
     """Replies with the received tensors plus the protected update, and with nothing else of what the training gave.
 
     ``@app.train(mods=[UpdateDefenseMod(...)])``, and the same for ``@app.evaluate`` where clients evaluate. The first
@@ -80,28 +70,21 @@ class UpdateDefenseMod:
         least_evaluated: int = LEAST_EVALUATED,
         scaffold_learning_rate: float | None = None,
     ) -> None:
+        super().__init__(metrics=metrics, least_evaluated=least_evaluated)
         check_sent_only(settings, "mod")
         self.settings, self.model, self.run, self.rounds = settings, model, run, rounds
-        self.metrics, self.least_evaluated = frozenset(metrics), least_evaluated
         self.scaffold_learning_rate = scaffold_learning_rate
 
-    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        kind = message.metadata.message_type.partition(".")[0]
-        answer = {"train": self._protected, "evaluate": self._evaluated}.get(kind, self._told)
-        states: ClientStateFolder | None = None
-        try:
-            states = ClientStateFolder(state_root(context), self.run, node_name(context))
-            # Two processes that trained as one node would draw the same noise for two updates.
-            with holding(states.folder):
-                content = answer(message, context, call_next, states)
-        except Exception as error:
-            return refuse(message, error, states)
-        if kind == "train":
-            states.forget_refusal()
-        # A message of its own, so that nothing of the training's is in it.
-        return Message(content, reply_to=message)
+    def run_of(self, context: Context) -> str:
+        return self.run
 
-    def _protected(
+    def rounds_of(self, context: Context) -> int:
+        return self.rounds
+
+    def like(self, message: Message) -> dict[str, Tensor]:
+        return self.model().state_dict()
+
+    def protected(
         self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
     ) -> RecordDict:
         round, model = round_of(message.content, self.rounds), self.model()
@@ -114,7 +97,7 @@ class UpdateDefenseMod:
         asked = digest({**received, **{f"{CONTROL} {name}": tensor for name, tensor in control.items()}})
         again = states.answered(round, asked)
         if again is not None:
-            return _leaving(again)
+            return leaving(again)
         defense = self._defense(context, states.client)
         defense.check_model(model)
         before = states.resume(round, asked)
@@ -137,36 +120,18 @@ class UpdateDefenseMod:
         defense.begin_round(round_context)
         protected = defense.protect_update(change(shared, after), round_context)
         # A ModelUpdate is finite.
-        update = ModelUpdate(dict(protected), _whole(metrics, SAMPLES), 0, round, states.client)
+        update = ModelUpdate(dict(protected), whole(metrics, SAMPLES), 0, round, states.client)
         sent = {name: tensor + update.tensors[name] if name in shared else tensor for name, tensor in received.items()}
-        leaving = {ARRAYS: sent}
+        sets = {ARRAYS: sent}
         if control:
             changed = self._control_change(control, change(received, sent), metrics)
             own_control = {name: tensor + changed[name] for name, tensor in own_control.items()}
-            leaving[CONTROL] = changed
+            sets[CONTROL] = changed
         own = {name: after[name] for name in sorted(withheld)}
-        now = ClientState(round, asked, defense.state_dict(), own, own_control, leaving, _numbers(metrics))
+        now = ClientState(round, asked, defense.state_dict(), own, own_control, sets, numbers(metrics))
         states.save(now)
         states.note(defense.measurements())
-        return _leaving(now)
-
-    def _evaluated(
-        self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
-    ) -> RecordDict:
-        round, model = round_of(message.content, self.rounds), self.model()
-        received = read_record(arrays_of(message.content), model.state_dict(), "the server's global model")
-        asked = digest(in_types_of(received, model.state_dict()))
-        content = content_of(call_next(message, context))
-        metrics = leaving_metrics(content, context, named=self.metrics, tensors=())
-        admit_evaluation(states, round, asked, _whole(metrics, SAMPLES), self.least_evaluated)
-        return RecordDict({METRICS: metrics})
-
-    def _told(
-        self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
-    ) -> RecordDict:
-        """To any other question a node says who it is and no more."""
-        content = content_of(call_next(message, context))
-        return RecordDict({METRICS: leaving_metrics(content, context, named=(), tensors=())})
+        return leaving(now)
 
     def _defense(self, context: Context, client: str) -> Defense:
         return build_sent_only(self.settings, client, secret_seed(state_root(context), self.run, client))
@@ -181,7 +146,7 @@ class UpdateDefenseMod:
         self, control: Mapping[str, Tensor], update: Mapping[str, Tensor], metrics: MetricRecord
     ) -> dict[str, Tensor]:
         assert self.scaffold_learning_rate is not None
-        return control_change(control, update, steps=_whole(metrics, STEPS), learning_rate=self.scaffold_learning_rate)
+        return control_change(control, update, steps=whole(metrics, STEPS), learning_rate=self.scaffold_learning_rate)
 
 
 def read_control(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,20 +155,3 @@ def read_control(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, T
     if not isinstance(record, ArrayRecord):
         raise UpdateError(f"the server's message has no '{CONTROL}': let its strategy send SCAFFOLD's, zeros at first")
     return in_types_of(read_record(record, like, "the server's control variate"), like)
-
-
-def _leaving(state: ClientState) -> RecordDict:
-    """The reply of a round, from what is on disk: the same whenever it is asked for."""
-    records = {name: to_record(tensors) for name, tensors in state.sent.items()}
-    return RecordDict({**records, METRICS: MetricRecord(dict(state.said))})
-
-
-def _numbers(metrics: MetricRecord) -> dict[str, int | float]:
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-
-
-def _whole(metrics: MetricRecord, key: str) -> int:
-    value = metrics.get(key)
-    if not isinstance(value, int):
-        raise UpdateError(f"the reply does not say '{key}': give it as a whole number in its metrics")
-    return value
