@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,9 +43,12 @@ class MetricSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lpips: Literal["st-lpips", "alexnet"] | None = Field(
-        "st-lpips", description="perceptual distance; null leaves it out"
+        default_factory=lambda: "st-lpips" if find_spec("stlpips_pytorch") else None,
+        description="perceptual distance; null leaves it out. Not given: st-lpips where the extra lpips is installed",
     )
-    lpips_weights: Path | None = Field(None, description="weights file of alexnet")
+    lpips_weights: Path | None = Field(
+        None, description="weights file of alexnet: torchvision's .pth, or an npz of LPIPS v0.1"
+    )
     foreground_share: float = Field(
         0.3,
         gt=0,

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from shadow_defense.config import MetricSettings
 from shadow_defense.errors import ConfigError, DataError, ModelError
 from shadow_defense.metrics.lpips import Lpips, load_lpips
+from shadow_defense.metrics.lpips_trunks import CHANNELS, KERNEL_SIZES, read_alexnet_weights
 from shadow_defense.seeds import named_generator
 
 
@@ -198,7 +200,7 @@ def test_unknown_names_and_unusable_weights_are_refused_in_one_line(
                 load_lpips(name, path)
             assert "\n" not in str(raised.value)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="install it or name a file"):
+    with pytest.raises(ModelError, match=r"pip install .shadow-defense.lpips.., or name a file"):
         load_lpips("st-lpips")
 
 
@@ -228,3 +230,28 @@ def test_weights_that_would_run_code_when_read_are_refused(tmp_path: Path) -> No
         with pytest.raises(ModelError, match="cannot read"):
             load_lpips(name, path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_torchvisions_alexnet_with_the_heads_of_torchmetrics(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    state = {}
+    for place, i in zip((0, 3, 6, 8, 10), range(5), strict=True):
+        size = KERNEL_SIZES[i]
+        state[f"features.{place}.weight"] = torch.randn(CHANNELS[i + 1], CHANNELS[i], size, size, generator=draw)
+        state[f"features.{place}.bias"] = torch.randn(CHANNELS[i + 1], generator=draw)
+    torch.save({**state, "classifier.1.weight": torch.zeros(1)}, tmp_path / "alexnet.pth")
+    read = read_alexnet_weights(tmp_path / "alexnet.pth")
+    assert torch.equal(read.kernels[3], state["features.8.weight"]) and torch.equal(
+        read.biases[4], state["features.10.bias"]
+    )
+    # Published heads are sparse and sum to what Zhang et al. released: none negative, the first of 64 channels.
+    assert [len(head) for head in read.heads] == list(CHANNELS[1:]) and all((head >= 0).all() for head in read.heads)
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="give torchvision's alexnet"):
+        read_alexnet_weights(tmp_path / "other.pth")
+
+
+def test_without_the_extra_the_distance_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MetricSettings().lpips == "st-lpips"
+    monkeypatch.setattr("shadow_defense.config.find_spec", lambda name: None)
+    assert MetricSettings().lpips is None and MetricSettings(lpips="st-lpips").lpips == "st-lpips"

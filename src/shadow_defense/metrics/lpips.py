@@ -127,7 +127,8 @@ def load_lpips(name: str = "st-lpips", weights: Path | None = None) -> Lpips:
     """The LPIPS of that name, with its weights read.
 
     ``st-lpips`` is shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022); its weights come with the installed
-    package stlpips-pytorch. ``alexnet`` is LPIPS v0.1, the one most papers report, from an npz of its weights.
+    package stlpips-pytorch. ``alexnet`` is LPIPS v0.1, the one most papers report, from torchvision's file of AlexNet
+    and the heads that come with torchmetrics, or from an npz of its weights.
     Their numbers are not comparable with each other: report the name with the value.
 
     Raises:

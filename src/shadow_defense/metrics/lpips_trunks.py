@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from shadow_defense.data.archive import read_arrays
 from shadow_defense.errors import DataError, ModelError, SnapshotError
+from shadow_defense.models.weights import read_state
 from shadow_defense.torch_files import read_torch_file
 
 CHANNELS = (3, 64, 192, 384, 256, 256)
@@ -24,6 +25,9 @@ PADDINGS = (2, 2, 1, 1, 1)
 
 # Where the convolutions stand in the published file of shift-tolerant LPIPS.
 _SHIFT_TOLERANT_CONVOLUTIONS = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
+
+_TORCHVISION_CONVOLUTIONS = (0, 3, 6, 8, 10)
+"""Where the convolutions stand in torchvision's ``alexnet().features``."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,13 @@ def read_shift_tolerant_weights(path: Path | None) -> LpipsWeights:
         ModelError: when the package or the file is missing, or the file is not what is expected.
     """
     if path is None:
-        spec = importlib.util.find_spec("stlpips_pytorch")
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError("st-lpips needs the weights in the package stlpips-pytorch: install it or name a file")
-        path = Path(spec.submodule_search_locations[0]) / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+        folder = package_folder("stlpips_pytorch")
+        if folder is None:
+            raise ModelError(
+                "st-lpips needs the weights in the package stlpips-pytorch: pip install 'shadow-defense[lpips]', or "
+                "name a file"
+            )
+        path = folder / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
     try:
         state: Any = read_torch_file(path)
         return LpipsWeights(
@@ -88,9 +95,9 @@ def read_shift_tolerant_weights(path: Path | None) -> LpipsWeights:
 
 
 def read_alexnet_weights(path: Path | None) -> LpipsWeights:
-    """Weights of LPIPS v0.1 from an npz: kernels (height, width, in, out) and the five heads.
+    """Weights of LPIPS v0.1: from torchvision's file of AlexNet with torchmetrics' heads, or all of them from an npz.
 
-    The arrays are ``AlexNet_0.Conv_{i}.kernel``, ``AlexNet_0.Conv_{i}.bias`` and
+    The arrays of the npz are ``AlexNet_0.Conv_{i}.kernel`` (height, width, in, out), ``AlexNet_0.Conv_{i}.bias`` and
     ``NetLinLayer_{i}.Conv_0.kernel`` for i from 0 to 4.
 
     Raises:
@@ -98,8 +105,11 @@ def read_alexnet_weights(path: Path | None) -> LpipsWeights:
     """
     if path is None:
         raise ModelError(
-            "LPIPS 'alexnet' has no weights of its own: name an npz of LPIPS v0.1 weights, or use 'st-lpips'"
+            "LPIPS 'alexnet' has no weights of its own: name torchvision's file of AlexNet (.pth), an npz of LPIPS "
+            "v0.1 weights, or use 'st-lpips'"
         )
+    if path.suffix in (".pth", ".pt"):
+        return _read_torchvision(path)
     try:
         file = read_arrays(path)
         kernels = [file[f"AlexNet_0.Conv_{i}.kernel"].transpose(3, 2, 0, 1) for i in range(5)]
@@ -115,6 +125,33 @@ def read_alexnet_weights(path: Path | None) -> LpipsWeights:
         return tuple(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for array in arrays)
 
     return LpipsWeights(str(path), tensors(kernels), tensors(biases), tensors(heads))
+
+
+def _read_torchvision(path: Path) -> LpipsWeights:
+    """AlexNet by torchvision's names; the heads are in torchmetrics' wheel, of whose Python nothing is imported."""
+    folder = package_folder("torchmetrics")
+    assert folder is not None
+    try:
+        state = read_state(path)
+        # Of an installed package, and written by Python 2, whose pickles read_state does not know.
+        file = folder / "functional" / "image" / "lpips_models" / "alex.pth"
+        heads = torch.load(file, map_location="cpu", weights_only=True)
+        return LpipsWeights(
+            origin=str(path),
+            kernels=tuple(state[f"features.{place}.weight"] for place in _TORCHVISION_CONVOLUTIONS),
+            biases=tuple(state[f"features.{place}.bias"] for place in _TORCHVISION_CONVOLUTIONS),
+            heads=tuple(heads[f"lin{i}.model.1.weight"].flatten() for i in range(5)),
+        )
+    except KeyError as error:
+        raise ModelError(
+            f"cannot read AlexNet from {path}: it has no tensor {error}; give torchvision's alexnet-owt-*.pth"
+        ) from error
+
+
+def package_folder(name: str) -> Path | None:
+    """Where an installed package lies, which is not imported; None where it is not installed."""
+    spec = importlib.util.find_spec(name)
+    return None if spec is None or not spec.submodule_search_locations else Path(spec.submodule_search_locations[0])
 
 
 class _Convolutions(nn.Module):

@@ -14,6 +14,7 @@ from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
 from shadow_defense.attacks.removers.verifier import Verifier, finds_patients_in_weak_noise, train_verifier
 from shadow_defense.attacks.removers.worst_case import attack, in_hindsight, linkage, scores
+from shadow_defense.config import MetricSettings
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.metrics.confidence import Estimate, mean_interval, psnr_of_mean_error
@@ -102,7 +103,8 @@ def audit_images(
     found = attack(seen, removers, knowledge, protected, labels, seed=seed)
     mean = drawn.whitening.mean.unflatten(0, drawn.whitening.shape)
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
-    perceived = load_lpips()
+    name = MetricSettings().lpips
+    perceived = None if name is None else load_lpips(name)
     verifier, notes = _verifier(seen, knowledge, private, settings, progress)
     linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups, verifier)
     withheld = not all(planted.values())
