@@ -47,7 +47,7 @@ def perceived() -> None:
 @pytest.fixture(autouse=True)
 def _unperceived(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "perceived" not in request.fixturenames:
-        monkeypatch.setattr(auditing, "load_lpips", lambda: None)
+        monkeypatch.setattr(auditing, "load_lpips", lambda name: None)
 
 
 @pytest.fixture
@@ -71,4 +71,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("removers_for", "planted_breaks"):
         real = getattr(auditing, name)
         monkeypatch.setattr(auditing, name, lambda *given, real=real, **more: real(*given, **{**more, "steps": 0}))
-    monkeypatch.setattr(auditing, "load_lpips", lambda: None)
+    monkeypatch.setattr(auditing, "load_lpips", lambda name: None)
