@@ -41,6 +41,7 @@ ROWS: dict[str, Make] = {
     "covariance 1.0": lambda given: Covariance(given.whitening, 1.0),
     "decoy 70 % public without floor": lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.0),
     "decoy 70 % public with floor 0.15": lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.15),
+    "recommended": lambda given: recommended(given),
     "task 8 at 1.0": lambda given: Task(given.whitening, given.spared(8), 1.0),
     "task 8 at 1.5": lambda given: Task(given.whitening, given.spared(8), 1.5),
     "task 8 at 2.0": lambda given: Task(given.whitening, given.spared(8), 2.0),
@@ -49,6 +50,13 @@ ROWS: dict[str, Make] = {
     "decoy 70 % generated without floor": lambda given: Decoy(given.whitening, given.decoys, 0.7, 0.0),
     "decoy 70 % generated with floor 0.15": lambda given: Decoy(given.whitening, given.decoys, 0.7, 0.15),
 }
+
+
+def recommended(material: Material) -> Task:
+    """Four directions, at the strength that the preset chooses for so many private images."""
+    make = partial(Task, material.whitening, material.spared(4))
+    return make(material.weakest(make))
+
 
 PIXELS = {
     **{f"pixels {strength}": (strength, False) for strength in (0.19, 0.52, 1.0)},

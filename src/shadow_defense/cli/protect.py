@@ -49,6 +49,10 @@ def protect(
             "has a `start`.",
         ),
     ] = None,
+    trained_on: Annotated[
+        Path | None,
+        typer.Option(help="An earlier protected folder, of these images, that --model was trained on: counted in."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Protect so many training images only: a trial.")] = None,
     image_size: Annotated[
         int | None, typer.Option(min=16, max=1024, help="Bring images to squares of this side; default their own.")
@@ -83,6 +87,7 @@ def protect(
         grey_range=None if grey_range is None else _range(grey_range),
         generator=generator,
         model=model,
+        trained_on=trained_on,
     )
     with holding(out), progress_unless(quiet) as progress:
         certificate = protect_data(

@@ -15,6 +15,7 @@ import torch
 from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.attacks.removers.worst_case import scores
+from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import DataError, RunError, ShadowDefenseError
 from shadow_defense.experiment.protecting import protecting
 from shadow_defense.experiment.protecting.material import Request
@@ -22,7 +23,9 @@ from shadow_defense.experiment.protecting.protecting import protect_data
 from shadow_defense.experiment.protecting.settings import PRESETS, protect_preset
 from shadow_defense.experiment.protecting.weakest import Target, parse_target, weakest_strength
 from shadow_defense.metrics.psnr import psnr
+from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress
+from shadow_defense.protection.directions import train_classifier
 from shadow_defense.protection.white import White
 from shadow_defense.protection.whitening import measure_whitening
 from tests.experiment.protecting.conftest import request_for, write_npz
@@ -112,6 +115,46 @@ def test_one_that_was_stopped_goes_on_to_the_bit(
     with pytest.raises(KeyboardInterrupt):
         protect(request, again)
     assert not np.array_equal(arrays(again / "private.npz")["train_images"], first["train_images"])
+
+
+def test_a_model_of_an_earlier_protection_is_counted_in(
+    hospital: Path, tmp_path: Path, site: Path, quick: None
+) -> None:
+    """Its images are the attacker's too: the same draws, made again from the site's secret."""
+    settings = ModelSettings(name="convnet", width=8, normalisation="group")
+    public = arrays(hospital / "public.npz")
+    images, labels = torch.from_numpy(public["train_images"])[:, None].float() / 255, public["train_labels"][:, 0]
+    as_they_are = Normalisation((0.5,), (0.1,))
+    model = train_classifier(images, torch.from_numpy(labels), as_they_are, seed=0, settings=settings)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "model.yaml").write_text(
+        f"model: {{name: convnet, width: 8, normalisation: group, start: {tmp_path / 'weights.pt'}}}\n"
+        "data: {mean: [0.5], std: [0.1]}\n"
+    )
+    given = {"public": str(hospital / "public.npz"), "settings": {"strength": 1.0}}
+    first, alone, both = (tmp_path / name for name in ("first", "alone", "both"))
+    for folder in (first, alone, both):
+        folder.mkdir()
+    protect(request_for(hospital / "private.npz", public=given["public"], settings={"texture": "covariance"}), first)
+    told = {**given, "model": str(tmp_path / "model.yaml")}
+    once = protect(request_for(hospital / "private.npz", **told), alone)
+    twice = protect(request_for(hospital / "private.npz", **told, trained_on=first), both)
+    assert "on top of every number here" in once["notes"][0]
+    assert "counted" not in once["notes"][0]
+    assert "handed the earlier protected images too" in twice["notes"][0]
+    assert once["hashes"] == twice["hashes"]
+    assert twice["removers"]["lmmse"] == once["removers"]["lmmse"]
+    assert twice["removers"]["lmmse of both looks"]["psnr"]["mean"] > once["removers"]["lmmse"]["psnr"]["mean"] + 1
+    assert twice["worst"]["psnr"]["mean"] > once["worst"]["psnr"]["mean"] + 1
+    assert twice["linkage"]["rank1"]["mean"] > once["linkage"]["rank1"]["mean"]
+    assert twice["floor"]["psnr_of_mean_error"]["mean"] > once["floor"]["psnr_of_mean_error"]["mean"]
+    shutil.rmtree(site)
+    again = tmp_path / "again"
+    again.mkdir()
+    with pytest.raises(DataError, match="at another site"):
+        protect(request_for(hospital / "private.npz", **told, trained_on=first), again)
+    with pytest.raises(ShadowDefenseError, match="give both"):
+        protect(request_for(hospital / "private.npz", **given, trained_on=first), tmp_path / "third")
 
 
 def _killed(*_: object) -> None:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from shadow_defense.attacks.removers.both_looks import NAME as BOTH
+from shadow_defense.attacks.removers.both_looks import EarlierLook
 from shadow_defense.attacks.removers.choosing import chosen_estimates, learn_rule
 from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.planted import drawn
@@ -47,12 +49,18 @@ def attack(
     labels: Int64[Tensor, "n"],
     *,
     seed: int,
+    earlier: EarlierLook | None = None,
 ) -> WorstCase:
     """Run every remover, and choose by what each was worth on public images that were held back."""
     _, held = knowledge.parts()
     own = texture.protect(held.images, drawn(seed, "rule", len(held.images)))
-    rule = learn_rule({name: each.remove(own, held.labels) for name, each in removers.items()}, held.images)
+    tried = {name: each.remove(own, held.labels) for name, each in removers.items()}
     removals = {name: each.remove(protected, labels) for name, each in removers.items()}
+    if earlier is not None:
+        before = earlier.texture.protect(held.images, drawn(seed, "earlier", len(held.images)))
+        tried[BOTH] = earlier.removal(texture, [own, before])
+        removals[BOTH] = earlier.removal(texture, [protected, earlier.protected])
+    rule = learn_rule(tried, held.images)
     return WorstCase(removals, chosen_estimates(removals, rule.choose(removals)))
 
 
@@ -87,9 +95,10 @@ def linkage(
     own: Int64[Tensor, "n"],
     groups: Sequence[str] | None,
     verifier: Verifier | None = None,
+    earlier: EarlierLook | None = None,
 ) -> Scores:
-    """Finding each image in the gallery of clean ones: by likelihood, by distance from what was made of it, or by a
-    verifier of patients.
+    """Finding each image in the gallery of clean ones: by likelihood, also of both looks, by distance from what was
+    made of it, or by a verifier of patients.
 
     The one that finds more counts, of images and of patients apart.
 
@@ -104,6 +113,8 @@ def linkage(
         likelihoods(texture.whitening, texture.view(), protected, gallery),
         -torch.cdist(estimates.flatten(1), gallery.flatten(1)),
     ]
+    if earlier is not None:
+        ways.append(earlier.likelihoods(texture, protected, gallery))
     if verifier is not None:
         ways.append(verifier.similarity(protected, gallery))
     return found_again(ways, own, groups)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from shadow_defense.attacks.removers.both_looks import EarlierLook
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
 from shadow_defense.attacks.removers.verifier import Verifier, finds_patients_in_weak_noise, train_verifier
@@ -63,12 +64,23 @@ class Audited:
 
 
 def audit_protection(
-    frozen: FrozenProtection, knowledge: Knowledge, private: ImageSet, settings: ProtectSettings, progress: Progress
+    frozen: FrozenProtection,
+    knowledge: Knowledge,
+    private: ImageSet,
+    settings: ProtectSettings,
+    progress: Progress,
+    before: FrozenProtection | None = None,
 ) -> Audited:
-    """Attack up to ``settings.audited`` of the protected images as they were drawn, neither clipped nor rounded."""
+    """Attack up to ``settings.audited`` of the protected images as they were drawn, neither clipped nor rounded.
+
+    Args:
+        before: an earlier protection of them, of which the attacker has seen as much.
+    """
     places = audited_places(len(private), settings)
-    protected = frozen.protected(private.images[places])
-    return audit_images(frozen.texture, frozen.texture, protected, places, knowledge, private, settings, progress)
+    images, texture = private.images[places], frozen.texture
+    earlier = None if before is None else EarlierLook(before.texture, before.protected(images))
+    protected = frozen.protected(images)
+    return audit_images(texture, texture, protected, places, knowledge, private, settings, progress, earlier)
 
 
 def audited_places(count: int, settings: ProtectSettings) -> Int64[Tensor, "n"]:
@@ -86,6 +98,7 @@ def audit_images(
     private: ImageSet,
     settings: ProtectSettings,
     progress: Progress,
+    earlier: EarlierLook | None = None,
 ) -> Audited:
     """Attack protected images, and find them among all that were protected.
 
@@ -100,13 +113,13 @@ def audit_images(
     seed, steps = settings.seed, settings.remover_steps
     removers = removers_for(seen, knowledge, seed=seed, steps=steps, progress=progress)
     planted = planted_breaks(drawn, removers, knowledge, seed=seed, steps=steps, progress=progress)
-    found = attack(seen, removers, knowledge, protected, labels, seed=seed)
+    found = attack(seen, removers, knowledge, protected, labels, seed=seed, earlier=earlier)
     mean = drawn.whitening.mean.unflatten(0, drawn.whitening.shape)
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}
     name = MetricSettings().lpips
     perceived = None if name is None else load_lpips(name)
     verifier, notes = _verifier(seen, knowledge, private, settings, progress)
-    linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups, verifier)
+    linked = linkage(seen, protected, found.estimates, private.unit_images(), places, private.groups, verifier, earlier)
     withheld = not all(planted.values())
     return Audited(
         planted_breaks=planted,
@@ -115,7 +128,7 @@ def audit_images(
         hindsight={} if withheld else measured(in_hindsight(list(by_remover.values()))),
         mean_image=measured(scores(mean.expand_as(truths), truths, mean, perceived)),
         linkage={} if withheld else measured(linked),
-        floor=_floor(seen),
+        floor=_floor(seen, *(() if earlier is None else (earlier.texture,))),
         notes=notes,
     )
 
@@ -142,10 +155,10 @@ def measured(each: Mapping[str, Tensor]) -> Measures:
     return found | ({"psnr_of_mean_error": psnr_of_mean_error(finite["psnr"])} if "psnr" in found else {})
 
 
-def _floor(texture: Texture) -> Measures:
+def _floor(*looks: Texture) -> Measures:
     """Above which no linear remover comes, if the public images' mean and covariance are the private ones'.
 
     In the one measure for which it holds: a mean of PSNRs may lie above that of the mean error.
     """
-    error = linear_removal(texture.whitening, [texture.view()]).mean_squared_error()
+    error = linear_removal(looks[0].whitening, [each.view() for each in looks]).mean_squared_error()
     return {"psnr_of_mean_error": Estimate(float(decibels(torch.tensor(error))), None, 1)}

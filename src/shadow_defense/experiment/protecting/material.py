@@ -33,6 +33,7 @@ class Request:
         grey_range: the grey values of files that become black and white.
         generator: of decoys, in place of public images.
         model: whose directions are spared (:func:`~.networks.read_networks`).
+        trained_on: the earlier protected folder that it was trained on.
     """
 
     images: str
@@ -45,6 +46,7 @@ class Request:
     grey_range: tuple[float, float] | None = None
     generator: Path | None = None
     model: str | None = None
+    trained_on: Path | None = None
 
 
 CHOOSING = ("aside", "limit", "image_size", "grey_range")

@@ -25,6 +25,11 @@ MODEL_TELLS = (
     "protected ones, and were trained on as they are, that comes on top of every number here and is in none of them."
 )
 
+MODEL_COUNTED = (
+    "The directions come from a model that was trained on an earlier protection of these images. What is told here is "
+    "of both: the attacker was handed the earlier protected images too."
+)
+
 
 @dataclass(frozen=True)
 class Networks:
@@ -40,9 +45,13 @@ class Networks:
             "model": None if self.classifier is None else hash_of_weights(self.classifier.model),
         }
 
-    def notes(self) -> tuple[str, ...]:
-        """What they mean for a certificate."""
-        return () if self.classifier is None else (MODEL_TELLS,)
+    def notes(self, counted_in: bool = False) -> tuple[str, ...]:
+        """What they mean for a certificate.
+
+        Args:
+            counted_in: whether the audit has what the model was trained on.
+        """
+        return () if self.classifier is None else (MODEL_COUNTED if counted_in else MODEL_TELLS,)
 
 
 NONE = Networks()

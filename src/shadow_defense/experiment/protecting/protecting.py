@@ -10,9 +10,11 @@ from typing import Any
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
+from shadow_defense.experiment.protecting.earlier import read_earlier
 from shadow_defense.experiment.protecting.example import example_of
 from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, GENERATOR, HINT, PAGE, claim
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
@@ -42,6 +44,8 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     layout, kept, material = read_material(request)
     settings, public = request.settings, material.public
     networks = read_networks(request.generator, request.model, public.images, len(layout.parts.class_names))
+    if request.trained_on is not None and request.model is None:
+        raise ConfigError("--trained-on says what the model of --model was trained on: give both")
     check_networks(networks, settings, tuple(material.private.images.shape[1:]))
     claim(
         out,
@@ -52,6 +56,7 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(public.images, public.labels),
             **networks.marks(),
+            "trained_on": None if request.trained_on is None else str(request.trained_on),
         },
     )
     if (out / CERTIFICATE).exists() and (out / PAGE).exists():
@@ -61,6 +66,9 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     constants = read_constants(out / CONSTANTS, HINT) or site_constants(
         settings, request.targets, public, material.whole, progress, networks
     )
+    before = None
+    if request.trained_on is not None:
+        before = read_earlier(request.trained_on, material.private, public, secret, constants)
     write_constants(out / CONSTANTS, constants)
     if request.generator is not None and not (out / GENERATOR).exists():
         with atomic_path(out / GENERATOR) as temporary:
@@ -68,10 +76,12 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     settings = settings.model_copy(update={"strength": constants.strength})
     frozen = freeze(settings, constants, public.images, secret, networks.generator)
     _write(out, layout, kept, material, frozen, progress)
-    audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress)
+    audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress, before)
     passed = sum(len(each) for name, each in layout.sets().items() if name not in ("train", "public"))
     marks = {"texture": frozen.fingerprint, **networks.marks()}
-    origin = Origin(f"Certificate of {layout.title}", command, request.targets, passed, marks, networks.notes())
+    origin = Origin(
+        f"Certificate of {layout.title}", command, request.targets, passed, marks, networks.notes(before is not None)
+    )
     record = certificate_of(material, settings, audited, origin, mapped=frozen.texture.maps)
     return write_certificate(out, record, example_of(frozen.texture, public.knowledge(), settings.seed))
 
