@@ -128,6 +128,7 @@ class TestWholeStudy:
         self, finished: tuple[Evidence, EvidenceRecord]
     ) -> None:
         _, record = finished
+        assert [client.train for client in record.data.clients.values()] == [1, 4, 20]
         settings = {setting.arm: setting for setting in record.settings}
         assert list(settings) == ["fedavg", "once", "noise", "public images alone"]
         assert all(setting.worth is not None for setting in settings.values())
@@ -143,11 +144,12 @@ class TestWholeStudy:
         self, finished: tuple[Evidence, EvidenceRecord]
     ) -> None:
         plan, record = finished
-        again = Evidence(plan.folder, plan.study)
+        again = Evidence(plan.folder, plan.grid)
         assert again.remaining() == [] and again.forecast().tasks == {}
         assert load_record(EvidenceRecord, plan.folder / "evidence-tiny.json", "") == record
         page = (plan.folder / "evidence-tiny.html").read_text()
         assert "Every arm against the bars" in page and record.verdict[0] in page
+        assert (plan.folder / "evidence-tiny-convnet.svg").read_text().startswith("<svg")
         assert "| noise |" in (plan.folder / "evidence-tiny.md").read_text()
         assert (plan.folder / "evidence-tiny.csv").read_text().startswith("model,arm,measure,by,mean,low,high,images")
 

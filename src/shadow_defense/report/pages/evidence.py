@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.kit.charts import Panel
 from shadow_defense.report.kit.formatting import MISSING, markdown_text, number
+from shadow_defense.report.kit.plane import plane_svg
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.pages.compare import render_comparison
 from shadow_defense.report.pages.compare_markdown import comparison_markdown
-from shadow_defense.report.records.comparison import ComparisonPictures
+from shadow_defense.report.records.comparison import ComparisonPictures, Plane, PlanePoint
 from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, Difference, EvidenceRecord, Setting
+from shadow_defense.report.records.scores import MEAN_IMAGE
 
 LEFTOVERS = ("left", "ssim", "found")
 """Measures of what is left of images; the others are on test images."""
@@ -60,6 +63,13 @@ SETTING_COLUMNS: tuple[Column[Setting], ...] = (
     Column("Front", lambda each: "yes" if each.on_front else MISSING),
 )
 
+
+def _sign(each: Difference) -> str:
+    if each.shown:
+        return "shown"
+    return "not shown" if each.settled_by is None else f"not shown; {each.settled_by} images"
+
+
 DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
     Column("Arm", lambda each: each.arm),
     Column("Model", lambda each: each.model),
@@ -68,11 +78,7 @@ DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
     Column("Difference", lambda each: each.difference),
     Column("Effect", lambda each: each.effect, 2, about="Cohen's d of the pairs"),
     Column("p", lambda each: each.p, 4, about="by bootstrap, adjusted by Holm"),
-    Column(
-        "Sign",
-        lambda each: "shown" if each.settled_by is None else f"not shown; {each.settled_by} images would",
-        about="of the same spread",
-    ),
+    Column("Sign", _sign, about="by the adjusted p; images at the same mean and spread, before the correction"),
 )
 
 
@@ -87,10 +93,28 @@ def difference_table(record: EvidenceRecord) -> Table[Difference]:
     return Table(f"Against {record.first}, paired by image", DIFFERENCE_COLUMNS, record.differences, "scores")
 
 
+def setting_planes(record: EvidenceRecord) -> dict[str, Plane]:
+    """By model what is left of images above the mean image, which lies at 0 dB, against macro F1."""
+    points: dict[str, list[PlanePoint]] = {}
+    for each in record.settings:
+        if each.worth and each.left:
+            point = PlanePoint(arm=each.arm, privacy=each.left.above, utility=each.worth.f1, on_front=each.on_front)
+            points.setdefault(each.model, []).append(point)
+    mean = {MEAN_IMAGE: 0.0}
+    return {
+        model: Plane(model=model, attack="what is left", metric="psnr_whole", points=tuple(own), baseline=mean)
+        for model, own in points.items()
+    }
+
+
 def render_evidence(record: EvidenceRecord, pictures: Sequence[ComparisonPictures] = ()) -> str:
     """The whole page as one HTML document. Raises as :func:`render_comparison`."""
     tables = {"settings": setting_table(record), "differences": difference_table(record)}
-    return render_comparison(record, pictures, "evidence", occasion="Evidence", **tables)
+    planes = [
+        Panel(f"{model}: PSNR above the mean image against macro F1", plane_svg(f"left{place}", plane, record.defenses))
+        for place, (model, plane) in enumerate(setting_planes(record).items())
+    ]
+    return render_comparison(record, pictures, "evidence", occasion="Evidence", left=planes, **tables)
 
 
 def evidence_markdown(record: EvidenceRecord) -> str:

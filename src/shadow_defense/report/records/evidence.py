@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from shadow_defense.metrics.confidence import LEVEL
 from shadow_defense.report.records.comparison import ComparisonRecord
 from shadow_defense.report.records.reading import Measure
 
@@ -108,7 +109,7 @@ class Difference:
         by: the attack whose PSNR it is, or ``test images`` for macro F1.
         effect: Cohen's d_z; None where it has none.
         p: adjusted by Holm over the arms of the same model and ``by``.
-        settled_by: images that would settle its sign; None where it is settled.
+        settled_by: images whose interval would leave out 0, at this mean and spread; None where no number would.
     """
 
     model: str
@@ -119,6 +120,11 @@ class Difference:
     effect: float | None
     p: float
     settled_by: int | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether its sign is clear after the correction."""
+        return self.p <= 1 - LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ class _Gathering:
         self.row, self._histories = cache(self._row), cache(self._read_histories)
 
     def record(self, command: str) -> ComparisonRecord:
-        grid, trial = self.grid, self.comparison.trial
+        grid, trial, federation = self.grid, self.comparison.trial, self.comparison.federation_of
         model, ablated = next(iter(grid.models)), grid.ablations_of()
         first = trial(model, grid.seeds[0])
         tables, ablations = [], []
@@ -92,7 +92,9 @@ class _Gathering:
         record = ComparisonRecord(
             **vars(made(grid.title, command, grid.threads, self.comparison.store.origins(finished))),
             seeds=grid.seeds,
-            data=data_of(first, {str(seed): trial(model, seed).images.sha256 for seed in grid.seeds}),
+            data=data_of(
+                federation(first), {str(seed): federation(trial(model, seed)).images.sha256 for seed in grid.seeds}
+            ),
             models={name: _model(self._config(name), grid.models[name]) for name in grid.models},
             attacks={name: attack_of(first, name) for name in grid.attacks},
             defenses=self._defenses(),

@@ -11,6 +11,7 @@ from shadow_defense.experiment.folder import check_folder, open_folder
 from shadow_defense.experiment.forecast import duration_text
 from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk
 from shadow_defense.experiment.plans.comparison.grid import Grid
+from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
@@ -79,6 +80,10 @@ class Comparison:
     def tasks_of(self, trial: Trial) -> list[Task]:
         """Trainings and scores, the control's too."""
         return [*trial.trainings.values(), *trial.scorings_with_control]
+
+    def federation_of(self, trial: Trial) -> Scene:
+        """Whose clients are trained."""
+        return trial
 
     def new_trial(self, config: RunConfig, same: Trial | None) -> Trial:
         """The trial of a configuration; ``same``: one on the same images."""

@@ -12,7 +12,8 @@ from shadow_defense.experiment.plans.comparison.pictures import pictures
 from shadow_defense.experiment.plans.evidence.plan import Evidence
 from shadow_defense.experiment.plans.evidence.statistics import differences_of, settings_of
 from shadow_defense.files import write_text
-from shadow_defense.report.pages.evidence import evidence_markdown, evidence_numbers, render_evidence
+from shadow_defense.report.kit.plane import write_plane
+from shadow_defense.report.pages.evidence import evidence_markdown, evidence_numbers, render_evidence, setting_planes
 from shadow_defense.report.records.evidence import EvidenceRecord
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.evidence import answer
@@ -34,13 +35,15 @@ def write_evidence(evidence: Evidence, name: str, command: str) -> EvidenceRecor
         settings=settings,
         differences=differences_of(evidence, scores),
         missing=Counter(task.kind for task in evidence.remaining()),
-        victims={str(size): count for size, count in evidence.study.victims.counts.items()},
-        audited=evidence.study.audited,
+        victims={str(size): count for size, count in evidence.grid.victims.counts.items()},
+        audited=evidence.grid.audited,
     )
     record = replace(record, verdict=tuple(answer(record)), attacked=record.verdict)
     write_record(folder / f"evidence-{name}.json", record)
     write_text(folder / f"evidence-{name}.csv", evidence_numbers(record).csv())
     write_text(folder / f"evidence-{name}.md", evidence_markdown(record))
+    for model, plane in setting_planes(record).items():
+        write_plane(folder / f"evidence-{name}-{model}.svg", plane, record.defenses)
     write_text(page_path(folder, name), render_evidence(record, pictures(evidence.first_trials())))
     return record
 

@@ -15,6 +15,7 @@ from shadow_defense.experiment.plans.comparison.costs import Costs
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.evidence.costs import StudyCosts
 from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, Bounding, is_bounded
@@ -33,11 +34,6 @@ class Forecast:
     seconds: dict[str, float]
     processes: int
 
-    @property
-    def hours(self) -> float:
-        """Of the machine."""
-        return sum(self.seconds.values()) / self.processes / 3600
-
 
 class TimeUpError(KeyboardInterrupt):
     """The time that was given to this piece of a study is over: what is interrupted goes on in the next."""
@@ -51,13 +47,15 @@ class Evidence(Comparison):
 
     def __init__(self, folder: Path, study: Study) -> None:
         super().__init__(folder, study)
-        self.study = study
         self.costs: Costs = StudyCosts(study, self.store, self.workers, self.trial)
 
     def new_trial(self, config: RunConfig, same: Trial | None) -> Trial:
         base = super().new_trial(config, None if same is None else base_of(same))
         once = frozenset(arm for arm, settings in config.arms.items() if settings.kind().draws_once)
-        return VictimTrial(base, self.study.victims, frozenset() if self.study.attack_all else once)
+        return VictimTrial(base, self.grid.victims, frozenset() if self.grid.attack_all else once)
+
+    def federation_of(self, trial: Trial) -> Scene:
+        return base_of(trial)
 
     def tasks(self) -> list[Task]:
         """Bounds first, which decide most in a minute; then seed by seed what trainings are worth, and attacks."""
@@ -70,7 +68,7 @@ class Evidence(Comparison):
     def public_alone(self, trial: Trial) -> list[Predicting]:
         """The control of a model that knows the public images with all their labels, and no client's.
 
-        None where the public images are of another source, whose labels may mean other things.
+        Nothing where the public images are of another source, whose labels may mean other things.
         """
         base = base_of(trial)
         if base.config.data.public_path is not None or base.config.data.public_source is not None:
@@ -84,7 +82,7 @@ class Evidence(Comparison):
     @cached_property
     def bounds(self) -> dict[tuple[str, str], Bounding]:
         """By model and arm, of the first seed: images are many there, and no model is needed for most."""
-        audited, steps = self.study.audited, self.study.remover_steps
+        audited, steps = self.grid.audited, self.grid.remover_steps
         return {
             (model, arm): Bounding(base_of(trial), arm, audited, steps)
             for model, trial in self.first_trials().items()

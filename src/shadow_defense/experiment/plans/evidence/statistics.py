@@ -71,11 +71,11 @@ def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
 
 
 def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
-    bound = evidence.bound(model, arm)
-    if bound is None:
-        return _attacked(evidence, model, scores, arm)
-    once = evidence.first_trials()[model].config.arms[arm].kind().draws_once
-    return _bounded(bound, evidence.grid.seeds[0], once)
+    """The worst case where it bounds all attacks; else that or the strongest attack, whichever left more."""
+    bound, once = evidence.bound(model, arm), evidence.first_trials()[model].config.arms[arm].kind().draws_once
+    worst = None if bound is None else _bounded(bound, evidence.grid.seeds[0], once)
+    known = [each for each in (worst, None if once else _attacked(evidence, model, scores, arm)) if each is not None]
+    return max(known, key=lambda each: each.above.mean, default=None)
 
 
 def _worth(predicted: Mapping[int, Predicted]) -> Worth:
@@ -234,7 +234,7 @@ def differences_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) ->
 def _difference(
     model: str, arm: str, by: str, measure: str, difference: Estimate, effect: float | None, p: float
 ) -> Difference:
-    settled = None if difference.clear() else images_to_settle(difference, 0.0)
+    settled = images_to_settle(difference, 0.0)
     return Difference(
         model=model, arm=arm, by=by, measure=measure, difference=difference, effect=effect, p=p, settled_by=settled
     )
