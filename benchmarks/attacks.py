@@ -21,7 +21,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from peak_memory import peak_megabytes
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings
@@ -30,6 +29,7 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.data.settings import DataSettings
+from shadow_defense.experiment.provenance import peak_megabytes
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import build_networks

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from peak_memory import peak_megabytes
 from torch import Tensor, nn
 
 from shadow_defense.attacks.gradinversion import GradInversion
@@ -25,6 +24,7 @@ from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.observation import observe
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import Normalisation
+from shadow_defense.experiment.provenance import peak_megabytes
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import GENERATORS, build_networks

@@ -93,6 +93,8 @@ def test_results_are_computed_once_and_recorded(tmp_path: Path, count: int) -> N
     record = store.provenance(base)
     assert (record.kind, record.key) == ("toy", "base")
     assert {"torch", "numpy", "shadow-defense"} <= record.versions.keys() and record.created
+    # A worker has torch in memory, and not the whole machine.
+    assert record.peak_megabytes is not None and 100 < record.peak_megabytes < 100_000
     assert read_json(store.place(base) / RECORD)["task"] == {"how": "fine"}
     carry_out(tasks, store, Workers(count))
     assert {task.key: (store.place(task) / "result").read_text() for task in (base, *tasks)} == results

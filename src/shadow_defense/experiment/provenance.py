@@ -1,9 +1,11 @@
-"""What a number was computed with: the versions of libraries, and the code itself."""
+"""What a number was computed with: the versions of libraries, the code itself, and how much memory."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+import re
+import resource
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +22,18 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in PACKAGES},
     }
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held, of its own.
+
+    Linux counts in ``ru_maxrss`` what the parent had before the program was replaced.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
+    # Bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @cache

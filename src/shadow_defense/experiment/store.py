@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.provenance import peak_megabytes, versions
 from shadow_defense.experiment.task import Task
 from shadow_defense.files import link_file, read_json, write_json
 from shadow_defense.report.records.reading import read_record
@@ -62,6 +62,7 @@ class Store:
                 "key": task.key,
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "versions": versions(),
+                "peak_megabytes": round(peak_megabytes()),
                 "task": task.describe(),
             },
         )

@@ -25,6 +25,7 @@ class Origin:
     Attributes:
         about: what it is, in a few words.
         created: when it was computed (ISO); ``versions``: with what.
+        peak_megabytes: of the process that computed it, at that moment; None: an earlier version did not say.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Origin:
     about: str
     created: str
     versions: Mapping[str, str]
+    peak_megabytes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
