@@ -40,6 +40,11 @@ UNKNOWN = (
     "make more. The learned remover had the pairs of one half and attacked the other."
 )
 
+LATER_ALONE = (
+    "A model was trained on an earlier protection of these images, of which the attacker has seen something too: this "
+    "audit had the later one alone, the certificate in the folder has both."
+)
+
 
 @dataclass(frozen=True)
 class FolderRequest:
@@ -72,12 +77,13 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
     texture: Texture | None
     mark: str | None
     if (request.protected / ASKED).exists():
-        material, texture, settings, mark = _of_own_making(request)
+        material, texture, settings, mark, notes = _of_own_making(request)
     else:
         material, settings, mark = _of_others(request), request.settings, None
         texture = _told(settings, material, progress) if request.told else None
+        notes = () if texture is not None else (UNKNOWN,)
     written = paired(read_protected(request.protected, settings.seed), material.private)
-    origin = Origin(title, command, (), 0, {"texture": mark}, () if texture is not None else (UNKNOWN,))
+    origin = Origin(title, command, (), 0, {"texture": mark}, notes)
     if texture is None:
         audited = _audit_unknown(written, material, settings, progress)
         return write_certificate(out, certificate_of(material, settings, audited, origin, mapped=False), None)
@@ -92,7 +98,7 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
     return write_certificate(out, record, example_of(seen, knowledge, settings.seed))
 
 
-def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSettings, str]:
+def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSettings, str, tuple[str, ...]]:
     if request.told:
         raise DataError(f"{request.protected} says itself how it was protected: leave --texture out")
     asked = read_record(request.protected / ASKED, ANOTHER, "settings", "private", "public", *CHOOSING)
@@ -113,7 +119,8 @@ def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSe
     made = request.protected / GENERATOR
     generator = load_generator(made) if made.exists() else None
     of = (settings, constants, material.public.images, generator)
-    return material, build_texture(*of), settings, fingerprint(*of)
+    notes = () if asked.get("trained_on") is None else (LATER_ALONE,)
+    return material, build_texture(*of), settings, fingerprint(*of), notes
 
 
 def _of_others(request: FolderRequest) -> Material:
