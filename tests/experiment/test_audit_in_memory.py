@@ -52,7 +52,8 @@ def test_five_arguments_are_an_audit(client: tuple[Any, Any], tmp_path: Path) ->
     own = copy.deepcopy(model.state_dict())
     found = shadow_defense.audit(model, before, update, images=private(), public=public(), **TOLD)
     assert (found.pictures.reconstructions["r-gap"] - private()).abs().max() < 1e-2
-    assert repr(found).startswith("Audit(r-gap rebuilt image 1")
+    assert found.status == "red"
+    assert repr(found).startswith("Audit(red: This update gives image 1 away: r-gap")
     frame = found.to_frame()
     assert frame["attack"] == ["r-gap"] and frame["psnr"][0] > 40 and frame["verdict"] == ["rebuilt"]
     assert found.save_page(tmp_path / "page.html").read_text().count("data:image/png;base64,") == 3

@@ -115,6 +115,14 @@ class TestReading:
         assert made.seeds == (7,)
         assert (made.attacks["dlg"].rounds, made.attacks["dlg"].clients) == ((2,), ("client-1",))
 
+    def test_a_name_that_a_page_prints_is_one_that_the_command_takes(self) -> None:
+        whole = load_grid("pneumoniamnist")
+        printed = [name for name, point in whole.points().items() if point.family not in (name, "fedavg")][:2]
+        chosen = load_grid("pneumoniamnist", defenses=printed)
+        assert list(chosen.points()) == ["fedavg", *printed]
+        for name in printed:
+            assert chosen.points()[name].settings.settings() == whole.points()[name].settings.settings()
+
     def test_flags_count_for_what_a_model_has_of_its_own(self) -> None:
         def attacks(made: Grid, model: str) -> dict[str, Any]:
             found = made.run_config(model, 0).attacks

@@ -21,6 +21,7 @@ from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Workers
 from shadow_defense.files import read_json, write_text
 from shadow_defense.progress import Progress
+from shadow_defense.progress import Task as Steps
 from tests.test_folder_lock import held_elsewhere
 
 LONG = 400.0
@@ -204,3 +205,35 @@ def test_two_processes_do_not_compute_into_one_store(tmp_path: Path) -> None:
     assert not Store(tmp_path / "plan").has(task)
     carry_out([task], Store(tmp_path / "plan"), Workers(0))
     assert Store(tmp_path / "plan").has(task)
+
+
+class Stepping(Toy):
+    """A toy of four steps, each reported."""
+
+    counted = "toying"
+
+    def steps(self) -> int:
+        return 4
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        steps = progress.start("toying", 4)
+        for _ in range(4):
+            steps.advance()
+        super().compute(store, progress)
+
+
+def test_a_bar_counts_the_steps_of_its_tasks(tmp_path: Path) -> None:
+    """Counted by tasks it would stand still while one of them takes minutes."""
+    seen: list[int] = []
+
+    class Bar(Steps):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            seen.append(steps)
+
+    class Bars(Progress):
+        def start(self, name: str, total: int) -> Steps:
+            seen.append(total)
+            return Bar()
+
+    carry_out([Stepping("a"), Stepping("b")], Store(tmp_path), Workers(0), Bars())
+    assert seen == [8] + [1] * 8

@@ -55,7 +55,8 @@ def carry_out(
     waiting = missing(tasks, store)
     if not waiting:
         return Outcome()
-    weights = {task.name: float((weight or Task.steps)(task)) for task in waiting}
+    # Each task's own steps, not the base class's: a bar of so many tasks would stand still for minutes.
+    weights = {task.name: float(task.steps() if weight is None else weight(task)) for task in waiting}
     bar = (progress or Progress()).start(name, max(1, round(sum(weights.values()))))
     work = Work({task.name: task for task in waiting}, store, workers, weights, bar, isolate)
     try:

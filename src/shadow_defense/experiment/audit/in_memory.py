@@ -30,7 +30,7 @@ from shadow_defense.models.named_state import plain_module
 from shadow_defense.models.settings import LossName
 from shadow_defense.report.numbers import numbers
 from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.records.audit import AuditPictures, AuditRecord
+from shadow_defense.report.records.audit import AuditPictures, AuditRecord, Status
 
 State = nn.Module | Mapping[str, Tensor] | str | Path
 """A model's tensors: of a module, a state dict, or a file as the command takes it."""
@@ -56,6 +56,11 @@ class Audit:
         """In words, a sentence an attack."""
         return self.record.verdict
 
+    @property
+    def status(self) -> Status:
+        """Red, amber, green or unknown (docs/glossary.md)."""
+        return self.record.assessment.status
+
     def to_frame(self) -> Any:
         """A pandas data frame, a row for each reconstruction. Raises :class:`ConfigError` without pandas."""
         return numbers(self.record).to_frame()
@@ -70,7 +75,7 @@ class Audit:
         write_audit(Path(folder), self.record, self.pictures)
 
     def __repr__(self) -> str:
-        return f"Audit({' '.join(self.verdict)})"
+        return f"Audit({self.status}: {' '.join((self.record.assessment.headline, *self.verdict))})"
 
 
 def audit(

@@ -11,7 +11,7 @@ from shadow_defense.attacks.build import ATTACKS
 from shadow_defense.config import apply_overrides, config_from, preset_names, read_values
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.plans.comparison.grid import UNDEFENDED, Family, Grid, points_of
+from shadow_defense.experiment.plans.comparison.grid import UNDEFENDED, Family, Grid, Point, points_of
 from shadow_defense.validation import validated
 
 FOLDER = "presets/comparisons"
@@ -38,8 +38,9 @@ def load_grid(
 
     Args:
         overrides: ``key.path=value``, as for runs; applied before the flags.
-        defenses: names of the grid or of the registry, these with a preset after a colon: ``noise:strong``; the first
-            of the grid stays the reference, and what is not in the grid is compared with every model.
+        defenses: names of the grid, of one strength of it as pages print it, or of the registry, these with a preset
+            after a colon: ``noise:strong``; the first of the grid stays the reference, and what is not in the grid is
+            compared with every model.
         attacks: names of the grid or of the registry.
         rounds, clients: what every attack attacks, in place of its own and of a model's.
         ablations: take parts from the grid's first Shadow defense.
@@ -126,19 +127,22 @@ def _choose_defenses(values: dict[str, Any], models: Mapping[str, dict[str, Any]
                 settings["defenses"] = [*kept, *(name for name in added if name not in kept)]
 
 
-def _points(defenses: Mapping[str, Any]) -> list[str]:
-    return list(
-        points_of({name: validated(Family, each, ConfigError, f"defenses.{name}") for name, each in defenses.items()})
+def _points(defenses: Mapping[str, Any]) -> dict[str, Point]:
+    return points_of(
+        {name: validated(Family, each, ConfigError, f"defenses.{name}") for name, each in defenses.items()}
     )
 
 
 def _chosen_defenses(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     reference = next(iter(own), UNDEFENDED)
     chosen: dict[str, Any] = {reference: own.get(reference, {"defense": "none"})}
+    points = _points(own)
     for name in names:
         defense, colon, preset = name.partition(":")
         if name in own:
             chosen[name] = own[name]
+        elif name in points:
+            chosen[name] = points[name].settings.model_dump(mode="json")
         elif defense != "none" or chosen[reference].get("defense", "none") != "none":
             given = {"defense": defense, "preset": preset if colon else "paper"}
             settings = validated(DefenseSettings, given, ConfigError)
