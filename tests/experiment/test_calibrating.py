@@ -438,10 +438,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["chapter.txt"]
 
 
-@pytest.mark.parametrize("content", [b"- 1\n", b"\xff\xfe", b"[1", b"training: 3\n"])
+@pytest.mark.parametrize("content", [b"- 1\n", b"\xff\xfe", b"[1"])
 def test_a_damaged_record_of_the_configuration_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "calibration.yaml").write_bytes(content)
-    with pytest.raises(ShadowDefenseError, match=r"calibration\.yaml|another arms") as error:
+    with pytest.raises(ShadowDefenseError, match=r"calibration\.yaml") as error:
         run_calibration(tmp_path, config_from(EXACT), sought())
     assert "\n" not in str(error.value)
 

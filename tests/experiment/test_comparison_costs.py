@@ -42,7 +42,7 @@ class TestForecast:
     ) -> None:
         """Measured once an arm: two arms in one process, of 1,000 rounds whose clients take 3 steps of 2 s together."""
         slow = Cost((StepCost(1, 2.0, 2.0),), 0.0, None, None, 0.0)
-        monkeypatch.setattr(Costing, "measure", lambda self, generator: slow)
+        monkeypatch.setattr(measuring, "in_own_process", lambda *_: slow)
         tiny["arms"] = {"a": {"defense": "none"}, "b": {"defense": "clip"}}
         tiny["training"]["rounds"] = 1000
         run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))

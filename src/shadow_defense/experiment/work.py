@@ -31,7 +31,7 @@ class Workers:
     def at_once(self, waiting: int) -> int:
         """How many processes for so many tasks: never more than there are tasks."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(self.count or cores, waiting))
+        return max(1, min(cores if self.count is None else self.count, waiting))
 
 
 @dataclass
