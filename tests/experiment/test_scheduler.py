@@ -235,5 +235,5 @@ def test_a_bar_counts_the_steps_of_its_tasks(tmp_path: Path) -> None:
             seen.append(total)
             return Bar()
 
-    carry_out([Stepping("a"), Stepping("b")], Store(tmp_path), Workers(0), Bars())
+    carry_out([Stepping("a"), Stepping("b")], Store(tmp_path / "out"), Workers(0), Bars())
     assert seen == [8] + [1] * 8
