@@ -67,7 +67,9 @@ AT_ONCE = (
     (["compare", "demo", "--seeds", "one"], "--seeds one: expected whole numbers"),
     (["compare", "demo", "--seeds", "9" * 5000], "expected whole numbers"),
     (["calibrate", "dmo"], "did you mean 'demo'"),
+    (["compare", "pneumoniamnist", "--defenses", "shadw"], "did you mean 'shadow'"),
     (["risks", "--seeds", "one"], "--seeds one: expected whole numbers"),
+    (["risks", "--only", "9"], "unknown risk '9'"),
 )
 """Mistakes that are seen before anything is imported that takes seconds."""
 
@@ -77,7 +79,6 @@ AFTER_LOADING = (
     (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
     (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
     (["compare", "demo", "--defenses", "shadw"], "did you mean 'shadow'"),
-    (["risks", "--only", "9"], "unknown risk '9'"),
     (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
 )
 

@@ -27,8 +27,9 @@ from shadow_defense.experiment.plans.risks import (
     regions,
     rounds,
 )
-from shadow_defense.experiment.plans.risks.build import RISKS, chosen_risks
+from shadow_defense.experiment.plans.risks.build import RISKS
 from shadow_defense.experiment.plans.risks.cost import Times
+from shadow_defense.experiment.plans.risks.names import NAMES, chosen_numbers
 from shadow_defense.experiment.plans.risks.risk import shadow_arm
 from shadow_defense.experiment.plans.risks.running import run_risks
 from shadow_defense.experiment.plans.risks.values import Image, image_values
@@ -278,11 +279,11 @@ def test_scores_are_read_by_seed_client_and_image(
 
 
 def test_the_registry_and_the_choice() -> None:
-    assert list(RISKS) == [risk.number for risk in RISKS.values()] == [1, 2, 3, 4, 5, 6, 7]
-    assert [risk.number for risk in chosen_risks(None)] == [1, 2, 3, 4, 5, 6, 7]
+    assert list(RISKS) == [risk.number for risk in RISKS.values()] == list(NAMES) == [1, 2, 3, 4, 5, 6, 7]
+    assert chosen_numbers(None) == (1, 2, 3, 4, 5, 6, 7)
     for wrong in ("9", "2,", "two", "2;5"):
         with pytest.raises(ConfigError) as error:
-            chosen_risks(wrong)
+            chosen_numbers(wrong)
         assert "valid are: 1 (uniform perturbation), 2 (batch-norm statistics)," in str(error.value)
         assert "\n" not in str(error.value)
 

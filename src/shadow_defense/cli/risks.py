@@ -34,14 +34,16 @@ def risks(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import shown
+    from shadow_defense.experiment.plans.risks.names import chosen_numbers
 
     # Before torch is imported: what is mistyped is answered at once.
-    chosen_seeds, config = seed_list(seeds), load_config(base, with_choices(overrides, engine))
-    from shadow_defense.experiment.plans.risks.build import chosen_risks
+    numbers, chosen_seeds = chosen_numbers(only), seed_list(seeds)
+    config = load_config(base, with_choices(overrides, engine))
+    from shadow_defense.experiment.plans.risks.build import RISKS
     from shadow_defense.experiment.plans.risks.running import PAGE, run_risks
     from shadow_defense.folder_lock import holding
 
-    chosen = chosen_risks(only)
+    chosen = [RISKS[number] for number in numbers]
     # Without --only: the page holds what several calls found.
     command = ["shadow-defense", "risks", base, "--out", str(out)]
     command += [] if seeds is None else ["--seeds", seeds]

@@ -83,7 +83,6 @@ def finding(scores: Mapping[str, Mapping[str, Values]], weight: float) -> Findin
 
 RISK = Risk(
     2,
-    "batch-norm statistics",
     "The running statistics that batch-norm layers send along tell the attacker the means and variances of the very "
     "batch it wants to rebuild.",
     "One attack on the same updates twice: once matching the statistics found in the uploaded buffers, once with the "

@@ -69,7 +69,6 @@ def finding(gains: Mapping[str, Mapping[int, Values]]) -> Finding:
 
 RISK = Risk(
     5,
-    "one-sample clients",
     "Clients with one image are exposed most: in a larger batch, gradients of several images cover one another.",
     "Clients of 1, 8 and 32 images, each with one step on all of its images, attacked in the first round.",
     trials,

@@ -179,7 +179,6 @@ def finding(measured: Sequence[Times]) -> Finding:
 
 RISK = Risk(
     6,
-    "cost of other defenses",
     "Differential privacy and secure computation protect at a high price in computation.",
     "Seconds of a local epoch with DP-SGD, with the masks of a secure sum, with Shadow and with nothing, measured in "
     "turn in one process.",

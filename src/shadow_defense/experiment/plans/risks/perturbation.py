@@ -94,7 +94,6 @@ def uniform_minus_targeted(scores: Mapping[str, Values]) -> Estimate:
 
 RISK = Risk(
     1,
-    "uniform perturbation",
     "Noise that is spread evenly, over the image or over the gradients, is either so strong that the model suffers or "
     "so weak that the data stays open.",
     "Trainings without defense, with Shadow's noise where its map says, with uniform noise of the same energy on the "

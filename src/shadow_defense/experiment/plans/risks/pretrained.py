@@ -132,7 +132,6 @@ def finding(scores: Mapping[str, Mapping[str, Mapping[int, Values]]], blank: flo
 
 RISK = Risk(
     4,
-    "pre-trained models",
     "A federation that begins with a pre-trained model leaks more in its first rounds than one that begins with random "
     "weights.",
     "The same clients train from random weights and from a model trained centrally on the public images; the same "

@@ -143,7 +143,6 @@ def finding(maps: Mapping[Image, Tensor], errors: Mapping[Image, Tensor], seed: 
 
 RISK = Risk(
     7,
-    "regions at risk",
     "Other defenses act everywhere alike and do not say which part of an image an attacker could rebuild; Shadow's "
     "vulnerability map does.",
     "Shadow's maps of one-image clients in the first round, against the error that the attack left at each pixel of "

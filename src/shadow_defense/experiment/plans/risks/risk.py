@@ -10,6 +10,7 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.plans.risks.names import NAMES
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.report.records.risks import Finding
@@ -31,7 +32,6 @@ class Risk:
 
     Attributes:
         number: in the article's order, from 1.
-        name: a few words.
         claim: the article's, in our words.
         experiment: how it is tested, in a sentence or two.
         trials: from the base configuration (whose seed is the trials') to the trials by label, in the order in which
@@ -40,11 +40,15 @@ class Risk:
     """
 
     number: int
-    name: str
     claim: str
     experiment: str
     trials: Callable[[RunConfig, Store], dict[str, Trial]]
     measure: Callable[[Sequence[Trials]], Finding]
+
+    @property
+    def name(self) -> str:
+        """In a few words."""
+        return NAMES[self.number]
 
 
 def changed(base: RunConfig, **groups: Any) -> RunConfig:

@@ -63,7 +63,6 @@ def finding(scores: Mapping[str, Mapping[int, Values]], blank: float) -> Finding
 
 RISK = Risk(
     3,
-    "leakage over rounds",
     "The longer the training goes on, the more an update gives away.",
     "One training without defense, attacked in rounds spread over its whole length; a line through every image's "
     "scores over the rounds.",
