@@ -23,9 +23,9 @@ def setting(arm: str, lost: float, above: float, found: float, half: float = 0.0
     return replace(Setting(model="net", arm=arm, worth=WORTH, f1_lost=near(lost, half), left=bounded), **changes)
 
 
-def said(*settings: Setting, missing: dict[str, int] | None = None) -> list[str]:
-    """Of a record that holds these settings, the first of which is without defense."""
-    whole = [Setting(model="net", arm="fedavg", worth=WORTH), *settings]
+def said(*settings: Setting, missing: dict[str, int] | None = None, first: Setting | None = None) -> list[str]:
+    """Of a record that holds these settings after one without defense."""
+    whole = [first or Setting(model="net", arm="fedavg", worth=WORTH), *settings]
     given = {"settings": tuple(whole), "missing": missing or {}, "defenses": {"fedavg": None}}
     record = object.__new__(EvidenceRecord)
     for field in fields(EvidenceRecord):
@@ -61,7 +61,17 @@ def test_what_attacks_alone_found_bounds_nothing() -> None:
     assert unbounded.outcomes() == {"f1": "met", "left": "open", "found": "open"}
     much = replace(attacked.left, above=near(9.0, 1.0), bounded=False)
     assert replace(unbounded, left=much).outcomes()["left"] == "missed"
-    assert "not shown, and not excluded: attacked" in said(unbounded)[1]
+    open_house = replace(unbounded, arm="fedavg", left=much)
+    assert "not shown, and not excluded: attacked" in said(unbounded, first=open_house)[1]
+
+
+def test_attacks_that_fail_without_a_defense_say_nothing_of_one() -> None:
+    attacked = setting("attacked", 0.0, -6.0, 0.0)
+    assert attacked.left is not None
+    failing = replace(attacked.left, by="ig, round 1", bounded=False)
+    found = said(replace(attacked, left=failing), first=replace(attacked, arm="fedavg", left=failing))
+    assert found[1] == "net: nothing was measured far enough for an answer."
+    assert "without a defense, ig, round 1 leaves -6.0" in found[-1]
 
 
 def test_public_images_alone_stand_beside_and_what_is_missing_is_said() -> None:

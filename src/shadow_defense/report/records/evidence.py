@@ -72,6 +72,16 @@ class Setting:
     on_front: bool = False
 
     @property
+    def bounded(self) -> bool:
+        """Whether no attack can leave more than what is known to be left."""
+        return self.left is not None and self.left.bounded
+
+    @property
+    def gives_away(self) -> bool:
+        """Whether more than the mean image is clearly left: of the first arm, that attacks work here."""
+        return self.left is not None and against(self.left.above, 0.0) == "missed"
+
+    @property
     def known(self) -> bool:
         """Whether both what it costs and what it leaves were measured."""
         return self.f1_lost is not None and self.left is not None
@@ -80,11 +90,10 @@ class Setting:
         """Of each of the three bars; open where the interval holds the bar, and where nothing bounds what is left."""
         above = against(None if self.left is None else self.left.above, LEFT)
         found = against(None if self.left is None else self.left.found, FOUND)
-        bounded = self.left is not None and self.left.bounded
         return {
             "f1": against(self.f1_lost, F1_LOST),
-            "left": above if bounded or above == "missed" else "open",
-            "found": found if bounded or found == "missed" else "open",
+            "left": above if self.bounded or above == "missed" else "open",
+            "found": found if self.bounded or found == "missed" else "open",
         }
 
 

@@ -27,8 +27,9 @@ def answer(record: EvidenceRecord) -> list[str]:
     sentences = [ASKED]
     for model in dict.fromkeys(setting.model for setting in record.settings):
         own = [setting for setting in record.settings if setting.model == model]
-        defended = [setting for setting in own if setting.arm != record.first]
-        said = [_is_there(defended), *_front(own), *_change(defended), *_beside(own)]
+        works = own[0].gives_away
+        defended = [setting for setting in own if setting.arm != record.first and (works or setting.bounded)]
+        said = [_is_there(defended), *_front(own), *_change(defended), *_beside(own), *_weak(own[0], works)]
         sentences += [f"{model}: {sentence}" for sentence in said]
     if record.missing:
         counts = listed([counted(count, "task") + f" of kind {kind}" for kind, count in record.missing.items()])
@@ -107,6 +108,16 @@ def _change(settings: Sequence[Setting]) -> list[str]:
             if outcome == "open" and measure is not None and count is not None:
                 clauses.append(f"{count} {images} in place of {measure.count} for {about} of {each.arm}")
     return [f"at the means and spreads seen here, {listed(clauses)} would settle it."] if clauses else []
+
+
+def _weak(first: Setting, works: bool) -> list[str]:
+    """Where attacks fail without a defense, what they left of defended updates says nothing."""
+    if works or first.left is None:
+        return []
+    return [
+        f"without a defense, {first.left.by} leaves {_written(first.left.above)} dB above the mean image: the attacks "
+        "tried rebuild nothing here, and arms that they alone were tried on have no part in this answer."
+    ]
 
 
 def _beside(settings: Sequence[Setting]) -> list[str]:

@@ -198,8 +198,12 @@ def _by_seed(own: ByImage, other: ByImage, name: str) -> dict[int, list[float]]:
 
 
 def _with_front(settings: Sequence[Setting]) -> list[Setting]:
-    """With the arms marked that no other beats by the means of macro F1 and of what is left."""
-    points = {each.arm: (each.worth.f1.mean, -each.left.above.mean) for each in settings if each.worth and each.left}
+    """With the arms marked that no other beats by the means of macro F1 and of what is left.
+
+    What attacks left counts only where they rebuild what nothing protects: else everything looks protected.
+    """
+    counting = settings if settings and settings[0].gives_away else [each for each in settings if each.bounded]
+    points = {each.arm: (each.worth.f1.mean, -each.left.above.mean) for each in counting if each.worth and each.left}
     marks = dict(zip(points, pareto_front(list(points.values())), strict=True))
     return [replace(each, on_front=marks.get(each.arm, False)) for each in settings]
 
