@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
 from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, stopped_after
 from shadow_defense.experiment.plans.evidence.reading import load_study, study_sets
@@ -189,6 +191,13 @@ class TestPieces:
         with stopped_after(0.05):
             pass
         time.sleep(0.1)
+
+    def test_time_that_is_up_is_said_again_where_it_was_swallowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plan_module, "RING_AGAIN", 0.05)
+        with pytest.raises(TimeUpError), stopped_after(0.05):
+            with contextlib.suppress(TimeUpError):
+                time.sleep(5)
+            time.sleep(5)
 
     def test_a_stopped_run_says_so(self, tmp_path: Path) -> None:
         assert not evidence(tmp_path).run_for(0.01, lambda rest: None)

@@ -25,6 +25,9 @@ from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import VictimTrial
 from shadow_defense.progress import Progress
 
+RING_AGAIN = 5.0
+"""Seconds after which time that is up is said once more: what is raised in a finaliser is swallowed."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -162,7 +165,7 @@ def stopped_after(seconds: float | None) -> Iterator[None]:
         raise TimeUpError
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN)
     try:
         yield
     finally:
