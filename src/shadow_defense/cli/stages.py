@@ -59,7 +59,7 @@ def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, r
 def _summary(run: Run) -> None:
     from rich.console import Console
 
-    from shadow_defense.cli.printing import print_line, print_page, print_sentences
+    from shadow_defense.cli.printing import print_page, print_sentences
     from shadow_defense.experiment.plans.run import read_results
     from shadow_defense.report.pages.run import run_summary
 
@@ -69,7 +69,7 @@ def _summary(run: Run) -> None:
     print_sentences(console, record.verdict)
     peaks = [task.peak_megabytes for task in record.tasks if task.peak_megabytes is not None]
     if peaks:
-        print_line(console, f"\nPeak memory of a process: {max(peaks):.0f} MB")
+        print_sentences(console, [f"Peak memory of a process: {max(peaks):.0f} MB."])
     print_page(console, run.report_path)
 
 
