@@ -82,7 +82,9 @@ def run_pair(
         versions=first.versions,
         seed=first.seed,
         audits=audits,
-        verdict=tuple(f"{title}: {each.assessment.headline}" for title, each in audits.items()),
+        verdict=tuple(
+            f"{title}, {each.assessment.status}: {each.assessment.headline}" for title, each in audits.items()
+        ),
     )
     write_text(folder / PAGE, render_pair(pair, {title: pictures for title, (_, pictures) in ended.items()}))
     return pair
