@@ -1,12 +1,12 @@
 r"""Draws what leaks: docs/pictures/leak.png, from a finished run.
 
-    shadow-defense run demo --out leak --set training.rounds=1 --set metrics.lpips=null \
-        --set "data.split.sizes=[1, 1, 1, 1]" --set "data.split.batch_sizes=[1, 1, 1, 1]"
+    shadow-defense demo --images faces --out leak --set attacks.inverting-gradients.options.iterations=120 \
+        --set attacks.knows-the-defense.options.iterations=120
     python docs/pictures/leak.py leak docs/pictures/leak.png
 
-First the faces that four clients trained on, one each, then the closest that any attacker of the demo came to each:
-without a defense, with Shadow Defense at two strengths, and from images that were protected once. The faces come with
-scikit-image.
+First the faces that the first four clients trained on, one each, then the closest that any attacker of the demo came to
+each: without a defense, with Shadow Defense at two strengths, and from images that were protected once. The faces come
+with scikit-image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROWS = {
 def draw(folder: Path, picture: Path) -> None:
     run = Run.open(folder)
     record = read_results(run)
-    patients = collect_patients(run, record, read_scores(run, "run `shadow-defense evaluate` again"))
+    patients = collect_patients(run, record, read_scores(run, "run `shadow-defense evaluate` again"))[:4]
     figure, places = plt.subplots(
         len(ROWS), len(patients), figsize=(1.6 * len(patients), 9.2), squeeze=False, layout="constrained"
     )
