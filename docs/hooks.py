@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from shadow_defense.schema import CHOSEN, settings_of
 
@@ -43,6 +44,14 @@ def _escaped(text: str) -> str:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Links to files of the repository that are no pages become their words."""
     return re.sub(r"\[([^\]]+)\]\(\.\./(?:benchmarks|examples|src)/[^)]*\)", r"\1", markdown)
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Links of notebooks, which MkDocs leaves as they are, to the pages that Markdown becomes; no scripts."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    html = re.sub(r"<script\b[^>]*>(?:(?!</script>).)*?https://cdn.*?</script>", "", html, flags=re.DOTALL)
+    return re.sub(r'href="([^":]+)\.md"', lambda link: f'href="{link[1].replace("README", "index")}.html"', html)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

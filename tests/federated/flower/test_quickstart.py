@@ -23,8 +23,10 @@ from shadow_defense.experiment.audit.of_run import case_of_run
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.flower.environment import SILENT
 from shadow_defense.files import read_json
+from shadow_defense.generators.build import save_generator
+from shadow_defense.generators.dcgan import DCGANGenerator
 
-QUICKSTART = Path(__file__).resolve().parents[3] / "examples" / "flower-quickstart"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -43,7 +45,7 @@ def home() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def flwr_run(app: Path, run: Path, home: Path) -> str:
+def flwr_run(app: Path, home: Path, folder: Path, configuration: str, **variables: str) -> str:
     """What `flwr run` printed, which ended well; every process of it listened on the loopback interface alone."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -57,9 +59,10 @@ def flwr_run(app: Path, run: Path, home: Path) -> str:
         "RAY_TMPDIR": str(home),
         "OMP_NUM_THREADS": "1",
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        **variables,
     }
-    command = ["flwr", "run", str(app), "--stream", "--run-config", f'run-dir="{run}"']
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=run.parent)
+    command = ["flwr", "run", str(app), "--stream", "--run-config", configuration]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert listening(told_of(home)) <= LOOPBACK
     return done.stdout
@@ -67,7 +70,7 @@ def flwr_run(app: Path, run: Path, home: Path) -> str:
 
 def test_the_quickstart_trains_and_records_what_an_audit_needs(home: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    printed = flwr_run(QUICKSTART, run, home)
+    printed = flwr_run(EXAMPLES / "flower-quickstart", home, tmp_path, f'run-dir="{run}"')
     assert read_json(run / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
     case = case_of_run(run, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=2)
     assert case.name == "client-1 in round 1 of shadow"
@@ -86,12 +89,21 @@ def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
     )
     np.savez(tmp_path / "protected.npz", train_images=protected, train_labels=labels)
     app = tmp_path / "app"
-    shutil.copytree(QUICKSTART, app)
+    shutil.copytree(EXAMPLES / "flower-quickstart", app)
     settings = yaml.safe_load((app / "quickstart" / "federation.yaml").read_text())
     settings["data"] |= {"source": "npz", "path": str(tmp_path / "protected.npz")}
     (app / "quickstart" / "federation.yaml").write_text(yaml.safe_dump(settings))
-    printed = flwr_run(app, tmp_path / "run", home)
+    printed = flwr_run(app, home, tmp_path, f'run-dir="{tmp_path / "run"}"')
     assert read_json(tmp_path / "run" / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
     dataset = Run.open(tmp_path / "run").dataset
     known = {image.tobytes() for image in protected}
     assert all(image.numpy().tobytes() in known for client in dataset.clients for image in client.train.images)
+
+
+def test_the_template_with_three_lines_is_defended_without_a_folder_for_states(home: Path, tmp_path: Path) -> None:
+    generator, states = DCGANGenerator(z_dim=8, width=4), tmp_path / "states"
+    save_generator(tmp_path / "shadow-generator.safetensors", generator, "dcgan", {})
+    variables = {"HOME": str(tmp_path), "SHADOW_DEFENSE_STATE": str(states)}
+    printed = flwr_run(EXAMPLES / "flower-template", home, tmp_path, "num-server-rounds=1", **variables)
+    noise = [read_json(path)["noise_rms"] for path in states.glob("simulations/*/*/partition-*/measurements.json")]
+    assert len(noise) == 2 and min(noise) > 0.01, printed
