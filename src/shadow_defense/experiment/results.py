@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ from shadow_defense.report.records.audit import AuditRecord
 from shadow_defense.report.records.calibration import CalibrationRecord
 from shadow_defense.report.records.certificate import CertificateRecord
 from shadow_defense.report.records.comparison import ComparisonRecord
+from shadow_defense.report.records.evidence import EvidenceRecord
 from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.risks import RisksRecord
 from shadow_defense.report.records.run import RunRecord
 from shadow_defense.report.records.scores import Header
 
-WRITTEN: dict[str, tuple[type[Header], str]] = {
-    "results.json": (RunRecord, "report.html"),
-    "comparison.json": (ComparisonRecord, "comparison.html"),
-    "calibration.json": (CalibrationRecord, "calibration.html"),
-    "risks.json": (RisksRecord, "risks.html"),
-    "audit.json": (AuditRecord, "audit.html"),
-    "certificate.json": (CertificateRecord, "certificate.html"),
+WRITTEN: dict[str, type[Header]] = {
+    "results.json": RunRecord,
+    "comparison.json": ComparisonRecord,
+    "evidence-*.json": EvidenceRecord,
+    "calibration.json": CalibrationRecord,
+    "risks.json": RisksRecord,
+    "audit.json": AuditRecord,
+    "certificate.json": CertificateRecord,
 }
-"""By the file that holds a record: its type, and the page beside it."""
+"""By the pattern of the file that holds a record: its type."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,20 +52,20 @@ class Results:
 
 
 def open_results(folder: str | Path) -> Results:
-    """The results of ``run``, ``compare``, ``calibrate``, ``risks``, ``audit`` or ``protect``.
+    """The results of ``run``, ``compare``, ``evidence``, ``calibrate``, ``risks``, ``audit`` or ``protect``.
 
     Args:
         folder: as ``--out`` named it, or the JSON file in it.
 
     Raises:
-        RunError: where there are none, or several kinds; or the file is damaged, or of another version.
+        RunError: where there are none, or several; or the file is damaged, or of another version.
     """
     place = Path(folder)
-    files = [place] if place.is_file() else [place / name for name in WRITTEN if (place / name).is_file()]
-    if len(files) != 1 or files[0].name not in WRITTEN:
-        found = " and ".join(file.name for file in files) or "none"
-        raise RunError(f"{place} holds {found} of {', '.join(WRITTEN)}: give a folder with one of them, or the file")
-    [file] = files
-    kind, page = WRITTEN[file.name]
-    hint = "compute them again with the command that wrote them"
-    return Results(load_record(kind, file, hint), file.parent / page)
+    candidates = [place] if place.is_file() else sorted(place.glob("*.json"))
+    found = [(file, kind) for file in candidates for pattern, kind in WRITTEN.items() if fnmatch(file.name, pattern)]
+    if len(found) != 1:
+        names = " and ".join(file.name for file, _ in found) or "none"
+        raise RunError(f"{place} holds {names} of {', '.join(WRITTEN)}: give a folder with one of them, or the file")
+    [(file, kind)] = found
+    page = file.with_name("report.html") if kind is RunRecord else file.with_suffix(".html")
+    return Results(load_record(kind, file, "compute them again with the command that wrote them"), page)

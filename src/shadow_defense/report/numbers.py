@@ -10,11 +10,13 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.columns import ends
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.pages.compare import comparison_numbers
+from shadow_defense.report.pages.evidence import evidence_numbers
 from shadow_defense.report.pages.run import run_numbers
 from shadow_defense.report.records.audit import AttackEnd, AuditRecord, RiskRow
 from shadow_defense.report.records.calibration import CalibrationRecord, Leakage, Strength
 from shadow_defense.report.records.certificate import CertificateRecord
 from shadow_defense.report.records.comparison import ComparisonRecord
+from shadow_defense.report.records.evidence import EvidenceRecord
 from shadow_defense.report.records.risks import RiskEntry, RisksRecord
 from shadow_defense.report.records.run import RunRecord
 
@@ -31,6 +33,7 @@ def numbers(record: object) -> Table[Any]:
 
 numbers.register(RunRecord, run_numbers)
 numbers.register(ComparisonRecord, comparison_numbers)
+numbers.register(EvidenceRecord, evidence_numbers)
 
 
 class _Rebuilt(NamedTuple):

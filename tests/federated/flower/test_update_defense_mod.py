@@ -20,7 +20,9 @@ from torch import Tensor
 
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.gaussian_mechanism import gaussian_epsilon
 from shadow_defense.defenses.kind import Resources
+from shadow_defense.defenses.local_dp import LocalDPSettings
 from shadow_defense.errors import DefenseError
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
@@ -422,3 +424,27 @@ def test_two_processes_do_not_train_as_one_node(tmp_path: Path, caplog: pytest.L
         assert other.submit(one_round, tmp_path).result().has_error()
     assert "is in use by process" in caplog.text
     assert one_round(tmp_path).has_content()
+
+
+def test_a_sites_budget_ends_what_leaves(tmp_path: Path) -> None:
+    """A budget between what one round and two rounds of local DP spend, by the exact Gaussian mechanism."""
+    settings = LocalDPSettings()
+    one, two = (gaussian_epsilon(2 * n**0.5 / settings.sigma(), settings.delta) for n in (1, 2))
+    budget = round((one + two) / 2, 3)
+    grid = InProcessGrid(app(made("local-dp")), 3, {"state-dir": str(tmp_path), "epsilon-budget": budget})
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3)
+    strategy.start(grid=grid, initial_arrays=ArrayRecord(sites.build().state_dict()), num_rounds=2)
+    assert [reply.has_error() for reply in grid.replies] == [False] * 3 + [True] * 3
+    assert {reply.error.code for reply in grid.replies[3:]} == {WITHHELD}
+    folder = tmp_path / "training" / "partition-0"
+    assert f"the site's budget is {budget:g}" in (folder / "withheld.txt").read_text()
+    # Asked again, what left is told again: it costs nothing.
+    assert not grid.answer(grid.sent[0]).has_error()
+
+
+def test_a_budget_refuses_a_defense_without_epsilon(tmp_path: Path) -> None:
+    mod = made("noise", options={"place": "update"})
+    grid = InProcessGrid(app(mod), 3, {"state-dir": str(tmp_path), "epsilon-budget": 8.0})
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3)
+    strategy.start(grid=grid, initial_arrays=ArrayRecord(sites.build().state_dict()), num_rounds=1)
+    assert {reply.error.code for reply in grid.replies} == {WITHHELD}

@@ -22,7 +22,8 @@ from shadow_defense.federated.flower.guarded import guarding
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
 from shadow_defense.federated.flower.protecting_mod import ProtectingMod, leaving, numbers, whole
 from shadow_defense.federated.flower.records import ARRAYS, NUMPY, SAMPLES, read_record
-from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.flower.site_state import epsilon_budget, state_root
+from shadow_defense.federated.privacy_budget import spend
 from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
 from shadow_defense.federated.update import ModelUpdate
@@ -113,6 +114,7 @@ class ShadowGuardMod(ProtectingMod):
         after = in_types_of(read_record(arrays_of(content), received, "the training's model"), received)
         # Raises for NaN and infinity.
         ModelUpdate(change(received, after), whole(metrics, SAMPLES), 0, round, states.client)
+        spend(state_root(context), states.run, states.client, defense.measurements(), epsilon_budget(context))
         left = ClientState(round, asked, defense.state_dict(), {}, sent={ARRAYS: after}, said=numbers(metrics))
         states.save(left)
         states.note(defense.measurements())

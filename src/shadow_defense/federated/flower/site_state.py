@@ -16,6 +16,9 @@ from shadow_defense.federated.site_folder import state_root as users_state_root
 STATE_FOLDER = "state-dir"
 """The key of the node's own configuration that says where its state lies: the site's choice, never the server's."""
 
+BUDGET = "epsilon-budget"
+"""The key of the node's own configuration that says how much epsilon all its runs may spend together."""
+
 PARTITION = "partition-id"
 """The key of the node's own configuration that says which of the clients it is; replies carry it too."""
 
@@ -42,6 +45,16 @@ def is_simulated() -> bool:
     """Whether this process is a worker of Flower's simulation engine, which are Ray's."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def epsilon_budget(context: Context) -> float | None:
+    """What the node's site lets all its runs spend; None: no end. Raises :class:`RunError` for what is no number."""
+    given = context.node_config.get(BUDGET)
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
+        raise RunError(f"--node-config '{BUDGET}={given}': expected a number above 0, such as {BUDGET}=8.0")
+    return float(given)
 
 
 def node_name(context: Context) -> str:

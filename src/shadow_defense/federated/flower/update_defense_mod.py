@@ -21,7 +21,8 @@ from shadow_defense.federated.flower.client_app import arrays_of, round_of
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
 from shadow_defense.federated.flower.protecting_mod import ProtectingMod, leaving, numbers, whole
 from shadow_defense.federated.flower.records import ARRAYS, CONTROL, OWN_CONTROL, SAMPLES, STEPS, read_record, to_record
-from shadow_defense.federated.flower.site_state import state_root
+from shadow_defense.federated.flower.site_state import epsilon_budget, state_root
+from shadow_defense.federated.privacy_budget import spend
 from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
 from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of
@@ -43,6 +44,9 @@ class UpdateDefenseMod(ProtectingMod):
 
     With ``share_bn`` the tensors of batch norm that the policy keeps come from the client's own state, and the server
     gets back what it sent: its average stays as it was, whatever the strategy.
+
+    Where the site gave its node an ``epsilon-budget``, no update leaves that would spend more over all runs, or whose
+    defense counts none (:mod:`shadow_defense.federated.privacy_budget`).
 
     Args:
         settings: of a defense that acts on the update alone.
@@ -128,6 +132,7 @@ class UpdateDefenseMod(ProtectingMod):
             own_control = {name: tensor + changed[name] for name, tensor in own_control.items()}
             sets[CONTROL] = changed
         own = {name: after[name] for name in sorted(withheld)}
+        spend(state_root(context), self.run, states.client, defense.measurements(), epsilon_budget(context))
         now = ClientState(round, asked, defense.state_dict(), own, own_control, sets, numbers(metrics))
         states.save(now)
         states.note(defense.measurements())
