@@ -54,7 +54,7 @@ def render_comparison(
             for table in pooled
             if table is not None
         ],
-        ablations=[_pair(table) for table in record.ablations],
+        ablations=[_pair(table, "ablations of ") for table in record.ablations],
         cards=[_card(entry) for entry in pictures],
         **parts,
     )
@@ -128,8 +128,9 @@ def _plane(name: str, plane: Plane, record: ComparisonRecord) -> Panel:
     return Panel(title, plane_svg(name, plane, record.defenses))
 
 
-def _pair(table: ScoreTable) -> TablePair:
-    title = f"{table.model}, {table.attack}: {when(table)}"
+def _pair(table: ScoreTable, part: str = "") -> TablePair:
+    # Each table another title: readers who hear the page find them by it.
+    title = f"{part}{table.model}, {table.attack}: {when(table)}"
     return score_table("page", title, table.rows), score_table("regions", f"{title}, by region", table.rows)
 
 
