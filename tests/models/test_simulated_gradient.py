@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,6 +133,26 @@ def test_in_double_precision_the_derivative_is_exact_from_the_start() -> None:
     leaf = images(torch.float64)
     assert gradient.exact
     assert torch.equal(torch.autograd.grad(distance(gradient(leaf, LABELS)[0]), leaf)[0], exactly(model))
+
+
+def test_a_pass_is_freed_with_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a collector of circles, which does not see those through autograd: attacks take thousands of passes."""
+    model = convnet("group", "gelu")
+    parameters, buffers = split_state(model, model)
+    kept, pass_at = list[weakref.ref[object]](), SimulatedGradient.first_pass
+
+    def watched(*given: Tensor) -> object:
+        first = pass_at(*given)
+        kept.append(weakref.ref(first))
+        return first
+
+    monkeypatch.setattr(SimulatedGradient, "first_pass", watched)
+    at = images()
+    with BatchStatisticsRecorder(model) as recorder:
+        gradient = SimulatedGradient(model, parameters, buffers, F.cross_entropy, recorder)
+        for _ in range(3):
+            torch.autograd.grad(distance(gradient(at, LABELS)[0]), at)
+    assert [each() for each in kept] == [None, None, None]
 
 
 def test_statistics_are_on_the_graph_and_buffers_move_once() -> None:
