@@ -200,8 +200,8 @@ class _ByTwoPasses(torch.autograd.Function):
         ctx.gradient, ctx.first = gradient, first
         # Of what no loss reads no derivative is taken.
         ctx.set_materialize_grads(False)
-        # What is kept for the backward pass must not be what is returned, which has this pass as its origin: a circle of
-        # the two is never freed.
+        # What is kept for the backward pass must not be what is returned, which has this pass as its origin: a circle
+        # of the two is never freed.
         return tuple(tensor.detach() for tensor in (*first.gradients, *first.flat_statistics()))
 
     @staticmethod
