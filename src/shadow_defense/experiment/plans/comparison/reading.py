@@ -136,7 +136,8 @@ def _points(defenses: Mapping[str, Any]) -> dict[str, Point]:
 def _chosen_defenses(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     reference = next(iter(own), UNDEFENDED)
     chosen: dict[str, Any] = {reference: own.get(reference, {"defense": "none"})}
-    points = _points(own)
+    # Families are checked only where a name may be of a strength of one: that takes seconds.
+    points = _points(own) if any(name.startswith(f"{family}-") for name in names for family in own) else {}
     for name in names:
         defense, colon, preset = name.partition(":")
         if name in own:
