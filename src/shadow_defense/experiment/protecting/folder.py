@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ GENERATOR = "generator.safetensors"
 HINT = "choose another folder with --out"
 
 
-def claim(out: Path, asked: dict[str, Any]) -> None:
+def claim(out: Path, asked: Mapping[str, Any]) -> None:
     """Take a new folder for this protection, or go on in one that was begun for the same.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def load_study(
         ConfigError: unknown set, neither set nor images, or what does not fit.
         DataError: for images of no kind that is read.
     """
-    values: dict[str, Any] = dict(_part("study"))
+    values = dict(_part("study"))
     if full:
         values = laid_over(values, _part("full"))
     sets = _part("sets")
@@ -64,14 +64,14 @@ def load_study(
     return title, validated(Study, values, ConfigError)
 
 
-def laid_over(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes`` laid over them; of defenses, attacks and models the later ones alone."""
     return {**merged(values, changes), **{group: changes[group] for group in REPLACED if group in changes}}
 
 
-def _part(name: str) -> dict[str, Any]:
+def _part(name: str) -> Mapping[str, Any]:
     path = resources.files("shadow_defense").joinpath(FOLDER, f"{name}.yaml")
-    return dict(as_mapping(parse_yaml(path.read_text("utf-8"), name), name))
+    return as_mapping(parse_yaml(path.read_text("utf-8"), name), name)
 
 
 def _title(data: Path | None) -> str:
@@ -79,7 +79,7 @@ def _title(data: Path | None) -> str:
     return data.resolve().stem or "images"
 
 
-def _read_from(data: Path, name: str | None) -> dict[str, Any]:
+def _read_from(data: Path, name: str | None) -> Mapping[str, object]:
     """The settings of the data at a path: a known set's source stays, where it reads that."""
     from shadow_defense.data.source_at import source_at
 
@@ -88,7 +88,7 @@ def _read_from(data: Path, name: str | None) -> dict[str, Any]:
     source = source_at(path)
     if source is None:
         raise ConfigError(f"--data {shown(path)}: expected an .npz, a CSV, or a folder of class folders")
-    given: dict[str, Any] = {"path": str(path)}
+    given = {"path": str(path)}
     if name is None:
         return {"title": f"Evidence on {_title(data)}", "data": {**given, "source": source.name, "image_size": 64}}
     return {"data": given if path.suffix == ".npz" else {**given, "source": source.name, "classes": None}}
