@@ -87,11 +87,11 @@ def test_the_example_runs_audits_and_leaves_nothing_behind(tmp_path: Path) -> No
         assert read_json(server / "arms" / arm / "history.json")["rounds_done"] == 2
         update = ModelUpdate.load(update_path(server / "arms" / arm, 0, "client-1"))
         assert (update.samples, update.steps) == (1, 1)
-    assert rebuilt(out, "one-image-undefended") == (True, "client-1 in round 1 of none", [])
+    assert rebuilt(out, "one-image-undefended") == (True, "client-1 in round 1: No defense", [])
     found, of, hides = rebuilt(out, "eight-images-undefended")
-    assert not found and of == "client-3 in round 1 of none"
+    assert not found and of == "client-3 in round 1: No defense"
     assert any("mean over a batch of 8 images" in sentence for sentence in hides)
-    assert rebuilt(out, "one-image-defended")[:2] == (False, "client-1 in round 1 of shadow")
+    assert rebuilt(out, "one-image-defended")[:2] == (False, "client-1 in round 1: Shadow")
     # Every hospital keeps its own state, at home, and the server has none of it.
     for number in (1, 2, 3):
         home = out / f"hospital-{number}" / "state"

@@ -73,7 +73,7 @@ def test_the_quickstart_trains_and_records_what_an_audit_needs(home: Path, tmp_p
     printed = flwr_run(EXAMPLES / "flower-quickstart", home, tmp_path, f'run-dir="{run}"')
     assert read_json(run / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
     case = case_of_run(run, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=2)
-    assert case.name == "client-1 in round 1 of shadow"
+    assert case.name == "client-1 in round 1: Shadow"
 
 
 def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(

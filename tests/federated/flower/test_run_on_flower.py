@@ -79,7 +79,7 @@ def test_what_the_server_recorded_is_audited(tmp_path: Path) -> None:
     made = run(tmp_path / "run", TINY.replace("local-dp", "none"))
     start(server_app(made.place("dp")), InProcessGrid(client_app(written(made, "dp").folder, "dp", simulated=True), 2))
     case = case_of_run(made.folder, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=3)
-    assert case.name == "client-1 in round 1 of dp"
+    assert case.name == "client-1 in round 1: No defense"
     observation = case.observe("ig" if "ig" in case.attacks else next(iter(case.attacks)))
     alone = run(tmp_path / "alone", TINY.replace("local-dp", "none"))
     train_arm(alone, "dp")

@@ -74,7 +74,7 @@ def test_what_is_attacked_is_the_average(tmp_path: Path) -> None:
     )
     case = case_of_run(secure.folder, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=3)
     observation = case.observe("ig")
-    assert case.name == "all-clients in round 1 of plain"
+    assert case.name == "all-clients in round 1: No defense"
     assert case.truths is not None and len(case.truths) == 4
     assert sorted(observation.labels.tolist()) == sorted(together.train.labels.tolist())
     recorded, metadata = read_tensors(secure.arm_folder("plain") / "round-0000" / "update-all-clients.safetensors")
