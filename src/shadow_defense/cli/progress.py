@@ -41,7 +41,9 @@ class BarTask(Task):
         if self._bars.console.is_terminal or now - self._told < HEARTBEAT:
             return
         self._told, spent = now, now - self._started
-        left = f", about {duration(spent / self._done * (self._total - self._done))} left" if self._done else ""
+        # A forecast may be passed: then nobody knows how long yet.
+        known = 0 < self._done < self._total
+        left = f", about {duration(spent / self._done * (self._total - self._done))} left" if known else ""
         told = f"  {escape(self._name)} {self._done} of {self._total}, {duration(spent)}{left} {escape(self._note)}"
         self._bars.console.print(told.rstrip(), highlight=False)
 
