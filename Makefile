@@ -19,11 +19,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(RUN)/shadow-defense demo
 
-# Engines after the others: they wait more than they compute, and a client that is starved for half a minute is given up
-# by Flower.
+# Engines one by one, after the others: Flower gives up a client that is starved for half a minute, and a SuperLink that
+# takes 15 seconds to start.
 test: install lint
 	$(TEST) -n 2 --dist loadfile -m "not engine"
-	$(TEST) -n 2 --dist worksteal -m engine
+	$(TEST) -m engine
 
 test-fast: install
 	$(TEST) -n 2 --dist loadfile -m "not slow and not engine"
