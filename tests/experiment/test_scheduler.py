@@ -18,7 +18,7 @@ from shadow_defense.experiment.processes import OUT_OF_MEMORY
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import RECORD, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.work import Workers
+from shadow_defense.experiment.work import Counting, Workers
 from shadow_defense.files import read_json, write_text
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
@@ -237,3 +237,12 @@ def test_a_bar_counts_the_steps_of_its_tasks(tmp_path: Path) -> None:
 
     carry_out([Stepping("a"), Stepping("b")], Store(tmp_path / "out"), Workers(0), Bars())
     assert seen == [8] + [1] * 8
+
+
+def test_no_task_counts_for_more_than_its_weight() -> None:
+    """Whatever number of steps it reports: else a bar says that more is done than there is."""
+    passed = list[int]()
+    steps = Counting(Toy("a"), 3.0, passed.append).start("work", 1)
+    for _ in range(10):
+        steps.advance()
+    assert sum(passed) == 3

@@ -97,11 +97,13 @@ def failure_line(error: Exception, trace: Path) -> str:
 
 
 class Counting(Progress):
-    """Passes on the steps of the tasks that count, in parts of the task's weight; others stay silent."""
+    """Passes on the steps of the tasks that count, in parts of the task's weight and no more; others stay silent."""
 
     def __init__(self, task: Task, weight: float, advance: Callable[[int], None], fine: int = 1) -> None:
         self._counted, self._advance = task.counted, advance
         self._each, self._rest = fine * weight / max(task.steps(), 1), 0.0
+        # A task may report more steps than it announced.
+        self._left = int(fine * weight)
 
     def start(self, name: str, total: int) -> Steps:
         counting = self
@@ -109,8 +111,9 @@ class Counting(Progress):
         class Counted(Steps):
             def advance(self, steps: int = 1, note: str = "") -> None:
                 counting._rest += steps * counting._each
-                whole = int(counting._rest)
+                whole = min(int(counting._rest), counting._left)
                 counting._rest -= whole
+                counting._left -= whole
                 counting._advance(whole)
 
         return Counted() if name.startswith(self._counted) else Steps()
