@@ -30,9 +30,14 @@ def test_a_defense_that_counts_none_stays_where_there_is_a_budget(tmp_path: Path
         spend(tmp_path, "a", "site", {"noise_rms": 1.0}, 4.0)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"a": "b"}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": "b"}', '{"b": NaN}', '{"b": -9}'])
 def test_a_damaged_log_lets_nothing_leave(tmp_path: Path, text: str) -> None:
     (tmp_path / "budget").mkdir()
     (tmp_path / "budget" / "site.json").write_text(text)
     with pytest.raises(RunError):
         spend(tmp_path, "a", "site", {"epsilon_spent": 1.0}, None)
+
+
+def test_an_epsilon_that_is_no_number_passes_no_budget(tmp_path: Path) -> None:
+    with pytest.raises(DefenseError, match="nothing leaves any more"):
+        spend(tmp_path, "a", "site", {"epsilon_spent": float("nan")}, 4.0)

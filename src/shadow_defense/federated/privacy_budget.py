@@ -37,7 +37,8 @@ def spend(root: Path, run: str, client: str, measured: Mapping[str, float], most
     path = root / "budget" / f"{path_name(client)}.json"
     spent = _read(path)
     total = sum(value for name, value in spent.items() if name != run) + epsilon
-    if most is not None and total > most:
+    # Not more, and not what is no number.
+    if most is not None and not total <= most:
         raise DefenseError(
             f"with this update client '{client}' would have spent an epsilon of {total:.3g} over all runs, and the "
             f"site's budget is {most:g}: nothing leaves any more"
@@ -49,6 +50,8 @@ def _read(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     found = read_json(path, "a log that cannot be read counts for a spent budget: mend it")
-    if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(value, int | float) and value >= 0 for value in found.values()
+    ):
         raise RunError(f"{path} is no log of epsilons by run: mend it; until then nothing leaves")
     return {name: float(value) for name, value in found.items()}
