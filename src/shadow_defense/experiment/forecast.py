@@ -8,25 +8,29 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.tasks.costing import Cost
 
 
-def local_steps(samples: int, batch_size: int, epochs: int) -> int:
-    """Optimiser steps of a client in one round.
-
-    >>> local_steps(9, 4, 2)
-    6
-    """
-    return epochs * math.ceil(samples / batch_size)
-
-
 def training_seconds(scene: Scene, cost: Cost) -> float:
     """Of one whole federated training with a defense of this cost."""
-    training, clients = scene.config.training, scene.dataset.clients
-    round_seconds = sum(
-        local_steps(len(client.train), client.batch_size, training.local_epochs) * cost.step_seconds(client.batch_size)
-        for client in clients
-    )
+    training = scene.config.training
     evaluations = math.ceil(training.rounds / training.evaluate_every)
-    prepared = cost.prepare_seconds * sum(len(client.train) for client in clients)
-    return training.rounds * round_seconds + evaluations * cost.evaluation_seconds + prepared
+    return (
+        preparing_seconds(scene, cost)
+        + training.rounds * round_seconds(scene, cost)
+        + evaluations * cost.evaluation_seconds
+    )
+
+
+def preparing_seconds(scene: Scene, cost: Cost) -> float:
+    """Of what a defense does with all clients' images before its first round."""
+    return cost.prepare_seconds * sum(len(client.train) for client in scene.dataset.clients)
+
+
+def round_seconds(scene: Scene, cost: Cost) -> float:
+    """Of all clients' local steps in one round."""
+    training = scene.config.training
+    return sum(
+        training.steps(len(client.train), client.batch_size) * cost.step_seconds(client.batch_size)
+        for client in scene.dataset.clients
+    )
 
 
 def duration_text(seconds: float) -> str:

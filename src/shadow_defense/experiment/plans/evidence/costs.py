@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shadow_defense.experiment.forecast import preparing_seconds, round_seconds
 from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import BATCH, MOST_COPIED, Bounding
@@ -26,13 +27,7 @@ class StudyCosts(Costs):
         if isinstance(task, Predicting):
             return cost.evaluation_seconds
         if isinstance(task, Updating):
-            training, clients = scene.config.training, scene.dataset.clients
-            each = [
-                len(client.train) * cost.prepare_seconds
-                + training.steps(len(client.train), client.batch_size) * cost.step_seconds(client.batch_size)
-                for client in clients
-            ]
-            return len(scene.kept) * sum(each)
+            return len(scene.kept) * (preparing_seconds(scene, cost) + round_seconds(scene, cost))
         height, width = scene.dataset.image_size
         images = task.audited + MOST_COPIED
         protecting = images * (cost.prepare_seconds + cost.step_seconds(BATCH) / BATCH)
