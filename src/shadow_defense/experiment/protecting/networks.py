@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from shadow_defense.config import load_config
 from shadow_defense.errors import ConfigError, GeneratorError, shown
 from shadow_defense.experiment.audit.images import normalisation_of
+from shadow_defense.federated.states import digest
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.build import build_model
@@ -39,10 +39,10 @@ class Networks:
     classifier: Classifier | None = None
 
     def marks(self) -> dict[str, str | None]:
-        """SHA-256 of the weights of each; None for one that was not given."""
+        """A hash of the state of each; None for one that was not given."""
         return {
-            "generator": None if self.generator is None else hash_of_weights(self.generator),
-            "model": None if self.classifier is None else hash_of_weights(self.classifier.model),
+            "generator": None if self.generator is None else digest(self.generator.state_dict()),
+            "model": None if self.classifier is None else digest(self.classifier.model.state_dict()),
         }
 
     def notes(self, counted_in: bool = False) -> tuple[str, ...]:
@@ -108,11 +108,3 @@ def _classifier(model: str, public: UInt8[Tensor, "n c h w"], classes: int) -> C
         )
     built = build_model(config.model, channels=channels, classes=classes, image_size=(height, width), seed=config.seed)
     return Classifier(built.eval(), normalisation_of(config.data, public, channels))
-
-
-def hash_of_weights(module: nn.Module) -> str:
-    """SHA-256 of every named tensor of a module."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
