@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that people would take.
+
+    >>> duration(0.2), duration(61), duration(600), duration(9000)
+    ('under 1 s', '61 s', '10 min', '2.5 h')
+    """
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 class Task:
     """One piece of work with a known number of steps; this one is silent."""
 

@@ -21,7 +21,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.tasks import costing, measuring
 from shadow_defense.experiment.tasks.costing import Cost, Costing, StepCost
-from shadow_defense.progress import Progress
+from shadow_defense.progress import Progress, duration
 from shadow_defense.report.records.reading import read_record
 from tests.experiment.comparison_grid import COST, TINY, fixed_cost, grid, scorings_of, the_scene
 
@@ -50,7 +50,7 @@ class TestForecast:
         monkeypatch.setattr(plan_of_run, "FORECAST_FROM", 16)
         steps = sum(-(-len(client.train) // client.batch_size) for client in run.dataset.clients)
         seconds = 2 * 1000 * steps * 2.0
-        assert forecast_text(run, ["a", "b"], Progress()) == f", about {seconds / 3600:.1f} hours"
+        assert forecast_text(run, ["a", "b"], Progress()) == f", about {duration(seconds)}"
 
     def test_a_full_disk_is_said_before(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "total used free")

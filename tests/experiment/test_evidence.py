@@ -251,6 +251,21 @@ def test_a_trial_of_a_study_keeps_the_key_of_its_training(tmp_path: Path) -> Non
     assert own.whole_trainings["noise"].key == Trial(own.config, Store(tmp_path)).trainings["noise"].key
 
 
+def test_what_is_drawn_once_is_audited_once_for_all_models(tmp_path: Path) -> None:
+    arms = {"fedavg": {"defense": "none"}, "once": STUDY["defenses"]["once"], "mixing": {"defense": "ats"}}
+    models = {name: {"model": {"name": "convnet", "width": width}} for name, width in (("narrow", 8), ("wide", 16))}
+    plan = evidence(tmp_path, defenses=arms, models=models)
+    names = {cell: bound.name for cell, bound in plan.bounds.items()}
+    assert names["narrow", "once"] == names["wide", "once"] and names["narrow", "mixing"] != names["wide", "mixing"]
+
+
+def test_worst_cases_come_first_then_trainings_then_attacks(tmp_path: Path) -> None:
+    models = {name: {"model": {"name": "convnet", "width": width}} for name, width in (("narrow", 8), ("wide", 16))}
+    kinds = [task.kind for task in evidence(tmp_path, models=models, seeds=[0, 1]).tasks()]
+    half = len(kinds) // 2
+    assert kinds[:half] == kinds[half:] == ["bound"] + ["predicted"] * 8 + ["score"] * (half - 9)
+
+
 def test_bounds_are_of_the_protection(tmp_path: Path) -> None:
     first, second = evidence(tmp_path), evidence(tmp_path, audited=21)
     keys = {plan.bounds["convnet", "once"].key for plan in (first, second)}

@@ -208,7 +208,7 @@ def test_two_processes_do_not_compute_into_one_store(tmp_path: Path) -> None:
 
 
 class Stepping(Toy):
-    """A toy of four steps, each reported."""
+    """A toy of four steps, each reported, and of others that are not its own."""
 
     counted = "toying"
 
@@ -216,33 +216,51 @@ class Stepping(Toy):
         return 4
 
     def compute(self, store: Store, progress: Progress) -> None:
-        steps = progress.start("toying", 4)
-        for _ in range(4):
+        other, steps = progress.start("measuring", 9), progress.start("toying", 4)
+        for _ in range(3):
+            other.advance(3)
             steps.advance()
         super().compute(store, progress)
 
 
-def test_a_bar_counts_the_steps_of_its_tasks(tmp_path: Path) -> None:
-    """Counted by tasks it would stand still while one of them takes minutes."""
-    seen: list[int] = []
+class Bars(Progress, Steps):
+    """What a bar was told: its total, then each step."""
 
-    class Bar(Steps):
-        def advance(self, steps: int = 1, note: str = "") -> None:
-            seen.append(steps)
+    def __init__(self) -> None:
+        self.seen: list[int] = []
 
-    class Bars(Progress):
-        def start(self, name: str, total: int) -> Steps:
-            seen.append(total)
-            return Bar()
+    def start(self, name: str, total: int) -> Steps:
+        self.seen.append(total)
+        return self
 
-    carry_out([Stepping("a"), Stepping("b")], Store(tmp_path / "out"), Workers(0), Bars())
-    assert seen == [8] + [1] * 8
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.seen.append(steps)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_bar_counts_the_steps_of_its_tasks_and_ends_full(tmp_path: Path, count: int) -> None:
+    """Counted by tasks it would stand still while one of them takes minutes; a task may report too few."""
+    bars = Bars()
+    carry_out([Stepping("a"), Toy("b"), Stepping("c")], Store(tmp_path / "out"), Workers(count), bars)
+    total, *steps = bars.seen
+    assert total == sum(steps) == 9
+    if count == 0:
+        assert steps == [1] * 9, "one by one, and what others report counts for nothing"
+
+
+def test_parts_of_a_unit_are_not_lost(tmp_path: Path) -> None:
+    """Of many short tasks a bar forgot all."""
+    bars = Bars()
+    carry_out([Toy(str(number)) for number in range(10)], Store(tmp_path), Workers(0), bars, weight=lambda _: 0.2)
+    assert bars.seen[0] == sum(bars.seen[1:]) == 2
 
 
 def test_no_task_counts_for_more_than_its_weight() -> None:
     """Whatever number of steps it reports: else a bar says that more is done than there is."""
-    passed = list[int]()
-    steps = Counting(Toy("a"), 3.0, passed.append).start("work", 1)
+    passed = list[float]()
+    counting = Counting(Stepping("a"), 3.0, passed.append)
+    steps = counting.start("toying", 1)
     for _ in range(10):
         steps.advance()
+    counting.end()
     assert sum(passed) == 3

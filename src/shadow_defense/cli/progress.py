@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from shadow_defense.progress import Progress, Task
+from shadow_defense.progress import Progress, Task, duration
 
 DELAY = 2.0
 """Seconds of work before a bar appears: shorter work would only flicker."""
@@ -53,17 +53,6 @@ class BarTask(Task):
         self._ended(self)
         if spent > DELAY:
             self._bars.console.print(f"  {escape(self._name)} [dim]{duration(spent)}[/dim]", highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that people would take.
-
-    >>> duration(61), duration(600), duration(9000)
-    ('61 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class BarProgress(Progress):

@@ -31,14 +31,3 @@ def round_seconds(scene: Scene, cost: Cost) -> float:
         training.steps(len(client.train), client.batch_size) * cost.step_seconds(client.batch_size)
         for client in scene.dataset.clients
     )
-
-
-def duration_text(seconds: float) -> str:
-    """As in a sentence.
-
-    >>> duration_text(40.0), duration_text(700.0), duration_text(9000.0)
-    ('less than a minute', 'about 12 minutes', 'about 2.5 hours')
-    """
-    if seconds < 60:
-        return "less than a minute"
-    return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"

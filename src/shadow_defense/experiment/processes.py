@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from ctypes import c_long
+from ctypes import c_double
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,11 @@ from shadow_defense.experiment.work import Counting, Work, computed
 OUT_OF_MEMORY = "was killed (SIGKILL), perhaps for lack of memory: set workers=1"
 """What is said of a process that the system ended."""
 
-FINE = 1000
-"""Parts into which a unit of a task's weight is counted."""
-
 PRELOADED = "shadow_defense.experiment.tasks"
 """What a worker process has imported when it starts: once for all of them."""
 
 _counted: Any = None
-"""In a worker: the number, shared with the parent, of parts that all workers have done."""
+"""In a worker: the weight, shared with the parent, of what all workers have done."""
 
 
 class WorkerKilledError(RunError):
@@ -71,10 +68,10 @@ def _pool(work: Work, only: Task | None) -> None:
     unfinished = work.unfinished
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
-    counted = context.Value(c_long, 0)
+    counted = context.Value(c_double, 0.0)
     earlier, processes = set(multiprocessing.active_children()), set[BaseProcess]()
     running: dict[Future[str | None], Task] = {}
-    count, seen = 1 if only else work.workers.at_once(len(unfinished)), 0
+    count, seen = 1 if only else work.workers.at_once(len(unfinished)), 0.0
     try:
         with ProcessPoolExecutor(
             count, mp_context=context, initializer=_start_worker, initargs=(counted, work.workers.threads)
@@ -97,9 +94,9 @@ def _pool(work: Work, only: Task | None) -> None:
                     if any(process.exitcode for process in processes):
                         # The pool may miss the death of the process that it started last, and wait for the others.
                         raise BrokenProcessPool
-                    whole = counted.value // FINE
-                    work.bar.advance(whole - seen)
-                    seen = whole
+                    done_by_now = counted.value
+                    work.advance(done_by_now - seen)
+                    seen = done_by_now
                     for future in done:
                         line = future.result()
                         work.end(running.pop(future), line)
@@ -146,11 +143,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _add(parts: int) -> None:
+def _add(weight: float) -> None:
     with _counted.get_lock():
-        _counted.value += parts
+        _counted.value += weight
 
 
 def _in_worker(task: Task, store: Store, weight: float, isolate: bool) -> str | None:
-    counting = Counting(task, weight, _add, FINE)
-    return computed(task, store, counting, isolate)
+    return computed(task, store, Counting(task, weight, _add), isolate)

@@ -74,7 +74,7 @@ def _in_this_process(work: Work) -> None:
     with threads_of_torch(work.workers.threads):
         for task in list(work.unfinished.values()):
             if task.name in work.unfinished:
-                counting = Counting(task, work.weights[task.name], work.bar.advance)
+                counting = Counting(task, work.weights[task.name], work.advance)
                 work.end(task, computed(task, work.store, counting, work.isolate))
 
 

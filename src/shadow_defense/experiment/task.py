@@ -18,11 +18,12 @@ class Task(ABC):
 
     Attributes:
         kind: with the key it names the folder of the result.
-        counted: how the names of those of its own progress tasks begin whose steps count towards its :meth:`steps`.
+        counted: how the names of those of its own progress tasks begin whose steps count towards its :meth:`steps`;
+            None: it announces none, and counts as done when it ends.
     """
 
     kind: ClassVar[str]
-    counted: ClassVar[str] = ""
+    counted: ClassVar[str | None] = None
 
     @property
     @abstractmethod
@@ -46,7 +47,7 @@ class Task(ABC):
         return ()
 
     def steps(self) -> int:
-        """How many steps it reports, for a progress bar."""
+        """How many steps of what is ``counted`` it reports, for a progress bar."""
         return 1
 
     @property

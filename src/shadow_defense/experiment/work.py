@@ -58,6 +58,16 @@ class Work:
     bar: Steps
     isolate: bool
     outcome: Outcome = field(default_factory=Outcome)
+    _done: float = 0.0
+    _shown: int = 0
+
+    def advance(self, weight: float) -> None:
+        """So much more is done: the bar counts whole units."""
+        self._done += weight
+        # Of sums of parts the last digits are missing.
+        whole = int(self._done + 1e-6)
+        self.bar.advance(whole - self._shown)
+        self._shown = whole
 
     def ready(self) -> Iterator[Task]:
         """What needs nothing unfinished."""
@@ -75,15 +85,17 @@ class Work:
                 self.end(other, f"what it needs failed: {line}")
 
 
-def computed(task: Task, store: Store, progress: Progress, isolate: bool) -> str | None:
+def computed(task: Task, store: Store, counting: Counting, isolate: bool) -> str | None:
     """Compute a task; with ``isolate`` the one line of what it raised, or None."""
     try:
-        task.compute(store, progress)
+        task.compute(store, counting)
         store.record(task)
     except Exception as error:
         if not isolate:
             raise
         return failure_line(error, store.folder / "traces" / f"{task.name}.txt")
+    finally:
+        counting.end()
     return None
 
 
@@ -97,23 +109,28 @@ def failure_line(error: Exception, trace: Path) -> str:
 
 
 class Counting(Progress):
-    """Passes on the steps of the tasks that count, in parts of the task's weight and no more; others stay silent."""
+    """Passes on, as parts of a task's weight, the steps that the task announces, and the rest when it ends."""
 
-    def __init__(self, task: Task, weight: float, advance: Callable[[int], None], fine: int = 1) -> None:
+    def __init__(self, task: Task, weight: float, advance: Callable[[float], None]) -> None:
         self._counted, self._advance = task.counted, advance
-        self._each, self._rest = fine * weight / max(task.steps(), 1), 0.0
-        # A task may report more steps than it announced.
-        self._left = int(fine * weight)
+        self._each, self._left = weight / max(task.steps(), 1), weight
 
     def start(self, name: str, total: int) -> Steps:
+        if self._counted is None or not name.startswith(self._counted):
+            return Steps()
         counting = self
 
         class Counted(Steps):
             def advance(self, steps: int = 1, note: str = "") -> None:
-                counting._rest += steps * counting._each
-                whole = min(int(counting._rest), counting._left)
-                counting._rest -= whole
-                counting._left -= whole
-                counting._advance(whole)
+                counting._pass_on(steps * counting._each)
 
-        return Counted() if name.startswith(self._counted) else Steps()
+        return Counted()
+
+    def end(self) -> None:
+        self._pass_on(self._left)
+
+    def _pass_on(self, weight: float) -> None:
+        # A task may report more steps than it announced.
+        passed = min(weight, self._left)
+        self._left -= passed
+        self._advance(passed)

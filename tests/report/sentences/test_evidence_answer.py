@@ -78,4 +78,4 @@ def test_public_images_alone_stand_beside_and_what_is_missing_is_said() -> None:
     alone = Setting(model="net", arm=PUBLIC_ALONE, worth=WORTH, f1_lost=near(0.0, 0.01))
     found = said(setting("good", 0.005, 1.0, 0.02), alone, missing={"attack": 3})
     assert any(each.startswith("net: public images alone, with their labels, reach F1 0.900") for each in found)
-    assert found[-1] == "Not all of the study is there: 3 tasks of kind attack are still to be computed."
+    assert found[-1] == "Not all of the study is there. Still to be computed: 3 attacks."

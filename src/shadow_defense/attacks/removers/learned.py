@@ -16,6 +16,9 @@ from shadow_defense.seeds import named_generator, seed_for
 
 WIDTH, STEPS, BATCH_SIZE, LEARNING_RATE = 24, 700, 32, 2e-3
 
+TRAINING = "training a remover"
+"""Of the progress task."""
+
 Protect = Callable[[Tensor, list[torch.Generator]], Tensor]
 """The attacker's copy of the defense: clean images and draws to protected images."""
 
@@ -92,7 +95,7 @@ def train_remover(
     remover = LearnedRemover(name, first, network, float(some.std()), classes)
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    task = (progress or Progress()).start("training a remover", steps)
+    task = (progress or Progress()).start(TRAINING, steps)
     for step in range(steps):
         with torch.no_grad():
             protected, clean, known = pairs(named_generator(seed, "remover", "batch", step))

@@ -10,7 +10,7 @@ from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import score_table, shown_rounds, sights_of, training_row
 from shadow_defense.experiment.described import arm_titles, attack_of, data_of, defense_of, made, rounds_of
 from shadow_defense.experiment.exhibits import collect_patients, read_scores, write_scores
-from shadow_defense.experiment.forecast import duration_text, training_seconds
+from shadow_defense.experiment.forecast import training_seconds
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
@@ -20,7 +20,7 @@ from shadow_defense.experiment.tasks.training import check_defense, check_scene
 from shadow_defense.experiment.work import Workers
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
 from shadow_defense.files import write_text
-from shadow_defense.progress import Progress
+from shadow_defense.progress import Progress, duration
 from shadow_defense.report.pages.run import render_run, run_numbers
 from shadow_defense.report.records.reading import load_record, write_record
 from shadow_defense.report.records.run import Arm, RunRecord
@@ -129,7 +129,7 @@ def forecast_text(run: Run, waiting: Sequence[str], progress: Progress | None) -
     workers = Workers(run.config.workers, run.config.threads)
     carry_out(costs, run.store, workers, progress, name="measuring what a step of each arm takes", isolate=True)
     seconds = [training_seconds(run, cost.load(run.store)) for cost in costs if run.store.has(cost)]
-    return f", {duration_text(sum(seconds) / workers.at_once(len(waiting)))}" if seconds else ""
+    return f", about {duration(sum(seconds) / workers.at_once(len(waiting)))}" if seconds else ""
 
 
 def read_results(run: Run) -> RunRecord:

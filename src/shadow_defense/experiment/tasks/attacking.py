@@ -47,6 +47,7 @@ class Attacking(Task):
     randomised: bool = False
 
     kind = "attack"
+    counted = "attack"
 
     @cached_property
     def key(self) -> str:
@@ -89,7 +90,7 @@ class Attacking(Task):
         seed = attack_seed(scene, job)
         if self.randomised:
             observation = randomised(observation, seed)
-        steps = progress.start("attack", self.steps())
+        steps = progress.start(self.counted, self.steps())
         found = reconstruct(scene.config.attacks[job.attack], observation, seed, steps)
         found.save(store.place(self) / RECONSTRUCTION)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from shadow_defense.attacks.removers.learned import pairs_found, train_remover
+from shadow_defense.attacks.removers.learned import TRAINING, pairs_found, train_remover
 from shadow_defense.attacks.removers.planted import breaks_sparse_noise
 from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
 from shadow_defense.attacks.removers.unknown import AsGiven
@@ -39,6 +39,10 @@ BATCH = 8
 
 MOST_COPIED = 600
 """Public images that an attacker protects with its own copy of a defense, to learn from the pairs."""
+
+
+REMOVERS = 2
+"""Networks that are trained: of the protected images, and of a noise that has to be broken. A pool takes one more."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Bounding(RecordTask[Bound]):
     kind = "bound"
     file = "bound.json"
     record = Bound
+    counted = TRAINING
 
     @cached_property
     def key(self) -> str:
@@ -102,6 +107,9 @@ class Bounding(RecordTask[Bound]):
 
     def needs(self) -> Sequence[Task]:
         return generator_for_arm(self.scene, self.arm)
+
+    def steps(self) -> int:
+        return REMOVERS * self.remover_steps
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene, data = self.scene, self.scene.dataset

@@ -11,12 +11,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_remover
+from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.base import Defense
+from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import attack_seed, observation_of
-from shadow_defense.experiment.tasks.keys import attack_key, cost_key, deciding, start_key
+from shadow_defense.experiment.tasks.keys import (
+    COST_CODE,
+    attack_key,
+    cost_key,
+    deciding,
+    key_of,
+    public_key,
+    start_key,
+)
 from shadow_defense.experiment.tasks.measuring import (
     LONG,
     Measuring,
@@ -29,8 +40,10 @@ from shadow_defense.experiment.tasks.pretraining import generator_for_arm, gener
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.metrics.utility import evaluate
 from shadow_defense.progress import Task as Steps
+from shadow_defense.protection.white import White
+from shadow_defense.protection.whitening import measure_whitening
 
-MEASURED_ATTACK_STEPS = 4
+MEASURED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -73,12 +86,20 @@ class Cost:
 
     def step_seconds(self, batch_size: int) -> float:
         """Of the measured batch whose size is nearest."""
-        return min(self.steps, key=lambda step: abs(step.batch_size - batch_size)).defended
+        return self._nearest(batch_size).defended
+
+    def plain_seconds(self, batch_size: int) -> float:
+        """As :meth:`step_seconds`, without the defense; larger batches take longer in proportion."""
+        nearest = self._nearest(batch_size)
+        return nearest.plain * max(1.0, batch_size / nearest.batch_size)
+
+    def _nearest(self, batch_size: int) -> StepCost:
+        return min(self.steps, key=lambda step: abs(step.batch_size - batch_size))
 
 
 @dataclass(frozen=True)
 class AttackStep:
-    """Seconds of one step of an attack."""
+    """Seconds of one step of an attack, or of a remover's training."""
 
     step_seconds: float
 
@@ -178,6 +199,38 @@ class AttackCosting(Measuring[AttackStep]):
         return AttackStep((time.perf_counter() - watch.times[0]) / max(whole, 1))
 
 
+@dataclass(frozen=True, eq=False)
+class RemoverCosting(Measuring[AttackStep]):
+    """Seconds of one step of a learned remover's training on images like the scene's, under white noise."""
+
+    scene: Scene
+
+    kind = "remover-cost"
+    record = AttackStep
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(code_hash(*COST_CODE, "attacks/removers", "protection"), public_key(self.scene))
+
+    @property
+    def about(self) -> str:
+        return "learned remover: cost of a step"
+
+    def describe(self) -> Mapping[str, object]:
+        return {"public": len(self.scene.dataset.public)}
+
+    def measure(self, generator: Path) -> AttackStep:
+        public, classes = self.scene.dataset.public, self.scene.dataset.classes
+        images = public.unit_images()
+        texture = White(measure_whitening(images), 1.0)
+        pairs = pairs_of_own_making(texture.protect, images, public.labels)
+        first = LinearRemover(texture.whitening, texture.view())
+        train = partial(train_remover, first, pairs, classes, seed=0)
+        # The first step warms caches up.
+        train(steps=1)
+        return AttackStep(seconds_of(partial(train, steps=MEASURED_STEPS)) / MEASURED_STEPS)
+
+
 def _one_batch(client: ClientData) -> ClientData:
     count = min(client.batch_size, len(client.train))
     return replace(client, train=client.train.subset(range(count)), batch_size=count)
@@ -197,7 +250,7 @@ class _Stopwatch(Steps):
         self.times.append(time.perf_counter())
         self.steps += steps
         self._warm_up = self._warm_up or steps
-        if self.steps > MEASURED_ATTACK_STEPS or self.times[-1] - self.times[0] > LONG:
+        if self.steps > MEASURED_STEPS or self.times[-1] - self.times[0] > LONG:
             raise _EnoughError
 
     def seconds(self) -> float:

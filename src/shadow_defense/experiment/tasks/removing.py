@@ -49,7 +49,6 @@ class Removing(Attacking):
 
     def compute(self, store: Store, progress: Progress) -> None:
         started, scene, client = time.perf_counter(), self.scene, self.scene.client(self.job.client)
-        steps = progress.start("attack", 1)
         generator = load_arm_generator(scene, self.job.arm, generator_file(scene, store))
         defense = protecting_once(build_defense(scene, self.job.arm, generator, client.name))
         assert defense is not None
@@ -65,4 +64,3 @@ class Removing(Attacking):
             seconds=time.perf_counter() - started,
         )
         found.save(store.place(self) / RECONSTRUCTION)
-        steps.advance()

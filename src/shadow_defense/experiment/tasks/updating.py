@@ -45,6 +45,7 @@ class Updating(Task):
     training: Training
 
     kind = "updates"
+    counted = "updates"
 
     @property
     def arm(self) -> str:
@@ -82,7 +83,7 @@ class Updating(Task):
         generator = load_arm_generator(scene, self.arm, generator_file(scene, store))
         clients = scene.dataset.clients
         keep = {round: frozenset(client.name for client in clients) for round in scene.kept}
-        steps = progress.start("updates", self.steps())
+        steps = progress.start(self.counted, self.steps())
         for round in sorted(scene.kept):
             # New ones each time: what a defense keeps of one round has no part in another.
             defenses = {client.name: build_defense(scene, self.arm, generator, client.name) for client in clients}

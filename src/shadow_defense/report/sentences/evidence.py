@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.contrasts import images_to_settle
+from shadow_defense.progress import duration
 from shadow_defense.report.kit.formatting import counted, listed, number, plain, with_interval
 from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, PUBLIC_ALONE, EvidenceRecord, Setting
 
@@ -21,6 +22,15 @@ BARS = {
 }
 """Of each bar: its height, what it is about, and what more of would settle it."""
 
+TASKS = {
+    "bound": "worst case",
+    "central-training": "central training",
+    "predicted": "tested model",
+    "updates": "set of update",
+    "score": "scored attack",
+}
+"""What a task of a kind is called, where it is not called as the kind."""
+
 
 def answer(record: EvidenceRecord) -> list[str]:
     """For each model: is there a setting, what stands on the front, and what would change the answer."""
@@ -32,8 +42,8 @@ def answer(record: EvidenceRecord) -> list[str]:
         said = [_is_there(defended), *_front(own), *_change(defended), *_beside(own), *_weak(own[0], works)]
         sentences += [f"{model}: {sentence}" for sentence in said]
     if record.missing:
-        counts = listed([counted(count, "task") + f" of kind {kind}" for kind, count in record.missing.items()])
-        sentences.append(f"Not all of the study is there: {counts} are still to be computed.")
+        counts = listed([_tasks(kind, count) for kind, count in record.missing.items()])
+        sentences.append(f"Not all of the study is there. Still to be computed: {counts}.")
     return sentences
 
 
@@ -133,10 +143,17 @@ def _beside(settings: Sequence[Setting]) -> list[str]:
 def forecast_sentence(name: str, tasks: Mapping[str, int], seconds: Mapping[str, float], processes: int) -> str:
     """What is still to be computed, and for how long; seconds are of one process.
 
-    >>> forecast_sentence("faces", {"training": 2, "attack": 9}, {"training": 3600.0, "attack": 1800.0}, 2)
-    'faces: 0.8 hours on 2 processes: 2 training (0.5 h), 9 attack (0.2 h).'
+    >>> forecast_sentence("faces", {"training": 2, "attack": 9}, {"training": 3600.0, "attack": 180.0}, 2)
+    'faces: about 32 min on 2 processes: 2 trainings (30 min) and 9 attacks (90 s).'
+    >>> forecast_sentence("faces", {"bound": 1}, {"bound": 180.0}, 1)
+    'faces: about 3 min on 1 process: 1 worst case (3 min).'
     """
     if not tasks:
         return f"{name}: everything is there."
-    parts = [f"{count} {kind} ({seconds[kind] / processes / 3600:.1f} h)" for kind, count in tasks.items()]
-    return f"{name}: {sum(seconds.values()) / processes / 3600:.1f} hours on {processes} processes: {', '.join(parts)}."
+    parts = [f"{_tasks(kind, count)} ({duration(seconds[kind] / processes)})" for kind, count in tasks.items()]
+    whole, on = duration(sum(seconds.values()) / processes), "1 process" if processes == 1 else f"{processes} processes"
+    return f"{name}: about {whole} on {on}: {listed(parts)}."
+
+
+def _tasks(kind: str, count: int) -> str:
+    return counted(count, TASKS.get(kind, kind))

@@ -8,7 +8,6 @@ from pathlib import Path
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import RunError, ShadowDefenseError
 from shadow_defense.experiment.folder import check_folder, open_folder
-from shadow_defense.experiment.forecast import duration_text
 from shadow_defense.experiment.plans.comparison.costs import Costs, check_disk
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.scene import Scene
@@ -20,7 +19,8 @@ from shadow_defense.experiment.tasks.scoring import Score, Scoring
 from shadow_defense.experiment.tasks.training import check_defense
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.work import Workers
-from shadow_defense.progress import Progress
+from shadow_defense.progress import Progress, duration
+from shadow_defense.report.kit.formatting import counted
 
 
 class Comparison:
@@ -147,7 +147,7 @@ class Comparison:
         cells = sum(not isinstance(task, Scoring) for task in waiting)
         seconds = sum(map(self.costs.seconds, waiting))
         count = self.workers.at_once(len(waiting))
-        name = f"{cells} cells, {duration_text(seconds / count)} on {count} workers; seconds"
+        name = f"{counted(cells, 'cell')}, about {duration(seconds / count)} on {counted(count, 'worker')}; seconds"
         outcome = carry_out(
             waiting, self.store, self.workers, progress, name=name, weight=self.costs.seconds, isolate=True
         )

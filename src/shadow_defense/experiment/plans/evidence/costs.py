@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shadow_defense.experiment.forecast import preparing_seconds, round_seconds
 from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
+from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import BATCH, MOST_COPIED, Bounding
+from shadow_defense.experiment.tasks.central import Central, public_federation
+from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
 from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.tasks.updating import Updating
+from shadow_defense.progress import Progress
 
-REMOVER_STEP = 6e-5
-"""Seconds of a step of the learned remover's training, a pixel of one image of its batch: two networks are trained."""
+CHOOSING = 30.0
+"""Seconds in which a worst case measures public images, tries the linear removers, and chooses one for each image."""
 
 
 class StudyCosts(Costs):
-    """Of trainings and attacks as a comparison's; of the rest by the same measurements."""
+    """Of trainings and attacks as a comparison's; of the rest by the same measurements, and a remover's step."""
+
+    def measure(self, waiting: Sequence[Task], progress: Progress) -> dict[str, str]:
+        found = super().measure(waiting, progress)
+        bounds = (task for task in waiting if isinstance(task, Bounding))
+        removers = {costing.key: costing for costing in (RemoverCosting(task.scene) for task in bounds)}
+        name = "measuring a remover's step"
+        carry_out(list(removers.values()), self._store, self._workers, progress, name=name, isolate=True)
+        return found
 
     def seconds(self, task: Task) -> float:
+        if isinstance(task, Central):
+            cost = self.cost_with(task.scene, task.arm)
+            return UNKNOWN if cost is None else task.scene.config.training.rounds * _on_public(task, cost)
         if not isinstance(task, Updating | Predicting | Bounding):
             return super().seconds(task)
         arm = task.training.arm if isinstance(task, Predicting) else task.arm
@@ -28,7 +45,16 @@ class StudyCosts(Costs):
             return cost.evaluation_seconds
         if isinstance(task, Updating):
             return len(scene.kept) * (preparing_seconds(scene, cost) + round_seconds(scene, cost))
-        height, width = scene.dataset.image_size
         images = task.audited + MOST_COPIED
         protecting = images * (cost.prepare_seconds + cost.step_seconds(BATCH) / BATCH)
-        return protecting + 2 * task.remover_steps * REMOVER_STEP * height * width
+        step = RemoverCosting(scene)
+        removing = task.steps() * step.load(self._store).step_seconds if self._store.has(step) else UNKNOWN
+        return CHOOSING + protecting + removing
+
+
+def _on_public(task: Central, cost: Cost) -> float:
+    """Seconds of an undefended epoch on the public images."""
+    (client,) = public_federation(task.scene).clients
+    return task.scene.config.training.steps(len(client.train), client.batch_size) * cost.plain_seconds(
+        client.batch_size
+    )

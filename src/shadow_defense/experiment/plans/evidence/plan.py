@@ -61,12 +61,25 @@ class Evidence(Comparison):
         return base_of(trial)
 
     def tasks(self) -> list[Task]:
-        """Bounds first, which decide most in a minute; then seed by seed what trainings are worth, and attacks."""
-        return [*self.bounds.values(), *super().tasks()]
+        """Model by model the worst cases, which decide most in minutes; what trainings are worth; the attacks.
+
+        Of each seed by seed, so that every piece has something to say.
+        """
+        found: list[Task] = []
+        for model in self.grid.models:
+            trials = [self.trial(model, seed) for seed in self.grid.seeds]
+            found += [bound for (name, _), bound in self.bounds.items() if name == model]
+            found += [task for trial in trials for task in self.worth_of(trial)]
+            found += [task for trial in trials for task in trial.scorings_with_control]
+        return found
 
     def tasks_of(self, trial: Trial) -> list[Task]:
         """What trainings are worth, and scores; the trainings themselves are needed for both."""
-        return [*predictings(trial).values(), *self.public_alone(trial), *trial.scorings_with_control]
+        return [*self.worth_of(trial), *trial.scorings_with_control]
+
+    def worth_of(self, trial: Trial) -> list[Predicting]:
+        """What every model says of the test images, that of the public images alone last."""
+        return [*predictings(trial).values(), *self.public_alone(trial)]
 
     def public_alone(self, trial: Trial) -> list[Predicting]:
         """The control of a model that knows the public images with all their labels, and no client's.
@@ -84,14 +97,19 @@ class Evidence(Comparison):
 
     @cached_property
     def bounds(self) -> dict[tuple[str, str], Bounding]:
-        """By model and arm, of the first seed: images are many there, and no model is needed for most."""
+        """By model and arm, of the first seed: images are many there, and no model is needed for most.
+
+        What is drawn once is the same for all models, and audited once.
+        """
         audited, steps = self.grid.audited, self.grid.remover_steps
-        return {
-            (model, arm): Bounding(base_of(trial), arm, audited, steps)
-            for model, trial in self.first_trials().items()
-            for arm, settings in trial.config.arms.items()
-            if is_bounded(settings)
-        }
+        found: dict[tuple[str, str], Bounding] = {}
+        drawn: dict[str, Bounding] = {}
+        for model, trial in self.first_trials().items():
+            for arm, settings in trial.config.arms.items():
+                if is_bounded(settings):
+                    own = Bounding(base_of(trial), arm, audited, steps)
+                    found[model, arm] = drawn.setdefault(arm, own) if settings.kind().draws_once else own
+        return found
 
     def bound(self, model: str, arm: str) -> Bound | None:
         """The worst case of an arm, where it is there."""
