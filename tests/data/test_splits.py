@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shadow_defense.data.set_aside import set_aside
@@ -143,6 +143,23 @@ def test_no_patient_at_two_clients(patients: list[int], seed: int, clients: int)
     # Dealing to the emptiest client keeps sizes within the largest patient.
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= max(groups.count(group) for group in groups)
+
+
+@quick
+@given(st.lists(st.integers(0, 25), min_size=20, max_size=120), seeds, st.booleans())
+def test_sizes_keep_patients_together(patients: list[int], seed: int, mixed: bool) -> None:
+    """A patient may have images of both classes; sizes hold as long as whole patients are there for them."""
+    assume(len(set(patients)) >= 5)
+    labels = np.arange(len(patients)) % 2 if mixed else np.array(patients) % 2
+    shares = deal(labels, "sizes", seed, groups=[f"p{patient}" for patient in patients], sizes=(9, 3, 1))
+    owners = [{patients[index] for index in share} for share in shares]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    joined = np.concatenate(shares)
+    assert len(np.unique(joined)) == len(joined)
+    # The largest chooses last, and only it may get fewer: what is left is then in nobody's hands but its patients'.
+    assert [len(share) for share in shares[1:]] == [3, 1]
+    rest = [patient for patient in patients if patient not in owners[1] | owners[2]]
+    assert len(shares[0]) == min(9, len(rest))
 
 
 def test_given_clients_keep_their_images_and_names() -> None:

@@ -33,8 +33,9 @@ class SplitSettings(BaseModel):
     kind: Literal["paper", "sizes", "iid", "dirichlet", "patient", "given"] = Field(
         "paper",
         description="paper: the nine clients of the paper, shrunk in proportion where the set is small; sizes: "
-        "one client for each entry of `sizes`; iid: equal random shares; dirichlet: label skew; patient: equal "
-        "shares, no patient at two clients; given: the client column of the manifest",
+        "one client for each entry of `sizes`; both keep a known patient's images at one client; iid: equal random "
+        "shares; dirichlet: label skew; patient: equal shares, no patient at two clients; given: the client column "
+        "of the manifest",
     )
     clients: int = Field(9, ge=1, le=MOST_CLIENTS, description="number of clients, for iid, dirichlet and patient")
     sizes: tuple[ClientImages, ...] | None = Field(

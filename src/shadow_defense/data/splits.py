@@ -27,7 +27,7 @@ def split_clients(
     """Deal ``n`` images to clients: disjoint index arrays by client name.
 
     Args:
-        groups: the patient of each image, for ``patient``.
+        groups: the patient of each image, where known: ``patient``, ``paper`` and ``sizes`` keep them together.
         clients: the client of each image, for ``given``.
 
     Raises:
@@ -47,11 +47,11 @@ def split_clients(
         case "dirichlet":
             shares = deal_dirichlet(labels, settings.clients, settings.alpha, generator)
         case "paper":
-            shares = deal_sizes(labels, paper_sizes(len(labels)), generator)
+            shares = deal_sizes(labels, paper_sizes(len(labels)), generator, groups)
         case "sizes":
             if not settings.sizes:
                 raise DataError("split.kind sizes needs split.sizes: give the images of each client, as in [8, 32]")
-            shares = deal_sizes(labels, settings.sizes, generator)
+            shares = deal_sizes(labels, settings.sizes, generator, groups)
     width = len(str(len(shares)))
     named = {f"client-{number:0{width}}": share for number, share in enumerate(shares, start=1)}
     for name, share in named.items():
@@ -125,23 +125,41 @@ def balanced_sample(labels: Int64[np.ndarray, "n"], size: int, generator: np.ran
     return np.sort(deal_sizes(labels, (min(size, len(labels)),), generator)[0])
 
 
-def deal_sizes(labels: Int64[np.ndarray, "n"], sizes: Sequence[int], generator: np.random.Generator) -> list[Indices]:
+def deal_sizes(
+    labels: Int64[np.ndarray, "n"],
+    sizes: Sequence[int],
+    generator: np.random.Generator,
+    groups: Sequence[str] | None = None,
+) -> list[Indices]:
     """Shares of exactly ``sizes``, each balanced over the classes as far as the images allow.
 
     Small clients choose first, since one image more or less of a class matters to them. A client with one image
-    gets the highest label (in medical sets: the patient, not the healthy), for it is the one most exposed.
+    gets the highest label (in medical sets: the patient, not the healthy), for it is the one most exposed. No patient
+    is at two clients: what a client leaves of a patient's images nobody gets, so that the largest may get fewer.
     """
     if sum(sizes) > len(labels):
         raise DataError(f"split.sizes ask for {sum(sizes)} images but {len(labels)} are there: lower them")
+    patients = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     classes = int(labels.max(initial=0)) + 1
-    pools = [generator.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
+    pools = [
+        _patient_by_patient(generator.permutation(np.flatnonzero(labels == label)), patients)
+        for label in range(classes)
+    ]
     shares: list[Indices] = [np.zeros(0, np.int64)] * len(sizes)
     for client in np.argsort(sizes, kind="stable"):
-        counts = balanced_counts(sizes[client], np.array([len(pool) for pool in pools]))
-        drawn = [pool[:count] for pool, count in zip(pools, counts, strict=True)]
-        pools = [pool[count:] for pool, count in zip(pools, counts, strict=True)]
-        shares[client] = generator.permutation(np.concatenate(drawn))
+        available = np.array([len(pool) for pool in pools])
+        counts = balanced_counts(min(sizes[client], int(available.sum())), available)
+        share = np.concatenate([pool[:count] for pool, count in zip(pools, counts, strict=True)])
+        pools = [pool[~np.isin(patients[pool], patients[share])] for pool in pools]
+        shares[client] = generator.permutation(share)
     return shares
+
+
+def _patient_by_patient(order: Indices, patients: Int64[np.ndarray, "n"]) -> Indices:
+    """Every patient's images one after another, where the first of them stood."""
+    first: dict[int, int] = {}
+    places = [first.setdefault(int(patient), place) for place, patient in enumerate(patients[order])]
+    return order[np.argsort(places, kind="stable")]
 
 
 def deal_evenly(labels: Int64[np.ndarray, "n"], clients: int, generator: np.random.Generator) -> list[Indices]:
