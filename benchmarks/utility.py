@@ -25,7 +25,7 @@ from protecting.material import Material, add_arguments, read_material, wanted
 from protecting.placements import PLACEMENTS
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import compared
+from shadow_defense.attacks.removers.linking import compared_looks
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import ImageSet, Parts, measure_normalisation
@@ -147,10 +147,8 @@ def leaked(textures: Sequence[Texture], material: Material, audited: int) -> dic
     truths, whitening = material.gallery[:audited], material.whitening
     looks = [protected(each, truths, material.seed, name_of_look(number)) for number, each in enumerate(textures)]
     estimates = linear_removal(whitening, [each.view() for each in textures]).images(looks)
-    placed = [
-        compared(whitening, each.view(), look, material.gallery) for each, look in zip(textures, looks, strict=True)
-    ]
-    seen, expected = (torch.cat(each, dim=1) for each in zip(*placed, strict=True))
+    views = [each.view() for each in textures]
+    seen, expected = compared_looks(whitening, list(zip(views, looks, strict=True)), material.gallery)
     above = psnr(estimates, truths) - psnr(material.mean_image.expand_as(truths), truths)
     return {
         "above_mean": float(above.mean()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.attacks.removers.worst_case import scores
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import DataError, RunError, ShadowDefenseError
+from shadow_defense.errors import ConfigError, DataError, RunError, ShadowDefenseError
 from shadow_defense.experiment.protecting import protecting
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.protecting import protect_data
@@ -309,6 +310,19 @@ def test_the_weakest_strength_meets_its_target_and_no_less(hospital: Path, measu
     target = Target(measure, 0.3 * leaked(0.05))
     strength = weakest_strength(lambda strength: White(whitening, strength), public, target)
     assert leaked(strength) <= target.most < leaked(0.9 * strength)
+
+
+def test_an_earlier_look_counts_where_a_strength_is_chosen(hospital: Path) -> None:
+    """White noise of deviation s, seen twice, tells as much as once of ``s / sqrt(2)``: the mean of both has that."""
+    public = torch.from_numpy(arrays(hospital / "public.npz")["train_images"])[:, None].float() / 255
+    whitening, target = measure_whitening(public), Target("psnr", 3.0)
+    make = partial(White, whitening)
+    alone = weakest_strength(make, public, target)
+    weaker = weakest_strength(make, public, target, earlier=[make(2 * alone)])
+    # 1 / s^2 + 1 / (2 s0)^2 = 1 / s0^2
+    assert weaker == pytest.approx(alone * (4 / 3) ** 0.5, rel=0.05)
+    with pytest.raises(ConfigError, match="of which the attacker has seen"):
+        weakest_strength(make, public, target, earlier=[make(0.5 * alone)])
 
 
 @pytest.mark.parametrize("text", ["rdlv", "rdlv=-1", "ssim=0.4", "rdlv=nan", "rdlv=many", "linkage=1", "psnr=inf"])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import compared
+from shadow_defense.attacks.removers.linking import compared_looks
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.remover import Removal
 from shadow_defense.protection.texture import Texture
@@ -36,9 +36,6 @@ class EarlierLook:
         self, texture: Texture, protected: Float[Tensor, "n c h w"], gallery: Float[Tensor, "m c h w"]
     ) -> Float[Tensor, "n m"]:
         """The sum of both looks' log likelihoods, whose draws are independent; as :func:`~.linking.likelihoods`."""
-        placed = [
-            compared(texture.whitening, each.view(), look, gallery)
-            for each, look in ((texture, protected), (self.texture, self.protected))
-        ]
-        seen, expected = (torch.cat(each, dim=1) for each in zip(*placed, strict=True))
+        looks = [(texture.view(), protected), (self.texture.view(), self.protected)]
+        seen, expected = compared_looks(texture.whitening, looks, gallery)
         return -torch.cdist(seen, expected).square().float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +25,17 @@ def likelihoods(
     """
     seen, expected = compared(whitening, view, protected, gallery)
     return -torch.cdist(seen, expected).square().float()
+
+
+def compared_looks(
+    whitening: Whitening,
+    looks: Sequence[tuple[LinearView, Float[Tensor, "n c h w"]]],
+    gallery: Float[Tensor, "m c h w"],
+) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
+    """As :func:`compared`, of several protected images of each clean one, whose draws are independent."""
+    placed = [compared(whitening, view, protected, gallery) for view, protected in looks]
+    seen, expected = (torch.cat(each, dim=1) for each in zip(*placed, strict=True))
+    return seen, expected
 
 
 def compared(

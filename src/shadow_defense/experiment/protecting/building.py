@@ -14,6 +14,7 @@ from shadow_defense.federated.site_folder import state_root
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
 from shadow_defense.protection.constants import Constants, kept_constants, measure_constants
+from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.texture import Texture
 
 
@@ -24,11 +25,13 @@ def site_constants(
     count: int,
     progress: Progress,
     networks: Networks = NONE,
+    earlier: FrozenProtection | None = None,
 ) -> Constants:
     """Those of :func:`choose_constants`, kept at the site (:func:`.kept_constants`).
 
     Args:
         count: images that will be protected.
+        earlier: another protection of the same images, of which the attacker has seen something too.
     """
     gallery = gallery_for(count)
     return kept_constants(
@@ -36,12 +39,12 @@ def site_constants(
         settings,
         public.images,
         public.labels,
-        lambda: choose_constants(settings, targets, public, gallery, progress, networks),
+        lambda: choose_constants(settings, targets, public, gallery, progress, networks, earlier),
         settings.seed,
         [str(target) for target in targets],
         # Nothing else asks how many there are: the strength of one data set is then that of another.
         gallery if any(target.measure == "linkage" for target in targets) else None,
-        networks.marks(),
+        networks.marks() | ({} if earlier is None else {"earlier": earlier.fingerprint}),
     )
 
 
@@ -68,11 +71,13 @@ def choose_constants(
     gallery: int,
     progress: Progress,
     networks: Networks = NONE,
+    earlier: FrozenProtection | None = None,
 ) -> Constants:
     """What the texture is made of, from public images alone; the weakest strength that meets every target.
 
     Args:
         gallery: images among which one is looked for.
+        earlier: a look that counts beside this one.
 
     Raises:
         ConfigError: for a target that nothing reaches, or that a texture has no strength for.
@@ -90,4 +95,6 @@ def choose_constants(
         return build_texture(settings, replace(constants, strength=strength), public.images)
 
     unit = public.images.float() / 255
-    return replace(constants, strength=max(weakest_strength(make, unit, target, gallery=gallery) for target in targets))
+    looks = () if earlier is None else (earlier.texture,)
+    strengths = [weakest_strength(make, unit, target, gallery=gallery, earlier=looks) for target in targets]
+    return replace(constants, strength=max(strengths))

@@ -74,7 +74,7 @@ class Calibrating:
         for factor in AROUND:
             strength = weakest if factor == 1 else float(f"{factor * weakest:.3g}")
             texture = make(strength)
-            leaks = {measure: leak(texture, unit, self.gallery) for measure, (leak, _) in LEAKS.items()}
+            leaks = {measure: leak([texture], unit, self.gallery) for measure, (leak, _) in LEAKS.items()}
             worth = self.worth(texture, f"{preset} {strength:g}")
             row = TextureRow(preset=preset, strength=strength, weakest=factor == 1, leaks=leaks, worth=worth)
             found.append(row)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.data.images import as_bytes
 from shadow_defense.errors import DataError, RunError
@@ -16,7 +14,7 @@ from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.files import read_record
 from shadow_defense.generators.build import load_generator
 from shadow_defense.protection.building import freeze
-from shadow_defense.protection.constants import Constants, read_constants
+from shadow_defense.protection.constants import hash_of, read_constants
 from shadow_defense.protection.frozen import FrozenProtection
 
 COMPARED = 16
@@ -25,9 +23,7 @@ COMPARED = 16
 ANOTHER = "give --trained-on a folder that `protect` wrote to the end"
 
 
-def read_earlier(
-    folder: Path, private: ImageSet, public: PublicImages, secret: int, later: Constants
-) -> FrozenProtection:
+def read_earlier(folder: Path, private: ImageSet, public: PublicImages, secret: int) -> FrozenProtection:
     """The protection of a folder, whose draws the site makes again from its secret.
 
     Raises:
@@ -41,8 +37,7 @@ def read_earlier(
     made = folder / GENERATOR
     settings = ProtectSettings(**asked["settings"])
     frozen = freeze(settings, constants, public.images, secret, load_generator(made) if made.exists() else None)
-    mean, other = constants.whitening.mean, later.whitening.mean
-    if mean.shape != other.shape or not torch.equal(mean, other):
+    if asked["public"] != hash_of(public.images, public.labels):
         raise DataError(f"{folder} was protected with other public images: protect both with the same ones")
     written = paired(read_protected(folder, settings.seed), private)[:COMPARED]
     made_again = as_bytes(frozen.trained_on(private.images[:COMPARED]))

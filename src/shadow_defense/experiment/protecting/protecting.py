@@ -47,6 +47,9 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     if request.trained_on is not None and request.model is None:
         raise ConfigError("--trained-on says what the model of --model was trained on: give both")
     check_networks(networks, settings, tuple(material.private.images.shape[1:]))
+    secret, before = site_secret(out), None
+    if request.trained_on is not None:
+        before = read_earlier(request.trained_on, material.private, public, secret)
     claim(
         out,
         {
@@ -56,19 +59,15 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
             "private": hash_of(material.private.images, material.private.labels),
             "public": hash_of(public.images, public.labels),
             **networks.marks(),
-            "trained_on": None if request.trained_on is None else str(request.trained_on),
+            "trained_on": None if before is None else before.fingerprint,
         },
     )
     if (out / CERTIFICATE).exists() and (out / PAGE).exists():
         done: dict[str, Any] = read_json(out / CERTIFICATE)
         return done
-    secret = site_secret(out)
     constants = read_constants(out / CONSTANTS, HINT) or site_constants(
-        settings, request.targets, public, material.whole, progress, networks
+        settings, request.targets, public, material.whole, progress, networks, before
     )
-    before = None
-    if request.trained_on is not None:
-        before = read_earlier(request.trained_on, material.private, public, secret, constants)
     write_constants(out / CONSTANTS, constants)
     if request.generator is not None and not (out / GENERATOR).exists():
         with atomic_path(out / GENERATOR) as temporary:

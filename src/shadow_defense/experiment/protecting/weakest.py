@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import compared
+from shadow_defense.attacks.removers.linking import compared_looks
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.errors import ConfigError, shown
@@ -26,30 +26,47 @@ PROBES = 2000
 """Public images that are looked for at most, one draw each."""
 
 
-def _above_mean(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -> float:
-    removed, mean = _removed(texture, public)
+Looks = Sequence[Texture]
+"""Textures under which an attacker sees the same images, each by draws of its own; the last is the one to choose."""
+
+
+def _above_mean(looks: Looks, public: Float[Tensor, "n c h w"], gallery: int) -> float:
+    removed, mean = _removed(looks, public)
     return float((psnr(removed, public) - psnr(mean, public)).mean())
 
 
-def _rdlv(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -> float:
-    removed, mean = _removed(texture, public)
+def _rdlv(looks: Looks, public: Float[Tensor, "n c h w"], gallery: int) -> float:
+    removed, mean = _removed(looks, public)
     return float(relative_data_leakage(ssim(removed, public), ssim(mean, public)).nanmean())
 
 
-def _removed(texture: Texture, public: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+def _seen(looks: Looks, images: Float[Tensor, "n c h w"]) -> list[Tensor]:
+    last = len(looks) - 1
+    return [
+        look.protect(images, drawn(0, "target" if place == last else f"target, look {place}", len(images)))
+        for place, look in enumerate(looks)
+    ]
+
+
+def _removed(looks: Looks, public: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
     """The linear removal of each image, and the mean image in its place."""
-    protected = texture.protect(public, drawn(0, "target", len(public)))
-    removal = linear_removal(texture.whitening, [texture.view()])
-    mean = texture.whitening.mean.unflatten(0, texture.whitening.shape)
-    return removal.images([protected]), mean.expand_as(public)
+    whitening = looks[-1].whitening
+    removal = linear_removal(whitening, [look.view() for look in looks])
+    mean = whitening.mean.unflatten(0, whitening.shape)
+    return removal.images(_seen(looks, public)), mean.expand_as(public)
 
 
-def _linkage(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -> float:
+def _linkage(looks: Looks, public: Float[Tensor, "n c h w"], gallery: int) -> float:
     """Each image is looked for among itself and those next to it, as many as will be protected."""
     size = max(2, min(gallery, len(public)))
     galleries = len(public) // size
-    protected = texture.protect(public[: galleries * size], drawn(0, "target", galleries * size))
-    seen, expected = compared(texture.whitening, texture.view(), protected, public[: galleries * size])
+    images = public[: galleries * size]
+    whitening = looks[-1].whitening
+    seen, expected = compared_looks(
+        whitening,
+        [(look.view(), protected) for look, protected in zip(looks, _seen(looks, images), strict=True)],
+        images,
+    )
     probes = min(size, -(-PROBES // galleries))
     own = torch.arange(probes)
     found = [
@@ -59,7 +76,7 @@ def _linkage(texture: Texture, public: Float[Tensor, "n c h w"], gallery: int) -
     return float(torch.cat(found).mean())
 
 
-LEAKS: dict[str, tuple[Callable[[Texture, Float[Tensor, "n c h w"], int], float], float]] = {
+LEAKS: dict[str, tuple[Callable[[Looks, Float[Tensor, "n c h w"], int], float], float]] = {
     "rdlv": (_rdlv, 10.0),
     "psnr": (_above_mean, 100.0),
     "linkage": (_linkage, 1.0),
@@ -100,6 +117,7 @@ def weakest_strength(
     target: Target,
     gallery: int | None = None,
     least: float = LEAST,
+    earlier: Looks = (),
 ) -> float:
     """The least strength at which no more than ``target`` is left of ``public``.
 
@@ -109,6 +127,7 @@ def weakest_strength(
     Args:
         gallery: images among which one is looked for; None: as many as ``public``.
         least: strengths below are not asked for.
+        earlier: other looks at the same images that the attacker has had.
 
     Raises:
         ConfigError: where no strength reaches it, saying what is reached.
@@ -116,15 +135,16 @@ def weakest_strength(
     leak, _ = LEAKS[target.measure]
 
     def leaked(strength: float) -> float:
-        return leak(make(strength), public, gallery or len(public))
+        return leak([*earlier, make(strength)], public, gallery or len(public))
 
     if leaked(least) <= target.most:
         return least
     reached = leaked(MOST)
     if reached > target.most:
+        looked = " with the earlier protection, of which the attacker has seen something too" if earlier else ""
         raise ConfigError(
-            f"--target {target} is not reached: the strongest noise leaves {reached:.3f}; give a higher one, or a "
-            "strength (--set strength=NUMBER)"
+            f"--target {target} is not reached: the strongest noise leaves {reached:.3f}{looked}; give a higher one, "
+            "or a strength (--set strength=NUMBER)"
         )
     low, high = least, MOST
     for _ in range(HALVINGS):
