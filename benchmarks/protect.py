@@ -71,7 +71,7 @@ def measured(make: Make, material: Material, audited: int, steps: int) -> dict[s
     truths, own = material.gallery[:audited], torch.arange(audited)
     protected = texture.protect(truths, drawn(SEED + 1, "private", audited))
     removers = removers_for(texture, material.knowledge, seed=SEED, steps=steps)
-    planted = planted_breaks(texture, removers, material.knowledge, seed=SEED, steps=steps)
+    planted = planted_breaks(texture, material.knowledge, seed=SEED, steps=steps)
     found = attack(texture, removers, material.knowledge, protected, material.private.labels[:audited], seed=SEED)
     mean = material.mean_image
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}

@@ -17,6 +17,7 @@ from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError,
 from shadow_defense.experiment.plans.evidence.reading import load_study, study_sets
 from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1
 from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring
 from shadow_defense.experiment.tasks.bounding import Bounding, is_bounded
@@ -27,7 +28,6 @@ from shadow_defense.experiment.victims import Victims, VictimTrial, victims_of
 from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
-from shadow_defense.progress import Progress
 from shadow_defense.report.records.evidence import EvidenceRecord
 from shadow_defense.report.records.reading import load_record
 from tests.experiment.comparison_grid import fixed_cost
@@ -161,7 +161,7 @@ class TestWorstCase:
         weak = {"defense": "protect-once", "options": {"texture": "white", "strength": 0.02}}
         plan = evidence(tmp_path, defenses={"fedavg": {"defense": "none"}, "once": weak})
         bounding = plan.bounds["convnet", "once"]
-        bounding.compute(plan.store, Progress())
+        carry_out([bounding], plan.store, plan.workers)
         bound = bounding.load(plan.store)
         assert min(bound.closest["psnr"]) > 30 and sum(bound.found) == len(bound.found) == 20
         assert bound.gallery == 25 and len(bound.mean_image["psnr"]) == 20
@@ -171,9 +171,7 @@ class TestWorstCase:
         generator = {"z_dim": 8, "width": 8, "steps": 2, "save_every": 2, "batch_size": 8}
         plan = evidence(tmp_path, defenses=arms, generator=generator)
         bounding = plan.bounds["convnet", "shadow"]
-        for need in bounding.needs():
-            need.compute(plan.store, Progress())
-        bounding.compute(plan.store, Progress())
+        carry_out([bounding], plan.store, plan.workers)
         bound = bounding.load(plan.store)
         assert set(bound.removers) == {"as given", "learned"} and set(bound.planted) == {"sparse noise"}
 
@@ -214,6 +212,8 @@ class TestUtility:
         assert f1_of(calling([0, 1, 1, 1])) == pytest.approx((2 / 3 + 4 / 5) / 2)
         found = lost_f1({0: calling([0, 0, 1, 1])}, {0: calling([0, 1, 1, 1]), 1: calling([1, 1, 0, 0])})
         assert found is not None and found[0].mean == pytest.approx(1 - 11 / 15) and found[0].count == 4
+        # One training lost nothing and one all: what the next would lose lies between, as sure as images may be.
+        assert found[0].interval is not None and found[0].interval[1] - found[0].interval[0] > 0.5
         assert lost_f1({}, {0: calling([0, 0, 1, 1])}) is None
 
 
@@ -256,6 +256,7 @@ def test_what_is_drawn_once_is_audited_once_for_all_models(tmp_path: Path) -> No
     models = {name: {"model": {"name": "convnet", "width": width}} for name, width in (("narrow", 8), ("wide", 16))}
     plan = evidence(tmp_path, defenses=arms, models=models)
     names = {cell: bound.name for cell, bound in plan.bounds.items()}
+    assert len({bound.breaking.name for bound in plan.bounds.values()}) == 1
     assert names["narrow", "once"] == names["wide", "once"] and names["narrow", "mixing"] != names["wide", "mixing"]
 
 

@@ -39,11 +39,12 @@ def test_a_setting_that_meets_all_bars_is_named() -> None:
 
 
 def test_what_the_intervals_do_not_settle_is_not_shown_and_what_would_is_said() -> None:
-    """Half of 0.03 around a loss that lies 0.005 below its bar: (0.03 / 0.005)^2 = 36 times the images."""
+    """Half of 0.03 around a loss that lies 0.005 below its bar: (0.03 / 0.005)^2 = 36 times the trainings."""
     found = said(setting("open", 0.005, 1.0, 0.02, half=0.03), setting("leaky", 0.0, 5.0, 0.02))
     assert "not shown, and not excluded: open comes nearest" in found[1]
     assert found[1].endswith("open: the cost in F1.")
-    wanted = "3600 test images over all trainings in place of 100 for the cost in F1 of open"
+    had = len(WORTH.f1_of_seeds)
+    wanted = f"{36 * had} trainings of each in place of {had} for the cost in F1 of open"
     assert any(wanted in each for each in found)
 
 

@@ -113,7 +113,7 @@ def audit_images(
     labels = private.labels[places].clamp_max(knowledge.classes - 1)
     seed, steps = settings.seed, settings.remover_steps
     removers = removers_for(seen, knowledge, seed=seed, steps=steps, progress=progress)
-    planted = planted_breaks(drawn, removers, knowledge, seed=seed, steps=steps, progress=progress)
+    planted = planted_breaks(drawn, knowledge, seed=seed, steps=steps, progress=progress)
     found = attack(seen, removers, knowledge, protected, labels, seed=seed, earlier=earlier)
     mean = drawn.whitening.mean.unflatten(0, drawn.whitening.shape)
     by_remover = {name: scores(each.estimates, truths, mean) for name, each in found.removals.items()}

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from shadow_defense.attacks.removers.learned import TRAINING, pairs_found, train_remover
-from shadow_defense.attacks.removers.planted import breaks_sparse_noise
 from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
 from shadow_defense.attacks.removers.unknown import AsGiven
 from shadow_defense.attacks.removers.worst_case import Scores, attack, found_again, in_hindsight, linkage, scores
@@ -23,13 +22,13 @@ from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.breaking import Breaking
 from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress
-from shadow_defense.protection.whitening import measure_whitening
 from shadow_defense.seeds import named_generator
 
 BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "protection", "experiment/tasks/bounding.py")
@@ -39,10 +38,6 @@ BATCH = 8
 
 MOST_COPIED = 600
 """Public images that an attacker protects with its own copy of a defense, to learn from the pairs."""
-
-
-REMOVERS = 2
-"""Networks that are trained: of the protected images, and of a noise that has to be broken. A pool takes one more."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +101,14 @@ class Bounding(RecordTask[Bound]):
         return {"arm": self.arm, "audited": self.audited, "remover_steps": self.remover_steps}
 
     def needs(self) -> Sequence[Task]:
-        return generator_for_arm(self.scene, self.arm)
+        return [*generator_for_arm(self.scene, self.arm), self.breaking]
+
+    @property
+    def breaking(self) -> Breaking:
+        return Breaking(self.scene, self.remover_steps)
 
     def steps(self) -> int:
-        return REMOVERS * self.remover_steps
+        return self.remover_steps
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene, data = self.scene, self.scene.dataset
@@ -133,7 +132,7 @@ class Bounding(RecordTask[Bound]):
                 found=tuple(linked["rank1"].tolist()),
                 gallery=len(everybody),
                 removers={name: float(each["psnr"].mean()) for name, each in tables.items()},
-                planted=planted,
+                planted={**planted, "sparse noise": self.breaking.load(store).sparse_noise},
             ),
         )
 
@@ -143,7 +142,7 @@ def _numbers(found: Scores) -> dict[str, tuple[float, ...]]:
 
 
 Removed = tuple[dict[str, Tensor], Scores, dict[str, bool]]
-"""Estimates by remover, who is found again, and which planted breaks were broken."""
+"""Estimates by remover, who is found again, and which planted breaks of its own were broken."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class _Case:
         frozen, knowledge, seed = once.frozen(self.progress), self.knowledge, self.scene.config.seed
         texture, protected = frozen.texture, frozen.protected(images.images)
         removers = removers_for(texture, knowledge, seed=seed, steps=self.steps, progress=self.progress)
-        planted = planted_breaks(texture, removers, knowledge, seed=seed, steps=self.steps, progress=self.progress)
+        planted = planted_breaks(texture, knowledge, seed=seed, steps=0)
         found = attack(texture, removers, knowledge, protected, images.labels, seed=seed)
         linked = linkage(texture, protected, found.estimates, everybody.unit_images(), places, everybody.groups)
         made = {name: each.estimates for name, each in found.removals.items()}
@@ -181,14 +180,11 @@ class _Case:
         copy = build_defense(self.scene, self.arm, self.generator, "attacker")
         pairs = pairs_found(self._protected(copy, public), public.unit_images(), public.labels)
         remover = train_remover(AsGiven(), pairs, data.classes, seed=seed, steps=self.steps, progress=self.progress)
-        training, held = self.knowledge.parts()
-        whitening = measure_whitening(self.knowledge.images)
-        broken = breaks_sparse_noise(whitening, training.images, held.images, seed, self.steps, self.progress)
         protected = self._protected(defense, images)
         made = {"as given": protected.clamp(0, 1), "learned": remover.remove(protected, images.labels).estimates}
         gallery = everybody.unit_images().flatten(1)
         ways = [-torch.cdist(each.flatten(1), gallery) for each in made.values()]
-        return made, found_again(ways, places, everybody.groups), {"sparse noise": broken}
+        return made, found_again(ways, places, everybody.groups), {}
 
     def _protected(self, defense: Defense, images: ImageSet) -> Float[Tensor, "n c h w"]:
         """What a client trains on in the first round, in [0, 1]."""

@@ -127,7 +127,7 @@ def evidence_markdown(record: EvidenceRecord) -> str:
             f"Left: of {record.audited} protected images of the first seed what the closest of all removers makes of "
             "each (worst case); of other arms what the strongest cell of attack and round left of the victims' images "
             f"(of each seed, by the images of the client: {sizes}). Intervals: 95 %, bootstrap over images within "
-            "seeds; AUROC and balanced accuracy: over seeds; found: Clopper and Pearson.",
+            "seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; found: Clopper and Pearson.",
             setting_table(record).markdown(),
             "## Differences",
             difference_table(record).markdown(),

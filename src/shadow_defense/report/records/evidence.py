@@ -24,7 +24,7 @@ class Worth:
     """What models are worth on the test images.
 
     Attributes:
-        f1: macro F1, at the threshold that validation images set; over images within seeds.
+        f1: macro F1, at the threshold that validation images set; over seeds and the images of each.
         f1_of_seeds: the same of each training.
         auroc, balanced: area under the ROC curve and balanced accuracy (mean recall), over seeds.
     """
@@ -59,7 +59,7 @@ class Setting:
     """One arm with one model.
 
     Attributes:
-        f1_lost: macro F1 against the first arm, paired by image; None for that arm.
+        f1_lost: macro F1 against the first arm, paired by seed and image; None for that arm.
         withheld: whether the worst case counts for nothing, since a planted break was not broken.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from shadow_defense.metrics.confidence import Estimate
@@ -16,7 +17,7 @@ ASKED = (
 )
 
 BARS = {
-    "f1": (F1_LOST, "the cost in F1", "test images over all trainings"),
+    "f1": (F1_LOST, "the cost in F1", "trainings of each"),
     "left": (LEFT, "what is left of the images", "audited images"),
     "found": (FOUND, "how many are found again", "audited images"),
 }
@@ -24,9 +25,10 @@ BARS = {
 
 TASKS = {
     "bound": "worst case",
+    "break": "planted break",
     "central-training": "central training",
     "predicted": "tested model",
-    "updates": "set of update",
+    "updates": "update set",
     "score": "scored attack",
 }
 """What a task of a kind is called, where it is not called as the kind."""
@@ -103,7 +105,7 @@ def _front(settings: Sequence[Setting]) -> list[str]:
 
 
 def _change(settings: Sequence[Setting]) -> list[str]:
-    """How many images would settle the open bars of the nearest arm."""
+    """How many trainings or images would settle the open bars of the nearest arm."""
     clauses = []
     for each in _possible(settings)[:1]:
         left = each.left if each.left is not None and each.left.bounded else None
@@ -113,10 +115,13 @@ def _change(settings: Sequence[Setting]) -> list[str]:
             "found": None if left is None else left.found,
         }
         for name, outcome in each.outcomes().items():
-            (bar, about, images), measure = BARS[name], measures[name]
+            (bar, about, units), measure = BARS[name], measures[name]
             count = None if measure is None else images_to_settle(measure, bar)
             if outcome == "open" and measure is not None and count is not None:
-                clauses.append(f"{count} {images} in place of {measure.count} for {about} of {each.arm}")
+                # All trainings are tested on the same images.
+                had = len(each.worth.f1_of_seeds) if name == "f1" and each.worth else measure.count
+                wanted = math.ceil(count * had / measure.count)
+                clauses.append(f"{wanted} {units} in place of {had} for {about} of {each.arm}")
     return [f"at the means and spreads seen here, {listed(clauses)} would settle it."] if clauses else []
 
 

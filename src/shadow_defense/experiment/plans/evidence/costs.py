@@ -9,6 +9,7 @@ from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import BATCH, MOST_COPIED, Bounding
+from shadow_defense.experiment.tasks.breaking import Breaking
 from shadow_defense.experiment.tasks.central import Central, public_federation
 from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
 from shadow_defense.experiment.tasks.predicting import Predicting
@@ -34,6 +35,8 @@ class StudyCosts(Costs):
         if isinstance(task, Central):
             cost = self.cost_with(task.scene, task.arm)
             return UNKNOWN if cost is None else task.scene.config.training.rounds * _on_public(task, cost)
+        if isinstance(task, Breaking):
+            return CHOOSING + self._removing(task)
         if not isinstance(task, Updating | Predicting | Bounding):
             return super().seconds(task)
         arm = task.training.arm if isinstance(task, Predicting) else task.arm
@@ -47,9 +50,11 @@ class StudyCosts(Costs):
             return len(scene.kept) * (preparing_seconds(scene, cost) + round_seconds(scene, cost))
         images = task.audited + MOST_COPIED
         protecting = images * (cost.prepare_seconds + cost.step_seconds(BATCH) / BATCH)
-        step = RemoverCosting(scene)
-        removing = task.steps() * step.load(self._store).step_seconds if self._store.has(step) else UNKNOWN
-        return CHOOSING + protecting + removing
+        return CHOOSING + protecting + self._removing(task)
+
+    def _removing(self, task: Breaking | Bounding) -> float:
+        step = RemoverCosting(task.scene)
+        return task.steps() * step.load(self._store).step_seconds if self._store.has(step) else UNKNOWN
 
 
 def _on_public(task: Central, cost: Cost) -> float:

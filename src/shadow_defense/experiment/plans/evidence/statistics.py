@@ -79,7 +79,7 @@ def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> 
 
 
 def _worth(predicted: Mapping[int, Predicted]) -> Worth:
-    draws = torch.stack([f1_draws(each, seed) for seed, each in predicted.items()]).mean(dim=0)
+    draws = over_seeds(torch.stack([f1_draws(each, seed) for seed, each in predicted.items()]))
     values = tuple(f1_of(each) for each in predicted.values())
     scored = [
         utility(torch.tensor(each.probabilities, dtype=torch.float64), torch.tensor(each.labels))["auroc"]
@@ -117,17 +117,26 @@ def f1_draws(predicted: Predicted, seed: int) -> Float64[Tensor, "draws"]:
     return _macro_f1(predicted, weights.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64)))
 
 
+def over_seeds(draws: Float64[Tensor, "seeds draws"]) -> Float64[Tensor, "draws"]:
+    """The mean over as many seeds, drawn again as the images of each are: the next training would be another."""
+    picked = torch.randint(len(draws), draws.shape, generator=named_generator(0, "bootstrap", "seeds"))
+    return draws.gather(0, picked).mean(dim=0)
+
+
 def _macro_f1(predicted: Predicted, weights: Float64[Tensor, "draws n"]) -> Float64[Tensor, "draws"]:
     classes = len(predicted.probabilities[0])
     return macro_f1(torch.tensor(predicted.called), torch.tensor(predicted.labels), weights, classes)
 
 
 def lost_f1(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> tuple[Estimate, float] | None:
-    """Macro F1 of the first arm less that of another, over the seeds that both have, and the p value of no loss."""
+    """Macro F1 of the first arm less that of another, over the seeds that both have, and the p value of no loss.
+
+    Its interval is over trainings and test images both: trainings differ by more than images do.
+    """
     both = {seed: own[seed] for seed in own if seed in first}
     if not both:
         return None
-    draws = torch.stack([f1_draws(first[seed], seed) - f1_draws(each, seed) for seed, each in both.items()]).mean(dim=0)
+    draws = over_seeds(torch.stack([f1_draws(first[seed], seed) - f1_draws(each, seed) for seed, each in both.items()]))
     lost = [f1_of(first[seed]) - f1_of(each) for seed, each in both.items()]
     return Estimate(sum(lost) / len(lost), ends(draws), _images(both)), two_sided(draws)
 
