@@ -29,9 +29,9 @@ class Site:
     NVFlare ends and starts a site's process as it likes: nothing that a later round needs may be in memory only.
     """
 
-    def __init__(self, name: str, run: str, generator: Path | None) -> None:
+    def __init__(self, name: str, run: str, generator: Path | None, images: Path | None = None) -> None:
         self.name, self.model, self.loss_fn = name, FacesModel(), nn.CrossEntropyLoss()
-        self.images, self.labels, self.names = images_of(name)
+        self.images, self.labels, self.names = images_of(name, images)
         self.states = ClientStateFolder(state_root(), run, name)
         self.guard: ShadowGuard | None = None
         if generator is not None:
@@ -77,11 +77,12 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--run", required=True, help="a name of the training")
     options.add_argument("--generator", type=Path, help="the shadow generator; none: no defense in the training")
+    options.add_argument("--images", type=Path, help="an .npz, such as `protect` writes; none: the bundled faces")
     given = options.parse_args()
     # Tiny tensors: threads that wait for one another cost more than they give.
     torch.set_num_threads(1)
     flare.init()
-    site = Site(flare.get_site_name(), given.run, given.generator)
+    site = Site(flare.get_site_name(), given.run, given.generator, given.images)
     while flare.is_running():
         message = flare.receive()
         if message is None:

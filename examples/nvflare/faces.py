@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from shadow_defense.data.dataset import ImageSet
 from shadow_defense.data.faces import read_faces
+from shadow_defense.data.npz import read_npz
 from shadow_defense.models.convnet import ConvNet
 
 SIDE = 16
@@ -28,10 +32,12 @@ class FacesModel(ConvNet):
             )
 
 
-def images_of(site: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """A site's images (n, 1, 16, 16) in [-1, 1], their labels, and their names."""
+def images_of(site: str, file: Path | None = None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """A site's images (n, 1, 16, 16) in [-1, 1], their labels, and their names; of an .npz where one is given."""
+    whole = _private() if file is None else read_npz(path=file, image_size=SIDE, channels=1).train
     first = sum(count for name, count in HELD.items() if name < site)
-    return _chosen([*_alternating()][first : first + HELD[site]])
+    held = whole.subset(_alternating(whole.labels)[first : first + HELD[site]])
+    return held.images.float() / 127.5 - 1, held.labels, held.sample_ids
 
 
 def public_images() -> Tensor:
@@ -40,12 +46,12 @@ def public_images() -> Tensor:
     return torch.cat([whole[100 - PUBLIC : 100], whole[200 - PUBLIC : 200]])
 
 
-def _alternating() -> list[int]:
-    # The source has a hundred faces first, then a hundred other crops.
-    return [index for pair in zip(range(100 - PUBLIC), range(100, 200 - PUBLIC), strict=True) for index in pair]
+def _private() -> ImageSet:
+    """All but the public ones; the source has a hundred faces first, then a hundred other crops."""
+    return read_faces(image_size=SIDE, channels=1).train.subset([*range(100 - PUBLIC), *range(100, 200 - PUBLIC)])
 
 
-def _chosen(indices: list[int]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    whole = read_faces(image_size=SIDE, channels=1).train
-    images = whole.images[indices].float() / 127.5 - 1
-    return images, whole.labels[indices], tuple(whole.sample_ids[index] for index in indices)
+def _alternating(labels: Tensor) -> list[int]:
+    """Places of one label and of the other in turn, as far as both reach."""
+    ones, others = ((labels == each).nonzero()[:, 0].tolist() for each in (0, 1))
+    return [place for pair in zip(ones, others, strict=False) for place in pair]

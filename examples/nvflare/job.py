@@ -35,12 +35,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_job(folder: Path, *, generator: Path | None, update_defense: str | None) -> FedAvgJob:
+def build_job(
+    folder: Path, *, generator: Path | None, update_defense: str | None, images: Path | None = None
+) -> FedAvgJob:
     """The job: FedAvg over differences; what the server sees goes below ``folder``."""
     job = FedAvgJob(FacesModel(), n_clients=len(HELD), num_rounds=ROUNDS, name="faces", min_clients=len(HELD))
     # Installed at every site: not to be copied into the job.
     job.set_app_packages(["shadow_defense"])
-    arguments = f"--run {job.name}" + (f" --generator {generator}" if generator is not None else "")
+    files = {"generator": generator, "images": images}
+    arguments = " ".join([f"--run {job.name}", *(f"--{name} {file}" for name, file in files.items() if file)])
     # NVFlare's default is FULL: whole weights, of which no update-space defense makes sense.
     job.to_clients(ScriptRunner("client.py", arguments, params_transfer_type=TransferType.DIFF))
     if update_defense is not None:
@@ -53,9 +56,9 @@ def build_job(folder: Path, *, generator: Path | None, update_defense: str | Non
     return job
 
 
-def write_truth(path: Path) -> None:
+def write_truth(path: Path, images: Path | None) -> None:
     """The single image of site-1, which the audit is scored with; its attack does not see it."""
-    image = images_of("site-1")[0][0, 0]
+    image = images_of("site-1", images)[0][0, 0]
     with atomic_path(path) as temporary:
         Image.fromarray(((image + 1) * 127.5).round().byte().numpy()).save(temporary)
 
@@ -65,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a new folder for all that is written")
     parser.add_argument("--no-shadow", action="store_true", help="train on the images as they are")
+    parser.add_argument("--images", type=Path, help="an .npz to train on in place of the bundled faces")
     parser.add_argument("--update-defense", choices=sorted(OPTIONS), help="a defense of the update as well")
     parser.add_argument("--threads", type=int, default=len(HELD), help="sites at work at the same time")
     given = parser.parse_args()
@@ -75,12 +79,13 @@ def main() -> int:
     if not given.no_shadow:
         pretrain(GeneratorSettings(z_dim=16, width=8, steps=100), public_images(), seed=0, folder=folder / "generator")
         generator = folder / "generator" / "generator.safetensors"
-    write_truth(folder / "truth.png")
+    images = None if given.images is None else given.images.expanduser().resolve()
+    write_truth(folder / "truth.png", images)
     # All sites are simulated on one machine; in a deployment each sets its own.
     os.environ.setdefault(STATE_FOLDER, str(folder / "sites"))
     # NVFlare copies the script into the job by its relative name.
     os.chdir(Path(__file__).parent)
-    job = build_job(folder, generator=generator, update_defense=given.update_defense)
+    job = build_job(folder, generator=generator, update_defense=given.update_defense, images=images)
     return job.simulator_run(str(folder / "nvflare"), n_clients=len(HELD), threads=given.threads)
 
 

@@ -6,11 +6,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import shadow_defense
+from shadow_defense.data.images import as_bytes
 from shadow_defense.experiment.protecting import in_memory
 from shadow_defense.experiment.protecting.auditing import Audited
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
@@ -42,10 +44,10 @@ def update(client: Any, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPat
     clean, public = torch.rand(24, 1, 16, 16, generator=draws), torch.rand(60, 1, 16, 16)
     labels = torch.arange(24) % 2
     protected, _ = shadow_defense.protect(clean, labels, public=public, preset="white")
-    names = tuple(str(place) for place in range(24))
-    monkeypatch.setattr(client, "images_of", lambda site: (protected * 2 - 1, labels, names))
+    tmp_path.mkdir(exist_ok=True)
+    np.savez(tmp_path / f"{seed}.npz", train_images=as_bytes(protected)[:, 0].numpy(), train_labels=labels.numpy())
     monkeypatch.setenv(STATE_FOLDER, str(tmp_path / f"states-{seed}"))
-    site = client.Site("site-1", "run", None)
+    site = client.Site("site-3", "run", None, tmp_path / f"{seed}.npz")
     difference, _ = site.train(dict(client.FacesModel().state_dict()), 0, 2)
     return dict(difference)
 
