@@ -21,7 +21,7 @@ from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import COLUMNS, score_table
-from shadow_defense.experiment.plans.run import STAGES, pretrain_stage
+from shadow_defense.experiment.plans.run import STAGES, pretrain_stage, whole_run
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_tensors
@@ -55,6 +55,10 @@ def all_stages(folder: Path, tiny: dict[str, Any]) -> None:
         stage(run, Progress())
 
 
+def all_at_once(folder: Path, tiny: dict[str, Any]) -> None:
+    whole_run(Run.create(folder, config_from({**tiny, "workers": 0})))
+
+
 def equal_results(unbroken: Path, broken: Path) -> int:
     """The number of files of tensors, all of which are the same in both folders, to the bit."""
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (unbroken, broken))
@@ -74,7 +78,7 @@ def equal_results(unbroken: Path, broken: Path) -> int:
 def test_stopped_between_any_two_files_a_run_ends_with_the_same_numbers(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed again and again, each time after some more files, it ends as if nothing had happened, to the bit."""
+    """Killed again and again, each time after some more files, it ends as one by stages without a stop, to the bit."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "apart" / "broken"
     all_stages(unbroken, tiny)
     whole, left, kills = os.fsync, 0, 0
@@ -91,7 +95,7 @@ def test_stopped_between_any_two_files_a_run_ends_with_the_same_numbers(
         # More than the files of a round's state, so that every attempt gets somewhere.
         left, kills = 9 + kills % 5, kills + 1
         with contextlib.suppress(Killed):
-            all_stages(broken, tiny)
+            all_at_once(broken, tiny)
     assert kills >= 6
     # The generator and its checkpoint, both arms' states, and 2 arms x 2 rounds x 2 clients of attacks at least.
     assert equal_results(unbroken, broken) >= 2 + 2 * 4 + 8
@@ -101,7 +105,7 @@ def test_a_run_of_adam_is_attacked_as_adam(tiny: dict[str, Any], tmp_path: Path)
     tiny["training"] = {"rounds": 1, "learning_rate": 0.001, "optimiser": "adam"}
     tiny["data"]["split"]["sizes"], tiny["arms"] = [1, 2], {"fedavg": {"defense": "none"}}
     tiny["attacks"] = {"ig": {"attack": "inverting-gradients", "options": {"iterations": 2}}}
-    all_stages(tmp_path / "run", tiny)
+    all_at_once(tmp_path / "run", tiny)
     run = Run.open(tmp_path / "run")
     assert "No image" not in run.report_path.read_text() and run.report_path.stat().st_size > 10_000
     job = next(job for job in run.jobs() if job.client == "client-1")

@@ -25,8 +25,6 @@ DEMO_IMAGES = {
 }
 """What the demo can be shown on, and what is set for it."""
 
-STAGES = ("pretrain", "train", "attack", "evaluate", "report")
-
 
 def _stage(name: str, run: Run, quiet: bool) -> None:
     from shadow_defense.cli.progress import progress_unless
@@ -41,7 +39,8 @@ def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, r
 
     # Before torch is imported: what is mistyped is answered at once.
     loaded = load_config(config, overrides or ())
-    from shadow_defense.experiment.plans.run import check_run
+    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.experiment.plans.run import check_run, whole_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
@@ -49,8 +48,8 @@ def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, r
         run = Run.create(out, loaded, restart=restart, check=check_run)
         if not quiet:
             typer.echo(f"run directory: {out}")
-        for stage in STAGES:
-            _stage(stage, run, quiet)
+        with progress_unless(quiet) as progress:
+            whole_run(run, progress)
     if not quiet:
         _summary(run)
     return run

@@ -15,8 +15,9 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.costing import Costing
+from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.experiment.tasks.training import check_defense, check_scene
+from shadow_defense.experiment.tasks.training import Training, check_defense, check_scene
 from shadow_defense.experiment.work import Workers
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
 from shadow_defense.files import write_text
@@ -72,6 +73,42 @@ def attack_stage(run: Run, progress: Progress | None = None) -> None:
     _carry_out(run, removals, progress, "handing protected images to removers")
     for attack in (*attacks, *removals):
         run.name_reconstruction(attack)
+
+
+def whole_run(run: Run, progress: Progress | None = None) -> RunRecord:
+    """All stages, with nothing that waits for what it does not need: an attack begins where its arm's training ends.
+
+    Trainings of large images come first, for the sake of the forecast of how long they will take.
+    """
+    for arm, settings in run.config.arms.items():
+        if not settings.kind().needs_generator:
+            check_defense(run, arm, run.generator_path)
+        run.name_training(arm)
+    if run.config.needs_generator:
+        run.name_generator()
+    if max(run.dataset.image_size) >= FORECAST_FROM:
+        train_stage(run, progress)
+    attacks = [run.attacking(job) for job in run.jobs()]
+    removals = [scoring.attack for scoring in run.worst_cases]
+    tasks = [*run.trainings.values(), *attacks, *removals, *run.scorings, *run.worst_cases]
+    workers, name = (
+        Workers(run.config.workers, run.config.threads),
+        f"training {len(run.trainings)} arms, attacks, scores",
+    )
+    carry_out(tasks, run.store, workers, progress, name=name, weight=_worth)
+    for attack in (*attacks, *removals):
+        run.name_reconstruction(attack)
+    record = evaluate_stage(run, progress)
+    report_stage(run, progress)
+    return record
+
+
+def _worth(task: Task) -> float:
+    """About as many iterations of an attack take as long, for a bar over tasks of several kinds."""
+    if isinstance(task, Training):
+        steps = sum(-(-len(client.train) // client.batch_size) for client in task.scene.dataset.clients)
+        return 10.0 * task.steps() * steps
+    return 3.0 * task.steps() if isinstance(task, Pretraining) else max(10.0, task.steps())
 
 
 def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
