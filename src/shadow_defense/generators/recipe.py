@@ -23,6 +23,7 @@ class Recipe:
         own_penalty_step: the penalty is a step of its own, and Adam is corrected for the steps it does not see
             (rate and log betas times ``r1_every / (r1_every + 1)``); otherwise it is added to the loss.
         fading_blur: all that the discriminator sees is blurred at the start (configuration R).
+        channels_last: how weights lie in memory: a processor's own kernels of few channels are a quarter faster so.
     """
 
     generator_rate: float
@@ -33,6 +34,7 @@ class Recipe:
     half_life: Callable[[int], float]
     own_penalty_step: bool
     fading_blur: bool = False
+    channels_last: bool = False
 
 
 DCGAN_RECIPE = Recipe(
@@ -43,6 +45,7 @@ DCGAN_RECIPE = Recipe(
     r1_every=8,
     half_life=lambda batch: 500.0,
     own_penalty_step=False,
+    channels_last=True,
 )
 
 

@@ -46,6 +46,11 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Any]
     state = optimiser.state_dict()
     state["state"] = {int(index): entry for index, entry in tensors.items()}
     optimiser.load_state_dict(state)
+    for parameter, moments in optimiser.state.items():
+        for name, moment in moments.items():
+            if moment.shape == parameter.shape:
+                # A fused step reads memory in its order: moments have to lie as their parameter does.
+                moments[name] = torch.empty_like(parameter).copy_(moment)
 
 
 class GanTraining:
@@ -60,14 +65,21 @@ class GanTraining:
         self.generator, self.discriminator = build_networks(
             settings, image_size=image_size, channels=channels, seed=seed
         )
+        recipe = architecture(settings.name).recipe
+        if recipe.channels_last:
+            for network in (self.generator, self.discriminator):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator.train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.plan = plan_training(architecture(settings.name).recipe, settings, image_size)
+        self.plan = plan_training(recipe, settings, image_size)
         self.generator_optimiser = torch.optim.Adam(
-            self.generator.parameters(), lr=self.plan.generator_rate, betas=self.plan.generator_betas
+            self.generator.parameters(), lr=self.plan.generator_rate, betas=self.plan.generator_betas, fused=True
         )
         self.discriminator_optimiser = torch.optim.Adam(
-            self.discriminator.parameters(), lr=self.plan.discriminator_rate, betas=self.plan.discriminator_betas
+            self.discriminator.parameters(),
+            lr=self.plan.discriminator_rate,
+            betas=self.plan.discriminator_betas,
+            fused=True,
         )
         self.steps_done = 0
         self._penalty = 0.0
