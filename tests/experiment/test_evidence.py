@@ -95,7 +95,7 @@ class TestVictims:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, EvidenceRecord]:
-    plan = evidence(tmp_path_factory.mktemp("evidence"))
+    plan = evidence(tmp_path_factory.mktemp("evidence"), remarks=["Nothing was cut."])
     told: list[dict[str, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "in_own_process", fixed_cost)
@@ -151,6 +151,7 @@ class TestWholeStudy:
         assert load_record(EvidenceRecord, plan.folder / "evidence-tiny.json", "") == record
         page = (plan.folder / "evidence-tiny.html").read_text()
         assert "Every arm against the bars" in page and record.verdict[0] in page
+        assert record.verdict[-1] == "Nothing was cut." and "Nothing was cut." in page
         assert (plan.folder / "evidence-tiny-convnet.svg").read_text().startswith("<svg")
         assert "| noise |" in (plan.folder / "evidence-tiny.md").read_text()
         assert (plan.folder / "evidence-tiny.csv").read_text().startswith("model,arm,measure,by,mean,low,high,images")

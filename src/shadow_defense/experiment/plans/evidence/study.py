@@ -18,6 +18,7 @@ class Study(Grid):
     victims: Victims = Victims()
     audited: int = Field(300, ge=2, le=100_000, description="protected images that the worst case is measured on")
     remover_steps: int = Field(700, ge=1, le=100_000, description="steps in which the learned remover is trained")
+    remarks: tuple[str, ...] = Field((), description="what its page says besides: what was cut, and what it would take")
     attack_all: bool = Field(False, description="attack also what the worst case bounds")
 
     @model_validator(mode="after")
