@@ -67,7 +67,8 @@ SETTING_COLUMNS: tuple[Column[Setting], ...] = (
 def _sign(each: Difference) -> str:
     if each.shown:
         return "shown"
-    return "not shown" if each.settled_by is None else f"not shown; {each.settled_by} images"
+    of = "trainings" if each.measure == "f1_lost" else "images"
+    return "not shown" if each.settled_by is None else f"not shown; {each.settled_by} {of}"
 
 
 DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
@@ -78,7 +79,9 @@ DIFFERENCE_COLUMNS: tuple[Column[Difference], ...] = (
     Column("Difference", lambda each: each.difference),
     Column("Effect", lambda each: each.effect, 2, about="Cohen's d of the pairs"),
     Column("p", lambda each: each.p, 4, about="by bootstrap, adjusted by Holm"),
-    Column("Sign", _sign, about="by the adjusted p; images at the same mean and spread, before the correction"),
+    Column(
+        "Sign", _sign, about="by the adjusted p; what would show it at the same mean and spread, before the correction"
+    ),
 )
 
 

@@ -118,7 +118,8 @@ class Difference:
         by: the attack whose PSNR it is, or ``test images`` for macro F1.
         effect: Cohen's d_z; None where it has none.
         p: adjusted by Holm over the arms of the same model and ``by``.
-        settled_by: images whose interval would leave out 0, at this mean and spread; None where no number would.
+        settled_by: images, of macro F1 trainings, whose interval would leave out 0 at this mean and spread; None where
+            no number would.
     """
 
     model: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -237,17 +238,20 @@ def differences_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) ->
         first = predicted_of(evidence, model, arms[0])
         lost = {arm: each for arm in arms[1:] if (each := lost_f1(first, predicted_of(evidence, model, arm)))}
         adjusted = holm({arm: p for arm, (_, p) in lost.items()})
+        tested = max((len(each.labels) for each in first.values()), default=1)
         found += [
-            _difference(model, arm, "test images", "f1_lost", estimate, None, adjusted[arm])
+            _difference(model, arm, "test images", "f1_lost", estimate, None, adjusted[arm], tested)
             for arm, (estimate, _) in lost.items()
         ]
     return tuple(found)
 
 
 def _difference(
-    model: str, arm: str, by: str, measure: str, difference: Estimate, effect: float | None, p: float
+    model: str, arm: str, by: str, measure: str, difference: Estimate, effect: float | None, p: float, tested: int = 1
 ) -> Difference:
-    settled = images_to_settle(difference, 0.0)
+    """``tested``: images that a training is tested on, where trainings are what more can be had of."""
+    images = images_to_settle(difference, 0.0)
+    settled = None if images is None else math.ceil(images / tested)
     return Difference(
         model=model, arm=arm, by=by, measure=measure, difference=difference, effect=effect, p=p, settled_by=settled
     )
