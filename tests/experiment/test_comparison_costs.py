@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class TestForecast:
         run = the_scene(tmp_path, training={"rounds": 3, "local_epochs": 2, "evaluate_every": 2})
         # Two clients of one image (2 steps each), one of four in one batch (2 steps); 2 evaluations; 6 images.
         assert training_seconds(run, COST) == pytest.approx(3 * (6 * 0.2) + 2 * 1.0 + 6 * 0.5)
+        assert training_seconds(run, replace(COST, start_seconds=9.0)) == training_seconds(run, COST) + 9
 
     def test_a_run_on_large_images_says_how_long_before(
         self, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +106,19 @@ class TestMeasuring:
         scene = found.trial("convnet", 0)
         both = [found.costs.seconds(scene.trainings[arm]) for arm in ("without-momentum", "shadow-1.0")]
         assert both[0] == both[1] != costs.UNKNOWN
+
+    def test_what_the_first_client_waits_for_is_no_cost_of_an_image(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waits, real = iter([0.5, 0.0]), costing.build_defense
+
+        def build(*given: Any) -> Any:
+            time.sleep(next(waits))
+            return real(*given)
+
+        monkeypatch.setattr(costing, "build_defense", build)
+        found = Costing(the_scene(tmp_path / "out"), "noise-weak").measure(tmp_path / "none")
+        assert found.start_seconds > 0.4 and found.prepare_seconds < 0.1
 
     def test_what_cannot_be_measured_stops_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measuring, "in_own_process", no_cost)

@@ -20,8 +20,8 @@ def training_seconds(scene: Scene, cost: Cost) -> float:
 
 
 def preparing_seconds(scene: Scene, cost: Cost) -> float:
-    """Of what a defense does with all clients' images before its first round."""
-    return cost.prepare_seconds * sum(len(client.train) for client in scene.dataset.clients)
+    """Of what a defense does with the public images, and all clients', before its first round."""
+    return cost.start_seconds + cost.prepare_seconds * sum(len(client.train) for client in scene.dataset.clients)
 
 
 def round_seconds(scene: Scene, cost: Cost) -> float:

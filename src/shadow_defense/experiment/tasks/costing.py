@@ -65,6 +65,7 @@ class Cost:
         plain_memory, defended_memory: peak of the process's resident memory in bytes; None where the system does
             not tell.
         evaluation_seconds: one evaluation of the global model.
+        start_seconds: what is measured of the public images, once a process, before the first image is protected.
     """
 
     steps: tuple[StepCost, ...]
@@ -72,6 +73,7 @@ class Cost:
     plain_memory: int | None
     defended_memory: int | None
     evaluation_seconds: float
+    start_seconds: float = 0.0
 
     @property
     def time_ratio(self) -> float:
@@ -137,12 +139,17 @@ class Costing(Measuring[Cost]):
         undefended = [local_step(scene, scene.reference, client, Defense()) for client in ends]
         before = [median_seconds(step) for step in undefended]
         plain_memory = peak_memory()
-        defended = []
+        defended, starts = [], []
         for client in ends:
+            begun = time.perf_counter()
             defense = build_defense(scene, arm, loaded, client.name)
+            step = local_step(scene, arm, client, defense)
             images = scene.dataset.normalisation.apply(client.train.unit_images())
-            prepared = seconds_of(partial(defense.prepare, images, client.train.sample_ids)) / len(client.train)
-            defended.append(median_seconds(local_step(scene, arm, client, defense)))
+            built = time.perf_counter()
+            defense.prepare(images, client.train.sample_ids)
+            prepared = (time.perf_counter() - built) / len(client.train)
+            starts.append(time.perf_counter() - begun)
+            defended.append(median_seconds(step))
         defended_memory = peak_memory()
         # On both sides of the defended steps: the machine's speed drifts.
         after = [median_seconds(step) for step in undefended]
@@ -151,7 +158,9 @@ class Costing(Measuring[Cost]):
             StepCost(client.batch_size, (first + last) / 2, found)
             for client, first, last, found in zip(ends, before, after, defended, strict=True)
         )
-        return Cost(steps, prepared, plain_memory, defended_memory, evaluated)
+        # What the first client waits for beside its own image: of the second it is there.
+        start = max(0.0, starts[0] - prepared * len(ends[0].train))
+        return Cost(steps, prepared, plain_memory, defended_memory, evaluated, start)
 
 
 @dataclass(frozen=True, eq=False)
