@@ -36,9 +36,12 @@ def _stage(name: str, run: Run, quiet: bool) -> None:
 
 def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool) -> Run:
     from shadow_defense.config import load_config
+    from shadow_defense.experiment.preloading import preload
 
     # Before torch is imported: what is mistyped is answered at once.
     loaded = load_config(config, overrides or ())
+    if loaded.workers != 0:
+        preload()
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.plans.run import check_run, whole_run
     from shadow_defense.experiment.run import Run

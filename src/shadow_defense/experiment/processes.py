@@ -18,15 +18,13 @@ from typing import Any
 import torch
 
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.preloading import forking_context
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Work, computed
 
 OUT_OF_MEMORY = "was killed (SIGKILL), perhaps for lack of memory: set workers=1"
 """What is said of a process that the system ended."""
-
-PRELOADED = "shadow_defense.experiment.tasks"
-"""What a worker process has imported when it starts: once for all of them."""
 
 _counted: Any = None
 """In a worker: the weight, shared with the parent, of what all workers have done."""
@@ -66,8 +64,7 @@ def in_processes(work: Work) -> None:
 def _pool(work: Work, only: Task | None) -> None:
     """Work off what is unfinished, or ``only`` one task of it, in one pool of new processes."""
     unfinished = work.unfinished
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
+    context = forking_context()
     counted = context.Value(c_double, 0.0)
     earlier, processes = set(multiprocessing.active_children()), set[BaseProcess]()
     running: dict[Future[str | None], Task] = {}

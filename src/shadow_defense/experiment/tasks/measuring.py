@@ -17,7 +17,7 @@ import torch
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.processes import PRELOADED
+from shadow_defense.experiment.preloading import forking_context
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.pretraining import generator_file
@@ -63,10 +63,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call ``function`` in a process that has done nothing else: this one, where a scheduler made it for the task."""
     if multiprocessing.parent_process() is not None:
         return function(*arguments)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, mp_context=forking_context()) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool as error:
         raise RunError("its process was killed, perhaps for lack of memory") from error
