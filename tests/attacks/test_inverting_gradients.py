@@ -25,6 +25,12 @@ def test_the_fast_variant_gains_on_the_published_one_and_goes_on_gaining() -> No
     assert quality(variant="fast", iterations=200) > fast + 2
 
 
+def test_a_variant_has_iterations_of_its_own() -> None:
+    assert InvertingGradients(variant="fast").steps() == 200
+    assert InvertingGradients().steps() == 1000
+    assert InvertingGradients(variant="fast", iterations=7, restarts=9, restarts_at_once=8).steps() == 14
+
+
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_relative_prior_is_a_factor(relative: bool) -> None:
     seen, _ = observation(lenet())

@@ -33,9 +33,11 @@ class InvertingGradients(BaseModel):
     variant: Literal["published", "fast"] = Field(
         "published",
         description="fast: a high learning rate on a cosine schedule, and a smoothness that counts less the better "
-        "the update is matched (200 iterations are many then)",
+        "the update is matched",
     )
-    iterations: int = Field(1000, ge=1, le=1_000_000, description="Adam iterations of each restart")
+    iterations: int | None = Field(
+        None, ge=1, le=1_000_000, description="Adam iterations of each restart; null: 1000 as published, fast: 200"
+    )
     restarts: int = Field(
         1, ge=1, le=1024, description="random starts; the one with the least matching loss is returned"
     )
@@ -70,7 +72,11 @@ class InvertingGradients(BaseModel):
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: restarts in one batch take one together."""
-        return self.iterations * math.ceil(self.restarts / self.restarts_at_once)
+        return self._iterations * math.ceil(self.restarts / self.restarts_at_once)
+
+    @property
+    def _iterations(self) -> int:
+        return self.iterations or (200 if self.variant == "fast" else 1000)
 
     def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
         """Rebuild the client's images from its update.
@@ -103,10 +109,10 @@ class InvertingGradients(BaseModel):
                     search_jointly(
                         lambda variables: objective(variables[0]),
                         [part],
-                        iterations=self.iterations,
+                        iterations=self._iterations,
                         learning_rate=self.learning_rate or (0.4 if fast else 0.1),
                         schedule=cosine_schedule if fast else step_schedule,
-                        record_every=-(-self.iterations // 100),
+                        record_every=-(-self._iterations // 100),
                         sign=_hard_sign if self.signed else None,
                         constrain=inside(low, high),
                         patience=self.patience,
@@ -119,7 +125,7 @@ class InvertingGradients(BaseModel):
             observation.normalisation.invert(best.variables[0][chosen]).clamp(0, 1),
             labels,
             float(best.matching[chosen]),
-            self.iterations,
+            self._iterations,
             time.perf_counter() - started,
             tuple(best.history[chosen].tolist()),
             objective.notes,
