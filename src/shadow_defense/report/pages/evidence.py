@@ -23,6 +23,8 @@ SIGNS = {"met": "yes", "missed": "no", "open": "open"}
 
 
 def _bars(setting: Setting) -> str:
+    if not setting.known:
+        return MISSING
     return ", ".join(SIGNS[outcome] for outcome in setting.outcomes().values())
 
 
@@ -47,19 +49,20 @@ def _measure(title: str, name: str, digits: int = 3, about: str = "") -> Column[
     return Column(title, lambda each: measures(each).get(name), digits, about=about)
 
 
+# What is asked first: wide tables are scrolled.
 SETTING_COLUMNS: tuple[Column[Setting], ...] = (
     Column("Arm", lambda each: each.arm),
     Column("Model", lambda each: each.model),
-    _measure("Macro F1", "f1", about="threshold set on validation"),
-    Column("F1 by seed", lambda each: " ".join(map(number, each.worth.f1_of_seeds)) if each.worth else None),
-    _measure("AUROC", "auroc"),
-    _measure("Balanced accuracy", "balanced"),
+    Column("F1, left, found", _bars, about="within the bar? open: not settled, or nothing bounds what is left"),
     _measure("F1 lost", "f1_lost", about=f"asked: at most {F1_LOST:g}"),
     _measure("Left (dB)", "left", 2, f"above the mean image; asked: at most {LEFT:g}"),
-    _measure("SSIM", "ssim"),
-    Column("By", _by),
     _measure("Found", "found", about=f"asked: at most {FOUND:g}"),
-    Column("F1, left, found", _bars, about="open: the interval holds the bar, or nothing bounds what is left"),
+    Column("By", _by),
+    _measure("Macro F1", "f1", about="threshold set on validation"),
+    _measure("AUROC", "auroc"),
+    Column("F1 by seed", lambda each: " ".join(map(number, each.worth.f1_of_seeds)) if each.worth else None),
+    _measure("Balanced accuracy", "balanced"),
+    _measure("SSIM", "ssim"),
     Column("Front", lambda each: "yes" if each.on_front else MISSING),
 )
 

@@ -38,7 +38,12 @@ def write_evidence(evidence: Evidence, name: str, command: str) -> EvidenceRecor
         victims={str(size): count for size, count in evidence.grid.victims.counts.items()},
         audited=evidence.grid.audited,
     )
-    record = replace(record, verdict=(*answer(record), *evidence.grid.remarks), attacked=record.verdict)
+    record = replace(
+        record,
+        verdict=(*answer(record), *evidence.grid.remarks),
+        attacked=record.verdict,
+        tables=tuple(table for table in record.tables if table.rows),
+    )
     write_record(folder / f"evidence-{name}.json", record)
     write_text(folder / f"evidence-{name}.csv", evidence_numbers(record).csv())
     write_text(folder / f"evidence-{name}.md", evidence_markdown(record))
