@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from shadow_defense.cli.evidence import evidence as evidence_command
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
@@ -155,6 +158,26 @@ class TestWholeStudy:
         assert (plan.folder / "evidence-tiny-convnet.svg").read_text().startswith("<svg")
         assert "| noise |" in (plan.folder / "evidence-tiny.md").read_text()
         assert (plan.folder / "evidence-tiny.csv").read_text().startswith("model,arm,measure,by,mean,low,high,images")
+
+    def test_the_command_says_how_long_it_takes_and_writes_what_is_there(
+        self,
+        finished: tuple[Evidence, EvidenceRecord],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        plan, record = finished
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan.grid.model_dump(mode="json")))
+        evidence_command(["tiny.yaml"], forecast=True, seeds="0", out=tmp_path / "new")
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.startswith("tiny: about ") and "3 trainings (" in said and "1 planted break (" in said
+        # What is there is not computed again: beside the finished study another takes its results over.
+        shutil.copytree(plan.folder, tmp_path / "out" / "evidence-tiny")
+        evidence_command(["tiny.yaml"], out=tmp_path / "out")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "tiny: everything is there." in said and record.verdict[0] in said and "evidence-tiny.html" in said
 
 
 class TestWorstCase:
