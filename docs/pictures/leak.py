@@ -1,10 +1,9 @@
-r"""Draws what leaks: docs/pictures/leak.png, from a finished run.
+"""Draws what leaks: docs/pictures/leak.png, from a finished run.
 
-    shadow-defense demo --images faces --out leak --set attacks.inverting-gradients.options.iterations=120 \
-        --set attacks.knows-the-defense.options.iterations=120
+    shadow-defense demo --images faces --out leak
     python docs/pictures/leak.py leak docs/pictures/leak.png
 
-First the faces that the first four clients trained on, one each, then the closest that any attacker of the demo came to
+First the faces that the four clients of one image trained on, then the closest that any attacker of the demo came to
 each: without a defense, with Shadow Defense at two strengths, and from images that were protected once. The faces come
 with scikit-image.
 """

@@ -46,5 +46,5 @@ def test_without_the_package_it_says_so_and_downloads_nothing(monkeypatch: pytes
     with pytest.raises(DataError, match=r"pip install pydicom-data, or take source chest_phantom"):
         read_radiograph(images=200, image_size=32, channels=None, seed=0)
     monkeypatch.setattr(radiograph, "find_radiograph", lambda: Path("x.dcm"))
-    with pytest.raises(DataError, match=r"data.images 100: expected at least 164"):
+    with pytest.raises(DataError, match=r"data.images 100: expected at least 162"):
         read_radiograph(images=100, image_size=32, channels=None, seed=0)

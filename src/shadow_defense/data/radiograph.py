@@ -15,7 +15,7 @@ from shadow_defense.errors import DataError
 
 RADIOGRAPH = "RG1_UNCI.dcm"
 
-SIZES = (1, 1, 1, 1, 1, 1, 16, 32)
+SIZES = (1, 1, 1, 1, 16, 32)
 """Training images of each client; the first one's is the radiograph."""
 
 TEST, VALIDATION = 40, 20
