@@ -24,7 +24,7 @@ from processes import Deployment
 from shadow_defense.config import config_from
 from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
-from shadow_defense.federated.rounds import read_journal
+from shadow_defense.federated.training_folder import read_journal
 
 HERE = Path(__file__).resolve().parent
 RUN = "hospitals"

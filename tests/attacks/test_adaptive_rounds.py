@@ -13,7 +13,7 @@ from tests.experiment.in_process import train_arm
 from shadow_defense.attacks.build import reconstruct
 from shadow_defense.config import config_from
 from shadow_defense.experiment.run import Run
-from shadow_defense.federated.rounds import kept_updates, round_folder
+from shadow_defense.federated.training_folder import kept_updates, round_folder
 from shadow_defense.files import read_tensors
 from shadow_defense.progress import Task
 

@@ -28,7 +28,7 @@ from shadow_defense.experiment.tasks.predicting import Predicted
 from shadow_defense.experiment.tasks.updating import Updating
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import Victims, VictimTrial, victims_of
-from shadow_defense.federated.rounds import round_folder, update_path
+from shadow_defense.federated.training_folder import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.report.records.evidence import EvidenceRecord

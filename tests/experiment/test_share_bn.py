@@ -14,7 +14,7 @@ from shadow_defense.experiment.plans.run import evaluate_stage, report_stage, tr
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tasks.scoring import Foreground
 from shadow_defense.federated.batch_norm_policy import public_statistics, withheld_names
-from shadow_defense.federated.rounds import round_folder, state_folder
+from shadow_defense.federated.training_folder import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.utility import evaluate

@@ -24,8 +24,9 @@ from shadow_defense.federated.batch_norm_policy import (
     withheld_names,
 )
 from shadow_defense.federated.client import train_locally
-from shadow_defense.federated.rounds import Federation, round_folder, state_folder
+from shadow_defense.federated.rounds import Federation
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.training_folder import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.models.build import build_model

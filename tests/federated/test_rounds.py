@@ -16,8 +16,9 @@ from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.local_dp import LocalDPDefense, LocalDPSettings
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.federated.client import train_locally
-from shadow_defense.federated.rounds import Federation, kept_updates, round_folder, update_path
+from shadow_defense.federated.rounds import Federation
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.training_folder import kept_updates, round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
 

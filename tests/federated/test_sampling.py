@@ -17,9 +17,10 @@ from tests.federated.three_sites import SIZES, build, dataset, evaluate, shadow
 from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import ConfigError
 from shadow_defense.federated import rounds
-from shadow_defense.federated.rounds import Federation, state_folder
+from shadow_defense.federated.rounds import Federation
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.training_folder import state_folder
 from shadow_defense.files import read_tensors
 
 ROUNDS = 5

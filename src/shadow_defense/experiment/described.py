@@ -10,7 +10,7 @@ from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.federated.rounds import read_journal, train_again
+from shadow_defense.federated.training_folder import read_journal, train_again
 from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.records.run import Round
 from shadow_defense.report.records.scores import Attack, Client, Data, Defense, Header, Origin

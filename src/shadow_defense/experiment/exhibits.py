@@ -14,7 +14,7 @@ from shadow_defense.errors import RunError, shown
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.federated.rounds import read_explanations
+from shadow_defense.federated.training_folder import read_explanations
 from shadow_defense.files import read_json, write_json
 from shadow_defense.report.records.reading import read_record
 from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight

@@ -40,15 +40,9 @@ from shadow_defense.federated.flower.server_app import (
 )
 from shadow_defense.federated.flower.simulation import simulate
 from shadow_defense.federated.flower.site_state import PARTITION, node_name, state_root
-from shadow_defense.federated.rounds import (
-    MOST_EXPLAINED,
-    TRAINING,
-    explanation_name,
-    read_journal,
-    round_folder,
-    train_again,
-)
+from shadow_defense.federated.rounds import MOST_EXPLAINED, TRAINING
 from shadow_defense.federated.site_secret import secret_seed, site_seed
+from shadow_defense.federated.training_folder import explanation_name, read_journal, round_folder, train_again
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.metrics.utility import evaluate

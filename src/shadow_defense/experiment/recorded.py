@@ -12,7 +12,7 @@ from shadow_defense.errors import RunError
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import key_of
-from shadow_defense.federated.rounds import read_journal, train_again
+from shadow_defense.federated.training_folder import read_journal, train_again
 from shadow_defense.progress import Progress
 
 

@@ -21,7 +21,7 @@ from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking,
 from shadow_defense.experiment.tasks.pretraining import GENERATOR
 from shadow_defense.experiment.tasks.training_place import TrainingPlace
 from shadow_defense.experiment.trial import Trial
-from shadow_defense.federated.rounds import kept_updates
+from shadow_defense.federated.training_folder import kept_updates
 from shadow_defense.federated.update import ALL_CLIENTS
 from shadow_defense.files import LOCK, make_private_folder, path_name, read_json, remove_leftovers, write_json
 from shadow_defense.plain_yaml import as_mapping, read_yaml

@@ -23,7 +23,7 @@ from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower.client_app import Participant, build_client_app
 from shadow_defense.federated.flower.refusal import WITHHELD
-from shadow_defense.federated.rounds import round_folder, state_folder
+from shadow_defense.federated.training_folder import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
 

@@ -22,7 +22,7 @@ from shadow_defense.federated.flower.averaging import UpdateAveraging
 from shadow_defense.federated.flower.checked_strategy import CheckedStrategy
 from shadow_defense.federated.flower.recording_strategy import RecordingStrategy
 from shadow_defense.federated.flower.sampling_strategy import SamplingStrategy
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.training_folder import round_folder
 
 START = {"weight": torch.tensor([[1.0, 2.0]]), "count": torch.tensor(4)}
 ADDED = {100: 0.5, 101: -1.0, 102: 1.0}

@@ -19,9 +19,10 @@ from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.flower import sampling_strategy
 from shadow_defense.federated.flower.client_app import build_client_app
 from shadow_defense.federated.flower.server_app import build_server_app
-from shadow_defense.federated.rounds import Federation, state_folder
+from shadow_defense.federated.rounds import Federation
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.training_folder import state_folder
 from shadow_defense.files import read_json, read_tensors
 
 SETTINGS = TrainingSettings(rounds=4, learning_rate=0.1, milestones=(2,), clients_per_round=2)

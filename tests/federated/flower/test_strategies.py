@@ -18,7 +18,7 @@ from torch import Tensor
 from shadow_defense.errors import RunError
 from shadow_defense.federated.flower.checked_strategy import CheckedStrategy
 from shadow_defense.federated.flower.recording_strategy import RecordingStrategy
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.training_folder import round_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 

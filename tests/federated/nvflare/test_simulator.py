@@ -27,7 +27,7 @@ from shadow_defense.experiment.audit.given import Given
 from shadow_defense.experiment.audit.of_update import case_of_update
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
-from shadow_defense.federated.rounds import round_folder
+from shadow_defense.federated.training_folder import round_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 

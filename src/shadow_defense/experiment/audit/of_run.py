@@ -16,7 +16,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.attacking import attack_seed
 from shadow_defense.federated.local_training import LocalTraining
-from shadow_defense.federated.rounds import kept_updates, update_path
+from shadow_defense.federated.training_folder import kept_updates, update_path
 
 
 def case_of_run(

@@ -21,7 +21,7 @@ from shadow_defense.experiment.tasks.keys import attack_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_attack
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.local_training import LocalTraining
-from shadow_defense.federated.rounds import read_journal, round_folder, train_again, update_path
+from shadow_defense.federated.training_folder import read_journal, round_folder, train_again, update_path
 from shadow_defense.federated.update import ALL_CLIENTS, ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.generators.build import load_generator

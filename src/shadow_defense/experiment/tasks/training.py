@@ -21,14 +21,8 @@ from shadow_defense.experiment.tasks.keys import deciding, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training_place import PLACE, Keep, TrainingPlace, read_keep
 from shadow_defense.federated.batch_norm_policy import check_public_images, evaluable_state, lacks_statistics
-from shadow_defense.federated.rounds import (
-    TRAINING,
-    Federation,
-    kept_updates,
-    read_journal,
-    state_folder,
-    train_again,
-)
+from shadow_defense.federated.rounds import TRAINING, Federation
+from shadow_defense.federated.training_folder import kept_updates, read_journal, state_folder, train_again
 from shadow_defense.federated.update import ALL_CLIENTS
 from shadow_defense.files import read_json, read_tensors
 from shadow_defense.generators.build import architecture, load_generator

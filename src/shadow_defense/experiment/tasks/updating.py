@@ -16,7 +16,7 @@ from shadow_defense.experiment.tasks.keys import TRAINING_CODE, images_key, key_
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import Training, build_defense, federation
 from shadow_defense.federated.client import prepare_defense
-from shadow_defense.federated.rounds import (
+from shadow_defense.federated.training_folder import (
     kept_updates,
     read_journal,
     round_folder,

@@ -15,8 +15,8 @@ from torch import Tensor
 from shadow_defense.errors import UpdateError
 from shadow_defense.federated.flower.replies import senders_of, update_of
 from shadow_defense.federated.flower.strategy_wrapper import StrategyWrapper
-from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.federated.states import in_types_of
+from shadow_defense.federated.training_folder import round_folder, update_path
 from shadow_defense.files import write_tensors
 
 log = logging.getLogger("shadow_defense.federated.flower")

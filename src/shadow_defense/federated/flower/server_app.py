@@ -24,10 +24,10 @@ from shadow_defense.federated.flower.client_app import FIRST_ROUND
 from shadow_defense.federated.flower.recording_strategy import RecordingStrategy
 from shadow_defense.federated.flower.records import read_record, to_record
 from shadow_defense.federated.flower.sampling_strategy import SamplingStrategy
-from shadow_defense.federated.rounds import read_journal, state_folder, train_again, write_journal
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.states import in_types_of
+from shadow_defense.federated.training_folder import read_journal, state_folder, train_again, write_journal
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.progress import Task
 

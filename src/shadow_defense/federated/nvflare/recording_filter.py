@@ -15,7 +15,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from shadow_defense.errors import UpdateError
 from shadow_defense.federated.nvflare.exchange import SAMPLES, to_tensors
-from shadow_defense.federated.rounds import round_folder, update_path
+from shadow_defense.federated.training_folder import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.files import read_tensors, write_tensors
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS
-from shadow_defense.federated.rounds import state_folder
 from shadow_defense.federated.server import average_updates
+from shadow_defense.federated.training_folder import state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 

@@ -25,7 +25,7 @@ from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.central import PUBLIC, Central, public_federation
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.experiment.trial import Trial
-from shadow_defense.federated.rounds import state_folder
+from shadow_defense.federated.training_folder import state_folder
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
 

@@ -23,7 +23,7 @@ from shadow_defense.experiment.plans.risks.values import Image, differences, mea
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.trial import Trial
-from shadow_defense.federated.rounds import read_explanations
+from shadow_defense.federated.training_folder import read_explanations
 from shadow_defense.metrics.psnr import squared_error_map
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.seeds import named_generator

@@ -29,8 +29,8 @@ from shadow_defense.federated.flower.secure_aggregation.client_app import MOST_I
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import LEVELS, FixedPoint, power_of_two_from
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS, use_own_masks
 from shadow_defense.federated.flower.server_app import FlowerServer
-from shadow_defense.federated.rounds import round_folder, update_path
 from shadow_defense.federated.server import apply_update
+from shadow_defense.federated.training_folder import round_folder, update_path
 from shadow_defense.federated.update import ALL_CLIENTS, ModelUpdate
 from shadow_defense.files import write_tensors
 
