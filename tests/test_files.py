@@ -24,7 +24,7 @@ from shadow_defense.files import (
     nest_tensors,
     path_name,
     read_json,
-    read_record,
+    read_object,
     read_tensors,
     remove_leftovers,
     text_of_path_name,
@@ -251,11 +251,11 @@ def test_a_record_of_another_shape_says_what_was_expected(tmp_path: Path) -> Non
     path = tmp_path / "value.json"
     write_json(path, [1])
     with pytest.raises(RunError, match="holds a list: expected an object of a, b; mend it"):
-        read_record(path, "mend it", "a", "b")
+        read_object(path, "mend it", "a", "b")
     write_json(path, {"a": 1})
     with pytest.raises(RunError, match="has no 'b'"):
-        read_record(path, "mend it", "a", "b")
-    assert read_record(path, "mend it", "a") == {"a": 1}
+        read_object(path, "mend it", "a", "b")
+    assert read_object(path, "mend it", "a") == {"a": 1}
 
 
 @pytest.mark.parametrize("read", [read_json, read_tensors])

@@ -16,9 +16,10 @@ from shadow_defense.data.dataset import ImageSet, Normalisation, measure_normali
 from shadow_defense.data.npz import read_npz
 from shadow_defense.experiment.protecting.building import gallery_for
 from shadow_defense.experiment.protecting.settings import PROMISES
-from shadow_defense.experiment.protecting.weakest import LEAST, Target, weakest_strength
+from shadow_defense.experiment.protecting.weakest import LEAST, weakest_strength
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import GanTraining
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.protection.decoy import GeneratedDecoys
 from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
 from shadow_defense.protection.texture import Texture
@@ -102,7 +103,7 @@ class Material:
         answers = labels_for(classifier, self.pool, None)
         return task_directions(model, self.pool, answers, normalisation, self.whitening, count=count, seed=self.seed)
 
-    def weakest(self, make: Callable[[float], Texture], targets: Sequence[Target] = PROMISES["recommended"]) -> float:
+    def weakest(self, make: Callable[[float], Texture], targets: Sequence[Limit] = PROMISES["recommended"]) -> float:
         """The weakest strength for so many private images that meets the targets."""
         strength, gallery = LEAST, gallery_for(len(self.private))
         for target in targets:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from protecting.material import SEED, Material
 from shadow_defense.attacks.removers.learned import pairs_found, train_remover
-from shadow_defense.attacks.removers.planted import breaks_sparse_noise
+from shadow_defense.attacks.removers.suite import breaks_unknown_noise
 from shadow_defense.attacks.removers.unknown import AsGiven
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.seeds import named_generator
@@ -37,10 +37,7 @@ class Pixels:
     def broken(self, steps: int) -> bool:
         """Whether a remover of so many steps breaks the planted break that is its own."""
         if steps not in self._broken:
-            training, held = self.material.knowledge.parts()
-            self._broken[steps] = breaks_sparse_noise(
-                self.material.whitening, training.images, held.images, SEED, steps
-            )
+            self._broken[steps] = breaks_unknown_noise(self.material.knowledge, seed=SEED, steps=steps)
         return self._broken[steps]
 
     @cached_property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protecting.material import Material
 from protecting.pixels import noise_of_guard
-from shadow_defense.experiment.protecting.weakest import Target
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.models.functional import training_mode
 from shadow_defense.protection.white import White
 from shadow_defense.seeds import named_generator
@@ -24,7 +24,7 @@ LEAST_WEIGHT = 0.1
 MAPPED = 200
 """Public images over which the published map is averaged."""
 
-LEAKAGE = (Target("psnr", 2.0),)
+LEAKAGE = (Limit("psnr", 2.0),)
 """At which placements are compared."""
 
 Map = Float[Tensor, "h w"]

@@ -181,7 +181,7 @@ def read_json(path: Path, hint: str = "delete it to have it computed again") -> 
         raise RunError(f"cannot read {path}: {error}; {hint}") from error
 
 
-def read_record(path: Path, hint: str, *keys: str) -> dict[str, Any]:
+def read_object(path: Path, hint: str, *keys: str) -> dict[str, Any]:
     """Read a JSON file that must hold an object with at least ``keys``; errors as in :func:`read_json`."""
     record = read_json(path, hint)
     if not isinstance(record, dict):

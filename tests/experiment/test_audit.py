@@ -303,7 +303,7 @@ def test_updates_that_fit_nothing_are_refused(
         ((*DIFFERENCE, "--public", "@own", "--truth", "@truth"), "--public holds nothing but the images of --truth"),
         ((*DIFFERENCE, "--fail-above", "ssim"), "expected metric=value"),
         ((*DIFFERENCE, "--fail-above", "sim=1"), "did you mean 'ssim'"),
-        ((*DIFFERENCE, "--fail-above", "ssim=nan"), "no finite number"),
+        ((*DIFFERENCE, "--fail-above", "ssim=nan"), "expected a finite number"),
         ((*DIFFERENCE, "--fail-above", "ssim=0.4"), "give --truth"),
         ((*DIFFERENCE, "--truth", "@truth", "--fail-above", "rdlv=0.4"), "give --template"),
         ((*DIFFERENCE, "--truth", "@truth", "--fail-above", "iip=0.4"), "give --gallery"),

@@ -22,7 +22,6 @@ from shadow_defense.experiment.plans.calibration.bisection import (
     Calibration,
     CalibrationSettings,
     calibrate,
-    parse_target,
     worst_round,
 )
 from shadow_defense.experiment.plans.calibration.results import run_calibration
@@ -32,6 +31,7 @@ from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.files import read_json
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.leakage import relative_data_leakage
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.numbers import numbers
@@ -43,7 +43,6 @@ from shadow_defense.report.records.calibration import (
     Rise,
     ScheduleEntry,
     Strength,
-    Target,
 )
 from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.scores import Data
@@ -179,7 +178,7 @@ def test_a_greatest_strength_that_is_not_enough() -> None:
     assert "even the mean stays at or above the target" in schedule_sentence("growing", _entry(hopeless), TARGET)
 
 
-TARGET = Target("ssim", 0.5)
+TARGET = Limit("ssim", 0.5)
 
 
 def _strength(strength: float, **leakage: Leakage) -> Strength:
@@ -402,11 +401,11 @@ def command(tmp_path: Path, *arguments: str, **changes: Any) -> str:
         (["--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
         (["--target", "rdlv=0"], "target rdlv=0: expected a number above 0"),
         (["--target", "psnr=nan"], "target psnr=nan: expected a number above 0 and below 100"),
-        (["--target", "ssim=low"], "target ssim='low' is no number"),
+        (["--target", "ssim=low"], "target ssim=low: expected a number above 0 and below 1"),
         (["--target", "0.4"], "expected metric=value, such as ssim=0.4"),
         (
             ["--target", "sim=0.4"],
-            "unknown metric of the target 'sim': did you mean 'ssim'? valid are: psnr, rdlv, ssim",
+            "--target: unknown metric 'sim': did you mean 'ssim'? valid are: psnr, rdlv, ssim",
         ),
         (
             ["--attack", "rgap"],
@@ -444,7 +443,3 @@ def test_a_damaged_record_of_the_configuration_is_one_line(tmp_path: Path, conte
     with pytest.raises(ShadowDefenseError, match=r"calibration\.yaml") as error:
         run_calibration(tmp_path, config_from(EXACT), sought())
     assert "\n" not in str(error.value)
-
-
-def test_targets_are_read() -> None:
-    assert [parse_target(text).value for text in ("psnr=21", " rdlv = 0.5 ", "ssim=4e-1")] == [21, 0.5, 0.4]

@@ -13,7 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.audit.case import Case
-    from shadow_defense.report.records.audit import AuditRecord, Limit
+    from shadow_defense.metrics.limit import Limit
+    from shadow_defense.report.records.audit import AuditRecord
 
 
 def audit(
@@ -104,10 +105,11 @@ def audit(
     from shadow_defense.experiment.audit.of_run import case_of_run
     from shadow_defense.experiment.audit.of_update import case_of_update
     from shadow_defense.experiment.audit.running import PAGE, run_audit
-    from shadow_defense.experiment.audit.scoring import parse_limit
+    from shadow_defense.experiment.audit.scoring import LIMITED
     from shadow_defense.folder_lock import holding
+    from shadow_defense.metrics.limit import parse_limit
 
-    limits = [parse_limit(text) for text in fail_above or ()]
+    limits = [parse_limit(text, LIMITED, "--fail-above") for text in fail_above or ()]
     attacks = tuple(names(attack) or ())
     of_file: dict[str, object] = {
         "--model": model,

@@ -59,13 +59,15 @@ def calibrate(
         return
     # Before torch is imported: what is mistyped is answered at once.
     chosen_seeds, loaded = seed_list(seeds), load_config(config, with_choices(overrides, engine, model))
-    from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, parse_target
+    from shadow_defense.experiment.plans.calibration.bisection import TARGET_RANGES, CalibrationSettings
     from shadow_defense.experiment.plans.calibration.results import run_calibration
     from shadow_defense.folder_lock import holding
+    from shadow_defense.metrics.limit import parse_limit
     from shadow_defense.validation import validated
 
     values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": chosen_seeds}
-    values |= {"target": parse_target(target), "schedules": [name.strip() for name in schedules.split(",")]}
+    values["target"] = parse_limit(target, TARGET_RANGES, "--target")
+    values["schedules"] = [name.strip() for name in schedules.split(",")]
     settings = validated(CalibrationSettings, values, ConfigError)
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
     terminal = Console(stderr=True)

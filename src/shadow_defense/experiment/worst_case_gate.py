@@ -17,7 +17,7 @@ from shadow_defense.errors import DefenseError
 from shadow_defense.experiment.handed_over import removals
 from shadow_defense.experiment.self_audit import SelfAuditSettings
 from shadow_defense.federated.update import ModelUpdate
-from shadow_defense.files import read_record, write_json
+from shadow_defense.files import read_object, write_json
 from shadow_defense.protection.constants import hash_of
 
 KEPT = "worst-case.json"
@@ -63,7 +63,7 @@ class WorstCaseGate:
         protected, path = self.defense.protected(self.images.sample_ids), self.folder / KEPT
         asked = {"metric": self.settings.metric, "images": hash_of(self.images.images), "protected": hash_of(protected)}
         if path.exists():
-            kept = read_record(path, "delete it: it is computed anew", "asked", "found", "sample")
+            kept = read_object(path, "delete it: it is computed anew", "asked", "found", "sample")
             if kept["asked"] == asked:
                 return kept["found"], kept["sample"]
         found, sample = self._measured()

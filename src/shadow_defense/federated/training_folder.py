@@ -15,7 +15,7 @@ from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import (
     nest_tensors,
     path_name,
-    read_record,
+    read_object,
     read_tensors,
     text_of_path_name,
     write_json,
@@ -40,7 +40,7 @@ def read_journal(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     path = folder / "history.json"
     if not path.exists():
         return 0, []
-    record = read_record(path, train_again(folder), "rounds_done", "history")
+    record = read_object(path, train_again(folder), "rounds_done", "history")
     rounds_done, history = record["rounds_done"], record["history"]
     if not isinstance(history, list) or rounds_done != len(history) or not all(isinstance(e, dict) for e in history):
         raise RunError(f"{path} is no journal of a training; {train_again(folder)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, Normalisation, check_labels
@@ -107,6 +109,31 @@ def predict(
     """Logits of a whole set, in eval mode."""
     with training_mode(model, False):
         return torch.cat([model(normalisation.apply(chunk.float() / 255)) for chunk in images.images.split(batch_size)])
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a model says of images.
+
+    Attributes:
+        probabilities: of each class.
+        classes: the class that each image is called: of two at ``threshold``, else the most probable one.
+        threshold: of class 1, for the greatest macro F1 on validation images; None without them.
+    """
+
+    probabilities: Float64[Tensor, "n classes"]
+    classes: Int64[Tensor, "n"]
+    threshold: float | None
+
+
+def call(model: nn.Module, test: ImageSet, validation: ImageSet | None, normalisation: Normalisation) -> Called:
+    """What a model says of the test images; :class:`DataError` without validation images where they are asked for."""
+    probabilities = torch.softmax(predict(model, test, normalisation).double(), dim=1)
+    if validation is None or probabilities.shape[1] != 2:
+        return Called(probabilities, probabilities.argmax(dim=1), None)
+    validated = torch.softmax(predict(model, validation, normalisation).double(), dim=1)
+    threshold = best_threshold(validated[:, 1], validation.labels)
+    return Called(probabilities, (probabilities[:, 1] > threshold).long(), threshold)
 
 
 def evaluate(model: nn.Module, data: FederatedDataset) -> dict[str, dict[str, float | None]]:

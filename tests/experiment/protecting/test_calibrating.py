@@ -15,7 +15,7 @@ from shadow_defense.experiment.protecting import calibrating
 from shadow_defense.experiment.protecting.calibrating import Calibrating, calibrate_textures
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.utility import Worth
-from shadow_defense.experiment.protecting.weakest import Target
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.pareto import dominates
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.textures import render_textures
@@ -31,7 +31,7 @@ def images(count: int, seed: int) -> ImageSet:
     return ImageSet(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels)[:, 0], names)
 
 
-def work(target: Target) -> Calibrating:
+def work(target: Limit) -> Calibrating:
     return Calibrating(PUBLIC, Parts(images(60, 1), None, images(40, 2), ("well", "ill")), target, 0, Progress())
 
 
@@ -43,7 +43,7 @@ def test_each_texture_meets_the_target_and_not_by_much(monkeypatch: pytest.Monke
         return Worth(f1=0.5 + 0.01 * len(trained), f1_threshold=None, auc=None)
 
     monkeypatch.setattr(calibrating, "worth_of", worth)
-    record = calibrate_textures(work(Target("psnr", 2.0)), "Textures", "a command")
+    record = calibrate_textures(work(Limit("psnr", 2.0)), "Textures", "a command")
     assert {row.preset for row in record.rows} == {"recommended", "white", "covariance"}
     meeting = {row.preset: row for row in record.rows if row.weakest}
     for name in ("white", "covariance"):
@@ -65,7 +65,7 @@ def test_each_texture_meets_the_target_and_not_by_much(monkeypatch: pytest.Monke
 
 
 def test_what_nothing_reaches_is_said_of_each() -> None:
-    record = calibrate_textures(work(Target("rdlv", 1e-7)), "Textures", "a command")
+    record = calibrate_textures(work(Limit("rdlv", 1e-7)), "Textures", "a command")
     assert record.rows == ()
     assert "is not reached" in record.not_reached["white"]
     assert "No texture leaves" in record.verdict[0]

@@ -158,7 +158,7 @@ def test_the_presets_strength_keeps_its_promise_whatever_the_number_of_images() 
         constants = choose_constants(settings, PROMISES["recommended"], UNLABELLED, gallery, Progress(), networks)
         texture = build_texture(settings, constants, UNLABELLED.images)
         for target in PROMISES["recommended"]:
-            assert LEAKS[target.measure][0]([texture], unit, gallery) <= target.most
+            assert LEAKS[target.metric][0]([texture], unit, gallery) <= target.value
         strengths.append(constants.strength)
     # Among fewer images one is found more often, so that they need more noise.
     assert strengths[0] > 1.1 * strengths[1]

@@ -22,7 +22,8 @@ from shadow_defense.experiment.protecting import protecting
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.protecting import protect_data
 from shadow_defense.experiment.protecting.settings import PRESETS, protect_preset
-from shadow_defense.experiment.protecting.weakest import Target, parse_target, weakest_strength
+from shadow_defense.experiment.protecting.weakest import parse_target, weakest_strength
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress
@@ -240,7 +241,7 @@ def test_a_withheld_verdict_gives_no_numbers(
         ({"public": "few.npz"}, "30 public images: expected at least 50"),
         ({"public": "public.npz", "limit": 5}, "5 images to protect: expected at least 20"),
         ({"aside": 60.0}, "--set-aside 60 of 60 training images: expected fewer"),
-        ({"public": "public.npz", "targets": (Target("rdlv", 1e-6),)}, "is not reached: the strongest noise leaves"),
+        ({"public": "public.npz", "targets": (Limit("rdlv", 1e-6),)}, "is not reached: the strongest noise leaves"),
         ({"public": "unlabelled"}, "the public images have no labels"),
         ({"public": "public.npz", "settings": {"directions": 1000}}, "expected 1 to 144"),
     ],
@@ -307,15 +308,15 @@ def test_the_weakest_strength_meets_its_target_and_no_less(hospital: Path, measu
             return float((psnr(estimates, public) - psnr(mean.expand_as(public), public)).mean())
         return float(scores(estimates, public, mean)["rdlv"].mean())
 
-    target = Target(measure, 0.3 * leaked(0.05))
+    target = Limit(measure, 0.3 * leaked(0.05))
     strength = weakest_strength(lambda strength: White(whitening, strength), public, target)
-    assert leaked(strength) <= target.most < leaked(0.9 * strength)
+    assert leaked(strength) <= target.value < leaked(0.9 * strength)
 
 
 def test_an_earlier_look_counts_where_a_strength_is_chosen(hospital: Path) -> None:
     """White noise of deviation s, seen twice, tells as much as once of ``s / sqrt(2)``: the mean of both has that."""
     public = torch.from_numpy(arrays(hospital / "public.npz")["train_images"])[:, None].float() / 255
-    whitening, target = measure_whitening(public), Target("psnr", 3.0)
+    whitening, target = measure_whitening(public), Limit("psnr", 3.0)
     make = partial(White, whitening)
     alone = weakest_strength(make, public, target)
     weaker = weakest_strength(make, public, target, earlier=[make(2 * alone)])
@@ -327,7 +328,7 @@ def test_an_earlier_look_counts_where_a_strength_is_chosen(hospital: Path) -> No
 
 @pytest.mark.parametrize("text", ["rdlv", "rdlv=-1", "ssim=0.4", "rdlv=nan", "rdlv=many", "linkage=1", "psnr=inf"])
 def test_a_target_is_a_measure_and_a_number_that_it_can_have(text: str) -> None:
-    with pytest.raises(ShadowDefenseError, match="expected rdlv=NUMBER"):
+    with pytest.raises(ShadowDefenseError, match=r"such as rdlv=0\.25"):
         parse_target(text)
     assert [str(parse_target(each)) for each in ("psnr=+2", "linkage=0.05")] == ["psnr=2", "linkage=0.05"]
 

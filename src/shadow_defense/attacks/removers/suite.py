@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from shadow_defense.attacks.removers.code_inversion import CodeInversion
@@ -25,6 +25,7 @@ from shadow_defense.attacks.removers.remover import Remover
 from shadow_defense.progress import Progress
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys, PoolDecoys
 from shadow_defense.protection.texture import Texture
+from shadow_defense.protection.whitening import measure_whitening
 
 HELD_BACK = 4
 """One in so many public images is kept from the learned remover, for the planted breaks and the choice of remover."""
@@ -48,9 +49,10 @@ class Knowledge:
         """Those to train on, and those held back."""
         place = torch.arange(len(self.images))
         held = place % HELD_BACK == 0
-        return self._subset(~held), self._subset(held)
+        return self.subset(~held), self.subset(held)
 
-    def _subset(self, chosen: Tensor) -> Knowledge:
+    def subset(self, chosen: Bool[Tensor, "n"]) -> Knowledge:
+        """Those images that are chosen."""
         groups = self.groups
         if groups is not None:
             groups = tuple(name for name, keep in zip(groups, chosen.tolist(), strict=True) if keep)
@@ -116,3 +118,9 @@ def planted_breaks(
         if isinstance(decoys, GeneratedDecoys):
             checks["decoy of a known code"] = lambda: breaks_known_code(whitening, decoys, share, held.images, seed)
     return {name: check() for name, check in checks.items()}
+
+
+def breaks_unknown_noise(knowledge: Knowledge, *, seed: int, steps: int, progress: Progress | None = None) -> bool:
+    """The planted break of a learned remover that knows no texture: whether it breaks sparse noise."""
+    training, held = knowledge.parts()
+    return breaks_sparse_noise(measure_whitening(knowledge.images), training.images, held.images, seed, steps, progress)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shadow_defense.attacks.removers.lmmse import LinearRemover
+from shadow_defense.attacks.removers.suite import Knowledge
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.linkage import patient_ranks_above
 from shadow_defense.progress import Progress
@@ -63,19 +64,13 @@ class Verifier:
 
 
 def train_verifier(
-    texture: Texture,
-    images: Float[Tensor, "n c h w"],
-    groups: Sequence[str],
-    *,
-    seed: int,
-    steps: int,
-    progress: Progress | None = None,
+    texture: Texture, knowledge: Knowledge, *, seed: int, steps: int, progress: Progress | None = None
 ) -> Verifier | None:
     """From public images of known patients, protected anew each time; None where too few patients have two images.
 
     In a batch each patient's protected image has to find its other, clean one among all patients'.
     """
-    several = patients_of_several(groups)
+    images, several = knowledge.images, patients_of_several(knowledge.groups or ())
     if len(several) < LEAST_PATIENTS:
         return None
     verifier = Verifier(texture, images.shape[1], seed)
@@ -102,21 +97,20 @@ def train_verifier(
     return verifier
 
 
-def finds_patients_in_weak_noise(
-    texture: Texture, images: Float[Tensor, "n c h w"], groups: Sequence[str], *, seed: int, steps: int
-) -> bool:
+def finds_patients_in_weak_noise(texture: Texture, knowledge: Knowledge, *, seed: int, steps: int) -> bool:
     """The planted break: so trained on three patients of four, the rest are told apart under noise of :data:`WEAK`."""
+    groups = knowledge.groups or ()
     names = list(dict.fromkeys(groups))
     held = {name for place, name in enumerate(names) if place % 4 == 0}
     known = torch.tensor([name not in held for name in groups])
     weak = White(texture.whitening, WEAK)
-    verifier = train_verifier(weak, images[known], _of(groups, known), seed=seed, steps=steps)
+    verifier = train_verifier(weak, knowledge.subset(known), seed=seed, steps=steps)
     if verifier is None:
         return False
-    left, theirs = images[~known], _of(groups, ~known)
-    draws = [named_generator(seed, "verifier", "weak", place) for place in range(len(left))]
-    similarity = verifier.similarity(weak.protect(left, draws), left)
-    ranks = patient_ranks_above(similarity, torch.arange(len(left)), theirs)
+    left = knowledge.subset(~known)
+    draws = [named_generator(seed, "verifier", "weak", place) for place in range(len(left.images))]
+    similarity = verifier.similarity(weak.protect(left.images, draws), left.images)
+    ranks = patient_ranks_above(similarity, torch.arange(len(left.images)), left.groups or ())
     interval = mean_interval(ranks.tolist()).interval if len(ranks) else None
     return interval is not None and interval[0] > 0.5
 
@@ -127,10 +121,6 @@ def patients_of_several(groups: Sequence[str]) -> list[Int64[Tensor, "_"]]:
     for place, name in enumerate(groups):
         places.setdefault(name, []).append(place)
     return [torch.tensor(each) for each in places.values() if len(each) > 1]
-
-
-def _of(groups: Sequence[str], chosen: Tensor) -> list[str]:
-    return [name for name, keep in zip(groups, chosen.tolist(), strict=True) if keep]
 
 
 def _embedding(channels: int) -> nn.Module:

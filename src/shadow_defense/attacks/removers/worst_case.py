@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,15 +109,19 @@ def linkage(
     Returns:
         ``rank1`` and ``auc`` of the same image; ``patient_auc`` of others of the same patient, where there are such.
     """
-    ways = [
-        likelihoods(texture.whitening, texture.view(), protected, gallery),
-        -torch.cdist(estimates.flatten(1), gallery.flatten(1)),
-    ]
+    ways = [likelihoods(texture.whitening, texture.view(), protected, gallery), *distances([estimates], gallery)]
     if earlier is not None:
         ways.append(earlier.likelihoods(texture, protected, gallery))
     if verifier is not None:
         ways.append(verifier.similarity(protected, gallery))
     return found_again(ways, own, groups)
+
+
+def distances(
+    made: Iterable[Float[Tensor, "n c h w"]], gallery: Float[Tensor, "m c h w"]
+) -> list[Float[Tensor, "n m"]]:
+    """Of each estimate of the images how close they come to each image of the gallery: minus the distance."""
+    return [-torch.cdist(each.flatten(1), gallery.flatten(1)) for each in made]
 
 
 def found_again(ways: Sequence[Float[Tensor, "n m"]], own: Int64[Tensor, "n"], groups: Sequence[str] | None) -> Scores:

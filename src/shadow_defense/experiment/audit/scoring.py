@@ -11,44 +11,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import Normalisation
-from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.audit.case import Case, Gallery
 from shadow_defense.metrics.fidelity import clamp_unit, score_reconstructions
 from shadow_defense.metrics.identifiability import identifiability_precision, identified, pooled_features
 from shadow_defense.metrics.leakage import relative_data_leakage
+from shadow_defense.metrics.limit import ANY, Limit
 from shadow_defense.metrics.lpips import Lpips
 from shadow_defense.metrics.ssim import ssim
-from shadow_defense.report.records.audit import AttackEnd, Limit, RiskRow
+from shadow_defense.report.records.audit import AttackEnd, RiskRow
 
 NEAREST = (1, 3, 5)
 """The k of k-IIP, as far as the gallery reaches."""
 
-LIMITED = {
-    "ssim": "of a reconstruction to its image, at most 1",
-    "psnr": "in dB",
-    "rdlv": "relative data leakage value against --template",
-    "iip": "1 where the nearest gallery image is the client's, else 0",
-}
-
-
-def parse_limit(text: str) -> Limit:
-    """A limit from ``metric=value``. Raises :class:`ConfigError` for anything else and for unknown metrics.
-
-    >>> parse_limit("ssim=0.4")
-    Limit(metric='ssim', value=0.4)
-    """
-    metric, separator, number = (part.strip() for part in text.partition("="))
-    if not separator:
-        raise ConfigError(f"cannot read --fail-above {text}: expected metric=value, such as ssim=0.4")
-    if metric not in LIMITED:
-        raise ConfigError(f"--fail-above: {unknown_name('metric', metric, LIMITED)}")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"--fail-above {metric}='{number}' is no finite number: expected one, such as ssim=0.4")
-    return Limit(metric, value)
+LIMITED = dict.fromkeys(("ssim", "psnr", "rdlv", "iip"), ANY)
+"""The metrics that a reconstruction may be limited in; iip is 1 where the nearest gallery image is the client's."""
 
 
 def check_limits(limits: Sequence[Limit], case: Case) -> None:

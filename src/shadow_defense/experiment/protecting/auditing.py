@@ -142,11 +142,10 @@ def _verifier(
         return None, ()
     if knowledge.groups is None:
         return None, (WITHOUT_PATIENTS,)
-    images, groups, seed = knowledge.images, knowledge.groups, settings.seed
-    steps = min(settings.remover_steps, VERIFIER_STEPS)
-    if not finds_patients_in_weak_noise(texture, images, groups, seed=seed, steps=steps):
+    seed, steps = settings.seed, min(settings.remover_steps, VERIFIER_STEPS)
+    if not finds_patients_in_weak_noise(texture, knowledge, seed=seed, steps=steps):
         return None, (NO_VERIFIER,)
-    return train_verifier(texture, images, groups, seed=seed, steps=steps, progress=progress), ()
+    return train_verifier(texture, knowledge, seed=seed, steps=steps, progress=progress), ()
 
 
 def measured(each: Mapping[str, Tensor]) -> Measures:

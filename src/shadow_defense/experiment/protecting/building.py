@@ -9,8 +9,9 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.networks import NONE, Networks
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.experiment.protecting.weakest import Target, weakest_strength
+from shadow_defense.experiment.protecting.weakest import weakest_strength
 from shadow_defense.federated.site_folder import state_root
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
 from shadow_defense.protection.constants import Constants, kept_constants, measure_constants
@@ -20,7 +21,7 @@ from shadow_defense.protection.texture import Texture
 
 def site_constants(
     settings: ProtectSettings,
-    targets: Sequence[Target],
+    targets: Sequence[Limit],
     public: PublicImages,
     count: int,
     progress: Progress,
@@ -43,7 +44,7 @@ def site_constants(
         settings.seed,
         [str(target) for target in targets],
         # Nothing else asks how many there are: the strength of one data set is then that of another.
-        gallery if any(target.measure == "linkage" for target in targets) else None,
+        gallery if any(target.metric == "linkage" for target in targets) else None,
         networks.marks() | ({} if earlier is None else {"earlier": earlier.fingerprint}),
     )
 
@@ -66,7 +67,7 @@ def gallery_for(count: int) -> int:
 
 def choose_constants(
     settings: ProtectSettings,
-    targets: Sequence[Target],
+    targets: Sequence[Limit],
     public: PublicImages,
     gallery: int,
     progress: Progress,

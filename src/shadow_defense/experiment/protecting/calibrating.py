@@ -14,9 +14,10 @@ from shadow_defense.experiment.protecting.building import gallery_for
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.settings import PRESETS, ProtectSettings, protect_preset
 from shadow_defense.experiment.protecting.utility import worth_of
-from shadow_defense.experiment.protecting.weakest import LEAKS, Target, weakest_strength
+from shadow_defense.experiment.protecting.weakest import LEAKS, weakest_strength
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_text
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
@@ -43,12 +44,12 @@ class Calibrating:
 
     public: PublicImages
     parts: Parts
-    target: Target
+    target: Limit
     seed: int
     progress: Progress
 
     @classmethod
-    def of(cls, dataset: FederatedDataset, target: Target, seed: int, progress: Progress) -> Calibrating:
+    def of(cls, dataset: FederatedDataset, target: Limit, seed: int, progress: Progress) -> Calibrating:
         """With all clients' images together, as one hospital's."""
         train, validation = (
             concatenated([getattr(client, part) for client in dataset.clients]) for part in ("train", "validation")

@@ -12,9 +12,9 @@ from shadow_defense.experiment.protecting.auditing import Audited
 from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE
 from shadow_defense.experiment.protecting.material import Material
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.experiment.protecting.weakest import Target
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_json, write_text
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.protection.constants import hash_of
 from shadow_defense.report.pages.certificate import render_certificate
 from shadow_defense.report.records.certificate import CertificateRecord, Counts, Example
@@ -39,7 +39,7 @@ class Origin:
 
     title: str
     command: str
-    targets: Sequence[Target]
+    targets: Sequence[Limit]
     passed: int
     marks: Mapping[str, str | None]
     notes: tuple[str, ...] = ()

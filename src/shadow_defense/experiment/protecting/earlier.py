@@ -11,7 +11,7 @@ from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, GENERA
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.files import read_record
+from shadow_defense.files import read_object
 from shadow_defense.generators.build import load_generator
 from shadow_defense.protection.building import freeze
 from shadow_defense.protection.constants import hash_of, read_constants
@@ -30,7 +30,7 @@ def read_earlier(folder: Path, private: ImageSet, public: PublicImages, secret: 
         RunError: for no such folder, or a damaged one.
         DataError: for one of other images, of other public ones, or of another site.
     """
-    asked = read_record(folder / ASKED, ANOTHER, "settings")
+    asked = read_object(folder / ASKED, ANOTHER, "settings")
     constants = read_constants(folder / CONSTANTS, ANOTHER)
     if constants is None:
         raise RunError(f"{folder} was not protected to the end: run the same protect again")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.errors import RunError
-from shadow_defense.files import is_empty, read_record, write_json
+from shadow_defense.files import is_empty, read_object, write_json
 
 ASKED, CONSTANTS, CERTIFICATE, PAGE = "protection.json", "texture.safetensors", "certificate.json", "certificate.html"
 GENERATOR = "generator.safetensors"
@@ -22,7 +22,7 @@ def claim(out: Path, asked: Mapping[str, Any]) -> None:
     """
     written = out / ASKED
     if written.exists():
-        if read_record(written, HINT, *asked) != asked:
+        if read_object(written, HINT, *asked) != asked:
             raise RunError(f"{out} holds another protection, of other images or settings: {HINT}")
     elif not is_empty(out):
         raise RunError(f"{out} is not empty, and nothing is overwritten: {HINT}")

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from shadow_defense.attacks.removers.planted import breaks_sparse_noise
+from shadow_defense.attacks.removers.suite import breaks_unknown_noise
 from shadow_defense.attacks.removers.unknown import learned_from_halves
-from shadow_defense.attacks.removers.worst_case import found_again, in_hindsight, scores
+from shadow_defense.attacks.removers.worst_case import distances, found_again, in_hindsight, scores
 from shadow_defense.errors import DataError, RunError, shown
 from shadow_defense.experiment.protecting.auditing import Audited, audit_images, audited_places, measured
 from shadow_defense.experiment.protecting.building import choose_constants
@@ -22,7 +22,7 @@ from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, GENERA
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.files import read_record
+from shadow_defense.files import read_object
 from shadow_defense.generators.build import load_generator
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
@@ -30,7 +30,6 @@ from shadow_defense.protection.building import build_texture, fingerprint
 from shadow_defense.protection.constants import hash_of, read_constants
 from shadow_defense.protection.decoy import Decoy
 from shadow_defense.protection.texture import Texture
-from shadow_defense.protection.whitening import measure_whitening
 from shadow_defense.protection.written import Written
 
 ANOTHER = "give --protected a folder that `protect` wrote to the end"
@@ -101,7 +100,7 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
 def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSettings, str, tuple[str, ...]]:
     if request.told:
         raise DataError(f"{request.protected} says itself how it was protected: leave --texture out")
-    asked = read_record(request.protected / ASKED, ANOTHER, "settings", "private", "public", *CHOOSING)
+    asked = read_object(request.protected / ASKED, ANOTHER, "settings", "private", "public", *CHOOSING)
     audit = request.settings.model_dump(include={"audited", "remover_steps"})
     settings = ProtectSettings(**{**asked["settings"], **audit})
     if asked["aside"] is not None and request.public is not None:
@@ -154,12 +153,10 @@ def _audit_unknown(
     places = audited_places(len(private), settings)
     protected, truths = written[places].float() / 255, private.images[places].float() / 255
     labels, classes = private.labels[places], int(private.labels.max()) + 1
-    training, held = knowledge.parts()
-    whitening = measure_whitening(knowledge.images)
-    broken = breaks_sparse_noise(whitening, training.images, held.images, seed, steps, progress)
+    broken = breaks_unknown_noise(knowledge, seed=seed, steps=steps, progress=progress)
     learned = learned_from_halves(protected, truths, labels, classes, seed=seed, steps=steps, progress=progress)
     made = {"as given": protected, "learned": learned}
-    mean = whitening.mean.unflatten(0, whitening.shape)
+    mean = knowledge.images.double().mean(dim=0).float()
     tables = {name: scores(estimates, truths, mean) for name, estimates in made.items()}
     # Which of the two to believe for a half the other half's truths tell.
     even = torch.arange(len(truths)) % 2 == 0
@@ -167,8 +164,7 @@ def _audit_unknown(
     for own in (even, ~even):
         best = max(made.values(), key=lambda each: float(psnr(each[~own], truths[~own]).mean()))
         believed[own] = best[own]
-    gallery = private.unit_images().flatten(1)
-    ways = [-torch.cdist(each.flatten(1), gallery) for each in made.values()]
+    ways = distances(made.values(), private.unit_images())
     return Audited(
         planted_breaks={"sparse noise": broken},
         removers={name: measured(each) for name, each in tables.items()},

@@ -13,7 +13,7 @@ from shadow_defense.experiment.protecting.knowledge import PublicImages, cut_pub
 from shadow_defense.experiment.protecting.layouts.layout import Layout
 from shadow_defense.experiment.protecting.layouts.reading import read_layout
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.experiment.protecting.weakest import Target
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.seeds import named_generator
 
 LEAST_PRIVATE = 20
@@ -40,7 +40,7 @@ class Request:
     settings: ProtectSettings
     public: str | None = None
     aside: float | None = None
-    targets: tuple[Target, ...] = ()
+    targets: tuple[Limit, ...] = ()
     limit: int | None = None
     image_size: int | None = None
     grey_range: tuple[float, float] | None = None

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.protecting.weakest import Target, parse_target
+from shadow_defense.experiment.protecting.weakest import parse_target
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.validation import validated
 
@@ -29,7 +30,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Textures at the strengths that docs/protect.md measures."""
 
-PROMISES: Mapping[str, tuple[Target, ...]] = {"recommended": (Target("psnr", 1.5), Target("linkage", 0.04))}
+PROMISES: Mapping[str, tuple[Limit, ...]] = {"recommended": (Limit("psnr", 1.5), Limit("linkage", 0.04))}
 """What a preset is chosen for: its strength is the weakest at which public images leave no more.
 
 2 dB above the mean image and one image in twenty that is found are promised. A learned remover adds up to half a
@@ -37,7 +38,7 @@ decibel to the linear one, and of the few images that a certificate looks for mo
 """
 
 
-def targets_of(preset: str, asked: str | None, options: Collection[str]) -> tuple[Target, ...]:
+def targets_of(preset: str, asked: str | None, options: Collection[str]) -> tuple[Limit, ...]:
     """What the strength is chosen for: what was asked for, else the preset's own where no strength was given.
 
     Raises:

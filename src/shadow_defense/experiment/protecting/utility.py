@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.functional import one_hot
 
-from shadow_defense.data.dataset import ImageSet, Normalisation, Parts, measure_normalisation
+from shadow_defense.data.dataset import Normalisation, Parts, measure_normalisation
 from shadow_defense.errors import DataError
-from shadow_defense.metrics.utility import best_threshold, utility
+from shadow_defense.metrics.utility import call, utility
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.protection.directions import train_classifier
 
@@ -38,29 +37,20 @@ def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL) -> Wor
 
 
 def worth_of_model(model: nn.Module, normalisation: Normalisation, parts: Parts) -> Worth:
-    """Of a model in eval mode, on the validation and test parts as they are.
+    """Of a model, on the validation and test parts as they are.
 
     Raises:
         DataError: without a test part.
     """
     if parts.test is None:
         raise DataError("utility needs a test part: give a source that has one")
-    tested = _probabilities(model, parts.test, normalisation)
-    scores = utility(tested, parts.test.labels)
+    called = call(model, parts.test, parts.validation, normalisation)
+    scores = utility(called.probabilities, parts.test.labels)
     worth = Worth(f1=_number(scores["f1_macro"]), f1_threshold=None, auc=scores["auroc"])
-    if len(parts.class_names) == 2 and parts.validation is not None:
-        validated = _probabilities(model, parts.validation, normalisation)
-        threshold = best_threshold(validated[:, 1], parts.validation.labels)
-        called = (tested[:, 1] > threshold).double()
-        moved = utility(torch.stack([1 - called, called], dim=1), parts.test.labels)
+    if called.threshold is not None:
+        moved = utility(one_hot(called.classes, 2).double(), parts.test.labels)
         worth["f1_threshold"] = moved["f1_macro"]
     return worth
-
-
-def _probabilities(model: nn.Module, images: ImageSet, normalisation: Normalisation) -> Float[Tensor, "n classes"]:
-    with torch.no_grad():
-        logits = [model(normalisation.apply(part)) for part in images.unit_images().split(256)]
-    return torch.softmax(torch.cat(logits).double(), dim=1)
 
 
 def _number(score: float | None) -> float:

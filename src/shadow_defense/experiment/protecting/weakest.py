@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,8 +11,9 @@ from torch import Tensor
 from shadow_defense.attacks.removers.linking import compared_looks
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
-from shadow_defense.errors import ConfigError, shown
+from shadow_defense.errors import ConfigError
 from shadow_defense.metrics.leakage import relative_data_leakage
+from shadow_defense.metrics.limit import Limit, parse_limit
 from shadow_defense.metrics.linkage import hits
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
@@ -85,36 +85,16 @@ LEAKS: dict[str, tuple[Callable[[Looks, Float[Tensor, "n c h w"], int], float], 
 rank-1 by likelihood in a gallery of as many public images as will be protected, or of all where that is more."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """The most that may be left of an image on average, by a measure of :data:`LEAKS`."""
-
-    measure: str
-    most: float
-
-    def __str__(self) -> str:
-        return f"{self.measure}={self.most:g}"
-
-
-def parse_target(text: str) -> Target:
+def parse_target(text: str) -> Limit:
     """``rdlv=0.25``, ``psnr=+2`` or ``linkage=0.05``. Raises :class:`ConfigError` for anything else."""
-    measure, _, number = text.partition("=")
-    try:
-        most = float(number)
-    except ValueError:
-        most = -1.0
-    if measure not in LEAKS or not 0 < most < LEAKS[measure][1]:
-        raise ConfigError(
-            f"--target {shown(text)}: expected rdlv=NUMBER, psnr=+DECIBELS above the mean image or linkage=SHARE "
-            "that is found first, as in rdlv=0.25, psnr=+2, linkage=0.05"
-        )
-    return Target(measure, most)
+    ranges = {measure: (0.0, most) for measure, (_, most) in LEAKS.items()}
+    return parse_limit(text, ranges, "--target", "rdlv=0.25, psnr=+2 dB above the mean image or linkage=0.05 found")
 
 
 def weakest_strength(
     make: Callable[[float], Texture],
     public: Float[Tensor, "n c h w"],
-    target: Target,
+    target: Limit,
     gallery: int | None = None,
     least: float = LEAST,
     earlier: Looks = (),
@@ -132,15 +112,15 @@ def weakest_strength(
     Raises:
         ConfigError: where no strength reaches it, saying what is reached.
     """
-    leak, _ = LEAKS[target.measure]
+    leak, _ = LEAKS[target.metric]
 
     def leaked(strength: float) -> float:
         return leak([*earlier, make(strength)], public, gallery or len(public))
 
-    if leaked(least) <= target.most:
+    if leaked(least) <= target.value:
         return least
     reached = leaked(MOST)
-    if reached > target.most:
+    if reached > target.value:
         looked = " with the earlier protection, of which the attacker has seen something too" if earlier else ""
         raise ConfigError(
             f"--target {target} is not reached: the strongest noise leaves {reached:.3f}{looked}; give a higher one, "
@@ -149,6 +129,6 @@ def weakest_strength(
     low, high = least, MOST
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if leaked(middle) <= target.most else (middle, high)
+        low, high = (low, middle) if leaked(middle) <= target.value else (middle, high)
     # Four digits, upwards, so that what is written meets the target too.
     return float(f"{high * 1.0005:.4g}")

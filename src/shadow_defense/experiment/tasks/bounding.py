@@ -13,7 +13,15 @@ from torch import Tensor
 from shadow_defense.attacks.removers.learned import TRAINING, pairs_found, train_remover
 from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
 from shadow_defense.attacks.removers.unknown import AsGiven
-from shadow_defense.attacks.removers.worst_case import Scores, attack, found_again, in_hindsight, linkage, scores
+from shadow_defense.attacks.removers.worst_case import (
+    Scores,
+    attack,
+    distances,
+    found_again,
+    in_hindsight,
+    linkage,
+    scores,
+)
 from shadow_defense.data.dataset import ImageSet, concatenated
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
 from shadow_defense.defenses.build import DefenseSettings
@@ -182,8 +190,7 @@ class _Case:
         remover = train_remover(AsGiven(), pairs, data.classes, seed=seed, steps=self.steps, progress=self.progress)
         protected = self._protected(defense, images)
         made = {"as given": protected.clamp(0, 1), "learned": remover.remove(protected, images.labels).estimates}
-        gallery = everybody.unit_images().flatten(1)
-        ways = [-torch.cdist(each.flatten(1), gallery) for each in made.values()]
+        ways = distances(made.values(), everybody.unit_images())
         return made, found_again(ways, places, everybody.groups), {}
 
     def _protected(self, defense: Defense, images: ImageSet) -> Float[Tensor, "n c h w"]:

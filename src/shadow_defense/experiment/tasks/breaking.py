@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shadow_defense.attacks.removers.learned import TRAINING
-from shadow_defense.attacks.removers.planted import breaks_sparse_noise
-from shadow_defense.attacks.removers.suite import Knowledge
+from shadow_defense.attacks.removers.suite import Knowledge, breaks_unknown_noise
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.keys import key_of, public_key
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.progress import Progress
-from shadow_defense.protection.whitening import measure_whitening
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,5 @@ class Breaking(RecordTask[Broken]):
     def compute(self, store: Store, progress: Progress) -> None:
         data = self.scene.dataset
         known = Knowledge(data.public.unit_images(), data.public.labels, data.classes)
-        training, held = known.parts()
-        whitening, seed = measure_whitening(known.images), self.scene.config.seed
-        broken = breaks_sparse_noise(whitening, training.images, held.images, seed, self.remover_steps, progress)
-        self.save(store, Broken(broken))
+        seed, steps = self.scene.config.seed, self.remover_steps
+        self.save(store, Broken(breaks_unknown_noise(known, seed=seed, steps=steps, progress=progress)))

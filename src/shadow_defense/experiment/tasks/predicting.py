@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from shadow_defense.data.dataset import ImageSet, concatenated
+from shadow_defense.data.dataset import concatenated
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.store import Store
@@ -18,7 +14,7 @@ from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import SCORE_CODE, key_of
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import Training, final_model
-from shadow_defense.metrics.utility import best_threshold, predict
+from shadow_defense.metrics.utility import call
 from shadow_defense.progress import Progress
 
 
@@ -69,15 +65,7 @@ class Predicting(RecordTask[Predicted]):
         if len(data.test) == 0:
             raise DataError("no test images to measure utility on: raise data.test_fraction")
         model = final_model(scene, self.training.arm, store.place(self.training))
-
-        def probabilities(images: ImageSet) -> Float[Tensor, "n classes"]:
-            return torch.softmax(predict(model, images, data.normalisation).double(), dim=1)
-
-        predicted, threshold = probabilities(data.test), None
-        called = predicted.argmax(dim=1)
-        if data.classes == 2:
-            validation = concatenated([client.validation for client in data.clients])
-            threshold = best_threshold(probabilities(validation)[:, 1], validation.labels)
-            called = (predicted[:, 1] > threshold).long()
-        rows = tuple(tuple(row) for row in predicted.tolist())
-        self.save(store, Predicted(tuple(data.test.labels.tolist()), tuple(called.tolist()), rows, threshold))
+        called = call(model, data.test, concatenated([each.validation for each in data.clients]), data.normalisation)
+        rows = tuple(tuple(row) for row in called.probabilities.tolist())
+        labels, classes = tuple(data.test.labels.tolist()), tuple(called.classes.tolist())
+        self.save(store, Predicted(labels, classes, rows, called.threshold))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.equal_steps import LIKE_SIGNS
 from shadow_defense.federated.optimiser import OptimiserName
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.recognition import Recognition, recognition, share_of_the_way
 from shadow_defense.models.losses import LossName
 from shadow_defense.report.records.reading import Settings
@@ -184,14 +185,6 @@ class Assessment:
     headline: str
     next_steps: tuple[str, ...]
     not_tried: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A measured value above which the audit fails."""
-
-    metric: str
-    value: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.report.records.reading import Measure, Settings
 from shadow_defense.report.records.scores import Data, Header
 
@@ -112,14 +113,6 @@ class Chosen(Strength):
     arm: Settings
 
 
-@dataclass(frozen=True)
-class Target:
-    """What leakage must stay below."""
-
-    metric: str
-    value: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRecord(Header):
     """What ``calibration.json`` holds; ``mean_image`` is what an attacker reaches without any update."""
@@ -128,7 +121,7 @@ class CalibrationRecord(Header):
     data: Data
     config: Settings
     settings: Settings
-    target: Target
+    target: Limit
     attack: str
     attack_settings: Settings
     threat_model: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.report.kit.formatting import counted
 from shadow_defense.report.kit.metrics import METRICS
-from shadow_defense.report.records.calibration import CalibrationRecord, Leakage, ScheduleEntry, Target
+from shadow_defense.report.records.calibration import CalibrationRecord, Leakage, ScheduleEntry
 
 
 def calibration_verdict(record: CalibrationRecord) -> list[str]:
@@ -46,7 +47,7 @@ def undefended_sentence(record: CalibrationRecord) -> str:
     )
 
 
-def schedule_sentence(name: str, entry: ScheduleEntry, target: Target) -> str:
+def schedule_sentence(name: str, entry: ScheduleEntry, target: Limit) -> str:
     """What bisection found for one schedule."""
     goal = f"{METRICS[target.metric].label} {amount(target.metric, target.value)}"
     certain, average, strongest = entry.certain, entry.average, entry.measurements[-1]

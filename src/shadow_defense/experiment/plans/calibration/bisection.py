@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from shadow_defense.errors import ConfigError, DataError, unknown_name
+from shadow_defense.errors import DataError
 from shadow_defense.metrics.confidence import mean_interval
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.report.records.calibration import Crossing, Leakage, Rise
 from shadow_defense.shadow.noise import Schedule
 
@@ -25,51 +26,14 @@ DIGITS = 4
 """Decimals of a strength: what a folder's name and a pasted setting hold."""
 
 
-class Target(BaseModel):
-    """What the leakage must stay below."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    metric: str = Field("rdlv", description="ssim, psnr in dB, or rdlv, the relative data leakage value")
-    value: float = Field(0.25, description="the upper end of the mean's interval must lie below it")
-
-    @model_validator(mode="after")
-    def _in_range(self) -> Target:
-        if self.metric not in TARGET_RANGES:
-            raise ConfigError(unknown_name("metric of the target", self.metric, TARGET_RANGES) + "; such as ssim=0.4")
-        low, high = TARGET_RANGES[self.metric]
-        if not low < self.value < high:
-            raise ConfigError(
-                f"target {self.metric}={self.value:g}: expected a number above {low:g} and below {high:g}"
-            )
-        return self
-
-
-def parse_target(text: str) -> Target:
-    """A target from ``metric=value``.
-
-    Raises:
-        ConfigError: for anything else, an unknown metric, and a value outside the metric's range.
-
-    >>> parse_target("ssim=0.4")
-    Target(metric='ssim', value=0.4)
-    """
-    metric, separator, number = (part.strip() for part in text.partition("="))
-    if not separator:
-        raise ConfigError(f"cannot read the target '{text}': expected metric=value, such as ssim=0.4")
-    try:
-        value = float(number)
-    except ValueError as error:
-        raise ConfigError(f"target {metric}='{number}' is no number: expected one, such as ssim=0.4") from error
-    return Target(metric=metric, value=value)
-
-
 class CalibrationSettings(BaseModel):
     """What is sought, and how closely."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: Target = Field(Target(), description="what the leakage must stay below")
+    target: Limit = Field(
+        Limit("rdlv", 0.25), description="what the upper end of the mean's interval must stay below: ssim, psnr or rdlv"
+    )
     attack: str | None = Field(None, description="one of the configuration's attacks; null: the first")
     schedules: tuple[Schedule, ...] = Field(
         ("growing", "constant"), min_length=1, description="schedules of the strength, each calibrated for itself"

@@ -16,7 +16,7 @@ from shadow_defense.experiment.plans.calibration.runs import Calibrating
 from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import render_calibration
-from shadow_defense.report.records.calibration import CalibrationRecord, Chosen, ScheduleEntry, Strength, Target
+from shadow_defense.report.records.calibration import CalibrationRecord, Chosen, ScheduleEntry, Strength
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.calibration import calibration_verdict
 from shadow_defense.shadow.noise import Schedule
@@ -56,7 +56,7 @@ def run_calibration(
         data=data_of(runs.probes[0]),
         config=config.as_dict(),
         settings=settings.model_dump(mode="json"),
-        target=Target(settings.target.metric, settings.target.value),
+        target=settings.target,
         attack=runs.attack,
         attack_settings={"attack": attack.attack, **attack.resolved()},
         threat_model=threat_model(attack.threat_model).describe(),
