@@ -134,6 +134,7 @@ def double_update(model: nn.Module, label: int) -> tuple[dict[str, Tensor], dict
     return {name: tensor.detach() for name, tensor in model.named_parameters()}, update
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [lenet, leaky, lambda: leaky(nn.Tanh)], ids=["lenet", "leaky relu", "tanh"])
 def test_r_gap_solves_for_the_image(build: Any) -> None:
     model = build()

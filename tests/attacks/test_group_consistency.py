@@ -109,6 +109,7 @@ def test_matches_the_statistics_of_the_buffers() -> None:
     assert (near.mean() - private().mean()).abs() < (far.mean() - private().mean()).abs()
 
 
+@pytest.mark.slow
 def test_the_group_term_brings_the_seeds_together(monkeypatch: pytest.MonkeyPatch) -> None:
     spreads = []
     for group in (0.0, 0.01):

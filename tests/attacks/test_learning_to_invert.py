@@ -155,6 +155,7 @@ def test_mapped_clients_are_those_simulated_in_turn(monkeypatch: pytest.MonkeyPa
     assert torch.allclose(mapped, in_turn, atol=1e-6) and in_turn.abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_rebuilds_a_face_it_never_saw() -> None:
     seen = seen_of(perceptron(), images=auxiliary(label=1))
     found = ATTACK.reconstruct(seen, seed=0)

@@ -98,6 +98,7 @@ def test_two_adaptive_steps_are_unrolled() -> None:
     assert psnr(rebuilt(seen), private()).item() > baseline() + 3
 
 
+@pytest.mark.slow
 def test_who_is_not_told_reads_signs_off_the_update() -> None:
     """Without any knowledge of the training a first step of Adam is told from SGD, and attacked as what it is."""
     seen, _ = observation(lenet(), (1,), training=ONE_STEP, threat="eavesdropper")
@@ -110,6 +111,7 @@ def test_who_is_not_told_reads_signs_off_the_update() -> None:
         assert client_simulation(other, longest_unroll=1).local.optimiser == "sgd"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bce", "mse"])
 def test_other_losses_are_attacked_as_what_they_are(loss: str) -> None:
     training = TrainingSettings(learning_rate=0.1, loss=loss)

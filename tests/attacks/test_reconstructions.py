@@ -106,6 +106,7 @@ def test_inverting_gradients_rebuilds_a_face() -> None:
     assert found.labels.tolist() == [1] and found.notes == ()
 
 
+@pytest.mark.slow
 def test_a_random_update_gives_no_face() -> None:
     """The control: the same energy in every tensor, but nothing of the client in it."""
     seen = observation("lenet")
@@ -145,6 +146,7 @@ def test_two_local_epochs_are_unrolled() -> None:
     assert quality(INVERTING, observation("lenet", epochs=2, learning_rate=0.1)) > baseline() + 5
 
 
+@pytest.mark.slow
 def test_restarts_are_chosen_by_the_matching_loss() -> None:
     """More restarts never match worse, and the image that is returned is the one that has the returned loss."""
     seen = observation("lenet")

@@ -21,6 +21,7 @@ def ceiling() -> float:
     return psnr(enlarged(small, SIDE, SIDE).clamp(0, 1), private()).item()
 
 
+@pytest.mark.slow
 def test_rebuilds_a_face_as_far_as_a_small_image_can_hold_it() -> None:
     seen, _ = observation(lenet())
     found = ATTACK.reconstruct(seen, seed=0)
@@ -35,6 +36,7 @@ def test_rebuilds_a_face_as_far_as_a_small_image_can_hold_it() -> None:
     assert psnr(noise.images, private()).item() < baseline()
 
 
+@pytest.mark.slow
 def test_several_local_steps_are_unrolled() -> None:
     seen, _ = observation(lenet(), epochs=2)
     assert psnr(ATTACK.reconstruct(seen, seed=0).images, private()).item() > baseline() + 1

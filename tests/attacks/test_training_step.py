@@ -251,6 +251,7 @@ def bytes_saved(steps: int, above: int) -> tuple[int, int]:
     return after, alive.peak
 
 
+@pytest.mark.slow
 def test_the_graph_of_one_step_is_held_and_not_of_all() -> None:
     plain, plain_peak = bytes_saved(8, above=1000)
     held, peak = bytes_saved(8, above=0)

@@ -191,6 +191,7 @@ def test_missing_or_binary_manifest(listed: Path) -> None:
         read_manifest(path=listed / "binary.csv", image_size=8, channels=None)
 
 
+@pytest.mark.slow
 def test_real_folder_equals_its_files(shared_data: Path) -> None:
     root = shared_data / "cxr_kermany_224"
     parts = read_image_folder(path=root, image_size=None, channels=1, limit=12)

@@ -313,6 +313,7 @@ def striped() -> ImageSet:
     return ImageSet(images.to(torch.uint8), labels, tuple(map(str, range(120))))
 
 
+@pytest.mark.slow
 def test_the_search_scores_all_alike_and_repeats_itself(striped: ImageSet) -> None:
     model = ModelSettings(name="convnet", width=8, normalisation="group", activation="gelu")
 

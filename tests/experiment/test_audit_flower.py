@@ -102,6 +102,7 @@ def said(results: dict[str, Any], effect: str) -> str:
     return " ".join(reason["sentence"] for reason in results["diagnosis"] if reason["effect"] == effect)
 
 
+@pytest.mark.slow
 def test_a_client_of_one_image_is_shown_to_leak(recorded: Path, tmp_path: Path) -> None:
     local = ("--learning-rate", RATE, "--steps", 1, "--batch-size", 1)
     attacks = ("--attack", "r-gap,inverting-gradients", "--iterations", 100)

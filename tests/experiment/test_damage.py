@@ -89,6 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["global", "defense-client-1"])
 def test_a_damaged_state_is_named_where_a_training_goes_on(trained: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(trained, tmp_path / "run", symlinks=True)

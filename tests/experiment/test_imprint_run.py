@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from shadow_defense.attacks.observation import Reconstruction
@@ -15,6 +16,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.progress import Progress
 
 
+@pytest.mark.slow
 def test_a_planted_layer_gives_images_away_with_their_noise(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["model"]["imprint"] = 16
     tiny["training"]["rounds"] = 1

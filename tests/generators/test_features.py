@@ -20,6 +20,7 @@ def stylegan3(size: int) -> Generator:
     return StyleGAN3Generator(size, 3, z_dim=6, w_dim=5, channel_base=512, channel_max=16).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("generator", "space", "layers"),
     [(dcgan(16), "z", 2), (dcgan(64), "z", 4), *((stylegan3(16), space, 15) for space in ("z", "w", "w+"))],

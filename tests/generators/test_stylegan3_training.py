@@ -57,6 +57,7 @@ def test_adam_is_corrected_for_the_steps_it_does_not_see() -> None:
     assert (without["lr"], without["betas"]) == (2e-3, (0.0, 0.99))
 
 
+@pytest.mark.slow
 def test_the_penalty_is_a_step_of_its_own() -> None:
     """Twice as many discriminator steps where it is due, and with the gradient of weight / 2 * interval * R1."""
     made, plain = training(r1_every=1, r1_gamma=3.0), training(r1_every=2, r1_gamma=3.0)
@@ -106,6 +107,7 @@ def test_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(left, right), key
 
 
+@pytest.mark.slow
 def test_adaptive_augmentation_moves_every_four_steps() -> None:
     made = training(augmentation="adaptive", augmentation_probability=0.5)
     for _ in range(3):
@@ -132,6 +134,7 @@ def test_rotation_blurs_what_the_discriminator_sees_at_first(monkeypatch: pytest
     assert set(seen) == {0.0}
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_from_the_files(tmp_path: Path) -> None:
     first = training()
     save_generator(tmp_path / "g.safetensors", first.generator, TINY, {})

@@ -198,6 +198,7 @@ def test_names_with_dots_of_the_published_densenet_file(tmp_path: Path) -> None:
     assert torch.equal(loaded[key], state[torchvision_name(key)])
 
 
+@pytest.mark.slow
 def test_misfits_are_named(name: str, state: dict[str, Tensor], saved: Callable[..., Path]) -> None:
     victim = {"resnet18": "layer2.0.conv1.weight", "densenet121": "features.denseblock2.denselayer1.conv1.weight"}[name]
     shape = re.escape(str(tuple(state[victim].shape)))

@@ -39,6 +39,7 @@ def test_they_are_orthonormal_and_not_more_than_there_are() -> None:
         task_directions(model, IMAGES, labels, NORMALISATION, WHITENING, count=1000, seed=0)
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_what_sets_the_classes_apart() -> None:
     images = IMAGES.clone()
     labels = torch.arange(200) % 2

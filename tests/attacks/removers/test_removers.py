@@ -86,6 +86,7 @@ def test_the_chain_is_better_than_the_look_up_where_images_are_no_gaussian() -> 
     assert after < 0.9 * before
 
 
+@pytest.mark.slow
 def test_the_likeliest_code_is_the_drawn_one() -> None:
     public = torch.nn.functional.pad(PUBLIC[:400], (2, 2, 2, 2), mode="replicate")
     whitening = measure_whitening(public)
@@ -108,6 +109,7 @@ def test_the_likeliest_code_is_the_drawn_one() -> None:
     assert squared_errors(given, clean).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_the_learned_remover_beats_the_linear_one_where_noise_is_sparse() -> None:
     """Ten per cent of the pixels much brighter: no linear map tells them, a small network does."""
 

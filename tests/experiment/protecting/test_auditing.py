@@ -16,6 +16,7 @@ from shadow_defense.seeds import named_generator
 from tests.protection.gaussian_images import gaussian_images
 
 
+@pytest.mark.slow
 def test_the_linear_remover_meets_its_bound_in_the_measure_of_the_bound(quick: None) -> None:
     """On images of the public ones' mean and covariance; the mean of PSNRs would pass it."""
     images = gaussian_images(1200, 3)

@@ -55,6 +55,7 @@ class Folder(Dataset[tuple[Tensor, int]]):
         return pixels.roll(shift, dims=2) - 0.5, label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texture", ["white", "task"])
 def test_in_plain_pytorch_with_adam_augmentation_and_mixed_precision(
     hospital: Path, tmp_path: Path, unaudited: None, texture: str

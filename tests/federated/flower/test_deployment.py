@@ -21,7 +21,7 @@ from tests.federated.processes import LOOPBACK, listening, talking, told
 
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT
-from shadow_defense.federated.rounds import round_folder, state_folder, update_path
+from shadow_defense.federated.training_folder import round_folder, state_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
 
@@ -114,18 +114,6 @@ def rebuilt(out: Path, audit: str) -> tuple[bool, str, list[str]]:
     return found["attacks"]["inverting-gradients"]["rebuilt"], of, hides
 
 
-def test_the_example_stops_what_it_started_when_it_is_interrupted(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with example_running(out) as process:
-        log = out / "flower" / "logs" / "node-0.log"
-        wait_until(lambda: log.exists() or process.poll() is not None, 180, "no SuperNode was started")
-        assert len(told_of(out)) >= 2
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=600)
-    assert process.returncode != 0 and "interrupted: all processes are stopped" in errors, f"{output}\n{errors}"
-    wait_until(lambda: told_of(out) == [], 60, "processes are left")
-
-
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The example's SuperLink and three SuperNodes, for an app of the test's own."""
@@ -209,8 +197,25 @@ def check_strangers(deployment: Any) -> None:
     assert "Failed to initialize the connection" in log and "SuperNode ID" not in log
 
 
+def check_interrupted_example(out: Path) -> None:
+    """The example stops what it started."""
+    with example_running(out) as process:
+        log = out / "flower" / "logs" / "node-0.log"
+        wait_until(lambda: log.exists() or process.poll() is not None, 180, "no SuperNode was started")
+        assert len(told_of(out)) >= 2
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=600)
+    assert process.returncode != 0 and "interrupted: all processes are stopped" in errors, f"{output}\n{errors}"
+    wait_until(lambda: told_of(out) == [], 60, "processes are left")
+
+
 def test_a_run_survives_refusals_damage_and_a_killed_supernode(deployment: Any, tmp_path: Path) -> None:
     """In one deployment, since starting one takes longer than a round."""
     check_withheld_updates(deployment, tmp_path)
-    check_killed_supernode(deployment, tmp_path, meanwhile=lambda: check_strangers(deployment))
+
+    def meanwhile() -> None:
+        check_strangers(deployment)
+        check_interrupted_example(tmp_path / "interrupted")
+
+    check_killed_supernode(deployment, tmp_path, meanwhile)
     assert not half_written(tmp_path)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,62 +27,86 @@ from shadow_defense.files import read_json
 from shadow_defense.generators.build import save_generator
 from shadow_defense.generators.dcgan import DCGANGenerator
 
+HOST = "127.0.0.1"
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A short folder for Flower and Ray, whose sockets lie in it; the SuperLink that `flwr run` leaves is stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="q-"))
-    try:
-        yield folder
-    finally:
-        for place in told_of(folder):
+class Flower:
+    """A SuperLink for all runs of this file, which `flwr run` would start itself, but gives up after 15 seconds."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.states = home, home / "states"
+        with socket.socket() as found:
+            found.bind((HOST, 0))
+            self.port = str(found.getsockname()[1])
+        self.environment = {
+            **os.environ,
+            **SILENT,
+            "HOME": str(home),
+            "FLWR_HOME": str(home / "flower"),
+            "RAY_TMPDIR": str(home),
+            "SHADOW_DEFENSE_STATE": str(self.states),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def started(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{self.port}/health", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def start(self) -> None:
+        (self.home / "flower").mkdir()
+        (self.home / "flower" / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{HOST}:{self.port}"\ninsecure = true\n'
+        )
+        command = ["flower-superlink", "--insecure", "--simulation", "--host", HOST, "--port", self.port]
+        with (self.home / "superlink.log").open("wb") as log:
+            subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        wait_until(self.started, 120, "SuperLink did not start")
+
+    def run(self, app: Path, configuration: str) -> str:
+        """What `flwr run` printed, which ended well; every process of it listened on the loopback interface alone."""
+        command = ["flwr", "run", str(app), "--stream", "--run-config", configuration]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=400, cwd=self.home)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert listening(told_of(self.home)) <= LOOPBACK
+        return done.stdout
+
+    def stop(self) -> None:
+        for place in told_of(self.home):
             if b"flower-superlink" in (place / "cmdline").read_bytes():
                 os.kill(int(place.name), signal.SIGTERM)
-        wait_until(lambda: told_of(folder) == [], 60, "processes are left")
-        shutil.rmtree(folder)
+        wait_until(lambda: told_of(self.home) == [], 60, "processes are left")
 
 
-def flwr_run(app: Path, home: Path, folder: Path, configuration: str, **variables: str) -> str:
-    """What `flwr run` printed, which ended well; every process of it listened on the loopback interface alone."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    programs = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        **SILENT,
-        "FLWR_HOME": str(home / "flower"),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
-        "RAY_TMPDIR": str(home),
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        **variables,
-    }
-    command = ["flwr", "run", str(app), "--stream", "--run-config", configuration]
-    for _ in range(3):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=folder)
-        # Flower gives it 15 seconds, which a busy machine may take longer than.
-        if "Failed to start local SuperLink" not in done.stdout + done.stderr:
-            break
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert listening(told_of(home)) <= LOOPBACK
-    return done.stdout
+@pytest.fixture(scope="module")
+def flower() -> Iterator[Flower]:
+    """In a short folder, for the sockets that lie in it."""
+    home = Path(tempfile.mkdtemp(prefix="q-"))
+    flower = Flower(home)
+    try:
+        flower.start()
+        yield flower
+    finally:
+        flower.stop()
+        shutil.rmtree(home)
 
 
-def test_the_quickstart_trains_and_records_what_an_audit_needs(home: Path, tmp_path: Path) -> None:
+def test_the_quickstart_trains_and_records_what_an_audit_needs(flower: Flower, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    printed = flwr_run(EXAMPLES / "flower-quickstart", home, tmp_path, f'run-dir="{run}"')
+    printed = flower.run(EXAMPLES / "flower-quickstart", f'run-dir="{run}"')
     assert read_json(run / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
     case = case_of_run(run, arm=None, round=None, client=None, attacks=(), threat_model=None, iterations=2)
     assert case.name == "client-1 in round 1: Shadow"
 
 
 def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flower: Flower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only ``data:`` of its federation.yaml names the folder, as it would name any."""
     monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "site"))
@@ -97,17 +122,16 @@ def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
     settings = yaml.safe_load((app / "quickstart" / "federation.yaml").read_text())
     settings["data"] |= {"source": "npz", "path": str(tmp_path / "protected.npz")}
     (app / "quickstart" / "federation.yaml").write_text(yaml.safe_dump(settings))
-    printed = flwr_run(app, home, tmp_path, f'run-dir="{tmp_path / "run"}"')
+    printed = flower.run(app, f'run-dir="{tmp_path / "run"}"')
     assert read_json(tmp_path / "run" / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
     dataset = Run.open(tmp_path / "run").dataset
     known = {image.tobytes() for image in protected}
     assert all(image.numpy().tobytes() in known for client in dataset.clients for image in client.train.images)
 
 
-def test_the_template_with_three_lines_is_defended_without_a_folder_for_states(home: Path, tmp_path: Path) -> None:
-    generator, states = DCGANGenerator(z_dim=8, width=4), tmp_path / "states"
-    save_generator(tmp_path / "shadow-generator.safetensors", generator, "dcgan", {})
-    variables = {"HOME": str(tmp_path), "SHADOW_DEFENSE_STATE": str(states)}
-    printed = flwr_run(EXAMPLES / "flower-template", home, tmp_path, "num-server-rounds=1", **variables)
-    noise = [read_json(path)["noise_rms"] for path in states.glob("simulations/*/*/partition-*/measurements.json")]
+def test_the_template_with_three_lines_is_defended_without_a_folder_for_states(flower: Flower) -> None:
+    save_generator(flower.home / "shadow-generator.safetensors", DCGANGenerator(z_dim=8, width=4), "dcgan", {})
+    printed = flower.run(EXAMPLES / "flower-template", "num-server-rounds=1")
+    simulated = flower.states.glob("simulations/*/*/partition-*/measurements.json")
+    noise = [read_json(path)["noise_rms"] for path in simulated]
     assert len(noise) == 2 and min(noise) > 0.01, printed

@@ -42,6 +42,7 @@ def trained(grid: InProcessGrid, partitions: Sequence[int] = (0, 1, 2)) -> list[
     return [tuple(sorted(asked[begin : begin + 2])) for begin in range(0, len(asked), 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [sites.named("local-dp"), shadow], ids=["local-dp", "shadow"])
 def test_the_same_clients_and_the_same_global_model_as_in_one_process(defense: Any, tmp_path: Path) -> None:
     alone = Federation(

@@ -102,6 +102,7 @@ def test_an_update_that_gives_its_image_away_stays_and_the_log_says_why(
     withheld([grid.answer(message) for message in grid.sent[-2:] if message.metadata.dst_node_id == 100])
 
 
+@pytest.mark.slow
 def test_a_step_of_adam_gives_its_image_away_as_well(tmp_path: Path) -> None:
     """All of its values are equally large: an audit that took it for SGD's would find nothing and let it leave."""
     values = copy.deepcopy(LEAKY)

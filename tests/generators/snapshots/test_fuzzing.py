@@ -6,6 +6,7 @@ import struct
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,7 @@ def test_the_audit_sees_what_it_should() -> None:
     assert any("pickle.find_class" in act for act in acts)
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
 def test_flipped_bytes(little_pickle: bytes, tmp_path: Path, flips: list[tuple[float, int]]) -> None:

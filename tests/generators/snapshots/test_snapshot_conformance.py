@@ -62,6 +62,7 @@ def relative_error(ours: torch.Tensor, theirs: np.ndarray) -> float:
     return float(np.abs(ours.numpy() - theirs).max() / theirs.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["G", "G_ema"])
 def test_conformance_stylegan3_snapshot_images(
     network: str, case: dict[str, np.ndarray], conformance: Path, tmp_path: Path

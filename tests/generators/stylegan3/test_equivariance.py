@@ -41,6 +41,7 @@ def test_alias_free_layers_move_with_their_input(arguments: dict[str, int], leas
     assert translation_equivariance(*untrained(**arguments), SHIFTS) > least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["box", "hold"])
 def test_poor_filters_are_seen(kind: str) -> None:
     """Boxes as long as the filters (45 dB), and boxes that repeat and average samples as naive resampling does (44)."""

@@ -148,6 +148,7 @@ def test_features_lead_to_the_same_image(configuration: dict[str, int]) -> None:
             assert not torch.equal(synthesis.from_features(x + 0.1, ws, layer), image)
 
 
+@pytest.mark.slow
 def test_each_style_is_read_by_its_layer_alone() -> None:
     synthesis = little_generator().synthesis
     ws = draw(1, 16, 12)
