@@ -121,6 +121,7 @@ def test_planted_faults_are_seen(parts: ModuleType, fault: str, tmp_path: Path) 
     assert seen == fault or (fault.startswith("the process died") and seen.startswith("the process died"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "call", "fault"),
     [("PROCESSOR_SECONDS", spin, "more than 1 s of processor time"), ("IDLE_SECONDS", wait, "hang")],

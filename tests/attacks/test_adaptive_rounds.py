@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.experiment.conftest import TINY
 from tests.experiment.in_process import train_arm
@@ -42,6 +43,7 @@ def test_the_rounds_before_are_kept_and_not_attacked(tmp_path: Path) -> None:
     assert Run(tmp_path, config_from(config(9, [2]))).kept == {0: small, 1: small}
 
 
+@pytest.mark.slow
 def test_a_training_that_kept_fewer_rounds_trains_again_to_the_same_numbers(tmp_path: Path) -> None:
     few, more = (Run.create(tmp_path / f"run-{rounds}", config_from(config(rounds))) for rounds in (1, 3))
     assert few.trainings["sparse"].key == more.trainings["sparse"].key

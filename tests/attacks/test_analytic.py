@@ -146,6 +146,7 @@ def test_r_gap_solves_for_the_image(build: Any) -> None:
     torch.testing.assert_close(solved, private().double(), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "exact"), [(lenet, EXACT), (leaky, 1e-2)], ids=["lenet", "leaky relu"])
 def test_r_gap_on_a_real_update(build: Any, exact: float) -> None:
     """What is lost is the rounding of the difference of two states in single precision, which every layer enlarges."""

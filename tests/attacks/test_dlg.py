@@ -34,6 +34,7 @@ def quality(found: Reconstruction) -> float:
     return psnr(found.images, private(len(found.images))).mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKING, ids=["dlg", "idlg"])
 def test_rebuilds_a_face(attack: Any) -> None:
     """Nearly exactly; the mean of other faces is at 18 dB, and a single step from noise far below."""
@@ -71,6 +72,7 @@ def test_dlg_keeps_each_label_with_its_image(seed: int) -> None:
     assert found.labels[second.argmax()] == 0 and found.labels[second.argmin()] == 2
 
 
+@pytest.mark.slow
 def test_true_labels_are_not_read_even_where_they_are_granted() -> None:
     seen, _ = observation(lenet())
     lying = replace(seen, _labels=torch.tensor([0]))
@@ -95,6 +97,7 @@ def test_a_random_update_gives_no_face(attack: Any) -> None:
     assert found.iterations < 30
 
 
+@pytest.mark.slow
 def test_two_local_steps_are_unrolled() -> None:
     seen, _ = observation(lenet(), epochs=2)
     assert quality(IDLG(restarts=2).reconstruct(seen, seed=0)) > baseline() + 20

@@ -251,6 +251,7 @@ def test_batch_norm_statistics_help_the_papers_attack() -> None:
     assert any("no batch-norm statistics" in note for note in attack.reconstruct(observation(inside()), seed=0).notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_restarts_are_batched_and_chosen_by_the_matching_loss(kind: Any) -> None:
     """More restarts never match worse, and the first goes the way that it goes alone."""
@@ -261,6 +262,7 @@ def test_restarts_are_batched_and_chosen_by_the_matching_loss(kind: Any) -> None
     assert found[2].matching_loss < 0.99 * found[0].matching_loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_generator_and_observation_are_left_alone(kind: Any) -> None:
     """Weights, mode, buffers, gradients and hooks; the generator is even given in train mode."""

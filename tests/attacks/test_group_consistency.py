@@ -99,6 +99,7 @@ def test_rebuilds_a_face_from_noise() -> None:
     assert psnr(noise.images, private()).item() < baseline()
 
 
+@pytest.mark.slow
 def test_matches_the_statistics_of_the_buffers() -> None:
     """Behind batch norm brightness and contrast are in the statistics alone."""
     seen, _ = observation(model())

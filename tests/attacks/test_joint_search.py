@@ -28,6 +28,7 @@ def valleys(variables: tuple[Tensor, ...]) -> RestartLosses:
     return RestartLosses(total, total.detach())
 
 
+@pytest.mark.slow
 def test_each_restart_goes_the_way_that_it_goes_alone() -> None:
     draws = torch.Generator().manual_seed(0)
     starts = [torch.randn(5, 2, 3, generator=draws), torch.randn(5, 4, generator=draws)]

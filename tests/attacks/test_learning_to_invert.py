@@ -169,6 +169,7 @@ def test_rebuilds_a_face_it_never_saw() -> None:
     assert torch.equal(found.images, ATTACK.reconstruct(seen, seed=0).images)
 
 
+@pytest.mark.slow
 def test_several_images_and_nothing_of_the_truth() -> None:
     """Labels that come in another order change nothing: each image is returned with its label."""
     attack = ATTACK.model_copy(update={"updates": 200, "epochs": 30})
@@ -182,6 +183,7 @@ def test_several_images_and_nothing_of_the_truth() -> None:
     assert torch.equal(attack.reconstruct(other, seed=0).images, found.images)
 
 
+@pytest.mark.slow
 def test_who_knows_the_defense_learns_to_see_through_it() -> None:
     seen = seen_of(perceptron(), images=auxiliary(label=1), defense=own_defense(SPARSE))
     attack = ATTACK.model_copy(update={"updates": 92})

@@ -50,6 +50,7 @@ def test_numbers_of_the_specification(samples: list[list[float]], mean: list[flo
     assert norms.tolist() == pytest.approx(values.norm(dim=1).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet", "resnet18"])
 def test_per_sample_gradients_are_those_of_batches_of_one(name: str) -> None:
     chosen = ModelSettings(name=name, normalisation="group", width=8)
@@ -151,6 +152,7 @@ def opacus_epsilon(*history: tuple[float, float, int]) -> float:
     return accountant.get_epsilon(1e-5)
 
 
+@pytest.mark.slow
 def test_privacy_spent_over_rounds_and_a_resume(local_round: Callable[..., Any]) -> None:
     """Five images in batches of two, two epochs, three rounds: twelve steps of 2/5 and six of 1/5; six passes."""
     defense = prepared(5)

@@ -131,6 +131,7 @@ def test_sensitivities_by_hand() -> None:
     assert found == {"1.weight": pytest.approx(math.sqrt(1040) / 2), "1.bias": pytest.approx(math.sqrt(40))}
 
 
+@pytest.mark.slow
 def test_sensitivities_against_finite_differences_image_by_image(build: Build) -> None:
     """Twelve images: more than are differentiated at once."""
     model = build("batch").double().eval()

@@ -103,6 +103,7 @@ def exact_sensitivities(model: nn.Module, images: Tensor, labels: Tensor) -> dic
     }
 
 
+@pytest.mark.slow
 def test_many_directions_estimate_the_exact_jacobian() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
     images, labels = normal(2, 1, 2, 2, seed=1, dtype=torch.float64), torch.tensor([0, 1])
@@ -170,6 +171,7 @@ def batch_of(count: int = 3, side: int = 16) -> Batch:
     return Batch(normal(count, 1, side, side, seed=1), torch.arange(count) % 2, tuple(map(str, range(count))))
 
 
+@pytest.mark.slow
 def test_more_noise_falls_where_the_gradient_says_more_for_its_size(build: Build) -> None:
     """In units of deviations from other directions the noise is of one size everywhere; as it is, it is not."""
     model, batch = build(), batch_of(2)
@@ -188,6 +190,7 @@ def test_more_noise_falls_where_the_gradient_says_more_for_its_size(build: Build
     assert [relative[quarter].median().item() for quarter in quarters] == pytest.approx([0.6745] * 4, rel=0.15)
 
 
+@pytest.mark.slow
 def test_by_layer_every_tensor_gets_its_own_noise(build: Build) -> None:
     model, batch = build(), batch_of(2)
     gradients = clean_step(model, batch.images, batch.labels)
@@ -210,6 +213,7 @@ def test_by_layer_every_tensor_gets_its_own_noise(build: Build) -> None:
     assert defense.measurements()["change_rms"] == pytest.approx(0.05, rel=0.05)
 
 
+@pytest.mark.slow
 def test_pruned_entries_say_more_for_their_size_than_those_sent(build: Build) -> None:
     model, batch = build(), batch_of(2)
     gradients = clean_step(model, batch.images, batch.labels)

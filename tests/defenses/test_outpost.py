@@ -250,6 +250,7 @@ def test_every_step_round_and_client_draws_its_own_noise_and_a_round_repeats() -
     assert len({tuple(tensor.flatten().tolist()) for tensor in different}) == 9
 
 
+@pytest.mark.slow
 def test_the_share_of_perturbed_steps_is_the_sum_of_the_probabilities() -> None:
     steps, rounds = 40, 60
     shares = [sent_over_steps(0, round, steps)[1] for round in range(rounds)]

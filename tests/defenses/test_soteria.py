@@ -260,6 +260,7 @@ def zero_columns(tensor: Tensor) -> Tensor:
     return (tensor == 0).all(0)
 
 
+@pytest.mark.slow
 def test_an_update_gets_one_mask_from_all_images_at_the_global_model(
     local_round: Callable[..., object], build: Build, client: Callable[..., object]
 ) -> None:

@@ -92,6 +92,7 @@ def test_one_step_of_adam_is_said_and_attacked_as_what_it_is(audit: Audit, tmp_p
     assert results["local_training"]["optimiser"] is None and results["facts"]["loss"] is None
 
 
+@pytest.mark.slow
 def test_an_optimiser_is_attacked_with_where_the_rest_is_not_known(audit: Audit) -> None:
     """And by nobody who is not granted the local training."""
     told = ("--optimiser", "rmsprop", "--attack", "r-gap")
@@ -145,6 +146,7 @@ def test_a_batch_of_32_is_hidden_in_words(audit: Audit, tmp_path: Path) -> None:
     assert sorted(row["image"] for row in results["attacks"]["inverting-gradients"]["rows"]) == list(range(32))
 
 
+@pytest.mark.slow
 def test_a_drowned_update_is_hidden_in_words(audit: Audit, files: Path, tmp_path: Path) -> None:
     draws = named_generator(0, "noise")
     clean = load_file(files / "difference.safetensors")

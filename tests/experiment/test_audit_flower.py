@@ -116,6 +116,7 @@ def test_a_client_of_one_image_is_shown_to_leak(recorded: Path, tmp_path: Path) 
     assert "One local step" in said(results, "gives away")
 
 
+@pytest.mark.slow
 def test_of_a_client_of_many_images_it_is_said_what_hides_them(recorded: Path, tmp_path: Path) -> None:
     local = ("--learning-rate", RATE, "--steps", 2 * EPOCHS, "--batch-size", BATCH)
     results = audit_of(recorded, 1, tmp_path / "out", *local, "--iterations", 2)

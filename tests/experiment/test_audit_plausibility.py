@@ -60,6 +60,7 @@ def check(kind: str, update: Tensors, state: Tensors, present: int = 8) -> None:
     check_update(update, state, fresh, new(kind), what="u.pt", present=present)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_honest_updates_pass_and_the_rest_is_named(kind: str, training: str) -> None:

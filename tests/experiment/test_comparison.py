@@ -53,6 +53,7 @@ def test_the_data_of_many_runs_are_loaded_once(tmp_path: Path) -> None:
     assert all(trial is again for trial, (_, again) in zip(first, comparison.trials(), strict=True))
 
 
+@pytest.mark.slow
 def test_arms_that_nothing_tells_apart_are_one_task_and_fail_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_state_of_another_model_is_refused(tiny: dict[str, Any], tmp_path: Pat
         train_in_process(written(run, "fedavg"))
 
 
+@pytest.mark.slow
 def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["data"]["split"]["sizes"] = [MOST_EXPLAINED + 4]
     tiny["attacks"]["ig"] = {"options": {"iterations": 1}, "rounds": [1]}

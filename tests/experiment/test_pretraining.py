@@ -34,6 +34,7 @@ def test_more_steps_go_on_and_end_as_if_never_stopped(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_other_settings_and_strange_folders_are_refused_and_left_alone(tmp_path: Path) -> None:
     made = pretrain_alone(settings("generator.steps=0"), tmp_path / "made")
     before = made.read_bytes()

@@ -28,6 +28,7 @@ def run_of(tiny: dict[str, Any], folder: Path, **changes: Any) -> Run:
     return Run.create(folder, config_from({**tiny, "arms": arms, **changes}))
 
 
+@pytest.mark.slow
 def test_an_arm_keeps_batch_norm_on_its_clients(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = run_of(tiny, tmp_path / "run")
     for arm in run.config.arms:

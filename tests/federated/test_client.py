@@ -314,6 +314,7 @@ def test_accelerators_are_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seeded == []
 
 
+@pytest.mark.slow
 def test_shadow_defense_as_a_defense() -> None:
     plain = train()
     defense = shadow_defense()

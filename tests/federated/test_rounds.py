@@ -155,6 +155,7 @@ def test_a_round_is_the_weighted_average_of_its_clients(tmp_path: Path) -> None:
     assert_same(written, before)
 
 
+@pytest.mark.slow
 def test_history_weighs_losses_by_samples(tmp_path: Path) -> None:
     made = federation(tmp_path, shadows(), rounds=3, evaluate_every=2)
     made.run()
@@ -166,6 +167,7 @@ def test_history_weighs_losses_by_samples(tmp_path: Path) -> None:
         assert all(measured["noise_rms"] > 0 for measured in entry["clients"].values())
 
 
+@pytest.mark.slow
 def test_only_the_clients_asked_for_are_kept(tmp_path: Path) -> None:
     federation(tmp_path, shadows()).run()
     kept = {place: sorted(each.stem for each in (tmp_path / place).iterdir()) for place in ("round-0000", "round-0003")}

@@ -52,6 +52,7 @@ def published_shift_tolerant(monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]
     return importlib.import_module("stlpips_pytorch.stlpips").LPIPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 75, 101), (1, 3, 224, 224)])
 def test_st_lpips_equals_its_authors_implementation(
     shift_tolerant: Lpips, published_shift_tolerant: type[nn.Module], shape: tuple[int, ...]
@@ -93,6 +94,7 @@ def alexnet_features_from(weights: Path) -> nn.Sequential:
     return layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 75, 101)])
 def test_alexnet_equals_torchmetrics(
     alexnet: Lpips, shared_data: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]

@@ -128,6 +128,7 @@ def test_same_function_as_torchvision(
         torch.testing.assert_close(tensor, theirs_after[torchvision_name(key)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_every_tensor_is_loaded_but_a_head_of_another_size(
     name: str, suffix: str, state: dict[str, Tensor], tmp_path: Path
@@ -148,6 +149,7 @@ def test_head_of_the_same_size_is_loaded(name: str, saved: Callable[..., Path]) 
     assert torch.equal(loaded[weight], state[f"{HEAD[name]}.weight"])
 
 
+@pytest.mark.slow
 def test_one_channel_gives_what_three_equal_channels_give(
     name: str, state: dict[str, Tensor], saved: Callable[..., Path]
 ) -> None:
@@ -181,6 +183,7 @@ def test_small_stem_of_a_file_is_loaded(name: str, state: dict[str, Tensor], sav
         build(name, saved(state), stem="imagenet")
 
 
+@pytest.mark.slow
 def test_names_with_dots_of_the_published_densenet_file(tmp_path: Path) -> None:
     """torchvision's own file says ``denselayer1.norm.1.weight`` and has no counters of batches."""
     state = torchvision_state("densenet121")
@@ -247,6 +250,7 @@ def test_pickles_with_code_are_refused_unrun(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     whole = tmp_path / "whole.pth"
     torch.save({"fc.weight": torch.zeros(5, 512)}, whole)
@@ -287,6 +291,7 @@ def test_nothing_is_loaded_when_something_does_not_fit(
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_monais_own_names_load_too(name: str, saved: Callable[[dict[str, Tensor]], Path]) -> None:
     """And with what DataParallel and torch.compile put in front."""
     trained = torchvision_state(name)

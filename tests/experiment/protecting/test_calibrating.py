@@ -35,6 +35,7 @@ def work(target: Limit) -> Calibrating:
     return Calibrating(PUBLIC, Parts(images(60, 1), None, images(40, 2), ("well", "ill")), target, 0, Progress())
 
 
+@pytest.mark.slow
 def test_each_texture_meets_the_target_and_not_by_much(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 

@@ -133,6 +133,7 @@ def test_pictures_and_dicom_together_are_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_source_without_files_becomes_an_npz(tmp_path: Path) -> None:
     layout = read_layout("chest_phantom", 16, None, 0)
     darkened(layout, list(range(50)), tmp_path)

@@ -95,6 +95,7 @@ def test_a_whole_protection(hospital: Path, tmp_path: Path, site: Path, perceive
     assert kept == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_one_that_was_stopped_goes_on_to_the_bit(
     hospital: Path, tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

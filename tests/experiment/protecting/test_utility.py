@@ -19,6 +19,7 @@ def images(count: int, seed: int) -> ImageSet:
     return ImageSet(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels)[:, 0], names)
 
 
+@pytest.mark.slow
 def test_labels_that_say_nothing_are_worth_nothing() -> None:
     parts = Parts(images(120, 1), images(60, 2), images(200, 3), ("well", "ill"))
     told = worth_of(parts, seed=0)

@@ -104,6 +104,7 @@ def test_beside_its_tensors_a_client_says_three_numbers(tmp_path: Path) -> None:
     assert {"loss", "norm", "epsilon_spent"} <= measured.keys()
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     """The server is killed after the clients have trained round 2 and before its journal says so."""
     defense = sites.named("local-dp")

@@ -69,6 +69,7 @@ def test_the_same_clients_and_the_same_global_model_as_in_one_process(defense: A
         assert ClientStateFolder(tmp_path / "flower" / "clients", "run", name).last_round() == last
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_with_the_same_clients(tmp_path: Path) -> None:
     def killed(round: int) -> dict[str, Any]:
         if round == 2:

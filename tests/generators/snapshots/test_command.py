@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from shadow_defense.cli.import_snapshot import snapshot_lines
@@ -40,6 +41,7 @@ def test_texts_of_the_file_cannot_move_the_cursor() -> None:
     assert "neither T nor R" in lines[1]
 
 
+@pytest.mark.slow
 def test_a_refused_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "planted.pkl").write_bytes(b"\x80\x04cos\nsystem\nX\x0d\x00\x00\x00touch touched\x85R.")
     result = subprocess.run(

@@ -72,6 +72,7 @@ def test_flipped_bytes(little_pickle: bytes, tmp_path: Path, flips: list[tuple[f
     read_only(tmp_path / "flipped.pkl", bytes(content))
 
 
+@pytest.mark.slow
 @UNHURRIED
 @given(st.sampled_from(["cut", "shortened", "repeated"]), st.floats(0, 1), st.integers(0, 300))
 def test_cut_and_shortened(little_pickle: bytes, tmp_path: Path, damage: str, place: float, length: int) -> None:

@@ -157,6 +157,7 @@ CHANGES: dict[str, Callable[[Content], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_discriminator_that_does_not_fit_leaves_no_generator_behind(
     small_snapshot: Content, tmp_path: Path, change: Callable[[Content], None]
@@ -179,6 +180,7 @@ def test_arguments_named_in_messages_cannot_move_the_cursor(small_snapshot: Cont
     assert r"a\n\x1b[2J\ud800" in refused(path, tmp_path / "g", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "discriminator", "message"),
     [

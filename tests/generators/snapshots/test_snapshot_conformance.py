@@ -29,6 +29,7 @@ def snapshot(conformance: Path, case: dict[str, np.ndarray]) -> Snapshot:
     return read_snapshot(conformance / "stylegan3" / "snapshot_tiny.pkl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["G", "G_ema"])
 def test_conformance_stylegan3_snapshot_tensors(network: str, case: dict[str, np.ndarray], snapshot: Snapshot) -> None:
     prefix = f"{network}/sd_sum/"

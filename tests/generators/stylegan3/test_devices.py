@@ -41,6 +41,7 @@ def test_inference_mode_leaves_nothing_behind_that_later_calls_trip_over() -> No
     torch.testing.assert_close(first.clone(), again.detach())
 
 
+@pytest.mark.slow
 def test_other_numbers_and_back() -> None:
     made, z = generator(), torch.randn(2, 8)
     single = made(z).detach()
@@ -57,6 +58,7 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_cached_everything_still_compiles() -> None:
     """Numba finds no place for its cache in code that comes from no file: then every process compiles anew."""
     code = (
@@ -92,6 +94,7 @@ def test_without_the_compiler_the_images_and_their_gradients_are_the_same(monkey
         torch.testing.assert_close(without, with_compiler, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_compiler_is_imported_only_where_images_are_made() -> None:
     """Every command and every worker process reads the configuration; few of them run a StyleGAN3."""
     code = "import sys, shadow_defense.config; print('numba' in sys.modules)"

@@ -114,6 +114,7 @@ def test_conformance_stylegan3_discriminator_r1_gradients(case: Case, official: 
     check_norms(official, penalty * gamma / 2, json.loads(str(case["grad/norms_r1_gamma2_json"])))
 
 
+@pytest.mark.slow
 def test_conformance_stylegan3_snapshot_discriminator() -> None:
     """The discriminator that official training wrote, at images of its generator's."""
     arrays_path, snapshot_path = CASES / "snapshot_tiny.npz", CASES / "snapshot_tiny.pkl"

@@ -88,6 +88,7 @@ def test_layers_of_the_network(name: str, dtype: torch.dtype) -> None:
     compare(case(PLANS[name]), dtype, 3e-5 if dtype == torch.float32 else 2e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     up=st.sampled_from([2, 4]),

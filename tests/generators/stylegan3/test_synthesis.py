@@ -55,6 +55,7 @@ def naive_layer(layer: SynthesisLayer, x: Tensor, w: Tensor, parameters: dict[st
     return naive_activation(y, layer.up_filter, layer.down_filter, plan.up, plan.down, *plan.padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "matrices"])
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_layer_is_a_modulated_convolution_and_an_activation(name: str, dtype: torch.dtype) -> None:
@@ -130,6 +131,7 @@ def test_the_magnitude_moves_before_it_is_used() -> None:
     assert relative_error(after, before) > 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", [{}, {"kernel": 1, "radial": True}], ids=["T", "R"])
 def test_features_lead_to_the_same_image(configuration: dict[str, int]) -> None:
     """The road of attacks that search the features of a layer."""
