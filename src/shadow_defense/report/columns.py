@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.formatting import MISSING, counted, number, with_interval
@@ -128,17 +129,22 @@ def ends(value: Estimate | None) -> tuple[float | None, float | None, float | No
     return (None, None, None) if value is None else (value.mean, *(value.interval or (None, None)))
 
 
+def end_columns(value: Callable[[Any], Estimate | None], prefix: str = "") -> list[Column[Any]]:
+    """The mean of an estimate of each row, and the ends of its interval, as columns for files and data frames."""
+
+    def end(place: int) -> Callable[[Any], float | None]:
+        return lambda row: ends(value(row))[place]
+
+    return [Column(f"{prefix}{name}", end(place)) for place, name in enumerate(("mean", "low", "high"))]
+
+
 def _place(measured: Measurement) -> str | int:
     return "all" if measured.table.round is None else measured.table.round
 
 
 NUMBERS: tuple[Column[Measurement], ...] = (
-    Column("mean", lambda each: each.value.mean),
-    Column("low", lambda each: ends(each.value)[1]),
-    Column("high", lambda each: ends(each.value)[2]),
-    Column("difference_mean", lambda each: ends(each.difference)[0]),
-    Column("difference_low", lambda each: ends(each.difference)[1]),
-    Column("difference_high", lambda each: ends(each.difference)[2]),
+    *end_columns(lambda each: each.value),
+    *end_columns(lambda each: each.difference, "difference_"),
 )
 """A number with the ends of its 95 % interval, and its difference to the first arm; what does not exist is empty."""
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shadow_defense.errors import ConfigError
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.columns import ends
+from shadow_defense.report.columns import end_columns
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.pages.compare import comparison_numbers
 from shadow_defense.report.pages.evidence import evidence_numbers
@@ -103,7 +103,7 @@ def _risks(record: RisksRecord) -> Table[RiskEntry]:
     columns: list[Column[RiskEntry]] = [
         Column("risk", lambda each: each.number),
         Column("name", lambda each: each.name),
-        *_ends(lambda each: each.finding.value),
+        *end_columns(lambda each: each.finding.value),
         Column("nothing", lambda each: each.finding.nothing),
         Column("outcome", lambda each: each.outcome),
     ]
@@ -131,14 +131,7 @@ def _certificate(record: CertificateRecord) -> Table[_Removed]:
     columns: list[Column[_Removed]] = [
         Column("remover", lambda each: each.remover),
         Column("metric", lambda each: each.metric),
-        *_ends(lambda each: each.value),
+        *end_columns(lambda each: each.value),
         Column("images", lambda each: each.value.count),
     ]
     return Table("", columns, rows)
-
-
-def _ends(value: Any) -> list[Column[Any]]:
-    def end(place: int) -> Any:
-        return lambda each: ends(value(each))[place]
-
-    return [Column(name, end(place)) for place, name in enumerate(("mean", "low", "high"))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.columns import end_columns
 from shadow_defense.report.kit.charts import Panel
 from shadow_defense.report.kit.formatting import MISSING, markdown_text, number
 from shadow_defense.report.kit.plane import plane_svg
@@ -159,9 +160,7 @@ NUMBER_COLUMNS: tuple[Column[Number], ...] = (
     Column("arm", lambda each: each.arm),
     Column("measure", lambda each: each.measure),
     Column("by", lambda each: each.by),
-    Column("mean", lambda each: each.value.mean),
-    Column("low", lambda each: None if each.value.interval is None else each.value.interval[0]),
-    Column("high", lambda each: None if each.value.interval is None else each.value.interval[1]),
+    *end_columns(lambda each: each.value),
     Column("images", lambda each: each.value.count),
 )
 
