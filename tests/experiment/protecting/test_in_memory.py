@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import shadow_defense
 from shadow_defense.errors import ConfigError, DataError, ShadowDefenseError
 from shadow_defense.experiment.protecting import in_memory
-from shadow_defense.experiment.protecting.auditing import Audited
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.records.certificate import Audited
 from tests.experiment.protecting.conftest import QUICK, labelled
 
 IMAGES, LABELS = labelled(60, 10)

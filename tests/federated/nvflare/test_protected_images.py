@@ -14,10 +14,10 @@ from torch import Tensor
 import shadow_defense
 from shadow_defense.data.images import as_bytes
 from shadow_defense.experiment.protecting import in_memory
-from shadow_defense.experiment.protecting.auditing import Audited
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.protection.frozen import FrozenProtection
+from shadow_defense.report.records.certificate import Audited
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "nvflare"
 NUMBERS = {name: Estimate(0.5, None, 1) for name in ("psnr", "ssim", "rdlv", "rank1", "auc")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,6 +23,7 @@ from shadow_defense.metrics.psnr import decibels
 from shadow_defense.progress import Progress
 from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.texture import Texture
+from shadow_defense.report.records.certificate import Audited
 from shadow_defense.seeds import named_generator
 
 Measures = dict[str, Estimate]
@@ -40,28 +40,6 @@ NO_VERIFIER = (
     "same patient were looked for by likelihood and by distance alone. More public images of known patients may find "
     "more."
 )
-
-
-@dataclass(frozen=True)
-class Audited:
-    """Means over the audited images with their intervals; what a withheld verdict leaves out is empty.
-
-    ``notes`` say what could not be tried.
-    """
-
-    planted_breaks: Mapping[str, bool]
-    removers: Mapping[str, Measures]
-    worst: Measures
-    hindsight: Measures
-    mean_image: Measures
-    linkage: Measures
-    floor: Measures
-    notes: tuple[str, ...] = ()
-
-    @property
-    def withheld(self) -> bool:
-        """Whether a planted break was not broken, so that nothing follows from what the removers failed at."""
-        return not all(self.planted_breaks.values())
 
 
 def audit_protection(

@@ -36,7 +36,7 @@ class Certificate:
     @property
     def withheld(self) -> bool:
         """Whether a planted break was not broken, so that nothing follows."""
-        return not all(self.record.planted_breaks.values())
+        return self.record.withheld
 
     @property
     def worst(self) -> Mapping[str, Estimate]:

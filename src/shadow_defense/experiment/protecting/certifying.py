@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shadow_defense.experiment.protecting.auditing import Audited
 from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE
 from shadow_defense.experiment.protecting.material import Material
 from shadow_defense.experiment.protecting.settings import ProtectSettings
@@ -17,8 +16,8 @@ from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.protection.constants import hash_of
 from shadow_defense.report.pages.certificate import render_certificate
-from shadow_defense.report.records.certificate import CertificateRecord, Counts, Example
-from shadow_defense.report.records.reading import SCHEMA
+from shadow_defense.report.records.certificate import Audited, CertificateRecord, Counts, Example
+from shadow_defense.report.records.reading import record_values
 from shadow_defense.report.sentences.certificate import certificate_verdict
 
 TABLES = ("worst", "hindsight", "mean_image", "linkage", "floor")
@@ -71,14 +70,7 @@ def certificate_of(
             "public": hash_of(material.public.images, material.public.labels),
         }
         | {name: mark for name, mark in origin.marks.items() if mark is not None},
-        planted_breaks=dict(audited.planted_breaks),
-        removers=audited.removers,
-        worst=audited.worst,
-        hindsight=audited.hindsight,
-        mean_image=audited.mean_image,
-        linkage=audited.linkage,
-        floor=audited.floor,
-        notes=(*origin.notes, *audited.notes, *_of_a_trial(material)),
+        **{**vars(audited), "notes": (*origin.notes, *audited.notes, *_of_a_trial(material))},
     )
 
 
@@ -102,21 +94,10 @@ def write_certificate(folder: Path, record: CertificateRecord, example: Example 
 
 def as_json(record: CertificateRecord) -> dict[str, Any]:
     """The record as it is written: each number as mean, low, high and count; null for what is withheld."""
-    tables = {name: getattr(record, name) for name in TABLES}
-    written: dict[str, Any] = {
-        name: {metric: value.as_record() for metric, value in each.items()} or None for name, each in tables.items()
-    }
-    if written["linkage"] is not None:
+    written = record_values(record)
+    written |= {name: written[name] or None for name in TABLES}
+    linkage = written["linkage"]
+    if isinstance(linkage, dict):
         # A reader finds the key whether or not patients were known.
-        written["linkage"].setdefault("patient_auc", None)
-    return (
-        {"schema": SCHEMA}
-        | asdict(record)
-        | written
-        | {
-            "removers": {
-                name: {metric: value.as_record() for metric, value in each.items()}
-                for name, each in record.removers.items()
-            }
-        }
-    )
+        linkage.setdefault("patient_auc", None)
+    return written

@@ -14,7 +14,7 @@ from shadow_defense.attacks.removers.suite import breaks_unknown_noise
 from shadow_defense.attacks.removers.unknown import learned_from_halves
 from shadow_defense.attacks.removers.worst_case import distances, found_again, in_hindsight, scores
 from shadow_defense.errors import DataError, RunError, shown
-from shadow_defense.experiment.protecting.auditing import Audited, audit_images, audited_places, measured
+from shadow_defense.experiment.protecting.auditing import audit_images, audited_places, measured
 from shadow_defense.experiment.protecting.building import choose_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
@@ -31,6 +31,7 @@ from shadow_defense.protection.constants import hash_of, read_constants
 from shadow_defense.protection.decoy import Decoy
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.written import Written
+from shadow_defense.report.records.certificate import Audited
 
 ANOTHER = "give --protected a folder that `protect` wrote to the end"
 

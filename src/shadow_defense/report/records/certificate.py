@@ -45,15 +45,37 @@ class Example:
     mean: Float[Tensor, "c h w"]
 
 
+@dataclass(frozen=True)
+class Audited:
+    """What was made of protected images; ``worst``, ``hindsight`` and ``linkage`` are empty where withheld.
+
+    Attributes:
+        worst: of the remover that an attacker believes without seeing the truth.
+        hindsight: of the closest remover of each image.
+        notes: what else has to be known to read it, such as what could not be tried.
+    """
+
+    planted_breaks: Mapping[str, bool]
+    removers: Mapping[str, Numbers]
+    worst: Numbers
+    hindsight: Numbers
+    mean_image: Numbers
+    linkage: Numbers
+    floor: Numbers
+    notes: tuple[str, ...] = ()
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a planted break was not broken, so that nothing follows from what the removers failed at."""
+        return not all(self.planted_breaks.values())
+
+
 @dataclass(frozen=True, kw_only=True)
-class CertificateRecord(Header):
-    """A certificate; ``worst``, ``hindsight`` and ``linkage`` are empty where the verdict is withheld.
+class CertificateRecord(Audited, Header):
+    """A certificate.
 
     Attributes:
         removal_written: whether the linear removal was written in place of x', and other parts went through its map.
-        worst: of the remover that an attacker believes without seeing the truth.
-        hindsight: of the closest remover of each image.
-        notes: what else has to be known to read it.
     """
 
     seed: int
@@ -63,11 +85,3 @@ class CertificateRecord(Header):
     counts: Counts
     removal_written: bool
     hashes: Mapping[str, str]
-    planted_breaks: Mapping[str, bool]
-    removers: Mapping[str, Numbers]
-    worst: Numbers
-    hindsight: Numbers
-    mean_image: Numbers
-    linkage: Numbers
-    floor: Numbers
-    notes: tuple[str, ...] = ()
