@@ -11,7 +11,13 @@ import torch
 from shadow_defense.experiment.protecting import auditing
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.settings import ProtectSettings
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.records.certificate import Audited
 from tests.protection.gaussian_images import gaussian_images
+
+NUMBERS = {name: Estimate(0.5, (0.4, 0.6), 20) for name in ("psnr", "ssim", "rdlv", "rank1", "auc")}
+FOUND = Audited({"weak noise": True}, {"lmmse": NUMBERS}, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+"""What an audit might find, in place of its minute."""
 
 QUICK = {"audited": 40, "remover_steps": 80}
 

@@ -16,13 +16,9 @@ from shadow_defense.experiment.protecting import folder_audit, protecting
 from shadow_defense.experiment.protecting.folder_audit import FolderRequest, audit_folder
 from shadow_defense.experiment.protecting.protecting import protect_data
 from shadow_defense.experiment.protecting.settings import protect_preset
-from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.certificate import Audited
-from tests.experiment.protecting.conftest import labelled, request_for, write_npz
-
-NUMBERS = {name: Estimate(0.5, (0.4, 0.6), 20) for name in ("psnr", "ssim", "rdlv", "rank1", "auc")}
-FOUND = Audited({"weak noise": True}, {"lmmse": NUMBERS}, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+from tests.experiment.protecting.conftest import FOUND, labelled, request_for, write_npz
 
 
 def audit(protected: Path, truth: Path, public: Path | None, out: Path, texture: str | None = None) -> dict[str, Any]:

@@ -18,19 +18,15 @@ from torch.utils.data import DataLoader, TensorDataset
 import shadow_defense
 from shadow_defense.errors import ConfigError, DataError, ShadowDefenseError
 from shadow_defense.experiment.protecting import in_memory
-from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.records.certificate import Audited
-from tests.experiment.protecting.conftest import QUICK, labelled
+from tests.experiment.protecting.conftest import FOUND, NUMBERS, QUICK, labelled
 
 IMAGES, LABELS = labelled(60, 10)
 PUBLIC, PUBLIC_LABELS = labelled(120, 20)
-NUMBERS = {name: Estimate(0.5, (0.4, 0.6), 20) for name in ("psnr", "ssim", "rdlv", "rank1", "auc")}
 
 
 @pytest.fixture
 def unaudited(monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
-    found = Audited({"weak noise": True}, {"lmmse": NUMBERS}, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
-    monkeypatch.setattr(in_memory, "audit_protection", lambda *_: found)
+    monkeypatch.setattr(in_memory, "audit_protection", lambda *_: FOUND)
 
 
 def protect(images: Any, labels: Any = None, **changes: Any) -> tuple[Any, shadow_defense.Certificate]:

@@ -16,18 +16,13 @@ from shadow_defense.data.build import load_dataset
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.experiment.protecting import protecting
 from shadow_defense.experiment.protecting.protecting import protect_data
-from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import Progress
-from shadow_defense.report.records.certificate import Audited
-from tests.experiment.protecting.conftest import labelled, request_for, write_npz
-
-NUMBERS = {name: Estimate(0.5, None, 1) for name in ("psnr", "ssim", "rdlv", "rank1", "auc")}
+from tests.experiment.protecting.conftest import FOUND, labelled, request_for, write_npz
 
 
 @pytest.fixture
 def unaudited(monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
-    found = Audited({"weak noise": True}, {"lmmse": NUMBERS}, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
-    monkeypatch.setattr(protecting, "audit_protection", lambda *_: found)
+    monkeypatch.setattr(protecting, "audit_protection", lambda *_: FOUND)
 
 
 def protected(out: Path, source: Path, **changes: Any) -> Path:

@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.experiment.protecting.conftest import FOUND
 from torch import Tensor
 
 import shadow_defense
 from shadow_defense.data.images import as_bytes
 from shadow_defense.experiment.protecting import in_memory
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
-from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.protection.frozen import FrozenProtection
-from shadow_defense.report.records.certificate import Audited
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "nvflare"
-NUMBERS = {name: Estimate(0.5, None, 1) for name in ("psnr", "ssim", "rdlv", "rank1", "auc")}
 
 
 @pytest.fixture
@@ -29,8 +27,7 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     pytest.importorskip("nvflare")
     monkeypatch.syspath_prepend(str(EXAMPLE))
     monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "site"))
-    found = Audited({"weak noise": True}, {"lmmse": NUMBERS}, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
-    monkeypatch.setattr(in_memory, "audit_protection", lambda *_: found)
+    monkeypatch.setattr(in_memory, "audit_protection", lambda *_: FOUND)
     described = importlib.util.spec_from_file_location("example_client", EXAMPLE / "client.py")
     assert described is not None and described.loader is not None
     module = importlib.util.module_from_spec(described)

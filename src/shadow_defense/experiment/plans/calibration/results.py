@@ -92,7 +92,7 @@ def _chosen(runs: Calibrating, entries: Sequence[tuple[Schedule, ScheduleEntry]]
 def _command(base: Path, runs: Calibrating, settings: CalibrationSettings) -> str:
     target, seeds = settings.target, ",".join(map(str, runs.seeds))
     return (
-        f"shadow-defense calibrate {base} --target {target.metric}={target.value:g} --attack {runs.attack} "
+        f"shadow-defense calibrate {base} --target {target} --attack {runs.attack} "
         f"--schedules {','.join(settings.schedules)} --tolerance {settings.tolerance:g} --most {settings.most:g} "
         f"--seeds {seeds}{',' if len(runs.seeds) == 1 else ''} --out {base.parent}-again"
     )

@@ -100,7 +100,7 @@ class Calibrating:
             )
         if target.value <= blank[target.metric].mean:
             raise ConfigError(
-                f"target {target.metric}={target.value:g} is out of reach: the mean of the public images, which an "
+                f"target {target} is out of reach: the mean of the public images, which an "
                 f"attacker has who never looks at an update, reaches {blank[target.metric].mean:.3g} on the attacked "
                 "images; give a target above that"
             )
