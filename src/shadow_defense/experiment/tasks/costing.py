@@ -15,7 +15,7 @@ from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_r
 from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.base import Defense
-from shadow_defense.experiment.provenance import code_hash
+from shadow_defense.experiment.provenance import code_hash, peak_megabytes
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import attack_seed, observation_of
@@ -33,7 +33,6 @@ from shadow_defense.experiment.tasks.measuring import (
     Measuring,
     local_step,
     median_seconds,
-    peak_memory,
     seconds_of,
 )
 from shadow_defense.experiment.tasks.pretraining import generator_for_arm, generator_for_attack, load_arm_generator
@@ -62,16 +61,15 @@ class Cost:
     Attributes:
         steps: of the clients with the smallest and with the largest batch.
         prepare_seconds: once an image, before the first round.
-        plain_memory, defended_memory: peak of the process's resident memory in bytes; None where the system does
-            not tell.
+        plain_memory, defended_memory: peak of the process's resident memory in megabytes.
         evaluation_seconds: one evaluation of the global model.
         start_seconds: what is measured of the public images, once a process, before the first image is protected.
     """
 
     steps: tuple[StepCost, ...]
     prepare_seconds: float
-    plain_memory: int | None
-    defended_memory: int | None
+    plain_memory: float
+    defended_memory: float
     evaluation_seconds: float
     start_seconds: float = 0.0
 
@@ -81,9 +79,7 @@ class Cost:
         return self.steps[-1].defended / self.steps[-1].plain
 
     @property
-    def memory_ratio(self) -> float | None:
-        if self.plain_memory is None or self.defended_memory is None:
-            return None
+    def memory_ratio(self) -> float:
         return self.defended_memory / self.plain_memory
 
     def step_seconds(self, batch_size: int) -> float:
@@ -138,7 +134,7 @@ class Costing(Measuring[Cost]):
         loaded = load_arm_generator(scene, arm, generator)
         undefended = [local_step(scene, scene.reference, client, Defense()) for client in ends]
         before = [median_seconds(step) for step in undefended]
-        plain_memory = peak_memory()
+        plain_memory = peak_megabytes()
         defended, starts = [], []
         for client in ends:
             begun = time.perf_counter()
@@ -150,7 +146,7 @@ class Costing(Measuring[Cost]):
             prepared = (time.perf_counter() - built) / len(client.train)
             starts.append(time.perf_counter() - begun)
             defended.append(median_seconds(step))
-        defended_memory = peak_memory()
+        defended_memory = peak_megabytes()
         # On both sides of the defended steps: the machine's speed drifts.
         after = [median_seconds(step) for step in undefended]
         evaluated = seconds_of(partial(evaluate, scene.new_model(scene.reference), scene.dataset))

@@ -70,16 +70,6 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
         raise RunError("its process was killed, perhaps for lack of memory") from error
 
 
-def peak_memory() -> int | None:
-    """The most resident memory that this process had, in bytes; None outside Linux."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
 def local_step(scene: Scene, arm: str, client: ClientData, defense: Defense) -> Callable[..., ModelUpdate]:
     """A function that trains the client from the arm's first model for an epoch, as a round (0-based) does."""
     model = scene.new_model(arm)
