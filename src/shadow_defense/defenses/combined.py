@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxtyping import Float
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext

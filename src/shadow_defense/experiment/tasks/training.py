@@ -13,6 +13,7 @@ from torch import nn
 from shadow_defense.data.dataset import FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import Resources
+from shadow_defense.defenses.kind import Site
 from shadow_defense.errors import GeneratorError, RunError
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
