@@ -44,7 +44,7 @@ class TestForecast:
         self, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Measured once an arm: two arms in one process, of 1,000 rounds whose clients take 3 steps of 2 s together."""
-        slow = Cost((StepCost(1, 2.0, 2.0),), 0.0, None, None, 0.0)
+        slow = Cost((StepCost(1, 2.0, 2.0),), 0.0, 1.0, 1.0, 0.0)
         monkeypatch.setattr(measuring, "in_own_process", lambda *_: slow)
         tiny["arms"] = {"a": {"defense": "none"}, "b": {"defense": "clip"}}
         tiny["training"]["rounds"] = 1000
