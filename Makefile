@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 # Waiting threads that spin make busy machines several times slower.
 export OMP_WAIT_POLICY := passive
 
-TEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest
+TEST := env OMP_NUM_THREADS=1 $(RUN)/python -m pytest
 
 .PHONY: install demo test test-engines test-others test-fast lint docs wheel benchmark clean
 
