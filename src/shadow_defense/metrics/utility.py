@@ -112,7 +112,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class Called:
+class Classified:
     """What a model says of images.
 
     Attributes:
@@ -126,14 +126,14 @@ class Called:
     threshold: float | None
 
 
-def call(model: nn.Module, test: ImageSet, validation: ImageSet | None, normalisation: Normalisation) -> Called:
+def classify(model: nn.Module, test: ImageSet, validation: ImageSet | None, normalisation: Normalisation) -> Classified:
     """What a model says of the test images; :class:`DataError` without validation images where they are asked for."""
     probabilities = torch.softmax(predict(model, test, normalisation).double(), dim=1)
     if validation is None or probabilities.shape[1] != 2:
-        return Called(probabilities, probabilities.argmax(dim=1), None)
+        return Classified(probabilities, probabilities.argmax(dim=1), None)
     validated = torch.softmax(predict(model, validation, normalisation).double(), dim=1)
     threshold = best_threshold(validated[:, 1], validation.labels)
-    return Called(probabilities, (probabilities[:, 1] > threshold).long(), threshold)
+    return Classified(probabilities, (probabilities[:, 1] > threshold).long(), threshold)
 
 
 def evaluate(model: nn.Module, data: FederatedDataset) -> dict[str, dict[str, float | None]]:

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from shadow_defense.data.dataset import Normalisation, Parts, measure_normalisation
 from shadow_defense.errors import DataError
-from shadow_defense.metrics.utility import call, utility
+from shadow_defense.metrics.utility import classify, utility
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.protection.directions import train_classifier
 
@@ -44,7 +44,7 @@ def worth_of_model(model: nn.Module, normalisation: Normalisation, parts: Parts)
     """
     if parts.test is None:
         raise DataError("utility needs a test part: give a source that has one")
-    called = call(model, parts.test, parts.validation, normalisation)
+    called = classify(model, parts.test, parts.validation, normalisation)
     scores = utility(called.probabilities, parts.test.labels)
     worth = Worth(f1=_number(scores["f1_macro"]), f1_threshold=None, auc=scores["auroc"])
     if called.threshold is not None:

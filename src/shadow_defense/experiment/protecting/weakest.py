@@ -88,7 +88,9 @@ rank-1 by likelihood in a gallery of as many public images as will be protected,
 def parse_target(text: str) -> Limit:
     """``rdlv=0.25``, ``psnr=+2`` or ``linkage=0.05``. Raises :class:`ConfigError` for anything else."""
     ranges = {measure: (0.0, most) for measure, (_, most) in LEAKS.items()}
-    return parse_limit(text, ranges, "--target", "rdlv=0.25, psnr=+2 dB above the mean image or linkage=0.05 found")
+    return parse_limit(
+        text, ranges, "--target", "rdlv=0.25, psnr=+2 (dB above the mean image) or linkage=0.05 (found first)"
+    )
 
 
 def weakest_strength(

@@ -14,7 +14,7 @@ from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import SCORE_CODE, key_of
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import Training, final_model
-from shadow_defense.metrics.utility import call
+from shadow_defense.metrics.utility import classify
 from shadow_defense.progress import Progress
 
 
@@ -65,7 +65,9 @@ class Predicting(RecordTask[Predicted]):
         if len(data.test) == 0:
             raise DataError("no test images to measure utility on: raise data.test_fraction")
         model = final_model(scene, self.training.arm, store.place(self.training))
-        called = call(model, data.test, concatenated([each.validation for each in data.clients]), data.normalisation)
+        called = classify(
+            model, data.test, concatenated([each.validation for each in data.clients]), data.normalisation
+        )
         rows = tuple(tuple(row) for row in called.probabilities.tolist())
         labels, classes = tuple(data.test.labels.tolist()), tuple(called.classes.tolist())
         self.save(store, Predicted(labels, classes, rows, called.threshold))
