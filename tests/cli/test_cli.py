@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from shadow_defense.cli import main
@@ -112,6 +114,25 @@ def test_the_guard_alone_brings_torch_and_little_else() -> None:
 def test_the_version_is_the_packages(run: Callable[..., Ended]) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert run("--version").stdout == f"shadow-defense {project['version']}\n"
+
+
+def test_help_says_what_each_argument_is() -> None:
+    """Click 8.5 overwrites what typer below 0.21 keeps there; typer escapes its brackets where rich is installed."""
+
+    def leaves(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
+        yield command, context
+        for name, child in getattr(command, "commands", {}).items():
+            yield from leaves(child, type(context)(child, parent=context, info_name=name))
+
+    group = get_command(app)
+    records = [
+        (command.name, *parameter.get_help_record(context))
+        for command, context in leaves(group, group.make_context("shadow-defense", [], resilient_parsing=True))
+        for parameter in command.params
+        if parameter.param_type_name == "argument"
+    ]
+    assert len(records) > 10
+    assert [record for record in records if len(record[2].removesuffix("[required]")) < 10 or "\\" in record[2]] == []
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 from click import UsageError
 from typer.core import TyperGroup
 
@@ -39,6 +40,9 @@ class Commands(TyperGroup):
             typer.echo("shadow-defense: stopped; the same command goes on from here", err=True)
             raise typer.Exit(143 if isinstance(stop, TerminatedError) else 130) from None
 
+
+# Help is plain text here, and typer escapes its "[required]" for rich wherever rich is installed.
+typer.core.HAS_RICH = False
 
 app = typer.Typer(
     name="shadow-defense",
