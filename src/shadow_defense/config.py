@@ -16,6 +16,7 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.sources import SOURCES
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.devices import DEVICE_MEANING, DeviceName
 from shadow_defense.errors import (
     ConfigError,
     DataError,
@@ -91,6 +92,7 @@ class RunConfig(BaseModel):
         le=1024,
         description="processes in parallel; null: one a processor core, 0: all in the one that was started",
     )
+    device: DeviceName = Field("auto", description=DEVICE_MEANING)
     engine: str = Field(
         "in-process",
         description="what carries the training: in-process, flower-simulation or flower-secure-aggregation",

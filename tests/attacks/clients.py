@@ -21,6 +21,8 @@ from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.states import on_host
+from shadow_defense.generators.interface import Generator
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.build import build_model
@@ -72,6 +74,7 @@ def observation(
     explain: frozenset[str] = frozenset(),
     training: TrainingSettings | None = None,
     told: OptimiserName | None = None,
+    generator: Generator | None = None,
 ) -> tuple[Observation, dict[str, Tensor]]:
     """A round of a client with ``labels``, as the attacker sees it, and what the defense explains of it.
 
@@ -82,7 +85,7 @@ def observation(
     training = training or TrainingSettings(learning_rate=learning_rate, local_epochs=epochs)
     count = len(labels)
     data = ImageSet((private(count) * 255).round().byte(), torch.tensor(labels), tuple(map(str, range(count))))
-    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = {key: tensor.clone() for key, tensor in on_host(model.state_dict()).items()}
     result = train_locally(
         model,
         state,
@@ -109,6 +112,8 @@ def observation(
         labels=data.labels,
         local_training=replace(known, optimiser=told or known.optimiser),
         template=public().mean(0),
+        generator=None if generator is None else lambda: generator,
+        public=some_images("public", SIDE),
     )
     return seen, dict(result.explanations)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
@@ -67,6 +68,11 @@ class AttackSettings(BaseModel):
         return self.build().model_dump(mode="json")  # type: ignore[attr-defined]
 
     @property
+    def follows_device(self) -> bool:
+        """Whether the attack computes where the model lies."""
+        return ATTACKS.find(self.attack).follows_device
+
+    @property
     def needs_generator(self) -> bool:
         """Whether the attack starts from a generator."""
         return "generator" in self.build().needs
@@ -78,9 +84,13 @@ class AttackSettings(BaseModel):
 
 
 def reconstruct(settings: AttackSettings, observation: Observation, seed: int, task: Task) -> Reconstruction:
-    """Run an attack, repeatably also where the attacked model draws from the global state (dropout, PRECODE)."""
+    """Run an attack, repeatably also where the attacked model draws from the global state (dropout, PRECODE).
+
+    What it gives back is in the host's memory.
+    """
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return settings.build().reconstruct(observation, seed=seed, task=task)
+        found = settings.build().reconstruct(observation, seed=seed, task=task)
+    return replace(found, images=found.images.cpu(), labels=found.labels.cpu())

@@ -76,7 +76,7 @@ class DeepLeakage(BaseModel):
         """
         started = time.perf_counter()
         shape = (simulation.count, *observation.image_shape)
-        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
+        low, high = observation.box
         found: list[_Start] = []
         distance = observation.matching.fitted(squared_distance)
         with BatchStatisticsRecorder(observation.model) as recorder:
@@ -99,9 +99,11 @@ class DeepLeakage(BaseModel):
 
             for restart in range(self.restarts):
                 draws = named_generator(seed, name, restart)
-                initial = [torch.randn(shape, generator=draws)]
+                initial = [torch.randn(shape, generator=draws).to(observation.device)]
                 if labels is None:
-                    initial.append(torch.randn(simulation.count, observation.classes, generator=draws))
+                    initial.append(
+                        torch.randn(simulation.count, observation.classes, generator=draws).to(observation.device)
+                    )
                 minimum = quasi_newton_search(
                     loss,
                     initial,
@@ -168,5 +170,12 @@ class IDLG(DeepLeakage):
         return self.search(observation, simulation, labels, name="idlg", seed=seed, task=task)
 
 
-DLG_KIND = AttackKind("dlg", "squared differences by L-BFGS, images and labels together (Zhu et al. 2019)", DLG)
-IDLG_KIND = AttackKind("idlg", "squared differences by L-BFGS, labels read off the last layer (Zhao et al. 2020)", IDLG)
+DLG_KIND = AttackKind(
+    "dlg", "squared differences by L-BFGS, images and labels together (Zhu et al. 2019)", DLG, follows_device=True
+)
+IDLG_KIND = AttackKind(
+    "idlg",
+    "squared differences by L-BFGS, labels read off the last layer (Zhao et al. 2020)",
+    IDLG,
+    follows_device=True,
+)

@@ -36,7 +36,7 @@ def evolve(
     import cma
 
     def as_codes(points: np.ndarray) -> Tensor:
-        return mean + deviation * torch.as_tensor(points, dtype=mean.dtype).view(-1, *mean.shape)
+        return mean + deviation * torch.as_tensor(points, dtype=mean.dtype, device=mean.device).view(-1, *mean.shape)
 
     def draw(rows: int, columns: int) -> np.ndarray:
         return torch.randn(rows, columns, generator=draws, dtype=torch.float64).numpy()
@@ -54,7 +54,8 @@ def evolve(
             "CMA_diagonal": mean.numel() > LARGEST_FULL_COVARIANCE,
         },
     )
-    best, best_total, best_matching = mean.unsqueeze(0), torch.full((1,), torch.inf), torch.full((1,), torch.inf)
+    best = mean.unsqueeze(0)
+    best_total = best_matching = mean.new_full((1,), torch.inf)
     every = -(-iterations // 100)
     history = []
     for iteration in range(iterations):

@@ -96,7 +96,7 @@ class FullyConnectedLeak(BaseModel):
         else:
             rows = leaked_rows(weight, bias, target.count)
             notes.append("several images: rows are weighted means of them, pure where a unit was active for one alone")
-        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
+        low, high = observation.box
         images = rows.view(-1, *observation.image_shape).clamp(low, high)
         if task:
             task.advance()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.attacks.observation import Observation
+from shadow_defense.devices import device_of
 from shadow_defense.generators.interface import Decoder, LatentSpace, check_generator
 from shadow_defense.models.functional import functional_call
 from shadow_defense.seeds import named_generator
@@ -39,11 +40,11 @@ class GeneratorPrior:
 
     def codes(self, seed: int, attack: str, restarts: int, count: int) -> Float[Tensor, "r n *code"]:
         """Codes of z ~ N(0, I); a restart's do not depend on how many restarts there are."""
-        drawn = [
-            torch.randn(count, self.generator.z_dim, generator=named_generator(seed, attack, restart))
-            for restart in range(restarts)
-        ]
+        drawn = [self._z(count, named_generator(seed, attack, restart)) for restart in range(restarts)]
         return self._as_rows(self._encode(torch.cat(drawn)), restarts)
+
+    def _z(self, count: int, draws: torch.Generator) -> Float[Tensor, "n z"]:
+        return torch.randn(count, self.generator.z_dim, generator=draws).to(device_of(self.generator))
 
     def _encode(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n *code"]:
         with torch.no_grad():
@@ -52,8 +53,9 @@ class GeneratorPrior:
     def spread(self, draws: torch.Generator, count: int = 1000) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, entry by entry, of the codes of z ~ N(0, I)."""
         if self.space == "z":
-            return torch.zeros(self.generator.z_dim), torch.ones(self.generator.z_dim)
-        codes = self._encode(torch.randn(count, self.generator.z_dim, generator=draws))
+            like = self._z(1, draws)[0]
+            return torch.zeros_like(like), torch.ones_like(like)
+        codes = self._encode(self._z(count, draws))
         return codes.mean(0), codes.std(0)
 
     def images(self, codes: Float[Tensor, "r n *code"]) -> Float[Tensor, "r n c h w"]:

@@ -119,7 +119,7 @@ class GradInversion(BaseModel):
         target = matching_target(observation, self.longest_unroll, self.beyond)
         draws = named_generator(seed, "gradinversion")
         start = observation.normalisation.apply(observation.template.unsqueeze(0)).repeat(len(target.labels), 1, 1, 1)
-        start = start + self.start_noise * torch.randn(start.shape, generator=draws)
+        start = start + self.start_noise * torch.randn(start.shape, generator=draws).to(start)
         bounds = observation.normalisation.bounds(start)
         distance = observation.matching.fitted(matching(self.matching))
         notes = [*target.notes, *observation.matching.notes]
@@ -187,4 +187,5 @@ GRADINVERSION = AttackKind(
     "gradinversion",
     "update and batch-norm matching from a template (Hatamizadeh et al. 2023), differentiable",
     GradInversion,
+    follows_device=True,
 )

@@ -94,8 +94,8 @@ class GroupConsistency(BaseModel):
         )
         shape = (len(objective.target.labels), *observation.image_shape)
         draws = [named_generator(seed, "gradinversion group", each) for each in range(self.seeds)]
-        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
-        starts = torch.stack([torch.randn(shape, generator=each) for each in draws]).clamp(low, high)
+        low, high = observation.box
+        starts = torch.stack([torch.randn(shape, generator=each) for each in draws]).to(low).clamp(low, high)
         pull = _Pull(objective.target.labels, self)
 
         def losses(variables: tuple[Tensor, ...]) -> RestartLosses:
@@ -103,7 +103,7 @@ class GroupConsistency(BaseModel):
             return objective(candidates)._replace(pull=pull(candidates))
 
         def noise(candidates: Tensor, rate: float) -> Tensor:
-            drawn = torch.stack([torch.randn(shape, generator=each) for each in draws])
+            drawn = torch.stack([torch.randn(shape, generator=each) for each in draws]).to(low)
             return self.energy_noise * rate * drawn.to(candidates)
 
         with objective:
@@ -154,4 +154,5 @@ GROUP_CONSISTENCY = AttackKind(
     "gradinversion-group",
     "several seeds drawn to their consensus, with batch-norm statistics (Yin et al. 2021)",
     GroupConsistency,
+    follows_device=True,
 )

@@ -99,9 +99,9 @@ class InvertingGradients(BaseModel):
         )
         labels = objective.target.labels
         shape = (len(labels), *observation.image_shape)
-        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
+        low, high = observation.box
         draws = [named_generator(seed, "inverting gradients", restart) for restart in range(self.restarts)]
-        starts = torch.stack([torch.randn(shape, generator=each) for each in draws]).clamp(low, high)
+        starts = torch.stack([torch.randn(shape, generator=each) for each in draws]).to(low).clamp(low, high)
         found: list[JointFound] = []
         with objective:
             for part in starts.split(self.restarts_at_once):
@@ -141,5 +141,8 @@ def _hard_sign(gradient: Tensor, _: float) -> Tensor:
 
 
 INVERTING_GRADIENTS = AttackKind(
-    "inverting-gradients", "cosine matching with total variation (Geiping et al. 2020)", InvertingGradients
+    "inverting-gradients",
+    "cosine matching with total variation (Geiping et al. 2020)",
+    InvertingGradients,
+    follows_device=True,
 )

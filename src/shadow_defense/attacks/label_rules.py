@@ -85,7 +85,7 @@ def bias_corrected(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
         label = int(remaining.argmin())
         labels.append(label)
         remaining[label] -= weight if weight < 0 else -1.0 / count
-    return torch.tensor(sorted(labels))
+    return torch.tensor(sorted(labels), device=head.bias.device)
 
 
 def multi_step(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:

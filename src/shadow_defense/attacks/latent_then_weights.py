@@ -240,9 +240,12 @@ class ModelBased(_CodesThenWeights):
         )
 
 
-GIAS_KIND = AttackKind("gias", "a generator's latent code, then its weights, image by image (Jeon et al. 2021)", GIAS)
+GIAS_KIND = AttackKind(
+    "gias", "a generator's latent code, then its weights, image by image (Jeon et al. 2021)", GIAS, follows_device=True
+)
 MODEL_BASED = AttackKind(
     "model-based",
     "the paper's: latent code, then the shadow generator's weights, with batch-norm statistics",
     ModelBased,
+    follows_device=True,
 )

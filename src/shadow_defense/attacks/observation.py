@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -17,6 +18,7 @@ from shadow_defense.attacks.adaptive.matching import MatchingAdaptation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.devices import device_of
 from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
@@ -63,6 +65,16 @@ class Observation:
     rounds: int | None = None
     optimiser: OptimiserName | None = None
     matching: MatchingAdaptation = field(default_factory=MatchingAdaptation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model, and with it all that is computed with, lies."""
+        return device_of(self.model)
+
+    @property
+    def box(self) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
+        """The least and the greatest value of each channel of normalised images."""
+        return self.normalisation.bounds(torch.zeros(1, self.image_shape[0], 1, 1, device=self.device))
 
     @property
     def labels(self) -> Int64[Tensor, "n"]:
@@ -134,7 +146,8 @@ def observe(
 ) -> Observation:
     """Keep of everything only what ``threat_model`` grants.
 
-    Labels come sorted, so that their order gives nothing away. Without "buffers" the update's buffers are removed,
+    All that is computed with comes to where the model lies; images to learn from stay in the host's memory. Labels come
+    sorted, so that their order gives nothing away. Without "buffers" the update's buffers are removed,
     without "local training" its number of steps.
 
     Args:
@@ -146,7 +159,7 @@ def observe(
         rounds: of the whole training.
         optimiser: the client's, for who is granted no more of the local training than that.
     """
-    granted = threat_model.granted
+    granted, device = threat_model.granted, device_of(model)
     if "buffers" not in granted:
         parameters = {name for name, _ in model.named_parameters()}
         kept = {name: tensor for name, tensor in update.tensors.items() if name in parameters}
@@ -154,6 +167,7 @@ def observe(
     if "local training" not in granted:
         # 0 stands for unknown.
         update = replace(update, steps=0)
+    update = replace(update, tensors={name: tensor.to(device) for name, tensor in update.tensors.items()})
     # Of its own: another observation of the same model may need the other mode.
     model = copy.deepcopy(model)
     model.train("local training" not in granted or local_training.batch_norm == "train")
@@ -161,21 +175,25 @@ def observe(
         threat_model,
         model,
         loss_fn,
-        global_state,
+        {name: tensor.to(device) for name, tensor in global_state.items()},
         update,
         image_shape,
         classes,
         normalisation,
-        labels.sort().values if "labels" in granted else None,
+        labels.to(device).sort().values if "labels" in granted else None,
         local_training if "local training" in granted else None,
-        template if "template" in granted else None,
-        generator if "generator" in granted else None,
+        template.to(device) if "template" in granted else None,
+        generator and partial(_loaded, generator, device) if "generator" in granted else None,
         distribution if "data distribution" in granted else public if "public images" in granted else None,
         (defense or DefenseSettings()) if "defense" in granted else None,
         tuple(earlier) if "earlier rounds" in granted else None,
         rounds,
         None if "local training" in granted else optimiser,
     )
+
+
+def _loaded(generator: Callable[[], Generator], device: torch.device) -> Generator:
+    return generator().to(device)
 
 
 def randomised(observation: Observation, seed: int) -> Observation:

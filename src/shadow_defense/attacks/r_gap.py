@@ -151,7 +151,7 @@ class RGAP(BaseModel):
             notes.append("several images: the equations hold for one; what is returned explains none of them")
         solved, open_layers = solve_chain(links, observation.global_state, update)
         notes.extend(open_layers)
-        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
+        low, high = observation.box
         images = torch.nan_to_num(solved.float()).unsqueeze(0).clamp(low, high).expand(target.count, -1, -1, -1)
         if task:
             task.advance()

@@ -136,7 +136,7 @@ def released_attack(
     every = -(-iterations // 100)
     trained: Mapping[str, Tensor] = target.parameters
     history: list[Tensor] = []
-    matched = torch.zeros(())
+    matched = torch.zeros((), device=x.device)
     with BatchStatisticsRecorder(observation.model) as recorder:
         for iteration in range(iterations):
             step = train_on(

@@ -74,7 +74,7 @@ class RobbingTheFed(BaseModel):
         if not bias.any():
             raise UpdateError("the imprint did not move: no image was brighter than its first cutoff")
         found = imprinted_images(weight, bias, target.count)
-        low, high = observation.normalisation.bounds(torch.zeros(1, observation.image_shape[0], 1, 1))
+        low, high = observation.box
         images = found.view(-1, *observation.image_shape).clamp(low, high)
         notes = [*target.notes, *step_notes(target)]
         if len(images) < target.count:

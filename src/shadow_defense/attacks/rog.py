@@ -71,7 +71,7 @@ class ROG(BaseModel):
         channels, height, width = observation.image_shape
         small = (len(objective.target.labels), channels, -(-height // self.scale), -(-width // self.scale))
         draws = [named_generator(seed, "rog", restart) for restart in range(self.restarts)]
-        starts = torch.stack([torch.rand(small, generator=each) for each in draws])
+        starts = torch.stack([torch.rand(small, generator=each) for each in draws]).to(observation.device)
 
         def losses(variables: tuple[Tensor, ...]) -> RestartLosses:
             (candidates,) = variables
@@ -86,7 +86,7 @@ class ROG(BaseModel):
                 learning_rate=self.learning_rate,
                 schedule=lambda share: 0.1 + 0.9 * cosine_schedule(share),
                 record_every=-(-self.iterations // 100),
-                constrain=inside(torch.zeros(()), torch.ones(())),
+                constrain=inside(starts.new_zeros(()), starts.new_ones(())),
                 task=task,
             )
         chosen = found.best_restart()
@@ -106,4 +106,6 @@ def enlarged(images: Float[Tensor, "n c h w"], height: int, width: int) -> Float
     return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False)
 
 
-ROG_KIND = AttackKind("rog", "small images, enlarged before they are matched (Yue et al. 2023)", ROG)
+ROG_KIND = AttackKind(
+    "rog", "small images, enlarged before they are matched (Yue et al. 2023)", ROG, follows_device=True
+)

@@ -98,7 +98,7 @@ def participant(folder: Path, arm: str, context: Context, *, simulated: bool) ->
     # An attack draws by PyTorch's own generator, whose seeds are short.
     short = place.config.seed if secret is None else secret % SECRET
     return Participant(
-        model=place.new_model(arm),
+        model=place.new_model(arm).to(place.device),
         dataset=place.dataset,
         client=client,
         defense=defense,
@@ -202,7 +202,7 @@ def server_app(
 
     def server(context: Context) -> FlowerServer:
         return kind(
-            model=place.new_model(place.arm),
+            model=place.new_model(place.arm).to(place.device),
             dataset=place.dataset,
             settings=place.config.training,
             evaluate=lambda model: evaluate(model, place.dataset),

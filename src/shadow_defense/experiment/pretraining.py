@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.config import apply_overrides
 from shadow_defense.data.public import read_public_images
+from shadow_defense.devices import DEVICE_MEANING, DeviceName, resolved_device
 from shadow_defense.errors import ConfigError, GeneratorError
 from shadow_defense.files import is_empty, write_text
 from shadow_defense.generators.build import architecture, load_generator
@@ -33,6 +34,7 @@ class PretrainSettings(BaseModel):
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null keeps the images' own")
     limit: int | None = Field(None, ge=2, le=1_000_000_000, description="use at most this many images")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="every random draw derives from it")
+    device: DeviceName = Field("auto", description=DEVICE_MEANING)
     generator: GeneratorSettings = GeneratorSettings()
 
 
@@ -84,7 +86,8 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
         seed=settings.seed,
     )
     write_text(written, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-    pretrain(settings.generator, images, seed=settings.seed, folder=folder, progress=progress)
+    device = resolved_device(settings.device)
+    pretrain(settings.generator, images, seed=settings.seed, folder=folder, progress=progress, device=device)
     return folder / "generator.safetensors"
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.config import RunConfig
 from shadow_defense.data.dataset import ClientData, FederatedDataset
+from shadow_defense.devices import resolved_device
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.images import Images, shared_images
 from shadow_defense.federated.sampling import taking_part
@@ -62,8 +64,13 @@ class Scene:
         """The first arm, which the others are compared with."""
         return next(iter(self.config.arms))
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models compute. Raises :class:`ConfigError` where what is asked for is not there."""
+        return resolved_device(self.config.device)
+
     def new_model(self, arm: str) -> nn.Module:
-        """The task model as an arm starts it: the same weights for all, but where a defense changes the model."""
+        """The task model as an arm starts it, on the CPU: the same weights for all, but where a defense changes it."""
         data = self.dataset
         model = build_model(
             self.config.model,

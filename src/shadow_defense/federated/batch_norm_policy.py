@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, Normalisation
 from shadow_defense.defenses.places import SharedBatchNorm
+from shadow_defense.devices import device_of
 from shadow_defense.errors import DataError
 from shadow_defense.models.batchnorm import batch_norm_layers, batch_norm_names
 from shadow_defense.seeds import named_generator
@@ -81,10 +82,10 @@ def public_statistics(
     drawn = torch.randperm(len(images), generator=named_generator(0, "public statistics"))[:MOST_PUBLIC_IMAGES]
     with torch.no_grad():
         for batch in drawn.tensor_split(-(-len(drawn) // ESTIMATED_AT_ONCE)):
-            estimated(normalisation.apply(images[batch].float() / 255))
+            estimated(normalisation.apply(images[batch].to(device_of(model)).float() / 255))
     after = estimated.state_dict()
     statistics = (name for name in withheld_names(model, "parameters") if not name.endswith("num_batches_tracked"))
-    return {name: after[name].detach().clone() for name in sorted(statistics)}
+    return {name: after[name].detach().to(state[name].device, copy=True) for name in sorted(statistics)}
 
 
 def evaluable_state(

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
+from shadow_defense.devices import device_of
 from shadow_defense.errors import ModelError
 from shadow_defense.federated.optimiser import local_optimiser
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.states import on_host
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.models.functional import LossFunction
 from shadow_defense.progress import Progress
@@ -64,7 +66,8 @@ def train_locally(
     """One round of local training from the global state, with the defense at its three places.
 
     Args:
-        model: the architecture; its parameters and buffers are overwritten.
+        model: the architecture; its parameters and buffers are overwritten. Steps are computed where it lies; states
+            and what leaves are in the host's memory.
         round: r (0-based); names the random draws, so that a round can be computed again alone.
         explain: samples whose protection is kept in pictures for the report.
         kept: by name the client's own values of the tensors that it does not share, which replace the global ones and
@@ -85,7 +88,7 @@ def train_locally(
     orders = batch_orders(
         len(client.train), client.batch_size, settings.local_epochs, named_generator(seed, "order", client.name, round)
     )
-    losses = []
+    losses, device = [], device_of(model)
     with torch.random.fork_rng(devices=[]):
         # Layers such as dropout draw from the global state, which is seeded here and restored at the end. Not
         # torch.manual_seed: it would also seed the accelerators, whose state is the caller's.
@@ -94,8 +97,8 @@ def train_locally(
         torch.default_generator.manual_seed(seed_for(seed, "layers", client.name, round))
         for order in orders:
             sample_ids = tuple(client.train.sample_ids[index] for index in order.tolist())
-            images = normalisation.apply(client.train.images[order].float() / 255)
-            batch = Batch(images, client.train.labels[order], sample_ids)
+            images = normalisation.apply(client.train.images[order].to(device).float() / 255)
+            batch = Batch(images, client.train.labels[order].to(device), sample_ids)
             with _one_value_explained():
                 batch = defense.protect_batch(batch, context)
                 loss = loss_fn(model(batch.images), batch.labels)
@@ -103,7 +106,7 @@ def train_locally(
             protected = defense.protect_gradients(dict(zip(trained, gradients, strict=True)), batch, context)
             step([protected[name] for name in trained])
             losses.append(loss.item())
-    after = model.state_dict()
+    after = on_host(model.state_dict())
     shared = {name: tensor for name, tensor in global_state.items() if name not in kept}
     # The defense sees what is sent and nothing else: its norms and its noise are of that.
     sent = defense.protect_update(state_difference(shared, after), context)

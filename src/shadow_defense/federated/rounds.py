@@ -19,6 +19,7 @@ from shadow_defense.federated.client import LocalResult, prepare_defense, train_
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.server import apply_update, average_updates
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.states import on_host
 from shadow_defense.federated.training_folder import (
     explanation_name,
     read_journal,
@@ -47,7 +48,7 @@ class Federation:
     """The state of a federated training: the global model, each client's defense, and what was measured.
 
     Attributes:
-        model: the one module through which every client's state passes.
+        model: the one module through which every client's state passes; where it lies is computed.
         share_bn: what of batch norm leaves the clients; the rest each keeps for itself from round to round.
         keep: for each round (0-based) to be attacked, the clients whose updates and explanations are written.
         folder: where rounds and checkpoints are written.
@@ -67,9 +68,7 @@ class Federation:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.global_state: dict[str, Tensor] = {
-            name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
-        }
+        self.global_state = {name: tensor.clone() for name, tensor in on_host(self.model.state_dict()).items()}
         own = {name: self.global_state[name] for name in sorted(withheld_names(self.model, self.share_bn))}
         self.own_state: dict[str, dict[str, Tensor]] = {client.name: dict(own) for client in self.dataset.clients}
         """For each client by name the tensors that it does not share, as its last round left them."""

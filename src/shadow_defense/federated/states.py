@@ -18,6 +18,11 @@ def in_types_of(given: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict
     return {name: _in_type(tensor, like[name].dtype) for name, tensor in given.items()}
 
 
+def on_host(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model's state in the host's memory, detached; on the CPU they stay the model's own."""
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
 def change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``after - before`` in double precision, then in the types of ``before``; integers rounded to the nearest."""
     return {

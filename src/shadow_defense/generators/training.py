@@ -31,6 +31,8 @@ from shadow_defense.generators.stylegan3.blur import blur, fading_sigma
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 
+CPU = torch.device("cpu")
+
 ADAPTED_EVERY = 4
 """Steps between changes of ADA's probability."""
 
@@ -60,11 +62,18 @@ class GanTraining:
     had not stopped.
     """
 
-    def __init__(self, settings: GeneratorSettings, *, image_size: int, channels: int, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-        self.generator, self.discriminator = build_networks(
-            settings, image_size=image_size, channels=channels, seed=seed
-        )
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        *,
+        image_size: int,
+        channels: int,
+        seed: int,
+        device: torch.device = CPU,
+    ) -> None:
+        self.settings, self.seed, self.device = settings, seed, device
+        networks = build_networks(settings, image_size=image_size, channels=channels, seed=seed)
+        self.generator, self.discriminator = (network.to(device) for network in networks)
         recipe = architecture(settings.name).recipe
         if recipe.channels_last:
             for network in (self.generator, self.discriminator):
@@ -95,9 +104,9 @@ class GanTraining:
         settings, plan, index = self.settings, self.plan, self.steps_done
         draws = named_generator(self.seed, "gan", index)
         z_dim = self.generator.z_dim
-        latents = torch.randn(2, settings.batch_size, z_dim, generator=draws)
+        latents = torch.randn(2, settings.batch_size, z_dim, generator=draws).to(self.device)
         chosen = torch.randint(len(public), (settings.batch_size,), generator=draws)
-        real = as_generator_images(public[chosen], self.generator.image_size)
+        real = as_generator_images(public[chosen].to(self.device), self.generator.image_size)
         sigma = fading_sigma(index * settings.batch_size, settings.batch_size) if plan.fading_blur else 0.0
 
         def judge(images: Tensor) -> Tensor:
@@ -204,6 +213,7 @@ def pretrain(
     seed: int,
     folder: Path,
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Generator:
     """Train a generator on public images, or go on where an earlier call stopped; returns the averaged weights.
 
@@ -216,7 +226,7 @@ def pretrain(
     if len(public) == 0:
         raise GeneratorError("no public images to train the shadow generator on: set data.public_fraction above 0")
     size = settings.image_size or _own_size(settings) or covering_size(settings.name, max(public.shape[-2:]))
-    training = GanTraining(settings, image_size=size, channels=public.shape[1], seed=seed)
+    training = GanTraining(settings, image_size=size, channels=public.shape[1], seed=seed, device=device)
     checkpoint = folder / "checkpoint.safetensors"
     losses: list[dict[str, float]] = []
     if checkpoint.exists():
@@ -235,7 +245,7 @@ def pretrain(
         write_tensors(checkpoint, flatten_tensors(training.state_dict()), {"losses": losses})
         codes = torch.randn(32, training.generator.z_dim, generator=named_generator(seed, "grid"))
         with torch.no_grad():
-            samples = training.average(codes)
+            samples = training.average(codes.to(device)).cpu()
         save_grid(folder / f"grid-{training.steps_done:06d}.png", (samples + 1) / 2)
 
     task = (progress or Progress()).start(PRETRAINING, settings.steps)
@@ -252,5 +262,6 @@ def pretrain(
     if settings.steps == 0:
         save()
     record = {"images": len(public), "steps": training.steps_done, "seed": seed, "losses": losses}
-    save_generator(folder / "generator.safetensors", training.average, settings.name, record)
-    return training.average
+    average = training.average.cpu()
+    save_generator(folder / "generator.safetensors", average, settings.name, record)
+    return average

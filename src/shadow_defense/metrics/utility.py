@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, Normalisation, check_labels
+from shadow_defense.devices import device_of
 from shadow_defense.errors import DataError
 from shadow_defense.models.functional import training_mode
 
@@ -106,9 +107,11 @@ def _check_probabilities(probabilities: Float[Tensor, "n classes"]) -> None:
 def predict(
     model: nn.Module, images: ImageSet, normalisation: Normalisation, batch_size: int = 256
 ) -> Float[Tensor, "n classes"]:
-    """Logits of a whole set, in eval mode."""
+    """Logits of a whole set, in eval mode, computed where the model lies and given on the CPU."""
+    device = device_of(model)
     with training_mode(model, False):
-        return torch.cat([model(normalisation.apply(chunk.float() / 255)) for chunk in images.images.split(batch_size)])
+        chunks = (chunk.to(device).float() / 255 for chunk in images.images.split(batch_size))
+        return torch.cat([model(normalisation.apply(chunk)) for chunk in chunks]).cpu()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import reconstruct
@@ -109,7 +110,7 @@ def build_observation(scene: Scene, job: Job, training: Path, generator: Path) -
     Raises:
         RunError: where the training is not as far, or has not kept the update.
     """
-    model, hint = scene.new_model(job.arm), train_again(training)
+    model, hint = scene.new_model(job.arm).to(attacked_on(scene, job.attack)), train_again(training)
     absent = withheld_names(model, scene.config.arms[job.arm].share_bn)
 
     def of_round(round: int, earlier: Sequence[Observation] = ()) -> Observation:
@@ -164,6 +165,11 @@ def observation_of(
         earlier=earlier,
         rounds=training.rounds,
     )
+
+
+def attacked_on(scene: Scene, attack: str) -> torch.device:
+    """Where an attack computes: where the scene says, or on the CPU."""
+    return scene.device if scene.config.attacks[attack].follows_device else torch.device("cpu")
 
 
 def others_images(data: FederatedDataset, client: str) -> ImageSet:

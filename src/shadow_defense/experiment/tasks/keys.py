@@ -88,7 +88,7 @@ def generator_key(scene: Scene) -> str:
     settings = scene.config.generator
     files = [file_hash(path) for path in (settings.path, settings.begin_from, settings.begin_from_discriminator)]
     chosen = settings.model_dump(mode="json", exclude={"path", "begin_from", "begin_from_discriminator"})
-    return key_of(code_hash(*GENERATOR_CODE), public_key(scene), chosen, files)
+    return key_of(code_hash(*GENERATOR_CODE), public_key(scene), chosen, files, *computed_on(scene))
 
 
 def start_key(scene: Scene) -> str:
@@ -102,12 +102,18 @@ def _generator_if(needed: bool, scene: Scene) -> str | None:
     return generator_key(scene) if needed else None
 
 
+def computed_on(scene: Scene) -> list[str]:
+    """The kind of device, whose digits are its own; of a CPU has the key an entry no more than it ever had."""
+    return [] if scene.device.type == "cpu" else [scene.device.type]
+
+
 def training_key(scene: Scene, arm: str) -> str:
     """Not of the updates that are kept: more of them make it train again, with the same numbers."""
     settings, training = scene.config.arms[arm], scene.config.training.model_dump(mode="json")
     generator = _generator_if(settings.kind().needs_generator, scene)
     code = code_hash(*TRAINING_CODE)
-    return key_of(code, start_key(scene), deciding(settings), training, scene.config.engine, generator)
+    settled = deciding(settings)
+    return key_of(code, start_key(scene), settled, training, scene.config.engine, generator, *computed_on(scene))
 
 
 def attack_key(scene: Scene, job: Job, training: str, randomised: bool) -> str:

@@ -24,6 +24,7 @@ from shadow_defense.experiment.tasks.pretraining import generator_file
 from shadow_defense.experiment.tasks.record_task import Record, RecordTask
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
+from shadow_defense.federated.states import on_host
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.progress import Progress
 
@@ -72,8 +73,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def local_step(scene: Scene, arm: str, client: ClientData, defense: Defense) -> Callable[..., ModelUpdate]:
     """A function that trains the client from the arm's first model for an epoch, as a round (0-based) does."""
-    model = scene.new_model(arm)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model = scene.new_model(arm).to(scene.device)
+    state = {name: tensor.clone() for name, tensor in on_host(model.state_dict()).items()}
     defense.check_model(model)
     settings = scene.config.training.model_copy(update={"local_epochs": 1})
     own = {name: state[name] for name in withheld_names(model, scene.config.arms[arm].share_bn)}

@@ -52,7 +52,14 @@ class Pretraining(Task):
     def compute(self, store: Store, progress: Progress) -> None:
         settings, data, place = self.scene.config.generator, self.scene.dataset, store.place(self)
         if settings.path is None:
-            pretrain(settings, data.public.images, seed=self.scene.config.seed, folder=place, progress=progress)
+            pretrain(
+                settings,
+                data.public.images,
+                seed=self.scene.config.seed,
+                folder=place,
+                progress=progress,
+                device=self.scene.device,
+            )
             return
         check_generator(load_generator(settings.path), data.channels, data.image_size)
         with atomic_path(place / GENERATOR) as temporary:

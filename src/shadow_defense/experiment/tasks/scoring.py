@@ -156,7 +156,7 @@ class Foreground:
     """
 
     def __init__(self, scene: Scene, training: Path) -> None:
-        self._scene, self._model = scene, final_model(scene, scene.reference, training)
+        self._scene, self._model = scene, final_model(scene, scene.reference, training).cpu()
 
     def cams(self, images: ImageSet) -> Float[Tensor, "n h w"]:
         """Grad-CAM++ of each image's true class, in [0, 1]."""

@@ -218,7 +218,7 @@ def federation(
     """A training in one process, as the scene says; ``data``: with these clients in place of its own."""
     settings = scene.config.training
     return Federation(
-        model=scene.new_model(arm),
+        model=scene.new_model(arm).to(scene.device),
         dataset=data or scene.dataset,
         defenses=defenses,
         settings=settings,
@@ -241,5 +241,5 @@ def final_model(scene: Scene, arm: str, folder: Path) -> nn.Module:
         raise RunError(f"arm '{arm}' is not fully trained yet: run the stage `train` first")
     state, _ = read_tensors(state_folder(folder, training.rounds) / "global.safetensors", train_again(folder))
     share_bn = scene.config.arms[arm].share_bn
-    model.load_state_dict(evaluable_state(model, state, share_bn, training.batch_norm, scene.dataset))
+    model.to(scene.device).load_state_dict(evaluable_state(model, state, share_bn, training.batch_norm, scene.dataset))
     return model

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.places import SharedBatchNorm
+from shadow_defense.devices import device_of
 from shadow_defense.errors import RunError, UpdateError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
@@ -23,7 +24,7 @@ from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, ST
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.site_state import PARTITION
 from shadow_defense.federated.settings import TrainingSettings
-from shadow_defense.federated.states import digest, in_types_of
+from shadow_defense.federated.states import digest, in_types_of, on_host
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
 from shadow_defense.folder_lock import holding
@@ -151,7 +152,7 @@ def train_round(taking_part: Participant, content: RecordDict) -> RecordDict:
     """
     model, states = taking_part.model, taking_part.states
     round = round_of(content, taking_part.settings.rounds)
-    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    initial = {name: tensor.clone() for name, tensor in on_host(model.state_dict()).items()}
     withheld = withheld_names(model, taking_part.share_bn)
     received = _received(content, initial, withheld)
     global_state = {name: received.get(name, tensor) for name, tensor in initial.items()}
@@ -205,7 +206,7 @@ def evaluate_round(taking_part: Participant, content: RecordDict) -> RecordDict:
             too many (:func:`admit_evaluation`).
     """
     model, images = taking_part.model, taking_part.client.validation
-    initial, states = model.state_dict(), taking_part.states
+    initial, states = on_host(model.state_dict()), taking_part.states
     received = _received(content, initial, withheld_names(model, taking_part.share_bn))
     round, asked = round_of(content, taking_part.settings.rounds), digest(received)
     admit_evaluation(states, round, asked, len(images), taking_part.least_evaluated)
@@ -213,7 +214,8 @@ def evaluate_round(taking_part: Participant, content: RecordDict) -> RecordDict:
     model.load_state_dict({**initial, **received, **({} if last is None else last.own)})
     normalised = taking_part.dataset.normalisation.apply(images.unit_images())
     with torch.no_grad(), training_mode(model, False):
-        logits = torch.cat([model(chunk) for chunk in normalised.split(EVALUATED_AT_ONCE)])
+        device = device_of(model)
+        logits = torch.cat([model(chunk.to(device)) for chunk in normalised.split(EVALUATED_AT_ONCE)]).cpu()
         measured = {
             "loss": float(taking_part.loss_fn(logits, images.labels)),
             "accuracy": float((logits.argmax(1) == images.labels).float().mean()),

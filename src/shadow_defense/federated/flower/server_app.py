@@ -26,7 +26,7 @@ from shadow_defense.federated.flower.records import read_record, to_record
 from shadow_defense.federated.flower.sampling_strategy import SamplingStrategy
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.settings import TrainingSettings
-from shadow_defense.federated.states import in_types_of
+from shadow_defense.federated.states import in_types_of, on_host
 from shadow_defense.federated.training_folder import read_journal, state_folder, train_again, write_journal
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.progress import Task
@@ -85,7 +85,7 @@ class FlowerServer:
         Raises:
             RunError: where the journal or the state is damaged, or too few clients sent an update.
         """
-        initial = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        initial = {name: tensor.clone() for name, tensor in on_host(self.model.state_dict()).items()}
         rounds_done, history = read_journal(self.folder)
         state = self._resumed(rounds_done, initial) if rounds_done else initial
         self.task.advance(rounds_done)

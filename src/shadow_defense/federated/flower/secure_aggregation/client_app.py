@@ -25,7 +25,7 @@ from shadow_defense.federated.flower.client_app import (
 from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, read_record
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import LEVELS, FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS, use_own_masks
-from shadow_defense.federated.states import change, in_types_of
+from shadow_defense.federated.states import change, in_types_of, on_host
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, write_json
 
@@ -80,7 +80,7 @@ def train_securely(taking_part: Participant, content: RecordDict, context: Conte
     """
     setup = context.state.config_records[RECORD_KEY_STATE]
     fixed_point = FixedPoint(_whole(setup, Key.SAMPLE_NUMBER), _most_images(content), _limit(setup))
-    initial = taking_part.model.state_dict()
+    initial = on_host(taking_part.model.state_dict())
     sent = arrays_of(content)
     like = {name: tensor.detach().clone() for name, tensor in initial.items() if name in sent}
     # In double precision the update can be read off the reply without loss.
