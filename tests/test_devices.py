@@ -133,8 +133,8 @@ def test_a_generator_is_trained_where_it_is_put(
     device: Callable[[], Any], tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Fused optimisers have a list of devices, which the planted one is not on.
-    fused = torch.optim.adam._get_fused_kernels_supported_devices
-    monkeypatch.setattr(torch.optim.adam, "_get_fused_kernels_supported_devices", lambda: [*fused(), "meta"])
+    fused = torch.optim.optimizer._get_fused_kernels_supported_devices
+    monkeypatch.setattr(torch.optim.optimizer, "_get_fused_kernels_supported_devices", lambda: [*fused(), "meta"])
     settings = GeneratorSettings(name="dcgan", width=8, batch_size=4, augmentation="fixed", r1_gamma=1.0)
     public = some_images("public", 16).images
 

@@ -1,7 +1,7 @@
 """Three hospitals on Flower, as deployed, on this machine: TLS, node authentication, and audits of what the server saw.
 
 Undefended first, then with Shadow Defense: the audits say what one image gives away, what hides eight, what the defense
-does.
+does. With --secure the server gets averages by SecAgg+, and they are what is audited.
 
 Run it with: .venv/bin/python examples/flower-deployment/deploy.py
 Everything listens on 127.0.0.1 only, and is stopped at the end, on Ctrl-C and on failure.
@@ -25,6 +25,7 @@ from shadow_defense.config import config_from
 from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.training_folder import read_journal
+from shadow_defense.federated.update import ALL_CLIENTS
 
 HERE = Path(__file__).resolve().parent
 RUN = "hospitals"
@@ -35,13 +36,16 @@ AUDITS = {
 }
 """The updates of the first round that are audited at the end: the folder below ``audit``, the arm and the client."""
 
+AUDITS_OF_AVERAGES = {"average-undefended": ("none", ALL_CLIENTS), "average-defended": ("shadow", ALL_CLIENTS)}
 
-def prepare(folder: Path) -> tuple[Run, list[str]]:
+
+def prepare(folder: Path, secure: bool) -> tuple[Run, list[str]]:
     """The server's run directory, and one for each hospital; the ``--node-config`` of each hospital's SuperNode.
 
     Here all have the same images and each takes its own share of them; a real hospital's config.yaml names its own.
     """
-    config = config_from(yaml.safe_load((HERE / "federation.yaml").read_text(encoding="utf-8")))
+    values = yaml.safe_load((HERE / "federation.yaml").read_text(encoding="utf-8"))
+    config = config_from({**values, "engine": "flower-secure-aggregation"} if secure else values)
     server = Run.create(folder / "server" / RUN, config)
     # From public images: nothing private is in it, and all hospitals may have the same.
     pretrain_stage(server)
@@ -53,7 +57,8 @@ def prepare(folder: Path) -> tuple[Run, list[str]]:
         shutil.copyfile(server.generator_path, site.generator_path)
         # A hospital of its own would name the defended arm only: this one shows what happens without.
         arms = " ".join(config.arms)
-        nodes.append(f'partition-id={number} arms="{arms}" run-dir="{site.folder}" state-dir="{hospital / "state"}"')
+        where = f'run-dir="{site.folder}" state-dir="{hospital / "state"}"'
+        nodes.append(f'partition-id={number} arms="{arms}" {where}' + (" secure=true" if secure else ""))
     return server, nodes
 
 
@@ -64,11 +69,13 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("flower-deployment"), help="folder for all that is written")
-    folder = parser.parse_args().out.resolve()
+    parser.add_argument("--secure", action="store_true", help="updates leave masked: SecAgg+ tells the server averages")
+    given = parser.parse_args()
+    folder = given.out.resolve()
     # Both, since a shell lets what it starts in the background ignore Ctrl-C, and `kill` would end this process only.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupted)
-    server, nodes = prepare(folder)
+    server, nodes = prepare(folder, given.secure)
     started = time.perf_counter()
     with Deployment(folder / "flower", nodes) as deployment:
         print(f"SuperLink on {deployment.address} and {len(nodes)} SuperNodes: {time.perf_counter() - started:.0f} s")
@@ -82,7 +89,7 @@ def main() -> int:
                 print(f"{log}\nthe training stopped: the reason is above, and in {where}", file=sys.stderr)
                 return 1
     print("all processes stopped")
-    for name, (arm, client) in AUDITS.items():
+    for name, (arm, client) in (AUDITS_OF_AVERAGES if given.secure else AUDITS).items():
         audit = ["audit", str(server.folder), "--arm", arm, "--client", client, "--out", str(folder / "audit" / name)]
         failed = subprocess.run([sys.executable, "-m", "shadow_defense.cli", *audit]).returncode
         if failed:

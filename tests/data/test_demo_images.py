@@ -43,7 +43,7 @@ def test_the_radiograph_is_the_first_clients_alone(monkeypatch: pytest.MonkeyPat
 
 def test_without_the_package_it_says_so_and_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(radiograph, "find_radiograph", lambda: None)
-    with pytest.raises(DataError, match=r"pip install pydicom-data, or take source chest_phantom"):
+    with pytest.raises(DataError, match=r"pip install 'shadow-defense\[radiograph\]', or take source chest_phantom"):
         read_radiograph(images=200, image_size=32, channels=None, seed=0)
     monkeypatch.setattr(radiograph, "find_radiograph", lambda: Path("x.dcm"))
     with pytest.raises(DataError, match=r"data.images 100: expected at least 162"):

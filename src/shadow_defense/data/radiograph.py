@@ -44,7 +44,7 @@ def read_radiograph(*, images: int, image_size: int | None, channels: int | None
     if path is None:
         raise DataError(
             "source 'radiograph' reads a file of the package pydicom-data, which is not installed: pip install "
-            "pydicom-data, or take source chest_phantom"
+            "'shadow-defense[radiograph]', or take source chest_phantom"
         )
     if images < LEAST:
         raise DataError(f"data.images {images}: expected at least {LEAST} for the clients, a test and public images")

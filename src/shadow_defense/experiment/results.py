@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.loggers import OnMeasurement, measurements
 from shadow_defense.report.numbers import numbers
 from shadow_defense.report.records.audit import AuditRecord
 from shadow_defense.report.records.calibration import CalibrationRecord
@@ -46,6 +47,19 @@ class Results:
     def to_frame(self) -> Any:
         """A pandas data frame, one row a number. Raises :class:`ConfigError` where pandas is missing."""
         return numbers(self.record).to_frame()
+
+    def log_to(self, on_measurement: OnMeasurement) -> None:
+        """Hand a run's numbers to a logger, those of a round with it (:mod:`shadow_defense.experiment.loggers`).
+
+        Raises:
+            RunError: for what is no run, and has no rounds.
+        """
+        if not isinstance(self.record, RunRecord):
+            raise RunError(
+                f"{self.page} is no page of a run, and nothing else has rounds: give to_frame() to the logger"
+            )
+        for name, value, round in measurements(self.record):
+            on_measurement(name, value, round)
 
     def __repr__(self) -> str:
         return f"Results({self.record.title}, {self.record.created}, {type(self.record).__name__}, {self.page})"

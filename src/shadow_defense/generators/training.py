@@ -72,11 +72,13 @@ class GanTraining:
         device: torch.device = CPU,
     ) -> None:
         self.settings, self.seed, self.device = settings, seed, device
-        networks = build_networks(settings, image_size=image_size, channels=channels, seed=seed)
-        self.generator, self.discriminator = (network.to(device) for network in networks)
+        self.generator, self.discriminator = build_networks(
+            settings, image_size=image_size, channels=channels, seed=seed
+        )
         recipe = architecture(settings.name).recipe
-        if recipe.channels_last:
-            for network in (self.generator, self.discriminator):
+        for network in (self.generator, self.discriminator):
+            network.to(device)
+            if recipe.channels_last:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator.train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)

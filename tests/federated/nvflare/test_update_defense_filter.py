@@ -28,10 +28,12 @@ from tests.federated.nvflare.results import Model, as_numpy, context, result
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.base import RoundContext
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.gaussian_mechanism import gaussian_epsilon
 from shadow_defense.defenses.kind import Resources
+from shadow_defense.defenses.local_dp import LocalDPSettings
 from shadow_defense.errors import DefenseError, RunError, UpdateError
 from shadow_defense.federated.client_state import ClientStateFolder
-from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
+from shadow_defense.federated.nvflare.site_state import BUDGET, STATE_FOLDER, epsilon_budget
 from shadow_defense.federated.nvflare.update_defense_filter import UpdateDefenseFilter
 from shadow_defense.federated.site_secret import secret_seed
 
@@ -95,6 +97,25 @@ def test_as_the_defense_itself(defense: str, options: dict[str, Any], exchange: 
         assert torch.equal(tensor, expected[name])
         assert (name in parameters) or torch.equal(tensor, given[name]), "buffers leave as they are"
     assert any(not torch.equal(torch.as_tensor(found[name]), given[name]) for name in parameters)
+
+
+def test_a_sites_budget_ends_what_leaves(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget between what one round and two rounds of local DP spend, by the exact Gaussian mechanism."""
+    settings = LocalDPSettings()
+    one, two = (gaussian_epsilon(2 * n**0.5 / settings.sigma(), settings.delta) for n in (1, 2))
+    monkeypatch.setenv(BUDGET, str((one + two) / 2))
+    protecting = made("local-dp")
+    left = sent(protecting, result(difference()))
+    # Asked again it costs nothing.
+    assert sent(protecting, result(difference())).keys() == left.keys()
+    with pytest.raises(DefenseError, match="update withheld: DefenseError"):
+        sent(protecting, result(difference(), round=1))
+    with pytest.raises(DefenseError, match="update withheld: DefenseError"):
+        sent(made("noise", options=PLACED, run="another"), result(difference()))
+    for given in ("0", "none", "inf", "nan"):
+        monkeypatch.setenv(BUDGET, given)
+        with pytest.raises(RunError, match="expected a number above 0"):
+            epsilon_budget()
 
 
 def test_sparsified_to_the_share_that_was_asked_for() -> None:

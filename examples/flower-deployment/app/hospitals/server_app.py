@@ -1,4 +1,4 @@
-"""The server: averages, evaluates, and records the updates that the run's attacks ask for."""
+"""The server: averages, evaluates, and records what the run's attacks ask for: updates, or by SecAgg+ their average."""
 
 from pathlib import Path
 
@@ -15,4 +15,5 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     run = Run.open(Path(str(context.run_config["run-dir"])))
     arm, timeout = str(context.run_config["arm"]), float(context.run_config["round-timeout"])
-    server_app(run.place(arm), timeout=timeout)(grid, context)
+    place = run.place(arm)
+    server_app(place, timeout=timeout, secure=place.shows_averages)(grid, context)

@@ -31,6 +31,7 @@ from shadow_defense.report.records.scores import RANDOM_UPDATE
 from shadow_defense.seeds import seed_for
 
 RECONSTRUCTION = "reconstruction.safetensors"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,8 @@ class Attacking(Task):
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene, job = self.scene, self.job
-        observation = build_observation(scene, job, store.place(self.training), generator_file(scene, store))
+        device = scene.device if scene.config.attacks[job.attack].follows_device else CPU
+        observation = build_observation(scene, job, store.place(self.training), generator_file(scene, store), device)
         seed = attack_seed(scene, job)
         if self.randomised:
             observation = randomised(observation, seed)
@@ -100,17 +102,20 @@ class Attacking(Task):
         return Reconstruction.load(store.place(self) / RECONSTRUCTION)
 
 
-def build_observation(scene: Scene, job: Job, training: Path, generator: Path) -> Observation:
+def build_observation(
+    scene: Scene, job: Job, training: Path, generator: Path, device: torch.device = CPU
+) -> Observation:
     """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them.
 
     Args:
         training: the folder of the attacked arm's training.
         generator: the shadow generator's file, whether it is there or not.
+        device: where the attack computes.
 
     Raises:
         RunError: where the training is not as far, or has not kept the update.
     """
-    model, hint = scene.new_model(job.arm).to(attacked_on(scene, job.attack)), train_again(training)
+    model, hint = scene.new_model(job.arm).to(device), train_again(training)
     absent = withheld_names(model, scene.config.arms[job.arm].share_bn)
 
     def of_round(round: int, earlier: Sequence[Observation] = ()) -> Observation:
@@ -165,11 +170,6 @@ def observation_of(
         earlier=earlier,
         rounds=training.rounds,
     )
-
-
-def attacked_on(scene: Scene, attack: str) -> torch.device:
-    """Where an attack computes: where the scene says, or on the CPU."""
-    return scene.device if scene.config.attacks[attack].follows_device else torch.device("cpu")
 
 
 def others_images(data: FederatedDataset, client: str) -> ImageSet:

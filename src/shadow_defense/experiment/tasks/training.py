@@ -83,6 +83,7 @@ class Training(Task):
             "training": config.training.model_dump(mode="json"),
             "seed": config.seed,
             "engine": config.engine,
+            "device": self.scene.device.type,
         }
 
     def needs(self) -> Sequence[Task]:

@@ -25,7 +25,8 @@ from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.control_variates import control_change
 from shadow_defense.federated.nvflare.exchange import from_tensors, to_tensors
 from shadow_defense.federated.nvflare.leaving import leaving_headers, leaving_meta, round_of
-from shadow_defense.federated.nvflare.site_state import state_root
+from shadow_defense.federated.nvflare.site_state import epsilon_budget, state_root
+from shadow_defense.federated.privacy_budget import spend
 from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
 from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import digest, in_types_of
@@ -48,7 +49,8 @@ class UpdateDefenseFilter(Filter):
 
     The state (such as a privacy budget) and the secret of the draws lie below the folder that the site named
     (:func:`shadow_defense.federated.nvflare.site_state.state_root`). A round asked again with the same result leaves as
-    it did before; with another it is refused, since equal draws would cancel.
+    it did before; with another it is refused, since equal draws would cancel. Where the site set a budget
+    (``SHADOW_DEFENSE_EPSILON_BUDGET``), each update is counted before it leaves, over all runs, and none leaves beyond.
 
     Args:
         defense, preset, options: one that acts on the update alone (``place: update``).
@@ -159,6 +161,7 @@ class UpdateDefenseFilter(Filter):
             changed = control_change(control, update.tensors, steps=steps, learning_rate=self.scaffold_learning_rate)
             own_control = {name: own_control.get(name, 0) + tensor for name, tensor in changed.items()}
             meta[AlgorithmConstants.SCAFFOLD_CTRL_DIFF] = from_tensors(changed, dxo.data)
+        spend(state_root(), self.run, states.client, defense.measurements(), epsilon_budget())
         states.save(ClientState(round, asked, defense.state_dict(), {}, own_control))
         states.note(defense.measurements())
         protected = from_tensors(update.tensors, dxo.data)
