@@ -17,10 +17,7 @@ class OnMeasurement(Protocol):
 
 
 def measurements(record: RunRecord) -> Iterator[tuple[str, float, int]]:
-    """Of each round ``arm/loss``, ``arm/test/f1_macro`` and ``arm/client/loss``, and what was rebuilt of its images.
-
-    That is ``arm/attack/ssim_whole``, the mean over them.
-    """
+    """``arm/loss``, ``arm/test/f1_macro``, ``arm/client/loss``; ``arm/attack/ssim_whole``, the mean of images."""
     for name, arm in record.arms.items():
         for entry in arm.history:
             parts = {"": {"loss": entry.loss}, "test/": entry.test, "validation/": entry.validation}
