@@ -89,6 +89,10 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 raise RuntimeError(f"{function}: tensors of two devices, one of them of shape {tuple(each.shape)}")
     held_args, held_kwargs = tree_unflatten([each.held if isinstance(each, Placed) else each for each in flat], layout)
     found = function(*held_args, **held_kwargs)
+    if torch.Tag.inplace_view in function.tags:
+        # What is told of the shape lies in the tensor itself.
+        with torch._C._DisableTorchDispatch():
+            function(*args, **kwargs)
     if function in _READ:
         return found
     stays = moved or (bool(placed) and wanted is None)

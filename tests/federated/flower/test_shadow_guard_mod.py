@@ -144,7 +144,7 @@ def test_outside_of_a_mod_nothing_is_guarded() -> None:
 )
 def test_a_batch_of_another_form_is_refused(batch: Any) -> None:
     from shadow_defense.defenses.base import Defense, RoundContext
-    from shadow_defense.federated.flower.guarded import guarding
+    from shadow_defense.federated.guarded import guarding
 
     now = RoundContext(nn.Identity(), {}, nn.functional.cross_entropy, 0, 1, 1.0)
     with guarding(Defense(), now), pytest.raises(DataError, match="expected one of each"):

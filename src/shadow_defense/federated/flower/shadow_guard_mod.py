@@ -17,12 +17,12 @@ from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.errors import ConfigError, DefenseError, UpdateError
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense
 from shadow_defense.federated.flower.client_app import arrays_of, round_of
-from shadow_defense.federated.flower.guarded import guarded as guarded
-from shadow_defense.federated.flower.guarded import guarding
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
 from shadow_defense.federated.flower.protecting_mod import ProtectingMod, leaving, numbers, whole
 from shadow_defense.federated.flower.records import ARRAYS, NUMPY, SAMPLES, read_record
 from shadow_defense.federated.flower.site_state import epsilon_budget, state_root
+from shadow_defense.federated.guarded import guarded as guarded
+from shadow_defense.federated.guarded import guarding
 from shadow_defense.federated.privacy_budget import spend
 from shadow_defense.federated.site_secret import secret_seed
 from shadow_defense.federated.states import change, digest, in_types_of

@@ -52,7 +52,7 @@ class guarded:  # noqa: N801
         loss_fn: of the training step.
 
     Raises:
-        DefenseError: where no :class:`ShadowGuardMod` is in front of the training.
+        DefenseError: where neither a :class:`ShadowGuardMod` nor a :class:`ShadowGuardSite` guards the training.
         DataError: for a batch of another form.
     """
 
@@ -62,7 +62,8 @@ class guarded:  # noqa: N801
         now = _GUARDING.get()
         if now is None:
             raise DefenseError(
-                "no mod guards this training: write @app.train(mods=[ShadowGuardMod(...)]) in front of it"
+                "nothing guards this training: write @app.train(mods=[ShadowGuardMod(...)]) in front of it on Flower, "
+                "take its rounds by ShadowGuardSite(...).receive() on NVFlare"
             )
         self._loader, self._now = loader, now
         self._round = replace(now.round, model=model, loss_fn=loss_fn)
