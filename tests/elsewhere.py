@@ -49,6 +49,9 @@ class Placed(Tensor):
     def new_tensor(self, data: Any, **given: Any) -> Tensor:
         return torch.tensor(data, **{"dtype": self.dtype, "device": ELSEWHERE, **given})
 
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
     def tolist(self) -> Any:
         return self.held.tolist()
 

@@ -186,16 +186,16 @@ class MixingDefense(Defense):
         own = list(self._own.values())
         found = {}
         for number in numbers.unique().tolist():
-            found[number] = own[number] if number < len(own) else self._stranger(number - len(own))
+            found[number] = own[number] if number < len(own) else self._stranger(number - len(own), own[0][0].device)
         images, labels = (
             torch.stack([torch.stack([found[number][part] for number in row]) for row in numbers.tolist()])
             for part in (0, 1)
         )
         return images, labels
 
-    def _stranger(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.normalisation.apply(self.public.images[index : index + 1].float() / 255)
-        return image[0], as_probabilities(self.public.labels[index : index + 1], self.classes)[0]
+    def _stranger(self, index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        image = self.normalisation.apply(self.public.images[index : index + 1].to(device).float() / 255)
+        return image[0], as_probabilities(self.public.labels[index : index + 1].to(device), self.classes)[0]
 
     def measurements(self) -> dict[str, float]:
         """The mean weight of an image in its own mixture, and the share of partners that were public images."""
