@@ -78,7 +78,8 @@ def updates(defense: str, generator: Generator, device: torch.device) -> Mapping
         TrainingSettings(rounds=2, learning_rate=0.1, momentum=0.9),
     )
     model = settings.adapt_model(small_model(), seed=0).to(device)
-    made = settings.build(Resources(generator, NORMALISATION, client.train, 2, client.name, seed=0))
+    public = image_set(50) if defense == "protect-once" else client.train
+    made = settings.build(Resources(generator, NORMALISATION, public, 2, client.name, seed=0))
     made.check_model(model)
     prepare_defense(made, client, NORMALISATION)
     sent = dict[str, Tensor]()
@@ -158,10 +159,8 @@ def test_a_model_answers_where_it_lies(device: Callable[[], Any], tolerance: flo
     torch.testing.assert_close(found, predict(lenet(), images, NORMALISATION), atol=tolerance, rtol=tolerance)
 
 
-@DEVICES
-def test_a_generator_is_trained_where_it_is_put(
-    device: Callable[[], Any], tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("device", [elsewhere, cuda], ids=["planted", "cuda"])
+def test_a_generator_is_trained_where_it_is_put(device: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # Fused optimisers have a list of devices, which the planted one is not on.
     optimisers: Any = importlib.import_module("torch.optim.optimizer")
     fused = optimisers._get_fused_kernels_supported_devices
@@ -177,7 +176,8 @@ def test_a_generator_is_trained_where_it_is_put(
     with device() as place:
         found = losses(place)
     for ours, theirs in zip(found, losses(torch.device("cpu")), strict=True):
-        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
+        # The processor's own kernels for channels that lie last are others.
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
 
 
 def test_a_tensor_left_on_the_processor_is_found() -> None:
