@@ -113,7 +113,6 @@ def observation(
         local_training=replace(known, optimiser=told or known.optimiser),
         template=public().mean(0),
         generator=None if generator is None else lambda: generator,
-        public=some_images("public", SIDE),
     )
     return seen, dict(result.explanations)
 
