@@ -14,15 +14,18 @@ not measured again. The tables of docs/protect.md come from here.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from protecting.federation import worth_in_a_federation
 from protecting.material import Material, add_arguments, read_material, wanted
 from protecting.placements import PLACEMENTS
+from safetensors.torch import save_file
 from torch import Tensor
 
 from shadow_defense.attacks.removers.linking import compared_looks
@@ -38,10 +41,12 @@ from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.protection.covariance import Covariance
 from shadow_defense.protection.decoy import Decoy, PoolDecoys
-from shadow_defense.protection.directions import train_classifier
+from shadow_defense.protection.directions import EPOCHS, train_classifier
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.white import White
+
+LONGER = 3 * EPOCHS
 
 SECOND_LOOK = 2**0.5
 """By which each of two looks is stronger than one alone, whose information is then that of both."""
@@ -54,12 +59,16 @@ class Row:
     Attributes:
         removal: whether the linear removal is trained on, with the map that goes with it before the test images.
         labelled: public images of which somebody knows the labels; None: all, 0: none.
+        epochs: of the training, of one hospital.
+        public_start: begin with weights that were trained on the public images.
     """
 
     looks: Callable[[Material], Sequence[Texture]] | None = None
     removal: bool = True
     train: Callable[[Material], ImageSet] | None = None
     labelled: int | None = 0
+    epochs: int = EPOCHS
+    public_start: bool = False
 
 
 def of_one(make: Callable[[Material], Texture], *, removal: bool = True, labelled: int | None = 0) -> Row:
@@ -74,6 +83,10 @@ def spared(given: Material, directions: Tensor, strength: float | None, stronger
 
 def task(count: int, strength: float | None = None, labelled: int | None = None) -> Row:
     return of_one(lambda given: spared(given, given.spared(count, labelled), strength), labelled=labelled)
+
+
+def started(row: Row) -> Row:
+    return replace(row, public_start=True, labelled=None)
 
 
 def alone(labelled: int | None) -> Row:
@@ -99,13 +112,17 @@ ROWS: dict[str, Row] = {
     "public images alone": alone(None),
     "300 public images alone": alone(300),
     "recommended": task(4),
-    **{f"{count} directions": task(count) for count in (2, 8, 16)},
+    **{f"{count} directions": task(count) for count in (1, 2, 8, 16)},
     "directions of 300 labels": task(4, labelled=300),
     "directions of a first phase": Row(two_phases),
     "principal directions": of_one(lambda given: spared(given, given.principal(4), None)),
     "random directions": of_one(lambda given: spared(given, given.random(4), None)),
     **{f"task {count} at {strength}": task(count, strength) for count, strength in ((8, 1.25), (8, 1.5), (4, 1.0))},
     **{name: of_one(make) for name, make in PLACEMENTS.items()},
+    "longer: clean": Row(train=lambda given: given.private, epochs=LONGER),
+    "longer: recommended": replace(task(4), epochs=LONGER),
+    "public start: clean": started(Row(train=lambda given: given.private)),
+    "public start: recommended": started(task(4)),
     "white 1.0 removed": of_one(lambda given: White(given.whitening, 1.0)),
     "white 1.0": of_one(lambda given: White(given.whitening, 1.0), removal=False),
     "covariance 2.0 removed": of_one(lambda given: Covariance(given.whitening, 2.0)),
@@ -156,7 +173,17 @@ def leaked(textures: Sequence[Texture], material: Material, audited: int) -> dic
     }
 
 
-def measured(row: Row, material: Material, worth: Callable[[Parts], Worth], audited: int) -> dict[str, float]:
+def public_weights(material: Material) -> Path:
+    """A file of the small model's weights, trained on the public images."""
+    public = material.public
+    normalisation = measure_normalisation(public)
+    model = train_classifier(public.unit_images(), public.labels, normalisation, seed=material.seed, settings=SMALL)
+    path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def measured(row: Row, material: Material, worth: Callable[..., Worth], audited: int) -> dict[str, float]:
     """One row of one seed."""
     if row.looks is None:
         assert row.train is not None
@@ -168,6 +195,10 @@ def measured(row: Row, material: Material, worth: Callable[[Parts], Worth], audi
         found = leaked(textures, material, audited)
         if isinstance(last, Task):
             found["strength"] = last.strength
+    if row.epochs != EPOCHS:
+        worth = partial(worth, epochs=row.epochs)
+    if row.public_start:
+        worth = partial(worth, settings=SMALL.model_copy(update={"start": public_weights(material)}))
     scores = worth(parts)
     return found | {name: value for name, value in scores.items() if isinstance(value, float)}
 

@@ -72,9 +72,10 @@ def train_classifier(
     *,
     seed: int,
     settings: ModelSettings = MODEL,
+    epochs: int = EPOCHS,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """A classifier of images in [0, 1], small unless told otherwise: :data:`EPOCHS` epochs of Adam, from scratch.
+    """A classifier of images in [0, 1], small unless told otherwise, by Adam, from scratch or from ``settings.start``.
 
     Raises:
         DataError: when the images are all of one class.
@@ -92,9 +93,9 @@ def train_classifier(
     )
     inputs = normalisation.apply(images)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    task = (progress or Progress()).start("training a classifier", EPOCHS)
+    task = (progress or Progress()).start("training a classifier", epochs)
     model.train()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         order = torch.randperm(len(images), generator=named_generator(seed, "classifier", "epoch", epoch))
         for chosen in order.split(BATCH_SIZE):
             loss = F.cross_entropy(model(inputs[chosen]), labels[chosen])

@@ -11,7 +11,7 @@ from shadow_defense.data.dataset import Normalisation, Parts, measure_normalisat
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.utility import classify, utility
 from shadow_defense.models.settings import ModelSettings
-from shadow_defense.protection.directions import train_classifier
+from shadow_defense.protection.directions import EPOCHS, train_classifier
 
 SMALL = ModelSettings(name="convnet", normalisation="group", activation="gelu", width=16)
 
@@ -25,14 +25,17 @@ class Worth(TypedDict):
     auc: float | None
 
 
-def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL) -> Worth:
+def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL, epochs: int = EPOCHS) -> Worth:
     """Train on the training part as it is, with its own normalisation, and test on the others as they are.
 
     Raises:
         DataError: without a test part, or with training images of one class.
     """
     normalisation = measure_normalisation(parts.train)
-    model = train_classifier(parts.train.unit_images(), parts.train.labels, normalisation, seed=seed, settings=settings)
+    train = parts.train
+    model = train_classifier(
+        train.unit_images(), train.labels, normalisation, seed=seed, settings=settings, epochs=epochs
+    )
     return worth_of_model(model, normalisation, parts)
 
 
