@@ -195,7 +195,7 @@ def test_data_and_config_commands_print_what_they_say(run: Callable[..., Ended])
     for source in ("faces", "npz", "image_folder", "manifest", "dicom_folder", "chest_phantom", "fundus_phantom"):
         assert source in listed
     shown = run("data", "show", "demo").stdout
-    assert "client-8" in shown
+    assert "client-6" in shown
     assert "normalisation" in shown
     assert run("config", "show").stdout.split()[0] == "batchnorm"
     assert "rounds: 6" in run("config", "show", "demo").stdout

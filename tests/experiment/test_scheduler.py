@@ -7,13 +7,16 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shadow_defense.errors import DefenseError, RunError
+from shadow_defense.experiment.preloading import forking_context
 from shadow_defense.experiment.processes import OUT_OF_MEMORY
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import RECORD, Store
@@ -143,6 +146,19 @@ def test_a_task_that_wants_to_be_alone_has_a_process_of_its_own(tmp_path: Path) 
     assert carry_out(tasks, store, Workers(2)).failures == {}
     process = {task.key: (store.place(task) / "result").read_text().rpartition(" ")[2] for task in tasks}
     assert len({process["x"], process["y"]} | {process["a"]}) == 3 and process["b"] not in (process["x"], process["y"])
+
+
+def test_every_thread_that_asks_reads_how_a_process_ended() -> None:
+    """The pool's own thread asks too; how it ended comes through a pipe that holds it once."""
+    for _ in range(20):
+        process = forking_context().Process(target=time.sleep, args=(LONG,))
+        process.start()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        wait([process.sentinel])
+        with ThreadPoolExecutor(4) as threads:
+            read = [each.result() for each in [threads.submit(lambda one: one.exitcode, process) for _ in range(4)]]
+        assert {*read, process.exitcode} == {-signal.SIGKILL}
 
 
 def test_a_killed_process_takes_nobody_with_it(tmp_path: Path) -> None:
