@@ -28,7 +28,7 @@ from protecting.placements import PLACEMENTS
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import compared_looks
+from shadow_defense.attacks.removers.linking import compared
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import ImageSet, Parts, measure_normalisation
@@ -165,7 +165,7 @@ def leaked(textures: Sequence[Texture], material: Material, audited: int) -> dic
     looks = [protected(each, truths, material.seed, name_of_look(number)) for number, each in enumerate(textures)]
     estimates = linear_removal(whitening, [each.view() for each in textures]).images(looks)
     views = [each.view() for each in textures]
-    seen, expected = compared_looks(whitening, list(zip(views, looks, strict=True)), material.gallery)
+    seen, expected = compared(whitening, list(zip(views, looks, strict=True)), material.gallery)
     above = psnr(estimates, truths) - psnr(material.mean_image.expand_as(truths), truths)
     return {
         "above_mean": float(above.mean()),
@@ -173,12 +173,12 @@ def leaked(textures: Sequence[Texture], material: Material, audited: int) -> dic
     }
 
 
-def public_weights(material: Material) -> Path:
+def public_weights(material: Material, folder: str) -> Path:
     """A file of the small model's weights, trained on the public images."""
     public = material.public
     normalisation = measure_normalisation(public)
     model = train_classifier(public.unit_images(), public.labels, normalisation, seed=material.seed, settings=SMALL)
-    path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    path = Path(folder) / "weights.safetensors"
     save_file(model.state_dict(), path)
     return path
 
@@ -197,9 +197,10 @@ def measured(row: Row, material: Material, worth: Callable[..., Worth], audited:
             found["strength"] = last.strength
     if row.epochs != EPOCHS:
         worth = partial(worth, epochs=row.epochs)
-    if row.public_start:
-        worth = partial(worth, settings=SMALL.model_copy(update={"start": public_weights(material)}))
-    scores = worth(parts)
+    with tempfile.TemporaryDirectory() as folder:
+        if row.public_start:
+            worth = partial(worth, settings=SMALL.model_copy(update={"start": public_weights(material, folder)}))
+        scores = worth(parts)
     return found | {name: value for name, value in scores.items() if isinstance(value, float)}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import compared_looks
+from shadow_defense.attacks.removers.linking import likelihoods
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.remover import Removal
 from shadow_defense.protection.texture import Texture
@@ -37,5 +36,4 @@ class EarlierLook:
     ) -> Float[Tensor, "n m"]:
         """The sum of both looks' log likelihoods, whose draws are independent; as :func:`~.linking.likelihoods`."""
         looks = [(texture.view(), protected), (self.texture.view(), self.protected)]
-        seen, expected = compared_looks(texture.whitening, looks, gallery)
-        return -torch.cdist(seen, expected).square().float()
+        return likelihoods(texture.whitening, looks, gallery)

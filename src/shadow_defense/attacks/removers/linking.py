@@ -11,40 +11,35 @@ from torch import Tensor
 from shadow_defense.protection.linear_view import LinearView
 from shadow_defense.protection.whitening import Whitening
 
+Looks = Sequence[tuple[LinearView, Float[Tensor, "n c h w"]]]
+"""Protected images of the same clean ones, in the same order, each under its own view and by draws of its own."""
 
-def likelihoods(
-    whitening: Whitening,
-    view: LinearView,
-    protected: Float[Tensor, "n c h w"],
-    gallery: Float[Tensor, "m c h w"],
-) -> Float[Tensor, "n m"]:
+
+def likelihoods(whitening: Whitening, looks: Looks, gallery: Float[Tensor, "m c h w"]) -> Float[Tensor, "n m"]:
     """``-(w' - A w_j)^T S^-1 (w' - A w_j)``: twice the log likelihood of each clean image, up to a constant.
 
     No other score finds the right image more often where the noise is Gaussian and every image as likely
     (docs/protect.md). What lies outside of the directions counts too, where any of it is left.
     """
-    seen, expected = compared(whitening, view, protected, gallery)
+    seen, expected = compared(whitening, looks, gallery)
     return -torch.cdist(seen, expected).square().float()
 
 
-def compared_looks(
-    whitening: Whitening,
-    looks: Sequence[tuple[LinearView, Float[Tensor, "n c h w"]]],
-    gallery: Float[Tensor, "m c h w"],
+def compared(
+    whitening: Whitening, looks: Looks, gallery: Float[Tensor, "m c h w"]
 ) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
-    """As :func:`compared`, of several protected images of each clean one, whose draws are independent."""
-    placed = [compared(whitening, view, protected, gallery) for view, protected in looks]
+    """Protected images and clean ones in coordinates in which minus the likelihood is the squared distance."""
+    placed = [_of_one_look(whitening, view, protected, gallery) for view, protected in looks]
     seen, expected = (torch.cat(each, dim=1) for each in zip(*placed, strict=True))
     return seen, expected
 
 
-def compared(
+def _of_one_look(
     whitening: Whitening,
     view: LinearView,
     protected: Float[Tensor, "n c h w"],
     gallery: Float[Tensor, "m c h w"],
 ) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
-    """Protected images and clean ones in coordinates in which minus the likelihood is the squared distance."""
     noise = view.noise.double()
     # S = L L^T; of single precision S is symmetric to its last digits only.
     root = torch.linalg.cholesky((noise + noise.T) / 2)

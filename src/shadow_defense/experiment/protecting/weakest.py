@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.removers.linking import compared_looks
+from shadow_defense.attacks.removers.linking import compared
 from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.errors import ConfigError
@@ -62,7 +62,7 @@ def _linkage(looks: Looks, public: Float[Tensor, "n c h w"], gallery: int) -> fl
     galleries = len(public) // size
     images = public[: galleries * size]
     whitening = looks[-1].whitening
-    seen, expected = compared_looks(
+    seen, expected = compared(
         whitening,
         [(look.view(), protected) for look, protected in zip(looks, _seen(looks, images), strict=True)],
         images,
