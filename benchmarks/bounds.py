@@ -13,28 +13,16 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from defended_step import median_seconds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacks import LOSS, MODELS, attack, make_model, observation
 
 ROWS = 1024
-
-
-def seconds(run: Callable[[], object], repetitions: int) -> float:
-    """Of processor time, the median, after one call that warms up."""
-    run()
-    taken = []
-    for _ in range(repetitions):
-        started = time.process_time()
-        run()
-        taken.append(time.process_time() - started)
-    return statistics.median(taken)
 
 
 def operations(run: Callable[[], object]) -> int:
@@ -45,7 +33,7 @@ def operations(run: Callable[[], object]) -> int:
 
 def peak(kind: torch.dtype, repetitions: int) -> float:
     left, right = (torch.rand(ROWS, ROWS, dtype=kind) for _ in range(2))
-    return 2 * ROWS**3 / seconds(lambda: left @ right, repetitions) / 1e9
+    return 2 * ROWS**3 / median_seconds(lambda: left @ right, repetitions) / 1e9
 
 
 def passes(model: nn.Module, image: Tensor, *, weights: bool) -> Callable[[], object]:
@@ -61,8 +49,8 @@ def measured(name: str, iterations: int, repetitions: int) -> dict[str, float]:
     model, image = make_model(name), torch.rand(1, 1, 32, 32)
     both, second = passes(model, image, weights=True), passes(model, image, weights=False)
     seen, chosen = observation(model, image), attack("inverting-gradients", iterations)
-    alone = seconds(both, repetitions) + seconds(second, repetitions)
-    whole = seconds(lambda: chosen.reconstruct(seen, seed=0), 3) / iterations
+    alone = median_seconds(both, repetitions) + median_seconds(second, repetitions)
+    whole = median_seconds(lambda: chosen.reconstruct(seen, seed=0), 3) / iterations
     work = (operations(both) + operations(second)) / 1e9
     return {
         "GFLOP an iteration": work,

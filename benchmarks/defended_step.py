@@ -109,7 +109,8 @@ class Case:
         return (time.process_time() - started) / attack.steps()
 
 
-def median_seconds(step: Callable[[], None], repetitions: int) -> float:
+def median_seconds(step: Callable[[], object], repetitions: int) -> float:
+    """Of processor time, after one call that warms up."""
     step()
     times = []
     for _ in range(repetitions):
