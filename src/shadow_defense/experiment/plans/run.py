@@ -91,11 +91,7 @@ def whole_run(run: Run, progress: Progress | None = None) -> RunRecord:
     attacks = [run.attacking(job) for job in run.jobs()]
     removals = [scoring.attack for scoring in run.worst_cases]
     tasks = [*run.trainings.values(), *attacks, *removals, *run.scorings, *run.worst_cases]
-    workers, name = (
-        Workers(run.config.workers, run.config.threads),
-        f"training {len(run.trainings)} arms, attacks, scores",
-    )
-    carry_out(tasks, run.store, workers, progress, name=name, weight=_worth)
+    _carry_out(run, tasks, progress, f"training {len(run.trainings)} arms, attacks, scores", _worth)
     for attack in (*attacks, *removals):
         run.name_reconstruction(attack)
     record = evaluate_stage(run, progress)
@@ -106,8 +102,8 @@ def whole_run(run: Run, progress: Progress | None = None) -> RunRecord:
 def _worth(task: Task) -> float:
     """About as many iterations of an attack take as long, for a bar over tasks of several kinds."""
     if isinstance(task, Training):
-        steps = sum(-(-len(client.train) // client.batch_size) for client in task.scene.dataset.clients)
-        return 10.0 * task.steps() * steps
+        training, clients = task.scene.config.training, task.scene.dataset.clients
+        return 10.0 * task.steps() * sum(training.steps(len(each.train), each.batch_size) for each in clients)
     return 3.0 * task.steps() if isinstance(task, Pretraining) else max(10.0, task.steps())
 
 
@@ -195,8 +191,15 @@ def _pretrain(run: Run, progress: Progress | None) -> None:
     _carry_out(run, [run.pretraining], progress, "pre-training the shadow generator, steps")
 
 
-def _carry_out(run: Run, tasks: Sequence[Task], progress: Progress | None, name: str) -> None:
-    carry_out(tasks, run.store, Workers(run.config.workers, run.config.threads), progress, name=name)
+def _carry_out(
+    run: Run,
+    tasks: Sequence[Task],
+    progress: Progress | None,
+    name: str,
+    weight: Callable[[Task], float] | None = None,
+) -> None:
+    workers = Workers(run.config.workers, run.config.threads)
+    carry_out(tasks, run.store, workers, progress, name=name, weight=weight)
 
 
 def _arms(run: Run) -> dict[str, Arm]:

@@ -30,7 +30,7 @@ def read_earlier(folder: Path, private: ImageSet, public: PublicImages, secret: 
         RunError: for no such folder, or a damaged one.
         DataError: for one of other images, of other public ones, or of another site.
     """
-    asked = read_object(folder / ASKED, ANOTHER, "settings")
+    asked = read_object(folder / ASKED, ANOTHER, "settings", "public")
     constants = read_constants(folder / CONSTANTS, ANOTHER)
     if constants is None:
         raise RunError(f"{folder} was not protected to the end: run the same protect again")
