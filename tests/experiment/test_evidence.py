@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import shutil
 import time
 from pathlib import Path
@@ -158,6 +159,19 @@ class TestWholeStudy:
         assert (plan.folder / "evidence-tiny-convnet.svg").read_text().startswith("<svg")
         assert "| noise |" in (plan.folder / "evidence-tiny.md").read_text()
         assert (plan.folder / "evidence-tiny.csv").read_text().startswith("model,arm,measure,by,mean,low,high,images")
+
+    def test_every_number_has_its_results(self, finished: tuple[Evidence, EvidenceRecord]) -> None:
+        plan, record = finished
+        rows = list(csv.DictReader((plan.folder / "evidence-tiny-results.csv").open()))
+        assert any("evidence-tiny-results.csv" in note for note in record.notes)
+        assert all((plan.folder / "store" / row["task"] / "task.json").is_file() for row in rows)
+        for setting in record.settings:
+            tested = [row for row in rows if (row["arm"], row["by"]) == (setting.arm, "test images")]
+            assert len(tested) == 1
+        # What is left of an attacked arm is of three victims' updates in one round, each with one believed attack.
+        own = [row for row in rows if row["arm"] == "noise" and row["by"] == "ig"]
+        assert len(own) == 6 and all(row["believed"] == "yes" and float(row["misfit"]) < 2 for row in own)
+        assert {row["by"] for row in rows if row["arm"] == "once"} == {"test images", "worst case"}
 
     def test_the_command_says_how_long_it_takes_and_writes_what_is_there(
         self,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.local_steps import simulate_training
 from shadow_defense.attacks.objectives import cosine_distance
 from shadow_defense.attacks.observation import Observation
-from shadow_defense.attacks.target import Target
+from shadow_defense.attacks.target import Simulation, Target
 from shadow_defense.errors import ModelError
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.functional import training_mode
@@ -60,19 +63,26 @@ def step_notes(target: Target) -> list[str]:
 
 
 def explained(
-    observation: Observation, target: Target, images: Float[Tensor, "n c h w"], labels: Tensor | None = None
+    observation: Observation, simulation: Simulation, images: Float[Tensor, "n c h w"], labels: Tensor
 ) -> float:
-    """``1 - cos`` of the update that normalised ``images`` would have caused and the observed one."""
+    """``1 - cos`` of the update that normalised ``images`` would have caused and the observed one.
+
+    Fitted to the defense where the observation says how.
+    """
+    fitted = observation.matching
     with BatchStatisticsRecorder(observation.model) as recorder:
-        simulated = simulate_training(
+        simulate = partial(
+            simulate_training,
             observation.model,
-            target.parameters,
-            target.buffers,
+            simulation.parameters,
+            simulation.buffers,
             images,
-            target.labels if labels is None else labels,
+            labels,
             observation.loss_fn,
-            target.local,
+            simulation.local,
             recorder,
-            target.sent,
+            simulation.sent,
+            last=0,
         )
-    return cosine_distance(simulated.update, target.observed).item()
+        update = expected_training(simulate, fitted.draws).update
+    return fitted.fitted(cosine_distance)([tensor.detach() for tensor in update], simulation.observed).item()

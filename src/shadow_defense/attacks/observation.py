@@ -225,6 +225,8 @@ class Reconstruction:
         matching_loss: of the returned images, without priors; what restarts are chosen by.
         history: total loss over the iterations, at even distances.
         notes: what the attack had to assume, in words.
+        misfit: of the returned images, on a scale that all attacks on an update share
+            (:func:`~shadow_defense.attacks.misfit.misfit`); None where it was not measured.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -234,6 +236,7 @@ class Reconstruction:
     seconds: float
     history: tuple[float, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    misfit: float | None = None
 
     def save(self, path: Path) -> None:
         """Write as safetensors with JSON metadata, where a loss that is not finite becomes null."""
@@ -243,6 +246,7 @@ class Reconstruction:
             "seconds": self.seconds,
             "history": [_finite_or_none(value) for value in self.history],
             "notes": self.notes,
+            "misfit": self.misfit,
         }
         write_tensors(path, {"images": self.images, "labels": self.labels}, metadata)
 
@@ -260,6 +264,7 @@ class Reconstruction:
                 metadata["seconds"],
                 tuple(map(_infinite_if_none, metadata["history"])),
                 tuple(metadata["notes"]),
+                metadata["misfit"],
             )
         except KeyError as error:
             raise RunError(f"{path} holds no reconstruction (no {error}); {hint}") from error

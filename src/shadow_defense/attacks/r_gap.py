@@ -158,7 +158,7 @@ class RGAP(BaseModel):
         return Reconstruction(
             observation.normalisation.invert(images).clamp(0, 1),
             target.labels,
-            explained(observation, target, images),
+            explained(observation, target, images, target.labels),
             1,
             time.perf_counter() - started,
             notes=tuple(notes),

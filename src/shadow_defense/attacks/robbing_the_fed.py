@@ -85,7 +85,7 @@ class RobbingTheFed(BaseModel):
             observation.normalisation.invert(images).clamp(0, 1),
             target.labels[: len(images)],
             # Which label belongs to which of several images is not read, and the update depends on it.
-            explained(observation, target, images) if target.count == 1 else math.inf,
+            explained(observation, target, images, target.labels) if target.count == 1 else math.inf,
             1,
             time.perf_counter() - started,
             notes=tuple(notes),

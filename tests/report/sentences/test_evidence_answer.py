@@ -23,6 +23,9 @@ def setting(arm: str, lost: float, above: float, found: float, half: float = 0.0
     return replace(Setting(model="net", arm=arm, worth=WORTH, f1_lost=near(lost, half), left=bounded), **changes)
 
 
+OPEN_HOUSE = replace(setting("fedavg", 0.0, 9.0, 1.0), f1_lost=None)
+
+
 def said(*settings: Setting, missing: dict[str, int] | None = None, first: Setting | None = None) -> list[str]:
     """Of a record that holds these settings after one without defense."""
     whole = [first or Setting(model="net", arm="fedavg", worth=WORTH), *settings]
@@ -51,6 +54,33 @@ def test_what_the_intervals_do_not_settle_is_not_shown_and_what_would_is_said() 
 def test_a_clear_miss_everywhere_is_a_no() -> None:
     found = said(setting("leaky", 0.0, 5.0, 0.9), setting("costly", 0.3, 1.0, 0.02))
     assert "net: no: every arm clearly misses a bar; costly" in found[1] and "misses the cost in F1" in found[1]
+
+
+def test_the_nearest_is_the_cheapest_of_those_that_hide_the_images() -> None:
+    """Not the one that costs nothing and leaves much open, nor the strongest, which hides no more of the bars."""
+    wide = {"f1_lost": near(0.02, 0.03)}
+    mild, strong = (
+        setting("mild", 0.02, 1.9, 0.049, **wide),
+        setting("strong", 0.05, 0.1, 0.0, f1_lost=near(0.05, 0.05)),
+    )
+    found_open = setting("free", 0.0, 1.0, 0.05)
+    for order in ((found_open, strong, mild), (mild, found_open, strong)):
+        found = said(*order)
+        assert "not excluded: mild comes nearest" in found[1]
+        assert any("the cost in F1 of mild" in each for each in found)
+
+
+def test_where_all_miss_a_bar_the_cheapest_that_hides_the_images_is_named() -> None:
+    found = said(setting("strong", 0.3, 0.1, 0.0), setting("mild", 0.2, 1.0, 0.02), setting("leaky", 0.0, 5.0, 0.02))
+    assert "net: no: every arm clearly misses a bar; mild" in found[1]
+
+
+def test_the_closest_in_hindsight_stands_beside_what_is_believed() -> None:
+    attacked = setting("attacked", 0.3, 1.0, 0.0)
+    assert attacked.left is not None
+    left = replace(attacked.left, by="ig, round 1", bounded=False, closest=near(4.0, 0.5))
+    (found,) = [each for each in said(replace(attacked, left=left), first=OPEN_HOUSE) if "misses" in each]
+    assert "by ig, round 1 (4.0 ± 0.5 in hindsight)" in found
 
 
 def test_what_attacks_alone_found_bounds_nothing() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import reconstruct
+from shadow_defense.attacks.misfit import JUDGE, misfit
 from shadow_defense.attacks.observation import Observation, Reconstruction, observe, randomised
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, concatenated
@@ -89,13 +90,14 @@ class Attacking(Task):
     def compute(self, store: Store, progress: Progress) -> None:
         scene, job = self.scene, self.job
         device = scene.device if scene.config.attacks[job.attack].follows_device else CPU
-        observation = build_observation(scene, job, store.place(self.training), generator_file(scene, store), device)
+        place = (store.place(self.training), generator_file(scene, store), device)
+        observation, judge = (build_observation(scene, job, *place, judging=judging) for judging in (False, True))
         seed = attack_seed(scene, job)
         if self.randomised:
-            observation = randomised(observation, seed)
+            observation, judge = randomised(observation, seed), randomised(judge, seed)
         steps = progress.start(self.counted, self.steps())
         found = reconstruct(scene.config.attacks[job.attack], observation, seed, steps)
-        found.save(store.place(self) / RECONSTRUCTION)
+        replace(found, misfit=misfit(judge, found, seed)).save(store.place(self) / RECONSTRUCTION)
 
     def load(self, store: Store) -> Reconstruction:
         """What was rebuilt. Raises :class:`RunError` where it is missing or damaged."""
@@ -103,7 +105,7 @@ class Attacking(Task):
 
 
 def build_observation(
-    scene: Scene, job: Job, training: Path, generator: Path, device: torch.device = CPU
+    scene: Scene, job: Job, training: Path, generator: Path, device: torch.device = CPU, *, judging: bool = False
 ) -> Observation:
     """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them.
 
@@ -111,6 +113,7 @@ def build_observation(
         training: the folder of the attacked arm's training.
         generator: the shadow generator's file, whether it is there or not.
         device: where the attack computes.
+        judging: what who chooses between attacks sees of the same update, in place of the attacker.
 
     Raises:
         RunError: where the training is not as far, or has not kept the update.
@@ -124,13 +127,11 @@ def build_observation(
         global_state, _ = read_tensors(round_folder(training, round) / "global.safetensors", hint)
         update = ModelUpdate.load(update_path(training, round, job.client), hint)
         update.check_against(global_state, absent=absent)
-        return observation_of(scene, replace(job, round=round), model, global_state, update, generator, earlier)
+        judge = JUDGE if judging else None
+        return observation_of(scene, replace(job, round=round), model, global_state, update, generator, earlier, judge)
 
-    earlier = [
-        of_round(round)
-        for round in scene.config.attacks[job.attack].earlier_rounds(job.round)
-        if update_path(training, round, job.client).exists()
-    ]
+    before = () if judging else scene.config.attacks[job.attack].earlier_rounds(job.round)
+    earlier = [of_round(round) for round in before if update_path(training, round, job.client).exists()]
     return of_round(job.round, earlier)
 
 
@@ -142,17 +143,19 @@ def observation_of(
     update: ModelUpdate,
     generator: Path,
     earlier: Sequence[Observation] = (),
+    threat: str | None = None,
 ) -> Observation:
     """What the job's attacker sees of ``update``, which the client computed from ``global_state``.
 
     Args:
         generator: the shadow generator's file, whether it is there or not.
+        threat: the name of another threat model than the attacker's.
     """
     data, training, client = scene.dataset, scene.config.training, scene.client(job.client)
-    threat = threat_model(scene.config.attacks[job.attack].threat_model)
+    granted = threat_model(threat or scene.config.attacks[job.attack].threat_model)
     looks = "public images" in scene.config.attacks[job.attack].build().needs
     return observe(
-        threat,
+        granted,
         model=model,
         loss_fn=training.loss_function(),
         global_state=global_state,
@@ -165,7 +168,7 @@ def observation_of(
         template=scene.mean_image,
         generator=partial(load_generator, generator) if generator.exists() else None,
         public=data.public if looks else None,
-        distribution=others_images(data, job.client) if looks and "data distribution" in threat.granted else None,
+        distribution=others_images(data, job.client) if looks and "data distribution" in granted.granted else None,
         defense=scene.config.arms[job.arm],
         earlier=earlier,
         rounds=training.rounds,

@@ -49,7 +49,11 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Score:
-    """The scores of one attack on one update; without a matching loss where the attack does not know whose is which."""
+    """The scores of one attack on one update; without a matching loss where the attack does not know whose is which.
+
+    Attributes:
+        misfit: by which one attack on the update is believed rather than another, without the truth.
+    """
 
     arm: str
     attack: str
@@ -60,6 +64,7 @@ class Score:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     seed: int = 0
+    misfit: float | None = None
 
     def matched(self) -> dict[str, ImageScore]:
         """Of each image, by its id, the reconstruction that was matched to it."""
@@ -126,7 +131,7 @@ class Scoring(RecordTask[Score]):
         score = Score(self.arm, job.attack, job.round, job.client, rows, seed=self.scene.config.seed)
         if not self.mean_image:
             loss = found.matching_loss if math.isfinite(found.matching_loss) else None
-            score = replace(score, matching_loss=loss, seconds=found.seconds, notes=found.notes)
+            score = replace(score, matching_loss=loss, seconds=found.seconds, notes=found.notes, misfit=found.misfit)
         self.save(store, score)
 
     def load(self, store: Store) -> Score:

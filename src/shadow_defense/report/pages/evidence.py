@@ -14,10 +14,19 @@ from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.pages.compare import render_comparison
 from shadow_defense.report.pages.compare_markdown import comparison_markdown
 from shadow_defense.report.records.comparison import ComparisonPictures, Plane, PlanePoint
-from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, Difference, EvidenceRecord, Setting
+from shadow_defense.report.records.evidence import (
+    F1_LOST,
+    FOUND,
+    LEFT,
+    TEST_IMAGES,
+    Difference,
+    EvidenceRecord,
+    Result,
+    Setting,
+)
 from shadow_defense.report.records.scores import MEAN_IMAGE
 
-LEFTOVERS = ("left", "ssim", "found")
+LEFTOVERS = ("left", "closest", "ssim", "found")
 """Measures of what is left of images; the others are on test images."""
 
 SIGNS = {"met": "yes", "missed": "no", "open": "open"}
@@ -42,7 +51,7 @@ def measures(setting: Setting) -> dict[str, Estimate]:
     if worth is not None:
         found |= {"f1": worth.f1, "auroc": worth.auroc, "balanced": worth.balanced}
     if left is not None:
-        found |= {"left": left.above, "ssim": left.ssim, "found": left.found}
+        found |= {"left": left.above, "closest": left.closest, "ssim": left.ssim, "found": left.found}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -59,6 +68,7 @@ SETTING_COLUMNS: tuple[Column[Setting], ...] = (
     _measure("Left (dB)", "left", 2, f"above the mean image; asked: at most {LEFT:g}"),
     _measure("Found", "found", about=f"asked: at most {FOUND:g}"),
     Column("By", _by),
+    _measure("In hindsight (dB)", "closest", 2, "as left, by what came closest to each image; only the truth tells"),
     _measure("Macro F1", "f1", about="threshold set on validation"),
     _measure("AUROC", "auroc"),
     Column("F1 by seed", lambda each: " ".join(map(number, each.worth.f1_of_seeds)) if each.worth else None),
@@ -132,8 +142,9 @@ def evidence_markdown(record: EvidenceRecord) -> str:
         [
             "## Settings",
             f"Left: of {record.audited} protected images of the first seed what the closest of all removers makes of "
-            "each (worst case); of other arms what the strongest cell of attack and round left of the victims' images "
-            f"(of each seed, by the images of the client: {sizes}). Intervals: 95 %, bootstrap over images within "
+            "each (worst case); of other arms what the attacks rebuilt of the victims' images (of each seed, by the "
+            f"images of the client: {sizes}), each update's by the attack that explains it best, in the round that "
+            "left most. In hindsight: the closest of all to each image. Intervals: 95 %, bootstrap over images within "
             "seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; found: Clopper and Pearson.",
             setting_table(record).markdown(),
             "## Differences",
@@ -168,10 +179,28 @@ NUMBER_COLUMNS: tuple[Column[Number], ...] = (
 def evidence_numbers(record: EvidenceRecord) -> Table[Number]:
     """Every number of the settings and differences, one a row, for CSV and data frames."""
     rows = [
-        Number(each.model, each.arm, name, (_by(each) or "") if name in LEFTOVERS else "test images", value)
+        Number(each.model, each.arm, name, (_by(each) or "") if name in LEFTOVERS else TEST_IMAGES, value)
         for each in record.settings
         for name, value in measures(each).items()
     ]
     for each in record.differences:
         rows.append(Number(each.model, each.arm, f"{each.measure}_difference", each.by, each.difference))
     return Table("", NUMBER_COLUMNS, rows)
+
+
+RESULT_COLUMNS: tuple[Column[Result], ...] = (
+    Column("model", lambda each: each.model),
+    Column("arm", lambda each: each.arm),
+    Column("by", lambda each: each.by),
+    Column("seed", lambda each: each.seed),
+    Column("round", lambda each: each.round),
+    Column("client", lambda each: each.client),
+    Column("misfit", lambda each: each.misfit),
+    Column("believed", lambda each: "yes" if each.believed else None),
+    Column("task", lambda each: each.task),
+)
+
+
+def result_table(results: Sequence[Result]) -> Table[Result]:
+    """The results behind the numbers, one a row, for CSV."""
+    return Table("", RESULT_COLUMNS, results)

@@ -16,6 +16,9 @@ F1_LOST, LEFT, FOUND = 0.01, 2.0, 0.05
 PUBLIC_ALONE = "public images alone"
 """The arm of a model that no client had a part in."""
 
+WORST_CASE, TEST_IMAGES = "worst case", "test images"
+"""What a number is by that is of no attack."""
+
 Outcome = Literal["met", "missed", "open"]
 
 
@@ -37,11 +40,13 @@ class Worth:
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """What is left of images: the worst case, or what the strongest cell of attack and round left.
+    """What is left of images: the worst case, or what the attacks left that are believed.
 
     Attributes:
-        by: ``worst case``, or the attack with its round.
+        by: ``worst case``, or the attacks, of how many updates each, with the round.
         above: PSNR above the mean image's, paired by image.
+        closest: the same of what came closest to each image, of all attacks and rounds; of the worst case it is
+            ``above`` itself. None where attacks were not compared.
         bounded: whether no attack on any round can leave more.
         found: share of images found first among the ``gallery`` of all clients' images.
     """
@@ -52,6 +57,7 @@ class Left:
     found: Measure
     gallery: int
     bounded: bool = False
+    closest: Measure | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +141,28 @@ class Difference:
     def shown(self) -> bool:
         """Whether its sign is clear after the correction."""
         return self.p <= 1 - LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished result of a study: which numbers it is behind, and where it lies.
+
+    Attributes:
+        by: as numbers have it, but for the round, which stands beside.
+        task: the name of its folder in ``store`` of the study's folder.
+        misfit: of an attack, by which one is believed.
+        believed: whether it is the attack that counts of this update.
+    """
+
+    model: str
+    arm: str
+    seed: int
+    by: str
+    task: str
+    round: int | None = None
+    client: str = ""
+    misfit: float | None = None
+    believed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,21 +53,35 @@ def _is_there(settings: Sequence[Setting]) -> str:
     met = [each for each in settings if set(each.outcomes().values()) == {"met"}]
     if met:
         return f"yes: {listed([f'{each.arm} ({_numbers(each)})' for each in met])}."
-    possible = _possible(settings)
-    if possible:
-        best = possible[0]
-        return f"not shown, and not excluded: {best.arm} comes nearest ({_numbers(best)}); open: {_bars(best, 'open')}."
-    measured = [each for each in settings if each.known]
-    if not measured:
+    nearest = _nearest(_possible(settings))
+    if nearest is not None:
+        return (
+            f"not shown, and not excluded: {nearest.arm} comes nearest ({_numbers(nearest)}); open: "
+            f"{_bars(nearest, 'open')}."
+        )
+    nearest = _nearest([each for each in settings if each.known])
+    if nearest is None:
         return "nothing was measured far enough for an answer."
-    best = min(measured, key=lambda each: list(each.outcomes().values()).count("missed"))
-    return f"no: every arm clearly misses a bar; {best.arm} ({_numbers(best)}) misses {_bars(best, 'missed')}."
+    return f"no: every arm clearly misses a bar; {nearest.arm} ({_numbers(nearest)}) misses {_bars(nearest, 'missed')}."
 
 
 def _possible(settings: Sequence[Setting]) -> list[Setting]:
-    """What misses no bar clearly, nearest first."""
-    possible = [each for each in settings if each.known and "missed" not in each.outcomes().values()]
-    return sorted(possible, key=lambda each: -list(each.outcomes().values()).count("met"))
+    """What misses no bar clearly."""
+    return [each for each in settings if each.known and "missed" not in each.outcomes().values()]
+
+
+def _nearest(settings: Sequence[Setting]) -> Setting | None:
+    """The cheapest in F1 of those that hide the images by both bars; where none does, the one that misses fewest
+    bars, of these the one that meets most, of these the cheapest."""
+
+    def distance(setting: Setting) -> tuple[float, ...]:
+        outcomes = setting.outcomes()
+        hidden = outcomes["left"] == outcomes["found"] == "met"
+        found = list(outcomes.values())
+        cost = math.inf if setting.f1_lost is None else setting.f1_lost.mean
+        return (not hidden, *((0, 0) if hidden else (found.count("missed"), -found.count("met"))), cost)
+
+    return min(settings, key=distance, default=None)
 
 
 def _bars(setting: Setting, outcome: str) -> str:
@@ -79,7 +93,8 @@ def _numbers(setting: Setting) -> str:
     if setting.f1_lost is not None:
         parts.append(f"F1 lost {_written(_hundredfold(setting.f1_lost))} points")
     if left is not None:
-        parts.append(f"{_written(left.above)} dB above the mean image by {left.by}")
+        beside = f" ({_written(left.closest)} in hindsight)" if left.closest not in (None, left.above) else ""
+        parts.append(f"{_written(left.above)} dB above the mean image by {left.by}{beside}")
         parts.append(f"{_written(_hundredfold(left.found))} % found among {left.gallery}")
     return ", ".join(parts)
 
@@ -106,8 +121,8 @@ def _front(settings: Sequence[Setting]) -> list[str]:
 
 def _change(settings: Sequence[Setting]) -> list[str]:
     """How many trainings or images would settle the open bars of the nearest arm."""
-    clauses = []
-    for each in _possible(settings)[:1]:
+    each, clauses = _nearest(_possible(settings)), list[str]()
+    if each is not None:
         left = each.left if each.left is not None and each.left.bounded else None
         measures = {
             "f1": each.f1_lost,

@@ -1,4 +1,4 @@
-"""From what a study has finished to ``evidence-<set>.json``, ``.csv``, ``.md`` and its page."""
+"""From what a study has finished to ``evidence-<set>.json``, ``.csv``, ``.md``, its page, and the index of results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from pathlib import Path
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.plans.comparison.gathering import gathered
 from shadow_defense.experiment.plans.comparison.pictures import pictures
+from shadow_defense.experiment.plans.evidence.index import results_of
 from shadow_defense.experiment.plans.evidence.plan import Evidence
 from shadow_defense.experiment.plans.evidence.statistics import differences_of, settings_of
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
-from shadow_defense.report.pages.evidence import evidence_markdown, evidence_numbers, render_evidence, setting_planes
+from shadow_defense.report.pages.evidence import (
+    evidence_markdown,
+    evidence_numbers,
+    render_evidence,
+    result_table,
+    setting_planes,
+)
 from shadow_defense.report.records.evidence import EvidenceRecord
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.evidence import answer
@@ -38,14 +45,18 @@ def write_evidence(evidence: Evidence, name: str, command: str) -> EvidenceRecor
         victims={str(size): count for size, count in evidence.grid.victims.counts.items()},
         audited=evidence.grid.audited,
     )
+    results = f"evidence-{name}-results.csv"
+    behind = f"The results behind each number are listed in {results}; each is a folder of the study's store."
     record = replace(
         record,
+        notes=(*record.notes, behind),
         verdict=(*answer(record), *evidence.grid.remarks),
         attacked=record.verdict,
         tables=tuple(table for table in record.tables if table.rows),
     )
     write_record(folder / f"evidence-{name}.json", record)
     write_text(folder / f"evidence-{name}.csv", evidence_numbers(record).csv())
+    write_text(folder / results, result_table(results_of(evidence, scores)).csv())
     write_text(folder / f"evidence-{name}.md", evidence_markdown(record))
     for model, plane in setting_planes(record).items():
         write_plane(folder / f"evidence-{name}-{model}.svg", plane, record.defenses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from shadow_defense.data.dataset import concatenated
 from shadow_defense.experiment.analysis import by_image
+from shadow_defense.experiment.plans.evidence.believing import attacked
 from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, predictings
+from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.bounding import Bound
 from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.scoring import Score
@@ -22,11 +25,17 @@ from shadow_defense.metrics.intervals import DRAWS, macro_f1, share_interval
 from shadow_defense.metrics.linkage import hits
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.metrics.utility import utility
-from shadow_defense.report.records.evidence import PUBLIC_ALONE, Difference, Left, Setting, Worth
-from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.report.kit.formatting import listed
+from shadow_defense.report.records.evidence import (
+    PUBLIC_ALONE,
+    TEST_IMAGES,
+    WORST_CASE,
+    Difference,
+    Left,
+    Setting,
+    Worth,
+)
 from shadow_defense.seeds import named_generator
-
-WORST_CASE = "worst case"
 
 ByImage = Mapping[tuple[int, str, str], Mapping[str, float]]
 
@@ -72,7 +81,7 @@ def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
 
 
 def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
-    """The worst case where it bounds all attacks; else that or the strongest attack, whichever left more."""
+    """The worst case where it bounds all attacks; else that or what is believed of attacks, whichever left more."""
     bound, once = evidence.bound(model, arm), evidence.first_trials()[model].config.arms[arm].kind().draws_once
     worst = None if bound is None else _bounded(bound, evidence.grid.seeds[0], once)
     known = [each for each in (worst, None if once else _attacked(evidence, model, scores, arm)) if each is not None]
@@ -146,9 +155,11 @@ def _bounded(bound: Bound, seed: int, once: bool) -> Left | None:
     if bound.withheld:
         return None
     pairs = zip(bound.closest["psnr"], bound.mean_image["psnr"], strict=True)
+    above = within_seeds({seed: [own - mean for own, mean in pairs]})
     return Left(
         by=WORST_CASE if once else f"{WORST_CASE} of round 1",
-        above=within_seeds({seed: [own - mean for own, mean in pairs]}),
+        above=above,
+        closest=above,
         ssim=within_seeds({seed: bound.closest["ssim"]}),
         bounded=once,
         found=share_interval(bound.found),
@@ -157,42 +168,37 @@ def _bounded(bound: Bound, seed: int, once: bool) -> Left | None:
 
 
 def _attacked(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
-    """Of the attack and round that left most of the arm's images on average; None where none was scored."""
-    cells: dict[tuple[str, int], Estimate] = {}
-    for attack, round in dict.fromkeys((score.attack, score.round) for score in scores if score.arm == arm):
-        own, mean = (by_image(scores, name, attack, round) for name in (arm, MEAN_IMAGE))
-        above = _by_seed(own, mean, "psnr_whole")
-        if above:
-            cells[attack, round] = within_seeds(above)
-    if not cells:
+    """By the attacks that are believed, in the round that left most of the arm's images on average."""
+    left = attacked(scores, arm)
+    if left is None:
         return None
-    attack, round = max(cells, key=lambda cell: cells[cell].mean)
-    similar: dict[int, list[float]] = {}
-    for (seed, _, _), each in by_image(scores, arm, attack, round).items():
-        similar.setdefault(seed, []).append(each["ssim_whole"])
-    found, gallery = _found_again(evidence, model, arm, attack, round)
+    by = Counter(score.attack for score in left.scores)
+    names = listed([f"{attack} ({count})" for attack, count in by.items()] if len(by) > 1 else list(by))
+    found, gallery = _found_again(evidence, model, arm, left.scores)
     return Left(
-        by=f"{attack}, round {round + 1}",
-        above=cells[attack, round],
-        ssim=within_seeds(similar),
+        by=f"{names}, round {left.round + 1}",
+        above=within_seeds(left.above),
+        ssim=within_seeds(left.similar),
         found=share_interval(found),
         gallery=gallery,
+        closest=within_seeds(left.closest),
     )
 
 
-def _found_again(evidence: Evidence, model: str, arm: str, attack: str, round: int) -> tuple[list[float], int]:
+def _found_again(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> tuple[list[float], int]:
     """Of each rebuilt image whether its own is the nearest of all clients' images, and how many those are."""
     found: list[float] = []
     count = 0
+    wanted = {(score.seed, Job(arm, score.attack, score.round, score.client)): score for score in scores}
     for seed in evidence.grid.seeds:
         trial = evidence.trial(model, seed)
         everybody = concatenated([client.train for client in base_of(trial).dataset.clients])
         gallery, count = everybody.unit_images().flatten(1), len(everybody)
         places = {sample: place for place, sample in enumerate(everybody.sample_ids)}
         for scoring in trial.scorings:
-            here = (scoring.arm, scoring.job.attack, scoring.job.round) == (arm, attack, round)
-            if here and evidence.store.has(scoring):
-                rebuilt = scoring.rebuilt(evidence.store, scoring.load(evidence.store))
+            score = None if scoring.mean_image else wanted.get((seed, scoring.job))
+            if score is not None:
+                rebuilt = scoring.rebuilt(evidence.store, score)
                 distances = torch.cdist(torch.stack(list(rebuilt.values())).flatten(1), gallery)
                 found += hits(-distances, torch.tensor([places[sample] for sample in rebuilt])).tolist()
     return found, count
@@ -240,7 +246,7 @@ def differences_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) ->
         adjusted = holm({arm: p for arm, (_, p) in lost.items()})
         tested = max((len(each.labels) for each in first.values()), default=1)
         found += [
-            _difference(model, arm, "test images", "f1_lost", estimate, None, adjusted[arm], tested)
+            _difference(model, arm, TEST_IMAGES, "f1_lost", estimate, None, adjusted[arm], tested)
             for arm, (estimate, _) in lost.items()
         ]
     return tuple(found)
