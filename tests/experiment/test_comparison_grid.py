@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError
 from shadow_defense.experiment.plans.comparison.ablations import ABLATIONS
 from shadow_defense.experiment.plans.comparison.grid import Grid
@@ -55,6 +56,10 @@ class TestGrid:
             ({"models": {"m": {"seed": 3}}}, "models.m.seed cannot differ from model to model"),
             ({"models": {"m": {"threads": 2}}}, "models.m.threads cannot differ from model to model"),
             ({"models": {"m": {"attacks": {"dlg": {}}}}}, "unknown attack of models.m 'dlg'"),
+            ({"models": {"m": {"attacks": ["dlg"]}}}, "unknown attack of models.m 'dlg'"),
+            ({"models": {"m": {"attacks": []}}}, "is tried on no model"),
+            ({"models": {"m": {"seeds": 0}}}, "models.m.seeds = 0: expected how many of the first seeds"),
+            ({"defenses": {"f": {"defense": "none", "seeds": 1}}}, "'f' has fewer seeds, and all others"),
             ({"defenses": {**TINY["defenses"], "noise-weak": {}}}, "two defenses of the grid are called 'noise-weak'"),
             (
                 {"defenses": {"f": {"defense": "noise", "sweep": {"scale": [0.1, 0.1]}}}},
@@ -83,6 +88,19 @@ class TestGrid:
         two = {"a": TINY["models"]["convnet"], "b": TINY["models"]["convnet"]}
         made = grid(models=two, leave_out=[{"model": "b", "defense": "noise", "reason": "r"}])
         assert "noise-weak" in made.arms("a") and "noise-weak" not in made.arms("b")
+
+    def test_a_dear_defense_or_model_has_fewer_seeds_and_a_model_its_own_attacks(self) -> None:
+        own = {**TINY["models"]["convnet"], "seeds": 2, "attacks": ["inverting-gradients"]}
+        arms = {"fedavg": {"defense": "none"}, "noise": {"defense": "noise", "seeds": 1}}
+        attacks = {**TINY["attacks"], "dlg": {"attack": "dlg"}}
+        two = {"a": TINY["models"]["convnet"], "b": own}
+        made = grid(seeds=[4, 5, 6], models=two, defenses=arms, attacks=attacks)
+        assert (made.seeds_of("a"), made.seeds_of("b")) == ((4, 5, 6), (4, 5))
+        assert list(made.run_config("a", 4).arms) == ["fedavg", "noise"]
+        assert list(made.run_config("a", 5).arms) == ["fedavg"]
+        assert made.points()["noise"].settings.settings() == DefenseSettings(defense="noise").settings()
+        assert list(made.run_config("a", 4).attacks) == list(attacks)
+        assert list(made.run_config("b", 4).attacks) == ["inverting-gradients"]
 
 
 class TestReading:
@@ -134,6 +152,13 @@ class TestReading:
         assert attacks(chosen, "resnet18") == {"inverting-gradients": ("inverting-gradients", (1,), ("client-1",))}
         chosen = load_grid("pneumoniamnist", defenses=["shadow", "mixup"])
         assert list(chosen.arms("resnet18")) == ["fedavg", "shadow-0.19", "shadow-1.0", "mixup"]
+
+    def test_flags_count_for_what_a_model_lists(self, tmp_path: Path) -> None:
+        file, attacks = tmp_path / "grid.yaml", {**TINY["attacks"], "dlg": {"attack": "dlg"}}
+        models = {name: {**TINY["models"]["convnet"], "attacks": [*attacks]} for name in ("a", "b")}
+        file.write_text(yaml.safe_dump({**TINY, "models": models, "attacks": attacks}))
+        made = load_grid(str(file), attacks=["dlg"], rounds=[2])
+        assert list(made.run_config("b", 0).attacks) == ["dlg"] and made.attacks["dlg"].rounds == (2,)
 
     def test_a_combination_can_be_chosen(self) -> None:
         made = load_grid("demo", defenses=["shadow+clip"])

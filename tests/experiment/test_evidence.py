@@ -6,6 +6,7 @@ import contextlib
 import csv
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,22 @@ from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
 from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, stopped_after
 from shadow_defense.experiment.plans.evidence.reading import load_study, study_sets
-from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1
+from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1, predicted_of
 from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.plans.evidence.worst_case import decides
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring
 from shadow_defense.experiment.tasks.bounding import Bounding, is_bounded
-from shadow_defense.experiment.tasks.predicting import Predicted
+from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.updating import Updating
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import Victims, VictimTrial, victims_of
 from shadow_defense.federated.training_folder import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
-from shadow_defense.report.records.evidence import EvidenceRecord
+from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.records.evidence import EvidenceRecord, Left
 from shadow_defense.report.records.reading import load_record
 from tests.experiment.comparison_grid import fixed_cost
 
@@ -59,6 +62,10 @@ STUDY: dict[str, Any] = {
     "remover_steps": 1,
     "workers": 0,
 }
+
+
+def near(mean: float) -> Estimate:
+    return Estimate(mean, (mean - 0.01, mean + 0.01), 20)
 
 
 def study(**changes: Any) -> Study:
@@ -216,6 +223,34 @@ class TestWorstCase:
     def test_gradient_defenses_have_none(self, tmp_path: Path) -> None:
         config = trial(evidence(tmp_path)).config
         assert [arm for arm, settings in config.arms.items() if is_bounded(settings)] == ["fedavg", "once"][1:]
+
+
+class TestDecided:
+    def test_an_arm_that_its_worst_case_has_decided_about_is_not_attacked(
+        self, finished: tuple[Evidence, EvidenceRecord], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan, _ = finished
+        whole = {task.name for task in plan.tasks()}
+        kinds = Counter(task.kind for task in plan.tasks())
+        leaky = Left(by="worst case of round 1", above=near(9.0), ssim=near(1.0), found=near(0.9), gallery=25)
+        monkeypatch.setattr(Evidence, "worst_case", lambda self, model, arm: leaky if arm == "noise" else None)
+        spared = plan.tasks()
+        assert {task.name for task in spared} < whole and plan.decided("convnet") == {"noise"}
+        assert Counter(task.kind for task in spared) == {**kinds, "score": kinds["score"] - 6}
+        assert Evidence(plan.folder, study(attack_all=True)).decided("convnet") == frozenset()
+
+    @pytest.mark.parametrize(("above", "found", "decided"), [(9.0, 0.0, True), (1.0, 0.5, True), (1.0, 0.0, False)])
+    def test_what_clearly_misses_a_bar_is_decided(self, above: float, found: float, decided: bool) -> None:
+        assert decides(Left(by="", above=near(above), ssim=near(0.5), found=near(found), gallery=9)) is decided
+
+    def test_dear_arms_and_models_are_computed_with_fewer_seeds(self, tmp_path: Path) -> None:
+        arms = {**STUDY["defenses"], "noise": {"defense": "noise", "seeds": 1}}
+        models = {name: {"model": {"name": "convnet", "width": width}} for name, width in (("a", 8), ("b", 16))}
+        plan = evidence(tmp_path, seeds=[0, 1], defenses=arms, models={**models, "b": {**models["b"], "seeds": 1}})
+        tested = [task for task in plan.tasks() if isinstance(task, Predicting)]
+        # Three arms and the public images alone of a's first seed, without noise of its second, b's first.
+        assert len(tested) == 4 + 3 + 4
+        assert predicted_of(plan, "a", "noise") == {}
 
 
 class TestPieces:

@@ -25,6 +25,7 @@ from shadow_defense.experiment.described import attack_of, data_of, defense_of, 
 from shadow_defense.experiment.plans.comparison.pictures import pictures
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
 from shadow_defense.report.pages.compare import comparison_numbers, render_comparison
@@ -82,7 +83,7 @@ class _Gathering:
             config = self._config(name)
             points = [arm for arm in config.arms if arm not in ablated]
             parts = dict.fromkeys([points[0], grid.ablations, *ablated]) if grid.ablations in points else {}
-            for attack in grid.attacks:
+            for attack in config.attacks:
                 for round in shown_rounds(config.attacked_rounds(attack)):
                     table = self._table(name, attack, round, points)
                     tables.append(with_front(table) if round is None else table)
@@ -96,7 +97,7 @@ class _Gathering:
                 federation(first), {str(seed): federation(trial(model, seed)).images.sha256 for seed in grid.seeds}
             ),
             models={name: _model(self._config(name), grid.models[name]) for name in grid.models},
-            attacks={name: attack_of(first, name) for name in grid.attacks},
+            attacks={name: attack_of(self._facing(name), name) for name in grid.attacks},
             defenses=self._defenses(),
             tables=tuple(tables),
             ablations=tuple(ablations),
@@ -105,6 +106,11 @@ class _Gathering:
             notes=tuple(_notes(self.scores)),
         )
         return replace(record, verdict=tuple(comparison_verdict(record)))
+
+    def _facing(self, attack: str) -> Trial:
+        """The first model's trial in which an attack is tried."""
+        trials = self.comparison.first_trials().values()
+        return next(trial for trial in trials if attack in trial.config.attacks)
 
     def _config(self, model: str) -> RunConfig:
         """The configuration of a model's run; of the first seed, since only the seed differs."""

@@ -20,8 +20,12 @@ from shadow_defense.validation import one_by_one, validated
 
 UNDEFENDED = "fedavg"
 
-SAME_FOR_ALL = ("arms", "seed", "seeds", "title", "threads", "workers", "engine")
+SAME_FOR_ALL = ("arms", "seed", "title", "threads", "workers", "engine")
 """Keys that a model of the grid cannot have of its own."""
+
+
+OWN = ("defenses", "seeds")
+"""Keys of a model that say what is computed with it, and are no part of its run's configuration."""
 
 
 class Family(DefenseSettings):
@@ -29,6 +33,9 @@ class Family(DefenseSettings):
 
     sweep: dict[str, tuple[Any, ...]] = Field(
         {}, description="one option, or `preset`, and its values, weakest first: one point of the plane each"
+    )
+    seeds: int | None = Field(
+        None, ge=1, description="a dear defense is trained with the first so many seeds alone; null: with all"
     )
 
     @model_validator(mode="after")
@@ -48,6 +55,7 @@ class Point(BaseModel):
     settings: DefenseSettings
     family: str
     label: str
+    seeds: int | None = None
 
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -76,8 +84,8 @@ class Grid(BaseModel):
     metrics: MetricSettings = MetricSettings()
     models: dict[str, dict[str, Any]] = Field(
         description="for each model its settings under `model`, and what else differs for it: training, data, "
-        "generator, metrics, attacks; `defenses` names the points, such as noise-strong, that it is compared with "
-        "where that is not all of them"
+        "generator, metrics, attacks; `defenses` names the points, such as noise-strong, and a list of `attacks` those "
+        "attacks that it is compared with where that is not all of them; `seeds`: with the first so many alone"
     )
     defenses: dict[str, Family] = Field(description="by name; the first is the reference, plain FedAvg as a rule")
     attacks: dict[str, AttackSettings] = Field(description="by name; each is tried on every defense's updates")
@@ -104,6 +112,8 @@ class Grid(BaseModel):
                 raise ConfigError(unknown_name("defense in leave_out", pair.defense, self.defenses))
             if pair.defense == next(iter(self.defenses)):
                 raise ConfigError(f"leave_out names '{pair.defense}', which all others are compared with")
+        if next(iter(self.defenses.values())).seeds is not None:
+            raise ConfigError(f"'{next(iter(self.defenses))}' has fewer seeds, and all others are compared with it")
         if self.ablations is not None:
             if self.ablations not in self.points():
                 raise ConfigError(unknown_name("defense to take parts from", self.ablations, self.points()))
@@ -113,7 +123,12 @@ class Grid(BaseModel):
         for model in self.models:
             self._check_own(model)
             self._check_chosen(model)
-            self.run_config(model, self.seeds[0])
+        tried = {name for model in self.models for name in self.run_config(model, self.seeds[0]).attacks}
+        for attack in self.attacks:
+            if attack not in tried:
+                raise ConfigError(
+                    f"attack '{attack}' is tried on no model: name it in models.*.attacks, or leave it out"
+                )
         return self
 
     def _check_own(self, model: str) -> None:
@@ -123,8 +138,11 @@ class Grid(BaseModel):
         for key in SAME_FOR_ALL:
             if key in own:
                 raise ConfigError(f"models.{model}.{key} cannot differ from model to model: set it for the whole grid")
+        seeds = own.get("seeds")
+        if seeds is not None and not (type(seeds) is int and seeds >= 1):
+            raise ConfigError(f"models.{model}.seeds = {seeds!r}: expected how many of the first seeds, 1 or more")
         attacks = own.get("attacks")
-        for name in attacks if isinstance(attacks, Mapping) else ():
+        for name in attacks if isinstance(attacks, Mapping | list | tuple) else ():
             if name not in self.attacks:
                 raise ConfigError(unknown_name(f"attack of models.{model}", str(name), self.attacks))
 
@@ -149,12 +167,24 @@ class Grid(BaseModel):
         """The arms in which a part of Shadow Defense is missing; {} where none were asked for."""
         return {} if self.ablations is None else ablation_arms(self.points()[self.ablations].settings)
 
-    def arms(self, model: str) -> dict[str, DefenseSettings]:
-        """All arms that are trained with ``model``: the points that are not left out, then the ablations."""
+    def seeds_of(self, model: str) -> tuple[int, ...]:
+        """The seeds that ``model`` is computed with."""
+        return self.seeds[: self.models[model].get("seeds")]
+
+    def arms(self, model: str, seed: int | None = None) -> dict[str, DefenseSettings]:
+        """All arms that are trained with ``model``: the points that are not left out, then the ablations.
+
+        Args:
+            seed: leaves out what is not trained with this one.
+        """
         out = {pair.defense for pair in self.leave_out if pair.model == model}
         chosen = self.models[model].get("defenses", list(self.points()))
         points = {
-            name: point.settings for name, point in self.points().items() if point.family not in out and name in chosen
+            name: point.settings
+            for name, point in self.points().items()
+            if point.family not in out
+            and name in chosen
+            and (seed is None or point.seeds is None or seed in self.seeds[: point.seeds])
         }
         return {**points, **(self.ablations_of() if self.ablations in points else {})}
 
@@ -164,8 +194,11 @@ class Grid(BaseModel):
             mode="json",
             include={"title", "data", "generator", "training", "metrics", "attacks", "threads", "workers", "engine"},
         )
-        arms = {name: settings.model_dump(mode="json") for name, settings in self.arms(model).items()}
-        changes = {key: value for key, value in self.models[model].items() if key != "defenses"}
+        arms = {name: settings.model_dump(mode="json") for name, settings in self.arms(model, seed).items()}
+        changes = {key: value for key, value in self.models[model].items() if key not in OWN}
+        if isinstance(changes.get("attacks"), list | tuple):
+            chosen = changes.pop("attacks")
+            shared["attacks"] = {name: each for name, each in shared["attacks"].items() if name in chosen}
         return config_from({**merged(shared, changes), "arms": arms, "seed": seed})
 
 
@@ -181,9 +214,10 @@ def points_of(defenses: Mapping[str, Family]) -> dict[str, Point]:
         found[name] = point
 
     for name, family in defenses.items():
-        plain = family.model_dump(exclude={"sweep"})
+        plain, seeds = family.model_dump(exclude={"sweep", "seeds"}), family.seeds
         if not family.sweep:
-            add(name, Point(settings=validated(DefenseSettings, plain, ConfigError, name), family=name, label=""))
+            settings = validated(DefenseSettings, plain, ConfigError, name)
+            add(name, Point(settings=settings, family=name, label="", seeds=seeds))
             continue
         ((option, values),) = family.sweep.items()
         for value in values:
@@ -193,7 +227,7 @@ def points_of(defenses: Mapping[str, Family]) -> dict[str, Point]:
                 else {**plain, "options": {**plain["options"], option: value}}
             )
             settings = validated(DefenseSettings, changed, ConfigError, name)
-            add(f"{name}-{value}", Point(settings=settings, family=name, label=str(value)))
+            add(f"{name}-{value}", Point(settings=settings, family=name, label=str(value), seeds=seeds))
     return found
 
 

@@ -93,7 +93,8 @@ class Comparison:
         """Seed by seed, so that a stopped comparison has whole seeds; with the model's name."""
         for seed in self.grid.seeds:
             for model in self.grid.models:
-                yield model, self.trial(model, seed)
+                if seed in self.grid.seeds_of(model):
+                    yield model, self.trial(model, seed)
 
     def first_trials(self) -> dict[str, Trial]:
         """By model, with the first seed."""

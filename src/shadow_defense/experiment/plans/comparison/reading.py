@@ -60,12 +60,16 @@ def load_grid(
     if attacks is not None:
         values["attacks"] = _chosen_attacks(_named(values, "attacks"), attacks)
         for own in models.values():
-            if "attacks" in own:
+            if isinstance(own.get("attacks"), list):
+                own["attacks"] = [name for name in own["attacks"] if name in values["attacks"]]
+            elif "attacks" in own:
                 kept = _named(own, "attacks").items()
                 own["attacks"] = {name: settings for name, settings in kept if name in values["attacks"]}
     for key, value in (("rounds", rounds), ("clients", clients)):
         if value is not None:
-            for place in (values, *models.values()):
+            # A model's list names attacks and says no more of them.
+            mappings = [own for own in models.values() if not isinstance(own.get("attacks"), list)]
+            for place in (values, *mappings):
                 for settings in _named(place, "attacks").values():
                     settings[key] = list(value)
     if seeds is not None:

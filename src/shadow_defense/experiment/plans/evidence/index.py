@@ -20,7 +20,7 @@ def results_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> lis
 
 
 def _tested(evidence: Evidence, model: str) -> Iterator[Result]:
-    for seed in evidence.grid.seeds:
+    for seed in evidence.grid.seeds_of(model):
         trial = evidence.trial(model, seed)
         tested: dict[str, Sequence[Predicting]] = {
             **{arm: [each] for arm, each in predictings(trial).items()},
@@ -42,7 +42,7 @@ def _scored(evidence: Evidence, model: str, scores: Sequence[Score]) -> Iterator
     arms = dict.fromkeys(score.arm for score in scores)
     counting = {_place(score) for arm in arms for score in believed([each for each in scores if each.arm == arm])}
     misfits = {_place(score): score.misfit for score in scores}
-    for seed in evidence.grid.seeds:
+    for seed in evidence.grid.seeds_of(model):
         for scoring in evidence.trial(model, seed).scorings_with_control:
             job, place = scoring.job, (scoring.arm, seed, scoring.job.attack, scoring.job.round, scoring.job.client)
             if place in misfits:

@@ -15,6 +15,7 @@ from shadow_defense.experiment.plans.comparison.costs import Costs
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.evidence.costs import StudyCosts
 from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.plans.evidence.worst_case import decides, left_by
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.task import Task
@@ -24,6 +25,7 @@ from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import VictimTrial
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.evidence import Left
 
 RING_AGAIN = 5.0
 """Seconds after which time that is up is said once more: what is raised in a finaliser is swallowed."""
@@ -57,21 +59,34 @@ class Evidence(Comparison):
         once = frozenset(arm for arm, settings in config.arms.items() if settings.kind().draws_once)
         return VictimTrial(base, self.grid.victims, frozenset() if self.grid.attack_all else once)
 
+    def is_drawn_once(self, model: str, arm: str) -> bool:
+        """Whether an arm's images are drawn once, so that its worst case bounds all attacks."""
+        return self.first_trials()[model].config.arms[arm].kind().draws_once
+
     def federation_of(self, trial: Trial) -> Scene:
         return base_of(trial)
 
     def tasks(self) -> list[Task]:
         """Model by model the worst cases, which decide most in minutes; what trainings are worth; the attacks.
 
-        Of each seed by seed, so that every piece has something to say.
+        Of each seed by seed, so that every piece has something to say. An arm that its worst case has decided about is
+        not attacked; before worst cases are there, all count.
         """
         found: list[Task] = []
         for model in self.grid.models:
-            trials = [self.trial(model, seed) for seed in self.grid.seeds]
+            trials = [self.trial(model, seed) for seed in self.grid.seeds_of(model)]
+            decided = self.decided(model)
             found += [bound for (name, _), bound in self.bounds.items() if name == model]
             found += [task for trial in trials for task in self.worth_of(trial)]
-            found += [task for trial in trials for task in trial.scorings_with_control]
+            found += [task for trial in trials for task in trial.scorings_with_control if task.job.arm not in decided]
         return found
+
+    def decided(self, model: str) -> frozenset[str]:
+        """The arms whose worst case says by itself that they leave too much."""
+        if self.grid.attack_all:
+            return frozenset()
+        arms = self.first_trials()[model].config.arms
+        return frozenset(arm for arm in arms if (left := self.worst_case(model, arm)) is not None and decides(left))
 
     def tasks_of(self, trial: Trial) -> list[Task]:
         """What trainings are worth, and scores; the trainings themselves are needed for both."""
@@ -116,6 +131,11 @@ class Evidence(Comparison):
         bounding = self.bounds.get((model, arm))
         return bounding.load(self.store) if bounding is not None and self.store.has(bounding) else None
 
+    def worst_case(self, model: str, arm: str) -> Left | None:
+        """What an arm's worst case leaves, where it is there and counts."""
+        bound = self.bound(model, arm)
+        return None if bound is None else left_by(bound, self.grid.seeds[0], once=self.is_drawn_once(model, arm))
+
     def run_for(
         self, seconds: float | None, tell: Callable[[Forecast], None], progress: Progress | None = None
     ) -> bool:
@@ -129,7 +149,9 @@ class Evidence(Comparison):
             with stopped_after(seconds):
                 waiting = self.prepared(progress or Progress())
                 tell(self.forecast_of(waiting))
-                self.compute(waiting, progress or Progress())
+                # First what decides whether the rest is needed.
+                self.compute([task for task in waiting if isinstance(task, Bounding)], progress or Progress())
+                self.compute(self.remaining(), progress or Progress())
         except TimeUpError:
             return False
         return True

@@ -16,7 +16,6 @@ from shadow_defense.experiment.analysis import by_image
 from shadow_defense.experiment.plans.evidence.believing import attacked
 from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, predictings
 from shadow_defense.experiment.scene import Job
-from shadow_defense.experiment.tasks.bounding import Bound
 from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval
@@ -29,7 +28,6 @@ from shadow_defense.report.kit.formatting import listed
 from shadow_defense.report.records.evidence import (
     PUBLIC_ALONE,
     TEST_IMAGES,
-    WORST_CASE,
     Difference,
     Left,
     Setting,
@@ -58,7 +56,8 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
             for arm, own in predicted.items()
         ]
         found += _with_front([each for each in arms if each.worth or each.left or each.withheld])
-        alone = {seed: evidence.public_alone(evidence.trial(model, seed)) for seed in evidence.grid.seeds}
+        seeds = evidence.grid.seeds_of(model)
+        alone = {seed: evidence.public_alone(evidence.trial(model, seed)) for seed in seeds}
         public = _loaded(evidence, alone)
         if public:
             lost = _only(lost_f1(first, public))
@@ -68,7 +67,8 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
 
 def predicted_of(evidence: Evidence, model: str, arm: str) -> dict[int, Predicted]:
     """By seed what the trainings of an arm say of the test images, as far as they are there."""
-    return _loaded(evidence, {seed: [predictings(evidence.trial(model, seed))[arm]] for seed in evidence.grid.seeds})
+    tasks = {seed: predictings(evidence.trial(model, seed)) for seed in evidence.grid.seeds_of(model)}
+    return _loaded(evidence, {seed: [own[arm]] for seed, own in tasks.items() if arm in own})
 
 
 def _loaded(evidence: Evidence, tasks: Mapping[int, Sequence[Predicting]]) -> dict[int, Predicted]:
@@ -82,9 +82,9 @@ def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
 
 def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
     """The worst case where it bounds all attacks; else that or what is believed of attacks, whichever left more."""
-    bound, once = evidence.bound(model, arm), evidence.first_trials()[model].config.arms[arm].kind().draws_once
-    worst = None if bound is None else _bounded(bound, evidence.grid.seeds[0], once)
-    known = [each for each in (worst, None if once else _attacked(evidence, model, scores, arm)) if each is not None]
+    worst = evidence.worst_case(model, arm)
+    tried = None if evidence.is_drawn_once(model, arm) else _attacked(evidence, model, scores, arm)
+    known = [each for each in (worst, tried) if each is not None]
     return max(known, key=lambda each: each.above.mean, default=None)
 
 
@@ -151,22 +151,6 @@ def lost_f1(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> tup
     return Estimate(sum(lost) / len(lost), ends(draws), _images(both)), two_sided(draws)
 
 
-def _bounded(bound: Bound, seed: int, once: bool) -> Left | None:
-    if bound.withheld:
-        return None
-    pairs = zip(bound.closest["psnr"], bound.mean_image["psnr"], strict=True)
-    above = within_seeds({seed: [own - mean for own, mean in pairs]})
-    return Left(
-        by=WORST_CASE if once else f"{WORST_CASE} of round 1",
-        above=above,
-        closest=above,
-        ssim=within_seeds({seed: bound.closest["ssim"]}),
-        bounded=once,
-        found=share_interval(bound.found),
-        gallery=bound.gallery,
-    )
-
-
 def _attacked(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
     """By the attacks that are believed, in the round that left most of the arm's images on average."""
     left = attacked(scores, arm)
@@ -190,7 +174,7 @@ def _found_again(evidence: Evidence, model: str, arm: str, scores: Sequence[Scor
     found: list[float] = []
     count = 0
     wanted = {(score.seed, Job(arm, score.attack, score.round, score.client)): score for score in scores}
-    for seed in evidence.grid.seeds:
+    for seed in evidence.grid.seeds_of(model):
         trial = evidence.trial(model, seed)
         everybody = concatenated([client.train for client in base_of(trial).dataset.clients])
         gallery, count = everybody.unit_images().flatten(1), len(everybody)
@@ -216,10 +200,15 @@ def _by_seed(own: ByImage, other: ByImage, name: str) -> dict[int, list[float]]:
 def _with_front(settings: Sequence[Setting]) -> list[Setting]:
     """With the arms marked that no other beats by the means of macro F1 and of what is left.
 
-    What attacks left counts only where they rebuild what nothing protects: else everything looks protected.
+    What attacks left counts only where they rebuild what nothing protects: else everything looks protected. F1 is that
+    lost to the first arm over common seeds, of which a dear arm has fewer.
     """
     counting = settings if settings and settings[0].gives_away else [each for each in settings if each.bounded]
-    points = {each.arm: (each.worth.f1.mean, -each.left.above.mean) for each in counting if each.worth and each.left}
+    points = {
+        each.arm: (0.0 if each.f1_lost is None else -each.f1_lost.mean, -each.left.above.mean)
+        for each in counting
+        if each.left and each.worth and (each.f1_lost or each is settings[0])
+    }
     marks = dict(zip(points, pareto_front(list(points.values())), strict=True))
     return [replace(each, on_front=marks.get(each.arm, False)) for each in settings]
 
