@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 # Waiting threads that spin make busy machines several times slower.
 export OMP_WAIT_POLICY := passive
+# Tests start a hundred processes, each of which would compile the package anew where this is set.
+export PYTHONDONTWRITEBYTECODE :=
 
 TEST := env OMP_NUM_THREADS=1 $(RUN)/python -m pytest
 
