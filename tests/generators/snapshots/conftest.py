@@ -108,14 +108,22 @@ DISCRIMINATOR = {"channel_base": 64, "channel_max": 8, "block_kwargs": {"freeze_
 DISCRIMINATOR |= {"epilogue_kwargs": {"mbstd_group_size": 4}, "num_fp16_res": 4, "conv_clamp": 256}
 
 
-@pytest.fixture
-def small_snapshot(official_modules: type[EasyDict]) -> dict[str, Any]:
-    """The content of a snapshot of small but whole networks: ``G_ema``, ``D`` and ``augment_pipe``."""
+States = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+
+@pytest.fixture(scope="session")
+def small_states() -> States:
     generator = StyleGAN3Generator.from_official_arguments(GENERATOR | IMAGES)
     sizes: dict[str, Any] = {key: DISCRIMINATOR[key] for key in ("channel_base", "channel_max")}
-    discriminator = StyleGAN3Discriminator(**sizes, **IMAGES)
+    return generator.state_dict(), StyleGAN3Discriminator(**sizes, **IMAGES).state_dict()
+
+
+@pytest.fixture
+def small_snapshot(official_modules: type[EasyDict], small_states: States) -> dict[str, Any]:
+    """The content of a snapshot of small but whole networks: ``G_ema``, ``D`` and ``augment_pipe``."""
+    generator, discriminator = ({name: each.clone() for name, each in state.items()} for state in small_states)
     return {
-        "G_ema": persistent("Generator", GENERATOR | IMAGES, generator.state_dict()),
-        "D": persistent("Discriminator", DISCRIMINATOR | IMAGES, discriminator.state_dict()),
+        "G_ema": persistent("Generator", GENERATOR | IMAGES, generator),
+        "D": persistent("Discriminator", DISCRIMINATOR | IMAGES, discriminator),
         "augment_pipe": persistent("AugmentPipe", {}, {"p": torch.tensor(0.25)}),
     }

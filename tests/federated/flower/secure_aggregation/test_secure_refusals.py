@@ -40,6 +40,19 @@ from shadow_defense.files import read_json
 PLAIN = sites.named("none")
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> SecureGrid:
+    return by_secure_aggregation(tmp_path_factory.mktemp("done"), PLAIN)
+
+
+@pytest.fixture
+def summed(done: SecureGrid) -> SecureGrid:
+    """After a training, with all messages that passed: clients that may be asked again."""
+    grid = copy.copy(done)
+    grid.contexts = copy.deepcopy(done.contexts)
+    return grid
+
+
 class Refusing(Defense):
     """Fails in round 2, or sends what is too large for the sum."""
 
@@ -124,11 +137,10 @@ def test_a_server_that_asks_in_the_clear_gets_nothing(tmp_path: Path, caplog: py
 
 
 def test_a_message_that_flower_would_not_mask_is_answered_by_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    summed: SecureGrid, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Flower hands ``train.default`` to the same function as ``train``, past its own mod's look at the type."""
-    grid = by_secure_aggregation(tmp_path, PLAIN)
-    reply = asked_again(grid, "collect_masked_vectors", kind="train.default")
+    reply = asked_again(summed, "collect_masked_vectors", kind="train.default")
     assert reply.has_error() and reply.error.code == WITHHELD and not reply.has_content()
     assert "'train.default'" in caplog.text
 
@@ -159,11 +171,10 @@ def asked_again(grid: SecureGrid, stage: str, kind: str = "train", **changes: An
     ],
 )
 def test_a_weaker_protocol_is_refused(
-    change: dict[str, Any], line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    change: dict[str, Any], line: str, summed: SecureGrid, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grid = by_secure_aggregation(tmp_path, PLAIN)
-    assert not asked_again(grid, "setup").has_error()
-    reply = asked_again(grid, "setup", **change)
+    assert not asked_again(summed, "setup").has_error()
+    reply = asked_again(summed, "setup", **change)
     assert reply.has_error() and reply.error.code == WITHHELD
     assert any(re.search(line, record.getMessage()) for record in caplog.records)
 
@@ -178,21 +189,20 @@ def test_a_weaker_protocol_is_refused(
     ],
 )
 def test_no_client_helps_to_unmask_another_one(
-    change: dict[str, Any], line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    change: dict[str, Any], line: str, summed: SecureGrid, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grid = by_secure_aggregation(tmp_path, PLAIN)
     # The last round's masked rows came, and the server lost its answers to the last message.
-    for context in grid.contexts.values():
+    for context in summed.contexts.values():
         state = context.state.config_records["secaggplus_state"]
         state["current_stage"] = "collect_masked_vectors"
-    sent = [sent for sent, _ in grid.of_stage("unmask") if sent.metadata.dst_node_id == 100][-1]
+    sent = [sent for sent, _ in summed.of_stage("unmask") if sent.metadata.dst_node_id == 100][-1]
     message = copy.deepcopy(sent)
     for key, value in change.items():
         message.content[RECORD_KEY_CONFIGS][key] = value
-    reply = grid.answer(message)
+    reply = summed.answer(message)
     assert reply.has_error() and reply.error.code == WITHHELD
     assert line in caplog.text
-    assert not grid.answer(sent).has_error()
+    assert not summed.answer(sent).has_error()
 
 
 def test_what_secure_aggregation_does_not_do_is_said_before_anything_is_sent(tmp_path: Path) -> None:
