@@ -6,21 +6,16 @@ from pathlib import Path
 
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.data.images import as_bytes
-from shadow_defense.errors import DataError, RunError
-from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, GENERATOR
+from shadow_defense.errors import DataError
+from shadow_defense.experiment.protecting.folder import read_finished
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
-from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.files import read_object
-from shadow_defense.generators.build import load_generator
 from shadow_defense.protection.building import freeze
-from shadow_defense.protection.constants import hash_of, read_constants
+from shadow_defense.protection.constants import hash_of
 from shadow_defense.protection.frozen import FrozenProtection
 
 COMPARED = 16
 """Images by which a site knows its own draws."""
-
-ANOTHER = "give --trained-on a folder that `protect` wrote to the end"
 
 
 def read_earlier(folder: Path, private: ImageSet, public: PublicImages, secret: int) -> FrozenProtection:
@@ -30,13 +25,8 @@ def read_earlier(folder: Path, private: ImageSet, public: PublicImages, secret: 
         RunError: for no such folder, or a damaged one.
         DataError: for one of other images, of other public ones, or of another site.
     """
-    asked = read_object(folder / ASKED, ANOTHER, "settings", "public")
-    constants = read_constants(folder / CONSTANTS, ANOTHER)
-    if constants is None:
-        raise RunError(f"{folder} was not protected to the end: run the same protect again")
-    made = folder / GENERATOR
-    settings = ProtectSettings(**asked["settings"])
-    frozen = freeze(settings, constants, public.images, secret, load_generator(made) if made.exists() else None)
+    asked, settings, constants, generator = read_finished(folder, "--trained-on")
+    frozen = freeze(settings, constants, public.images, secret, generator)
     if asked["public"] != hash_of(public.images, public.labels):
         raise DataError(f"{folder} was protected with other public images: protect both with the same ones")
     written = paired(read_protected(folder, settings.seed), private)[:COMPARED]

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from shadow_defense.errors import RunError
+from shadow_defense.experiment.protecting.material import CHOOSING
+from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.files import is_empty, read_object, write_json
+from shadow_defense.generators.build import load_generator
+from shadow_defense.generators.interface import Generator
+from shadow_defense.protection.constants import Constants, read_constants
+from shadow_defense.validation import validated
 
 ASKED, CONSTANTS, CERTIFICATE, PAGE = "protection.json", "texture.safetensors", "certificate.json", "certificate.html"
 GENERATOR = "generator.safetensors"
@@ -28,3 +34,19 @@ def claim(out: Path, asked: Mapping[str, Any]) -> None:
         raise RunError(f"{out} is not empty, and nothing is overwritten: {HINT}")
     else:
         write_json(written, asked)
+
+
+def read_finished(folder: Path, option: str) -> tuple[Mapping[str, Any], ProtectSettings, Constants, Generator | None]:
+    """What a folder was asked for, its settings at the strength that was chosen, its constants, and its decoys' maker.
+
+    Raises:
+        RunError: for a folder, which ``option`` named, that holds no protection, or none to the end, or a damaged one.
+    """
+    another = f"give {option} a folder that `protect` wrote to the end"
+    asked = read_object(folder / ASKED, another, "settings", "private", "public", *CHOOSING)
+    constants = read_constants(folder / CONSTANTS, another)
+    if constants is None:
+        raise RunError(f"{folder} was not protected to the end: run the same protect again")
+    settings = validated(ProtectSettings, {**asked["settings"], "strength": constants.strength}, RunError, "settings")
+    made = folder / GENERATOR
+    return asked, settings, constants, load_generator(made) if made.exists() else None

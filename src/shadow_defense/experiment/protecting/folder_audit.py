@@ -13,27 +13,23 @@ from torch import Tensor
 from shadow_defense.attacks.removers.suite import breaks_unknown_noise
 from shadow_defense.attacks.removers.unknown import learned_from_halves
 from shadow_defense.attacks.removers.worst_case import distances, found_again, in_hindsight, scores
-from shadow_defense.errors import DataError, RunError, shown
+from shadow_defense.errors import DataError, shown
 from shadow_defense.experiment.protecting.auditing import audit_images, audited_places, measured
 from shadow_defense.experiment.protecting.building import choose_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import ASKED, CONSTANTS, GENERATOR
+from shadow_defense.experiment.protecting.folder import ASKED, read_finished
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.files import read_object
-from shadow_defense.generators.build import load_generator
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture, fingerprint
-from shadow_defense.protection.constants import hash_of, read_constants
+from shadow_defense.protection.constants import hash_of
 from shadow_defense.protection.decoy import Decoy
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.written import Written
 from shadow_defense.report.records.certificate import Audited
-
-ANOTHER = "give --protected a folder that `protect` wrote to the end"
 
 UNKNOWN = (
     "Nobody said how these images were protected: what is made of them here is made without it, and who knows it may "
@@ -101,24 +97,18 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
 def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSettings, str, tuple[str, ...]]:
     if request.told:
         raise DataError(f"{request.protected} says itself how it was protected: leave --texture out")
-    asked = read_object(request.protected / ASKED, ANOTHER, "settings", "private", "public", *CHOOSING)
-    audit = request.settings.model_dump(include={"audited", "remover_steps"})
-    settings = ProtectSettings(**{**asked["settings"], **audit})
+    asked, settings, constants, generator = read_finished(request.protected, "--protected")
+    settings = settings.model_copy(update=request.settings.model_dump(include={"audited", "remover_steps"}))
     if asked["aside"] is not None and request.public is not None:
         raise DataError("the public images were set aside from --truth: leave --public out")
     given = {name: asked[name] for name in CHOOSING}
     _, _, material = read_material(Request(images=request.truth, settings=settings, public=request.public, **given))
     if hash_of(material.private.images, material.private.labels) != asked["private"]:
         raise DataError(f"{shown(request.truth)} is not what {request.protected} was made of: give that as --truth")
-    if settings.texture == "decoy" and hash_of(material.public.images, material.public.labels) != asked["public"]:
+    public = material.public
+    if settings.texture == "decoy" and hash_of(public.images, public.labels) != asked["public"]:
         raise DataError("the decoys were drawn from other public images: give those as --public")
-    constants = read_constants(request.protected / CONSTANTS, ANOTHER)
-    if constants is None:
-        raise RunError(f"{request.protected} was not protected to the end: run the same protect again")
-    settings = settings.model_copy(update={"strength": constants.strength})
-    made = request.protected / GENERATOR
-    generator = load_generator(made) if made.exists() else None
-    of = (settings, constants, material.public.images, generator)
+    of = (settings, constants, public.images, generator)
     notes = () if asked.get("trained_on") is None else (LATER_ALONE,)
     return material, build_texture(*of), settings, fingerprint(*of), notes
 
