@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,9 +35,11 @@ def test_every_round_and_every_score_has_a_name_of_its_own(record: RunRecord) ->
 def test_loggers_are_called_as_their_packages_want(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[Any] = []
     mlflow: Any = ModuleType("mlflow")
-    mlflow.log_metric = lambda key, value, step=None: calls.append((key, value, step))
+    mlflow.active_run = lambda: None
+    mlflow.start_run = lambda: SimpleNamespace(info=SimpleNamespace(run_id="a run"))
+    mlflow.log_metric = lambda key, value, step=None, run_id=None: calls.append((key, value, step, run_id))
     wandb: Any = ModuleType("wandb")
-    wandb.log = calls.append
+    wandb.run, wandb.init = None, lambda: SimpleNamespace(log=calls.append)
     tensorboard: Any = ModuleType("torch.utils.tensorboard")
 
     class SummaryWriter:
@@ -55,7 +57,7 @@ def test_loggers_are_called_as_their_packages_want(monkeypatch: pytest.MonkeyPat
     for on_measurement in (to_mlflow(), to_wandb(), to_tensorboard(tmp_path)):
         on_measurement("shadow/loss", 0.5, 2)
     once = ("shadow/loss", 0.5, 2)
-    assert calls == [str(tmp_path), once, {"shadow/loss": 0.5, "round": 2}, once]
+    assert calls == [str(tmp_path), (*once, "a run"), {"shadow/loss": 0.5, "round": 2}, once]
 
 
 @pytest.mark.parametrize("logger", [to_mlflow, to_wandb, lambda: to_tensorboard("runs")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,9 @@ def _stage(name: str, run: Run, quiet: bool) -> None:
         STAGES[name](run, progress)
 
 
-def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool) -> Run:
+def _run_all(
+    config: str, overrides: list[str] | None, out: Path, quiet: bool, restart: bool, log: str | None = None
+) -> Run:
     from shadow_defense.config import load_config
     from shadow_defense.experiment.preloading import preload
 
@@ -43,15 +46,19 @@ def _run_all(config: str, overrides: list[str] | None, out: Path, quiet: bool, r
     if loaded.workers != 0:
         preload()
     from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.experiment.following import following
+    from shadow_defense.experiment.loggers import logger_named
     from shadow_defense.experiment.plans.run import check_run, whole_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
+    on_measurement = None if log is None else logger_named(log)
     with holding(out):
         run = Run.create(out, loaded, restart=restart, check=check_run)
         if not quiet:
             typer.echo(f"run directory: {out}")
-        with progress_unless(quiet) as progress:
+        logged = nullcontext() if on_measurement is None else following(run, on_measurement)
+        with progress_unless(quiet) as progress, logged:
             whole_run(run, progress)
     if not quiet:
         _summary(run)
@@ -140,10 +147,18 @@ def run_command(
     restart: Restart = False,
     engine: Engine = None,
     model: Model = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOGGER",
+            help="Is told each round as it ends: tensorboard=FOLDER, mlflow, wandb, or a function as module:name.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """All stages of a run, to the report. A run that was stopped goes on where it stopped."""
-    _run_all(config, with_choices(overrides, engine, model), out or Path("runs") / Path(config).stem, quiet, restart)
+    folder = out or Path("runs") / Path(config).stem
+    _run_all(config, with_choices(overrides, engine, model), folder, quiet, restart, log)
 
 
 def pretrain(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from shadow_defense.errors import ConfigError
-from shadow_defense.report.records.run import RunRecord
+from shadow_defense.registry import imported
+from shadow_defense.report.records.run import Round, RunRecord
 
 
 class OnMeasurement(Protocol):
@@ -20,16 +21,45 @@ def measurements(record: RunRecord) -> Iterator[tuple[str, float, int]]:
     """``arm/loss``, ``arm/test/f1_macro``, ``arm/client/loss``; ``arm/attack/ssim_whole``, the mean of images."""
     for name, arm in record.arms.items():
         for entry in arm.history:
-            parts = {"": {"loss": entry.loss}, "test/": entry.test, "validation/": entry.validation}
-            parts |= {f"{client}/": numbers for client, numbers in entry.clients.items()}
-            for part, numbers in parts.items():
-                for measure, value in numbers.items():
-                    if value is not None:
-                        yield f"{name}/{part}{measure}", value, entry.round + 1
+            yield from of_round(name, entry)
     for table in record.tables:
         for row in table.rows if table.round is not None else ():
             for measure, estimate in row.metrics.items():
                 yield f"{row.arm}/{table.attack}/{measure}", estimate.mean, table.round or 0
+
+
+def of_round(arm: str, entry: Round) -> Iterator[tuple[str, float, int]]:
+    """What was measured in one round of an arm's training, as in :func:`measurements`."""
+    parts = {"": {"loss": entry.loss}, "test/": entry.test, "validation/": entry.validation}
+    parts |= {f"{client}/": numbers for client, numbers in entry.clients.items()}
+    for part, numbers in parts.items():
+        for measure, value in numbers.items():
+            if value is not None:
+                yield f"{arm}/{part}{measure}", value, entry.round + 1
+
+
+def logger_named(given: str) -> OnMeasurement:
+    """The logger of a command: ``tensorboard=FOLDER``, ``mlflow``, ``wandb``, or a function ``module:name``.
+
+    Raises:
+        ConfigError: for anything else, what cannot be imported, and a package that is missing.
+    """
+    name, _, folder = given.partition("=")
+    if name == "tensorboard" and folder:
+        return to_tensorboard(folder)
+    if given in ("mlflow", "wandb"):
+        return to_mlflow() if given == "mlflow" else to_wandb()
+    if ":" not in given:
+        raise ConfigError(f"--log {given}: expected tensorboard=FOLDER, mlflow, wandb or a function as module:name")
+    try:
+        found: OnMeasurement = imported(given)
+    # Whatever a stranger's module raises.
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"--log {given} cannot be imported ({line}): name a function that Python finds") from error
+    if not callable(found):
+        raise ConfigError(f"--log {given} is no function: expected one that takes name, value and round")
+    return found
 
 
 def to_tensorboard(folder: str | Path) -> OnMeasurement:
@@ -48,16 +78,18 @@ def to_tensorboard(folder: str | Path) -> OnMeasurement:
 
 
 def to_mlflow() -> OnMeasurement:
-    """Metrics of MLflow's active run. Raises :class:`ConfigError` where mlflow is missing."""
+    """Metrics of MLflow's active run, or a new one. Raises :class:`ConfigError` where mlflow is missing."""
     try:
         import mlflow
     except ImportError as error:
         raise _missing("mlflow") from error
-    return lambda name, value, round: mlflow.log_metric(name, value, step=round)
+    # Which run is active is a thread's own knowledge, and a training is followed by another thread.
+    run = mlflow.active_run() or mlflow.start_run()
+    return lambda name, value, round: mlflow.log_metric(name, value, step=round, run_id=run.info.run_id)
 
 
 def to_wandb() -> OnMeasurement:
-    """Values of the run that ``wandb.init`` began, each beside its ``round``: W&B's own step only ever grows.
+    """Values of the run that ``wandb.init`` began, or a new one, each beside its ``round``: W&B's own step only grows.
 
     Raises:
         ConfigError: where wandb is missing.
@@ -66,7 +98,8 @@ def to_wandb() -> OnMeasurement:
         import wandb
     except ImportError as error:
         raise _missing("wandb") from error
-    return lambda name, value, round: wandb.log({name: value, "round": round})
+    run = wandb.run or wandb.init()
+    return lambda name, value, round: run.log({name: value, "round": round})
 
 
 def _missing(package: str) -> ConfigError:
