@@ -33,18 +33,19 @@ def draw(folder: Path, picture: Path) -> None:
     record = read_results(run)
     patients = collect_patients(run, record, read_scores(run, "run `shadow-defense evaluate` again"))[:4]
     figure, places = plt.subplots(
-        len(ROWS), len(patients), figsize=(1.6 * len(patients), 9.2), squeeze=False, layout="constrained"
+        len(ROWS), len(patients), figsize=(1.6 * len(patients), 10.4), squeeze=False, layout="constrained"
     )
+    figure.get_layout_engine().set(h_pad=0.08)
     for row, (arm, title) in enumerate(ROWS.items()):
         for place, patient in zip(places[row], patients, strict=True):
             image = patient.original
             if arm is not None:
                 sight = record.closest(arm)[patient.sample_id]
                 image = patient.rebuilt[arm, sight.attack]
-                place.set_xlabel(f"SSIM {sight.ssim:.2f}, {sight.recognition}", fontsize=8)
+                place.set_xlabel(f"SSIM {sight.ssim:.2f}\n{sight.recognition}", fontsize=8)
             place.imshow(image.mean(0), cmap="gray", vmin=0, vmax=1)
             place.set(xticks=[], yticks=[])
-        places[row][0].set_title(title, fontsize=10, loc="left")
+        places[row][0].set_title(title, fontsize=10, loc="left", pad=6)
     figure.savefig(picture, dpi=100)
 
 

@@ -22,9 +22,11 @@ class Source(Entry):
         read: takes, by name, those fields of :class:`DataSettings` (and the seed) that its signature lists; its
             ``options`` are checked and made into :attr:`options` before. Or ``module:function``, which is imported
             when the source is read, so that it can be listed without.
+        in_words: what pages call its images; None: by the name of the data.
     """
 
     read: Callable[..., Parts] | str
+    in_words: str | None = None
 
     @cached_property
     def reader(self) -> Callable[..., Parts]:

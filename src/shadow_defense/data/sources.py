@@ -14,17 +14,28 @@ if TYPE_CHECKING:
     from shadow_defense.data.dataset import Parts
 
 
-def _own(name: str, summary: str, read: str) -> Source:
-    return Source(name, summary, NoOptions, f"shadow_defense.data.{read}")
+def _own(name: str, summary: str, read: str, in_words: str | None = None) -> Source:
+    return Source(name, summary, NoOptions, f"shadow_defense.data.{read}", in_words)
 
 
 OWN = (
-    _own("faces", "200 crops of 25 px, face or not, from scikit-image's wheel; needs no file", "faces:read_faces"),
-    _own("fundus", "patches of a real fundus photograph in colour, from scikit-image's wheel", "fundus:read_fundus"),
+    _own(
+        "faces",
+        "200 crops of 25 px, face or not, from scikit-image's wheel; needs no file",
+        "faces:read_faces",
+        "photographs, half of them faces",
+    ),
+    _own(
+        "fundus",
+        "patches of a real fundus photograph in colour, from scikit-image's wheel",
+        "fundus:read_fundus",
+        "patches of a real fundus photograph",
+    ),
     _own(
         "radiograph",
         "a real chest radiograph at the first client, among drawn ones; needs the package pydicom-data",
         "radiograph:read_radiograph",
+        "a real chest radiograph, which client-1 has, and drawn ones",
     ),
     _own("npz", "a .npz in the MedMNIST layout: train_images, train_labels and so on", "npz:read_npz"),
     _own("image_folder", "a folder: [train|val|test/]class/*.png, .jpg, .tif", "image_folder:read_image_folder"),
@@ -38,11 +49,13 @@ OWN = (
         "chest_phantom",
         "drawn chest X-rays, half with an opacity whose mask is known; needs no file",
         "phantom_chest:chest_phantom",
+        "drawn chest X-rays",
     ),
     _own(
         "fundus_phantom",
         "drawn fundus photographs in colour, half with lesions of known mask",
         "phantom_fundus:fundus_phantom",
+        "drawn fundus photographs",
     ),
     *(
         _own(name, f"MedMNIST: {len(classes)} classes; from data.path, or downloaded", "medmnist:read_medmnist")

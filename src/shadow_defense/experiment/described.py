@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shadow_defense.attacks.threat_model import threat_model
+from shadow_defense.data.sources import SOURCES
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.provenance import versions
 from shadow_defense.experiment.scene import Scene
@@ -42,6 +43,7 @@ def data_of(scene: Scene, sha256: str | Mapping[str, str] | None = None) -> Data
         public=len(data.public),
         test=len(data.test),
         sha256=scene.images.sha256 if sha256 is None else sha256,
+        in_words=SOURCES.find(scene.config.data.source).in_words,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from shadow_defense.experiment.analysis import score_table
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.report.records.run import BEST_REMOVER, RunRecord, Sight
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row, ScoreTable
-from shadow_defense.report.sentences.run import arm_sentence, attack_sentence
+from shadow_defense.report.sentences.run import arm_sentence, attack_sentence, by_chance, cost_sentence
 
 
 def _row(sample: str, value: float) -> ImageScore:
@@ -64,3 +65,24 @@ def test_the_closest_of_several_attackers_counts(record: RunRecord) -> None:
     )
     sentence = arm_sentence(replace(record, sights=sights), "shadow")
     assert "1 of 1 image recognisable (closest: best remover, SSIM 0.90" in sentence
+
+
+@pytest.mark.parametrize(("auroc", "learnt"), [(0.43, False), (0.9, True)])
+def test_what_a_model_that_learnt_nothing_loses_is_no_cost(record: RunRecord, auroc: float, learnt: bool) -> None:
+    first = next(iter(record.arms))
+    arm = record.arms[first]
+    last = replace(arm.history[-1], test={**arm.test, "f1_macro": 0.4, "auroc": auroc})
+    trained = replace(arm, history=(*arm.history[:-1], last))
+    changed = replace(
+        record, arms={**record.arms, first: trained}, data=replace(record.data, classes=("well", "ill"), test=40)
+    )
+    said = cost_sentence(changed, record.arms["shadow"])
+    assert ("has not learnt the task (AUROC 0.43)" in said) is not learnt
+    assert ("one training: no interval" in said) is learnt
+
+
+def test_guesses_pass_the_bound_of_chance_in_one_case_of_twenty() -> None:
+    """Of 40 images, 20 of each class, ranked at random."""
+    places = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(seed)) for seed in range(2000)])
+    above = places[:, :20].double().sum(dim=1) - 190
+    assert float((above / 400 > by_chance(40)).double().mean()) == pytest.approx(0.05, abs=0.012)

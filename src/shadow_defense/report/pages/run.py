@@ -204,9 +204,10 @@ def _shared_batch_norm(record: RunRecord) -> dict[str, str]:
 def summary(record: RunRecord) -> str:
     """What was done, in two plain sentences."""
     size = " × ".join(str(side) for side in record.data.image_size)
+    images, arms = record.data.in_words or record.data.name, counted(len(record.arms), "arm")
     first = (
-        f"{counted(len(record.data.clients), 'client')} trained one model together on {record.data.name} ({size} "
-        f"pixels), once for each of {counted(len(record.arms), 'arm')}."
+        f"{counted(len(record.data.clients), 'client')} trained one model together on {images} ({size} pixels), once "
+        f"for each of {arms}."
     )
     if not record.attacks:
         return f"{first} No attack was run: this page shows what each defense cost the model."

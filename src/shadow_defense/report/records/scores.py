@@ -62,7 +62,7 @@ class Client:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The data of a run; ``sha256`` is one hash, or one for each seed."""
+    """The data of a run; ``sha256`` is one hash, or one for each seed; ``in_words``: where the name says too little."""
 
     name: str
     image_size: tuple[int, int]
@@ -72,6 +72,7 @@ class Data:
     test: int
     sha256: str | Mapping[str, str]
     classes: tuple[str, ...] = ()
+    in_words: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,25 @@ def cost_sentence(record: RunRecord, arm: Arm) -> str:
     own, first = arm.test.get("f1_macro"), next(iter(record.arms.values())).test.get("f1_macro")
     if own is None or first is None:
         return "No macro F1 was measured."
-    return (
-        f"Macro F1 {own:.3f} on {counted(record.data.test, 'test image')}, {100 * (own - first):+.1f} points against "
-        f"{first:.3f} (one training: no interval)."
+    count, reference = record.data.test, next(iter(record.arms.values()))
+    said = (
+        f"Macro F1 {own:.3f} on {counted(count, 'test image')}, {100 * (own - first):+.1f} points against {first:.3f}"
     )
+    auroc = reference.test.get("auroc")
+    if len(record.data.classes) == 2 and auroc is not None and auroc < by_chance(count):
+        return (
+            f"{said}, which says nothing: the model of {reference.title} has not learnt the task (AUROC {auroc:.2f})."
+        )
+    return f"{said} (one training: no interval)."
+
+
+def by_chance(count: int) -> float:
+    """An AUROC that guesses pass in one case of twenty: 0.5 and 1.64 deviations of Mann and Whitney's U (1947).
+
+    Args:
+        count: of images, half of them of each class; where classes are less even, guesses pass it more often.
+
+    >>> round(by_chance(40), 3)
+    0.652
+    """
+    return 0.5 + 1.645 * ((count + 1) / (3 * count**2)) ** 0.5 if count else 1.0
