@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shadow_defense.experiment.protecting.certificate import Certificate
     from shadow_defense.experiment.protecting.in_memory import protect
     from shadow_defense.experiment.results import Results, open_results
+    from shadow_defense.generators.build import load_generator
     from shadow_defense.shadow.guard import Protection, ShadowGuard
     from shadow_defense.shadow.settings import ShadowSettings, shadow_preset
 
@@ -23,6 +24,7 @@ __all__ = [
     "ShadowSettings",
     "__version__",
     "audit",
+    "load_generator",
     "open_results",
     "protect",
     "shadow_preset",
@@ -33,6 +35,7 @@ _HOMES = {
     "audit": "shadow_defense.experiment.audit.in_memory",
     "Certificate": "shadow_defense.experiment.protecting.certificate",
     "protect": "shadow_defense.experiment.protecting.in_memory",
+    "load_generator": "shadow_defense.generators.build",
     "open_results": "shadow_defense.experiment.results",
     "Results": "shadow_defense.experiment.results",
     "Protection": "shadow_defense.shadow.guard",

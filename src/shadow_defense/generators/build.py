@@ -139,13 +139,13 @@ def save_generator(path: Path, generator: Generator, name: str, training: dict[s
     write_tensors(path, generator.state_dict(), metadata)
 
 
-def load_generator(path: Path) -> Generator:
+def load_generator(path: str | Path) -> Generator:
     """Read a generator written by :func:`save_generator`, in eval mode.
 
     Raises:
         GeneratorError: when the file is unreadable, is no generator, or its tensors don't fit its architecture.
     """
-    return read_generator(path)[1]
+    return read_generator(Path(path))[1]
 
 
 def read_generator(path: Path) -> tuple[str, Generator]:
