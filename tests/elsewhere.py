@@ -1,7 +1,8 @@
 """A device that every machine has: values are the processor's own, and mixing the two devices' tensors is an error.
 
 Its tensors call themselves ``meta`` ones, so that autograd, batch norm and convolutions take them. Meta tensors proper
-have no values: a loop that looks at a loss ends there.
+have no values: a loop that looks at a loss ends there. Tests that are marked :data:`DEVICES` run on CUDA as well, where
+there is such a device.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -116,3 +118,15 @@ def elsewhere() -> Iterator[torch.device]:
     """For the block ``meta`` is a device with values."""
     with _Factories(), _Device():
         yield ELSEWHERE
+
+
+@contextmanager
+def cuda() -> Iterator[torch.device]:
+    """The first CUDA device; skips where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device here")
+    yield torch.device("cuda")
+
+
+DEVICES = pytest.mark.parametrize(("device", "tolerance"), [(elsewhere, 0.0), (cuda, 1e-3)], ids=["planted", "cuda"])
+"""``with device() as place``: what is computed there is the processor's own to ``tolerance``."""

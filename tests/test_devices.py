@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.attacks.observation import Reconstruction
@@ -29,22 +29,13 @@ from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import GanTraining
 from shadow_defense.metrics.utility import predict
+from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
 from shadow_defense.progress import Task
-from tests.attacks.clients import lenet, observation, some_images
+from tests.attacks.clients import SHAPE, SHORT, SIDE, lenet, observation, some_images
 from tests.defenses.conftest import image_set, small_model
-from tests.elsewhere import elsewhere
+from tests.elsewhere import DEVICES, cuda, elsewhere
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
-
-
-@contextmanager
-def cuda() -> Iterator[torch.device]:
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no CUDA device here")
-    yield torch.device("cuda")
-
-
-DEVICES = pytest.mark.parametrize(("device", "tolerance"), [(elsewhere, 0.0), (cuda, 1e-3)], ids=["planted", "cuda"])
 
 
 def some(names: Iterable[str]) -> list[Any]:
@@ -125,17 +116,30 @@ def test_a_defended_client_trains_where_its_model_lies(
         torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=tolerance)
 
 
-FOLLOWING = sorted(name for name, kind in ATTACKS.own.items() if kind.follows_device)
+def perceptron() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 8), nn.GELU(), nn.Linear(8, 2))
+
+
+ATTACKED: Mapping[str, Callable[[], nn.Module]] = {
+    "fully-connected-leak": perceptron,
+    "robbing-the-fed": lambda: ImprintedModel(perceptron(), SHAPE, brightness_cutoffs(0.0, 1.0, 16)),
+}
+"""Models of attacks that want another one than a LeNet."""
 
 
 def rebuilt(attack: str, generator: Generator, device: torch.device) -> Reconstruction:
-    settings = AttackSettings(attack=attack, options={"iterations": 2}, threat_model="adaptive server")
-    seen, _ = observation(lenet().to(device), threat="adaptive server", generator=generator)
-    return reconstruct(settings, seen, 0, Task())
+    iterates = "iterations" in ATTACKS[attack].attack.model_fields
+    options = {"iterations": 2} if iterates else SHORT.get(attack, {})
+    threat = "malicious server" if attack == "robbing-the-fed" else "adaptive server"
+    seen, _ = observation(ATTACKED.get(attack, lenet)().to(device), threat=threat, generator=generator)
+    seen = replace(seen, _auxiliary=some_images("public", SIDE))
+    return reconstruct(AttackSettings(attack=attack, options=options, threat_model=threat), seen, 0, Task())
 
 
 @DEVICES
-@pytest.mark.parametrize("attack", some(FOLLOWING))
+@pytest.mark.parametrize("attack", some(ATTACKS.own))
 def test_an_attack_computes_where_the_model_lies(
     attack: str, device: Callable[[], Any], tolerance: float, generator: Generator
 ) -> None:

@@ -9,7 +9,6 @@ from shadow_defense.errors import ConfigError
 if TYPE_CHECKING:
     # Settings are read without torch.
     import torch
-    from torch import nn
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -35,11 +34,3 @@ def resolved_device(name: DeviceName) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError("device = 'cuda': torch finds no CUDA device here; set device=auto or cpu")
     return torch.device("cuda")
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's tensors lie: images have to come there too. The host's memory for a model without any."""
-    import torch
-
-    first = next(model.parameters(), next(model.buffers(), None))
-    return torch.device("cpu") if first is None else first.device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from shadow_defense.errors import ConfigError, DataError, ModelError, RunError, 
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 from tests.attacks.clients import lenet, normalisation, private, public
+from tests.elsewhere import DEVICES
 from tests.experiment.audit_command import DIFFERENCE, LOCAL, Audit, update_of
 
 TOLD: dict[str, Any] = {
@@ -195,3 +196,20 @@ def test_torchvisions_resnet_is_audited_from_its_state_dict(torchvision: Any, tm
         iterations=1,
     )
     assert found.record.attacks["inverting-gradients"].labels == (1,)
+
+
+@DEVICES
+def test_an_audit_computes_where_the_model_lies(
+    client: tuple[Any, Any], device: Callable[[], Any], tolerance: float
+) -> None:
+    before, update = client
+    told = {**TOLD, "attacks": ("r-gap", "inverting-gradients"), "iterations": 2, "labels": [1]}
+    with device() as place:
+        found = shadow_defense.audit(lenet().to(place), before, update, images=private(), public=public(), **told)
+    expected = shadow_defense.audit(lenet(), before, update, images=private(), public=public(), **told)
+    for name, images in expected.pictures.reconstructions.items():
+        ours = found.pictures.reconstructions[name]
+        assert type(ours) is Tensor and ours.device.type == "cpu"
+        torch.testing.assert_close(ours, images, atol=tolerance, rtol=tolerance)
+        assert found.record.attacks[name].distance == pytest.approx(expected.record.attacks[name].distance, abs=1e-4)
+    assert found.record.facts == expected.record.facts

@@ -16,12 +16,13 @@ from shadow_defense.attacks.target import Simulation, Target
 from shadow_defense.errors import ModelError
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.models.functional import training_mode
+from shadow_defense.placement import device_of
 from shadow_defense.seeds import named_generator
 
 
-def probe_images(image_shape: tuple[int, int, int]) -> Float[Tensor, "2 c h w"]:
-    """Two images of noise, to find out how a model is put together."""
-    return torch.randn(2, *image_shape, generator=named_generator(0, "probe"))
+def probe_images(model: nn.Module, image_shape: tuple[int, int, int]) -> Float[Tensor, "2 c h w"]:
+    """Two images of noise where the model lies, to find out how it is put together."""
+    return torch.randn(2, *image_shape, generator=named_generator(0, "probe")).to(device_of(model))
 
 
 def layer_on_the_image(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
@@ -30,7 +31,7 @@ def layer_on_the_image(model: nn.Module, image_shape: tuple[int, int, int]) -> s
     Raises:
         ModelError: where there is none, or it has no bias.
     """
-    probe, found = probe_images(image_shape), list[str]()
+    probe, found = probe_images(model, image_shape), list[str]()
     handles = []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and layer.bias is not None:

@@ -68,11 +68,6 @@ class AttackSettings(BaseModel):
         return self.build().model_dump(mode="json")  # type: ignore[attr-defined]
 
     @property
-    def follows_device(self) -> bool:
-        """Whether the attack computes where the model lies."""
-        return ATTACKS.find(self.attack).follows_device
-
-    @property
     def needs_generator(self) -> bool:
         """Whether the attack starts from a generator."""
         return "generator" in self.build().needs

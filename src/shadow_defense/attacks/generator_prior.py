@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.attacks.observation import Observation
-from shadow_defense.devices import device_of
 from shadow_defense.generators.interface import Decoder, LatentSpace, check_generator
 from shadow_defense.models.functional import functional_call
+from shadow_defense.placement import device_of
 from shadow_defense.seeds import named_generator
 
 

@@ -148,6 +148,4 @@ def latent_divergence(codes: Float[Tensor, "*batch z"]) -> Float[Tensor, "*batch
     return -0.5 * (1 + (variance + 1e-10).log() - mean.square() - variance)
 
 
-GGL_KIND = AttackKind(
-    "ggl", "a generator's latent code alone, by Adam or CMA-ES (Li et al. 2022)", GGL, follows_device=True
-)
+GGL_KIND = AttackKind("ggl", "a generator's latent code alone, by Adam or CMA-ES (Li et al. 2022)", GGL)

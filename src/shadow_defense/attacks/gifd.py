@@ -190,6 +190,4 @@ def _stay_near(starts: tuple[Tensor, ...], share: float) -> Constraint:
     return constrain
 
 
-GIFD_KIND = AttackKind(
-    "gifd", "latent code, then the generator's features layer by layer (Fang et al. 2023)", GIFD, follows_device=True
-)
+GIFD_KIND = AttackKind("gifd", "latent code, then the generator's features layer by layer (Fang et al. 2023)", GIFD)

@@ -43,7 +43,7 @@ class FeatureHashing:
         # Squares of late updates are too small for their sum: scaled by the largest entry first.
         scaled = updates / updates.abs().amax(1, keepdim=True).clamp_min(1e-30)
         unit = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1e-30)
-        return unit.new_zeros(len(unit), self.size).index_add_(1, self.bins, unit)
+        return unit.new_zeros(len(unit), self.size).index_add_(1, self.bins.to(unit.device), unit)
 
 
 @dataclass(frozen=True)

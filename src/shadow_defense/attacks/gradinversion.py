@@ -187,5 +187,4 @@ GRADINVERSION = AttackKind(
     "gradinversion",
     "update and batch-norm matching from a template (Hatamizadeh et al. 2023), differentiable",
     GradInversion,
-    follows_device=True,
 )

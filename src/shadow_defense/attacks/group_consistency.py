@@ -154,5 +154,4 @@ GROUP_CONSISTENCY = AttackKind(
     "gradinversion-group",
     "several seeds drawn to their consensus, with batch-norm statistics (Yin et al. 2021)",
     GroupConsistency,
-    follows_device=True,
 )

@@ -88,7 +88,8 @@ def learn(
 
     Departure: the published code chooses the epoch on the images that it is scored on.
     """
-    network = inversion_network(training.features.shape[1], hidden, training.images.mean(0), seed)
+    network = inversion_network(training.features.shape[1], hidden, training.images.mean(0).cpu(), seed)
+    network.to(training.features.device)
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
     draws = named_generator(seed, "inversion network", "order")
     losses: list[float] = []

@@ -141,8 +141,5 @@ def _hard_sign(gradient: Tensor, _: float) -> Tensor:
 
 
 INVERTING_GRADIENTS = AttackKind(
-    "inverting-gradients",
-    "cosine matching with total variation (Geiping et al. 2020)",
-    InvertingGradients,
-    follows_device=True,
+    "inverting-gradients", "cosine matching with total variation (Geiping et al. 2020)", InvertingGradients
 )

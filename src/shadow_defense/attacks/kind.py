@@ -19,11 +19,9 @@ class AttackKind(Entry):
         options: an :class:`~shadow_defense.attacks.observation.Attack` that is a pydantic model, whose fields are
             its settings.
         model: what the global model must be like; other models are refused with :class:`ModelError`.
-        follows_device: whether it computes where the model lies; for others the model stays on the CPU.
     """
 
     model: str = ANY_MODEL
-    follows_device: bool = False
 
     @property
     def attack(self) -> type[BaseModel]:

@@ -240,12 +240,9 @@ class ModelBased(_CodesThenWeights):
         )
 
 
-GIAS_KIND = AttackKind(
-    "gias", "a generator's latent code, then its weights, image by image (Jeon et al. 2021)", GIAS, follows_device=True
-)
+GIAS_KIND = AttackKind("gias", "a generator's latent code, then its weights, image by image (Jeon et al. 2021)", GIAS)
 MODEL_BASED = AttackKind(
     "model-based",
     "the paper's: latent code, then the shadow generator's weights, with batch-norm statistics",
     ModelBased,
-    follows_device=True,
 )

@@ -61,7 +61,7 @@ def layer_chain(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Lin
         ModelError: for a model that is no chain (skip connections, pooling, normalisation), or holds an activation that
             cannot be inverted, or a convolution with groups, dilation or padding other than zeros.
     """
-    probe = probe_images(image_shape)
+    probe = probe_images(model, image_shape)
     calls, handles = list[tuple[str, nn.Module, Float[Tensor, "..."]]](), []
     for name, module in model.named_modules():
         if not any(True for _ in module.children()):

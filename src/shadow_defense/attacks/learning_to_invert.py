@@ -89,7 +89,7 @@ class LearningToInvert(BaseModel):
         )
         target = objective.target
         defense, notes = simulated_defense(observation)
-        pools, own = image_pools(auxiliary.labels, target.labels)
+        pools, own = image_pools(auxiliary.labels, target.labels.cpu())
         if not own:
             notes = (*notes, "fewer than two auxiliary images of a label: all of them stand in for every label")
         draws = named_generator(seed, "learning to invert")
@@ -112,7 +112,7 @@ class LearningToInvert(BaseModel):
         features = torch.cat(hashed)
         standardised = Standardisation.measured(features[: sizes[0]])
         training, chosen = (
-            Examples(rows, auxiliary.unit_images()[some].flatten(2))
+            Examples(rows, auxiliary.unit_images()[some].flatten(2).to(observation.device))
             for rows, some in zip(standardised(features).split(sizes), clients, strict=True)
         )
         learned = learn(

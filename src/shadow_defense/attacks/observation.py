@@ -18,7 +18,6 @@ from shadow_defense.attacks.adaptive.matching import MatchingAdaptation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.devices import device_of
 from shadow_defense.errors import GeneratorError, RunError, ThreatModelError
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
@@ -26,6 +25,7 @@ from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.functional import LossFunction
+from shadow_defense.placement import device_of
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator, seed_for
 

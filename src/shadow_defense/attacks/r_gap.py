@@ -19,6 +19,7 @@ from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.errors import ModelError, UpdateError
+from shadow_defense.federated.states import on_host
 from shadow_defense.progress import Task
 
 
@@ -149,10 +150,11 @@ class RGAP(BaseModel):
         notes = [*target.notes, *step_notes(target)]
         if target.count > 1 or observation.update.samples > 1:
             notes.append("several images: the equations hold for one; what is returned explains none of them")
-        solved, open_layers = solve_chain(links, observation.global_state, update)
+        # Solvers by singular values are the host's alone.
+        solved, open_layers = solve_chain(links, on_host(observation.global_state), on_host(update))
         notes.extend(open_layers)
         low, high = observation.box
-        images = torch.nan_to_num(solved.float()).unsqueeze(0).clamp(low, high).expand(target.count, -1, -1, -1)
+        images = torch.nan_to_num(solved.float()).unsqueeze(0).to(low).clamp(low, high).expand(target.count, -1, -1, -1)
         if task:
             task.advance()
         return Reconstruction(

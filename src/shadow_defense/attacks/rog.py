@@ -106,6 +106,4 @@ def enlarged(images: Float[Tensor, "n c h w"], height: int, width: int) -> Float
     return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False)
 
 
-ROG_KIND = AttackKind(
-    "rog", "small images, enlarged before they are matched (Yue et al. 2023)", ROG, follows_device=True
-)
+ROG_KIND = AttackKind("rog", "small images, enlarged before they are matched (Yue et al. 2023)", ROG)

@@ -22,6 +22,7 @@ from shadow_defense.defenses.kind import Resources
 from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.states import on_host
 from shadow_defense.models.batchnorm import BatchStatisticsRecorder
 from shadow_defense.seeds import named_generator
 
@@ -122,7 +123,8 @@ def simulated_updates(
     for part in clients.split(at_once):
         orders = torch.stack([torch.randperm(part.shape[1], generator=draws) for _ in part])
         chosen = part.gather(1, orders)
-        images = observation.normalisation.apply(auxiliary.images[chosen.flatten()].float() / 255)
+        images = auxiliary.images[chosen.flatten()].to(observation.device).float() / 255
+        images = observation.normalisation.apply(images)
         images, labels = images.unflatten(0, chosen.shape), target.labels[orders]
         if mapped:
             buffers = {name: tensor.expand(len(part), *tensor.shape) for name, tensor in target.buffers.items()}
@@ -173,8 +175,9 @@ def _defended(
     observation: Observation, target: Target, images: ImageSet, chosen: DefenseSettings, index: int, seed: int
 ) -> Float[Tensor, "d"]:
     local, update, count = target.local, observation.update, len(target.labels)
+    state = on_host(observation.global_state)
     # An image may have been drawn twice; names must not repeat.
-    data = ImageSet(images.images, target.labels, tuple(f"{index}/{place}" for place in range(count)))
+    data = ImageSet(images.images, target.labels.cpu(), tuple(f"{index}/{place}" for place in range(count)))
     client = ClientData(f"simulated-{index}", data, data, data, local.batch_size)
     resources = Resources(
         None, observation.normalisation, observation.auxiliary, observation.classes, client.name, seed
@@ -183,7 +186,7 @@ def _defended(
     defense.prepare(observation.normalisation.apply(data.unit_images()), data.sample_ids)
     result = train_locally(
         copy.deepcopy(observation.model),
-        observation.global_state,
+        state,
         client,
         defense,
         settings=TrainingSettings(
@@ -203,6 +206,6 @@ def _defended(
         normalisation=observation.normalisation,
         loss_fn=observation.loss_fn,
         seed=seed,
-        kept={name: observation.global_state[name] for name in update.withheld},
+        kept={name: state[name] for name in update.withheld},
     )
-    return torch.cat([result.update.tensors[name].flatten() for name in target.sent])
+    return torch.cat([result.update.tensors[name].flatten() for name in target.sent]).to(observation.device)

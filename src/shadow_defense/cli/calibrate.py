@@ -92,6 +92,7 @@ def _analytic(config: str, target: str, overrides: list[str], out: Path | None, 
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.data.build import load_dataset
+    from shadow_defense.devices import resolved_device
     from shadow_defense.experiment.protecting.calibrating import PAGE, Calibrating, calibrate_textures, write_textures
     from shadow_defense.experiment.protecting.weakest import parse_target
     from shadow_defense.folder_lock import holding
@@ -102,7 +103,7 @@ def _analytic(config: str, target: str, overrides: list[str], out: Path | None, 
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
     command = shlex.join(["shadow-defense", *sys.argv[1:]])
     with holding(folder), progress_unless(quiet) as progress:
-        work = Calibrating.of(dataset, aimed, loaded.seed, progress)
+        work = Calibrating.of(dataset, aimed, loaded.seed, progress, resolved_device(loaded.device))
         record = calibrate_textures(work, f"Textures on {dataset.name}", command)
         write_textures(folder, record)
     if not quiet:

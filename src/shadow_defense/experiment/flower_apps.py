@@ -133,7 +133,7 @@ def _self_audit(
         return WorstCaseGate(settings, once, client.train, place.mean_image, folder)
     return SelfAudit(
         settings,
-        model=partial(place.new_model, place.arm),
+        model=lambda: place.new_model(place.arm).to(place.device),
         client=client,
         training=place.config.training,
         normalisation=place.dataset.normalisation,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, Normalisation
 from shadow_defense.defenses.places import SharedBatchNorm
-from shadow_defense.devices import device_of
 from shadow_defense.errors import DataError
 from shadow_defense.models.batchnorm import batch_norm_layers, batch_norm_names
+from shadow_defense.placement import device_of
 from shadow_defense.seeds import named_generator
 
 MOST_PUBLIC_IMAGES = 1024

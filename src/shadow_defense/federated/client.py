@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, Normalisation
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
-from shadow_defense.devices import device_of
 from shadow_defense.errors import ModelError
 from shadow_defense.federated.optimiser import local_optimiser
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.federated.states import on_host
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.models.functional import LossFunction
+from shadow_defense.placement import device_of
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator, seed_for
 

@@ -28,10 +28,9 @@ from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.recipe import plan_training
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.stylegan3.blur import blur, fading_sigma
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
-
-CPU = torch.device("cpu")
 
 ADAPTED_EVERY = 4
 """Steps between changes of ADA's probability."""

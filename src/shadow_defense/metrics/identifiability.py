@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from shadow_defense.errors import DataError
 from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.models.functional import training_mode
+from shadow_defense.placement import device_of
 
 _IMAGES_AT_ONCE = 64
 
@@ -20,13 +21,13 @@ def pooled_features(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float
     Departure: the published evaluation feeds images that are not normalised, on which the
     network was never trained. Raises :class:`ModelError` for a model without a feature map.
     """
-    layer = model.get_submodule(find_cam_layer(model, images))
+    layer = model.get_submodule(find_cam_layer(model, images[:1].to(device_of(model))))
     features: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, __, output: features.append(output.mean(dim=(2, 3))))
+    handle = layer.register_forward_hook(lambda _, __, output: features.append(output.mean(dim=(2, 3)).cpu()))
     try:
         with torch.no_grad(), training_mode(model, False):
             for chunk in images.split(_IMAGES_AT_ONCE):
-                model(chunk)
+                model(chunk.to(device_of(model)))
     finally:
         handle.remove()
     return torch.cat(features)

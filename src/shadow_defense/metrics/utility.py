@@ -9,9 +9,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, Normalisation, check_labels
-from shadow_defense.devices import device_of
 from shadow_defense.errors import DataError
 from shadow_defense.models.functional import training_mode
+from shadow_defense.placement import device_of
 
 # Rounding of a softmax in half precision.
 _SUM_TOLERANCE = 1e-2

@@ -16,6 +16,7 @@ from shadow_defense.data.dataset import ImageSet, measure_normalisation
 from shadow_defense.data.duplicates import digests
 from shadow_defense.errors import DataError, RunError
 from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
 from shadow_defense.protection.settings import TextureSettings
@@ -46,12 +47,13 @@ def measure_constants(
     seed: int,
     progress: Progress,
     classifier: Classifier | None = None,
+    device: torch.device = CPU,
 ) -> Constants:
     """From public images, at the settings' strength.
 
     Args:
         seed: of the classifier that tells the directions; public too.
-        classifier: what tells them; None: one that is trained on the public images.
+        classifier: what tells them; None: one that is trained on the public images, on ``device``.
 
     Raises:
         DataError: for images that say too little, or that have no labels where the texture needs them.
@@ -61,7 +63,7 @@ def measure_constants(
         return Constants(whitening, None, settings.strength)
     unit = images.float() / 255
     if classifier is None:
-        classifier, known = _trained(images, labels, seed, progress)
+        classifier, known = _trained(images, labels, seed, progress, device)
     else:
         known = labels_for(classifier, unit, labels)
     spared = task_directions(
@@ -129,7 +131,11 @@ def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> s
 
 
 def _trained(
-    images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, "n"] | None, seed: int, progress: Progress
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"] | None,
+    seed: int,
+    progress: Progress,
+    device: torch.device,
 ) -> tuple[Classifier, Int64[Tensor, "n"]]:
     if labels is None:
         raise DataError(
@@ -137,5 +143,5 @@ def _trained(
             ".npz, a model that tells the classes apart (--model), or --preset covariance"
         )
     normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
-    model = train_classifier(images.float() / 255, labels, normalisation, seed=seed, progress=progress)
+    model = train_classifier(images.float() / 255, labels, normalisation, seed=seed, progress=progress, device=device)
     return Classifier(model, normalisation), labels

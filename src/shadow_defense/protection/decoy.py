@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from shadow_defense.generators.interface import Generator
+from shadow_defense.placement import device_of
 from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
 from shadow_defense.protection.texture import Texture, normal, white_floor
 from shadow_defense.protection.white import weight_of_pixels
@@ -60,8 +62,12 @@ class GeneratedDecoys(Decoys):
         return normal(draws, self.generator.z_dim)
 
     def of_codes(self, codes: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
-        """``(G(z) + 1) / 2``, in [0, 1]."""
-        return (self.generator(codes) + 1) / 2
+        """``(G(z) + 1) / 2``, in [0, 1], in the memory of the codes."""
+        return (self.generator(codes.to(device_of(self.generator))).to(codes.device) + 1) / 2
+
+    def on(self, device: torch.device) -> GeneratedDecoys:
+        """The same of a copy of the generator that computes there."""
+        return GeneratedDecoys(copy.deepcopy(self.generator).to(device))
 
     def drawn(self, draws: Sequence[torch.Generator]) -> Float[Tensor, "n c h w"]:
         with torch.no_grad():

@@ -14,6 +14,7 @@ from shadow_defense.errors import DataError
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import training_mode
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.placement import CPU, device_of
 from shadow_defense.progress import Progress
 from shadow_defense.protection.whitening import Whitening
 from shadow_defense.seeds import named_generator, seed_for
@@ -27,7 +28,7 @@ MODEL = ModelSettings(name="convnet", normalisation="group", activation="gelu", 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model, in eval mode, and the normalisation of the images that it reads."""
+    """A trained model, in eval mode, and the normalisation of the images that it reads; it computes where it lies."""
 
     model: nn.Module
     normalisation: Normalisation
@@ -35,7 +36,10 @@ class Classifier:
     def answers(self, images: Float[Tensor, "n c h w"]) -> Int64[Tensor, "n"]:
         """The most probable class of each image in [0, 1]."""
         with torch.no_grad(), training_mode(self.model, False):
-            parts = [self.model(self.normalisation.apply(part)).argmax(dim=1) for part in images.split(256)]
+            device = device_of(self.model)
+            parts = [
+                self.model(self.normalisation.apply(part.to(device))).argmax(dim=1).cpu() for part in images.split(256)
+            ]
         return torch.cat(parts)
 
 
@@ -74,8 +78,11 @@ def train_classifier(
     settings: ModelSettings = MODEL,
     epochs: int = EPOCHS,
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> nn.Module:
     """A classifier of images in [0, 1], small unless told otherwise, by Adam, from scratch or from ``settings.start``.
+
+    It is trained on ``device``, and stays there.
 
     Raises:
         DataError: when the images are all of one class.
@@ -90,8 +97,8 @@ def train_classifier(
         classes=classes,
         image_size=(height, width),
         seed=seed_for(seed, "classifier"),
-    )
-    inputs = normalisation.apply(images)
+    ).to(device)
+    inputs, labels = normalisation.apply(images.to(device)), labels.to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     task = (progress or Progress()).start("training a classifier", epochs)
     model.train()
@@ -126,15 +133,15 @@ def task_directions(
     """
     if not 1 <= count <= whitening.count:
         raise DataError(f"{count} directions were asked for: expected 1 to {whitening.count}, as many as there are")
-    moment = torch.zeros(whitening.count, whitening.count)
+    moment, device = torch.zeros(whitening.count, whitening.count), device_of(model)
     with training_mode(model, False):
         for index, chosen in enumerate(torch.arange(len(images)).split(256)):
             noise = torch.randn(images[chosen].shape, generator=named_generator(seed, "directions", index))
-            noisy = (images[chosen] + NOISE * noise).requires_grad_(True)
+            noisy = (images[chosen] + NOISE * noise).to(device).requires_grad_(True)
             logits = model(normalisation.apply(noisy))
-            own = logits.gather(1, labels[chosen, None])[:, 0]
+            own = logits.gather(1, labels[chosen, None].to(device))[:, 0]
             margin = own - (logits.sum(dim=1) - own) / (logits.shape[1] - 1)
             (gradient,) = torch.autograd.grad(margin.sum(), noisy)
-            whitened = gradient.flatten(1) @ whitening.directions * whitening.deviations
+            whitened = gradient.cpu().flatten(1) @ whitening.directions * whitening.deviations
             moment += whitened.T @ whitened
     return torch.linalg.eigh(moment.double()).eigenvectors.flip(1)[:, :count].float().contiguous()

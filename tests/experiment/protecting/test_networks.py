@@ -22,6 +22,7 @@ from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture, fingerprint
 from shadow_defense.protection.directions import Classifier
@@ -123,7 +124,7 @@ def test_a_network_that_a_texture_has_no_use_for_is_refused(preset: str, network
 
 def test_a_generator_of_another_size_is_refused(tmp_path: Path) -> None:
     save_generator(tmp_path / "g.safetensors", DCGANGenerator(z_dim=8, image_size=32, channels=1, width=4), "dcgan", {})
-    networks = read_networks(tmp_path / "g.safetensors", None, UNLABELLED.images, 2)
+    networks = read_networks(tmp_path / "g.safetensors", None, UNLABELLED.images, 2, CPU)
     with pytest.raises(ShadowDefenseError, match="makes images of 32 x 32 pixels in 1 channel, those to protect"):
         check_networks(networks, protect_preset("decoy"), (1, 12, 12))
 
@@ -137,7 +138,7 @@ def test_a_model_of_a_yaml_file_reads_images_as_it_says(tmp_path: Path) -> None:
         f"model: {{name: convnet, width: 8, normalisation: group, start: {tmp_path / 'weights.pt'}}}\n"
         "data: {mean: [0.5], std: [0.1]}\n"
     )
-    found = read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED.images, 2).classifier
+    found = read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED.images, 2, CPU).classifier
     assert found is not None
     assert (found.normalisation.mean, found.normalisation.std) == ((0.5,), (0.1,))
     images = torch.rand(3, 1, 12, 12)
@@ -147,7 +148,7 @@ def test_a_model_of_a_yaml_file_reads_images_as_it_says(tmp_path: Path) -> None:
 def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("model: {name: lenet}\n")
     with pytest.raises(ShadowDefenseError, match="names no weights"):
-        read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED.images, 2)
+        read_networks(None, str(tmp_path / "model.yaml"), UNLABELLED.images, 2, CPU)
 
 
 def test_the_presets_strength_keeps_its_promise_whatever_the_number_of_images() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.removers.decoy_known import DecoyTaken
 from shadow_defense.attacks.removers.remover import Removal, Remover
+from shadow_defense.placement import CPU
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys
 from shadow_defense.seeds import named_generator
 
@@ -24,13 +25,16 @@ class CodeInversion(Remover):
 
     Args:
         known: codes that the attacker was told, to start from in place of drawn ones.
+        device: where the generator computes.
     """
 
     name = "code inversion"
 
-    def __init__(self, texture: Decoy, *, seed: int, known: Float[Tensor, "n z"] | None = None) -> None:
+    def __init__(
+        self, texture: Decoy, *, seed: int, known: Float[Tensor, "n z"] | None = None, device: torch.device = CPU
+    ) -> None:
         assert isinstance(texture.decoys, GeneratedDecoys)
-        self.decoys, self.taken = texture.decoys, DecoyTaken(texture)
+        self.decoys, self.taken = texture.decoys.on(device), DecoyTaken(texture)
         self.seed, self.known = seed, known
 
     def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from shadow_defense.attacks.removers.remover import Removal, Remover
 from shadow_defense.attacks.removers.unet import UNet
+from shadow_defense.placement import CPU, device_of
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator, seed_for
 
@@ -26,7 +27,8 @@ Protect = Callable[[Tensor, list[torch.Generator]], Tensor]
 class LearnedRemover(Remover):
     """``R(x') + U(x', R(x'), label)``: a U-Net that corrects another remover R; its doubt is by how much.
 
-    Trained on public images, each protected anew by the attacker's own copy with draws of its own.
+    Trained on public images, each protected anew by the attacker's own copy with draws of its own. The network computes
+    where it lies; images come from the host's memory and go back there.
     """
 
     def __init__(self, name: str, first: Remover, network: UNet, scale: float, classes: int) -> None:
@@ -36,18 +38,19 @@ class LearnedRemover(Remover):
         before = self.first.remove(protected, labels).estimates
         with torch.no_grad():
             corrections = [
-                self.network(self.planes(*part))
+                self.correction(*part).cpu()
                 for part in zip(protected.split(256), before.split(256), labels.split(256), strict=True)
             ]
         correction = torch.cat(corrections)
         return Removal((before + correction).clamp(0, 1), correction.square().mean(dim=(1, 2, 3)))
 
-    def planes(
+    def correction(
         self, protected: Float[Tensor, "n c h w"], before: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
-    ) -> Float[Tensor, "n p h w"]:
-        """What the network reads: x' at a deviation of about 1, its first removal, a plane for each class."""
+    ) -> Float[Tensor, "n c h w"]:
+        """U, where it lies: it reads x' at a deviation of about 1, its first removal, a plane for each class."""
         known = F.one_hot(labels, self.classes).float()[:, :, None, None].expand(-1, -1, *protected.shape[2:])
-        return torch.cat([(protected - 0.5) / self.scale, 4 * (before - 0.5), known], dim=1)
+        planes = torch.cat([(protected - 0.5) / self.scale, 4 * (before - 0.5), known], dim=1)
+        return self.network(planes.to(device_of(self.network)))
 
 
 Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor]]
@@ -86,12 +89,13 @@ def train_remover(
     steps: int = STEPS,
     name: str = "learned",
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> LearnedRemover:
-    """Train a :class:`LearnedRemover` with Adam on the squared error, from scratch."""
+    """Train a :class:`LearnedRemover` with Adam on the squared error, from scratch, on ``device``."""
     some, clean, _ = pairs(named_generator(seed, "scale"))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(seed, "remover"))
-        network = UNet(2 * clean.shape[1] + classes, clean.shape[1], WIDTH)
+        network = UNet(2 * clean.shape[1] + classes, clean.shape[1], WIDTH).to(device)
     remover = LearnedRemover(name, first, network, float(some.std()), classes)
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -100,7 +104,8 @@ def train_remover(
         with torch.no_grad():
             protected, clean, known = pairs(named_generator(seed, "remover", "batch", step))
             before = first.remove(protected, known).estimates
-        loss = F.mse_loss(before + network(remover.planes(protected, before, known)), clean)
+        corrected = before.to(device) + remover.correction(protected, before, known)
+        loss = F.mse_loss(corrected, clean.to(device))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

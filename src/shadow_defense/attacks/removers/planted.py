@@ -13,6 +13,7 @@ from shadow_defense.attacks.removers.code_inversion import CodeInversion
 from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_remover
 from shadow_defense.attacks.removers.lmmse import LinearRemover, linear_removal
 from shadow_defense.attacks.removers.pool_lookup import PoolLookup
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys, PoolDecoys
 from shadow_defense.protection.texture import Texture
@@ -69,6 +70,7 @@ def breaks_sparse_noise(
     seed: int,
     steps: int,
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> bool:
     """Whether a network so trained halves the error that LMMSE leaves of pixels brightened here and there."""
 
@@ -81,7 +83,7 @@ def breaks_sparse_noise(
     linear = LinearRemover(whitening, White(whitening, deviation).view())
     nothing = torch.zeros(len(public)).long()
     pairs = pairs_of_own_making(protect, public, nothing)
-    remover = train_remover(linear, pairs, 1, seed=seed, steps=steps, progress=progress)
+    remover = train_remover(linear, pairs, 1, seed=seed, steps=steps, progress=progress, device=device)
     protected = protect(images, drawn(seed, "sparse", len(images)))
     before, after = (
         float(squared_errors(each.remove(protected, nothing[: len(images)]).estimates, images).mean())
@@ -101,11 +103,17 @@ def breaks_pool(
 
 
 def breaks_known_code(
-    whitening: Whitening, decoys: GeneratedDecoys, share: float, images: Float[Tensor, "n c h w"], seed: int
+    whitening: Whitening,
+    decoys: GeneratedDecoys,
+    share: float,
+    images: Float[Tensor, "n c h w"],
+    seed: int,
+    device: torch.device = CPU,
 ) -> bool:
     """Whether the inversion that starts at the code itself stays there, and gives the image away."""
     texture, images = Decoy(whitening, decoys, share, 0.0), images[:PLAIN]
     protected = texture.protect(images, drawn(seed, "code", len(images)))
-    remover = CodeInversion(texture, seed=seed, known=decoys.codes(drawn(seed, "code", len(images))))
+    known = decoys.codes(drawn(seed, "code", len(images)))
+    remover = CodeInversion(texture, seed=seed, known=known, device=device)
     estimates = remover.remove(protected, torch.zeros(len(images)).long()).estimates
     return float(squared_errors(estimates, images).mean()) < CLOSE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -22,6 +22,7 @@ from shadow_defense.attacks.removers.planted import (
 )
 from shadow_defense.attacks.removers.pool_lookup import PoolLookup
 from shadow_defense.attacks.removers.remover import Remover
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys, PoolDecoys
 from shadow_defense.protection.texture import Texture
@@ -37,13 +38,14 @@ LEAST_HELD = 20
 class Knowledge:
     """What an attacker has beside the texture: public images in [0, 1] and, where known, their labels (else 0).
 
-    ``groups`` are their patients, where known.
+    ``groups`` are their patients, where known; ``device`` is where it trains its networks.
     """
 
     images: Float[Tensor, "n c h w"]
     labels: Int64[Tensor, "n"]
     classes: int
     groups: tuple[str, ...] | None = None
+    device: torch.device = CPU
 
     def parts(self) -> tuple[Knowledge, Knowledge]:
         """Those to train on, and those held back."""
@@ -56,7 +58,7 @@ class Knowledge:
         groups = self.groups
         if groups is not None:
             groups = tuple(name for name, keep in zip(groups, chosen.tolist(), strict=True) if keep)
-        return Knowledge(self.images[chosen], self.labels[chosen], self.classes, groups)
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], groups=groups)
 
 
 def removers_for(
@@ -69,7 +71,15 @@ def removers_for(
     """
     training, _ = knowledge.parts()
     pairs = pairs_of_own_making(texture.protect, training.images, training.labels)
-    train = partial(train_remover, pairs=pairs, classes=knowledge.classes, seed=seed, steps=steps, progress=progress)
+    train = partial(
+        train_remover,
+        pairs=pairs,
+        classes=knowledge.classes,
+        seed=seed,
+        steps=steps,
+        progress=progress,
+        device=knowledge.device,
+    )
     linear = LinearRemover(texture.whitening, texture.view())
     found: list[Remover] = [linear]
     if steps:
@@ -81,7 +91,7 @@ def removers_for(
             if steps:
                 found.append(train(lookup, name="pool look-up, then learned"))
         if isinstance(texture.decoys, GeneratedDecoys):
-            found.append(CodeInversion(texture, seed=seed))
+            found.append(CodeInversion(texture, seed=seed, device=knowledge.device))
     return {each.name: each for each in found}
 
 
@@ -109,18 +119,21 @@ def planted_breaks(
     }
     if steps:
         checks["sparse noise"] = lambda: breaks_sparse_noise(
-            whitening, training.images, held.images, seed, steps, progress
+            whitening, training.images, held.images, seed, steps, progress, knowledge.device
         )
     if isinstance(texture, Decoy):
         decoys, share = texture.decoys, float(texture.share.max())
         if isinstance(decoys, PoolDecoys):
             checks["pool decoy"] = lambda: breaks_pool(whitening, decoys, share, held.images, seed)
         if isinstance(decoys, GeneratedDecoys):
-            checks["decoy of a known code"] = lambda: breaks_known_code(whitening, decoys, share, held.images, seed)
+            checks["decoy of a known code"] = lambda: breaks_known_code(
+                whitening, decoys, share, held.images, seed, knowledge.device
+            )
     return {name: check() for name, check in checks.items()}
 
 
 def breaks_unknown_noise(knowledge: Knowledge, *, seed: int, steps: int, progress: Progress | None = None) -> bool:
     """The planted break of a learned remover that knows no texture: whether it breaks sparse noise."""
     training, held = knowledge.parts()
-    return breaks_sparse_noise(measure_whitening(knowledge.images), training.images, held.images, seed, steps, progress)
+    whitening = measure_whitening(knowledge.images)
+    return breaks_sparse_noise(whitening, training.images, held.images, seed, steps, progress, knowledge.device)

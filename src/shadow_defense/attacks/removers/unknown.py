@@ -8,6 +8,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.removers.learned import pairs_found, train_remover
 from shadow_defense.attacks.removers.remover import Removal, Remover
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 
 
@@ -29,6 +30,7 @@ def learned_from_halves(
     seed: int,
     steps: int,
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Float[Tensor, "n c h w"]:
     """Of each half what a remover makes that was trained on the other half's pairs.
 
@@ -38,6 +40,6 @@ def learned_from_halves(
     estimates = torch.zeros_like(clean)
     for own in (even, ~even):
         pairs = pairs_found(protected[~own], clean[~own], labels[~own])
-        remover = train_remover(AsGiven(), pairs, classes, seed=seed, steps=steps, progress=progress)
+        remover = train_remover(AsGiven(), pairs, classes, seed=seed, steps=steps, progress=progress, device=device)
         estimates[own] = remover.remove(protected[own], labels[own]).estimates
     return estimates

@@ -13,6 +13,7 @@ from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.attacks.removers.suite import Knowledge
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.linkage import patient_ranks_above
+from shadow_defense.placement import CPU, device_of
 from shadow_defense.progress import Progress
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.white import White
@@ -35,12 +36,12 @@ class Verifier:
     the verifier again on what is anonymised; with the contrastive loss of van den Oord et al. 2018.
     """
 
-    def __init__(self, texture: Texture, channels: int, seed: int) -> None:
+    def __init__(self, texture: Texture, channels: int, seed: int, device: torch.device = CPU) -> None:
         self.texture = texture
         self.removal = LinearRemover(texture.whitening, texture.view()).removal
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_for(seed, "verifier"))
-            self.probe, self.clean = _embedding(2 * channels), _embedding(channels)
+            self.probe, self.clean = _embedding(2 * channels).to(device), _embedding(channels).to(device)
 
     def similarity(
         self, protected: Float[Tensor, "n c h w"], gallery: Float[Tensor, "m c h w"]
@@ -48,7 +49,7 @@ class Verifier:
         """Of every protected image to every clean one, from -1 to 1."""
         with torch.no_grad():
             seen, known = (
-                torch.cat([of(part) for part in images.split(256)])
+                torch.cat([of(part).cpu() for part in images.split(256)])
                 for of, images in ((self.of_protected, protected), (self.of_clean, gallery))
             )
         return seen @ known.T
@@ -56,11 +57,12 @@ class Verifier:
     def of_protected(self, protected: Float[Tensor, "n c h w"]) -> Float[Tensor, "n e"]:
         """f, of length 1."""
         removed = self.removal.images([protected])
-        return F.normalize(self.probe(torch.cat([protected.clamp(-1, 2) - 0.5, 4 * (removed - 0.5)], dim=1)), dim=1)
+        both = torch.cat([protected.clamp(-1, 2) - 0.5, 4 * (removed - 0.5)], dim=1)
+        return F.normalize(self.probe(both.to(device_of(self.probe))), dim=1)
 
     def of_clean(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n e"]:
         """g, of length 1."""
-        return F.normalize(self.clean(4 * (images - 0.5)), dim=1)
+        return F.normalize(self.clean(4 * (images - 0.5).to(device_of(self.clean))), dim=1)
 
 
 def train_verifier(
@@ -73,11 +75,11 @@ def train_verifier(
     images, several = knowledge.images, patients_of_several(knowledge.groups or ())
     if len(several) < LEAST_PATIENTS:
         return None
-    verifier = Verifier(texture, images.shape[1], seed)
+    verifier = Verifier(texture, images.shape[1], seed, knowledge.device)
     parameters = [*verifier.probe.parameters(), *verifier.clean.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    own = torch.arange(min(PATIENTS, len(several)))
+    own = torch.arange(min(PATIENTS, len(several)), device=knowledge.device)
     task = (progress or Progress()).start("training a verifier of patients", steps)
     for step in range(steps):
         draws = named_generator(seed, "verifier", step)

@@ -28,6 +28,7 @@ from shadow_defense.files import write_text
 from shadow_defense.models.functional import training_mode
 from shadow_defense.models.named_state import plain_module
 from shadow_defense.models.settings import LossName
+from shadow_defense.placement import device_of
 from shadow_defense.report.numbers import numbers
 from shadow_defense.report.pages.audit import render_audit
 from shadow_defense.report.records.audit import AuditPictures, AuditRecord, Status
@@ -105,7 +106,7 @@ def audit(
     """Rebuild images from one client's update of any image classifier, and say what leaks and why.
 
     What is not given, the attacker does not know, but for ``images``, which no attacker sees: they score what was
-    rebuilt. ``model`` stays as it is; a copy of it is attacked.
+    rebuilt. ``model`` stays as it is; a copy of it is attacked, where it lies.
 
     Args:
         model: from (n, c, h, w) images to (n, k) logits.
@@ -129,7 +130,7 @@ def audit(
     shape = _shape(image_shape, own, others)
     if others is None and (mean is None or std is None):
         raise ConfigError("how images are normalised is not known: give mean=[0.5], std=[0.25], or public images")
-    attacked = copy.deepcopy(plain_module(model)).cpu().train()
+    attacked = copy.deepcopy(plain_module(model)).train()
     if isinstance(update, ModelUpdate):
         samples, steps, update = samples or update.samples, steps or update.steps or None, update.tensors
     given = Given(
@@ -188,7 +189,7 @@ def _classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """The number of logits that the model gives for black images."""
     try:
         with torch.no_grad(), training_mode(model, False):
-            answer = model(torch.zeros(2, *shape))
+            answer = model(torch.zeros(2, *shape, device=device_of(model)))
     # Whatever a stranger's model raises.
     except Exception as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())

@@ -24,6 +24,7 @@ from shadow_defense.experiment.audit.plausibility import check_length, check_upd
 from shadow_defense.experiment.audit.reading import UpdateFiles, said
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
+from shadow_defense.federated.states import on_host
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.generators.build import load_generator
 from shadow_defense.seeds import seed_for
@@ -72,7 +73,7 @@ def case_of_model(
     attacks = chosen_attacks(config, given.attacks, given.threat_model, given.iterations)
     assert given.before is not None
     before, truths = given.before, pictures.truths
-    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fresh = {name: tensor.clone() for name, tensor in on_host(model.state_dict()).items()}
     files = UpdateFiles(model, given.samples or len(given.labels or ()) or None, given.steps)
     state = files.global_state(before)
     model.load_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shadow_defense.config import RunConfig, load_config
+from shadow_defense.devices import resolved_device
 from shadow_defense.errors import ConfigError, UpdateError
 from shadow_defense.experiment.audit.case import Case
 from shadow_defense.experiment.audit.given import Given
@@ -27,7 +28,9 @@ def case_of_update(given: Given) -> Case:
         raise UpdateError("the global model before the round is not known: give --global (or --before) FILE")
     takes = _model_input(config, before)
     size = (takes.side, takes.side)
-    model = build_model(config.model, channels=takes.channels, classes=takes.classes, image_size=size, seed=config.seed)
+    model = build_model(
+        config.model, channels=takes.channels, classes=takes.classes, image_size=size, seed=config.seed
+    ).to(resolved_device(config.device))
     truths = None if given.truth is None else takes.images(given.truth)
     labelled = None if given.public is None else takes.labelled_images(given.public)
     public = None if labelled is None else labelled.subset(without_own(labelled.images, truths, "--public"))

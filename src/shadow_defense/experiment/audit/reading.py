@@ -15,6 +15,7 @@ from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.errors import DataError, ModelError, RunError, UpdateError, shown
 from shadow_defense.experiment.audit.plausibility import check_state
 from shadow_defense.federated.batch_norm_policy import withheld_names
+from shadow_defense.federated.states import on_host
 from shadow_defense.federated.update import ModelUpdate, state_difference
 from shadow_defense.files import read_tensors
 from shadow_defense.models.build import conventions
@@ -101,7 +102,7 @@ class UpdateFiles:
         Raises:
             UpdateError: naming the tensor that is missing, unexpected, of another shape, or not finite.
         """
-        own, found = self.model.state_dict(), self._under_own_names(given)
+        own, found = on_host(self.model.state_dict()), self._under_own_names(given)
         counters = frozenset(name for name in own if name.endswith(COUNTER))
         _check(found, own, f"the state {said(given, 'before')}", absent=counters)
         return {name: found.get(name, tensor).to(tensor.dtype) for name, tensor in own.items()}

@@ -193,7 +193,8 @@ def _end(case: Case, name: str, observation: Observation, found: Reconstruction,
 def _distance(observation: Observation, longest_unroll: int, images: Tensor, labels: Tensor) -> float:
     """1 - cosine of the update that ``images`` in [0, 1] cause and the observed one; 1 where it is not defined."""
     target = matching_target(observation, longest_unroll)
-    distance = explained(observation, target, observation.normalisation.apply(images), labels)
+    normalised = observation.normalisation.apply(images.to(observation.device))
+    distance = explained(observation, target, normalised, labels.to(observation.device))
     return distance if math.isfinite(distance) else 1.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shadow_defense.devices import resolved_device
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.networks import NONE, Networks
@@ -85,7 +86,13 @@ def choose_constants(
         DataError: for public images that say too little.
     """
     constants = measure_constants(
-        settings, public.images, public.labels, seed=settings.seed, progress=progress, classifier=networks.classifier
+        settings,
+        public.images,
+        public.labels,
+        seed=settings.seed,
+        progress=progress,
+        classifier=networks.classifier,
+        device=resolved_device(settings.device),
     )
     if not targets:
         return constants

@@ -6,6 +6,8 @@ import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, Parts, concatenated
 from shadow_defense.data.images import as_bytes
@@ -19,6 +21,7 @@ from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.pareto import pareto_front
+from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
 from shadow_defense.protection.constants import measure_constants
@@ -40,6 +43,7 @@ class Calibrating:
 
     Attributes:
         parts: whose training images are protected and trained on; the others are tested on.
+        device: where models are trained.
     """
 
     public: PublicImages
@@ -47,15 +51,18 @@ class Calibrating:
     target: Limit
     seed: int
     progress: Progress
+    device: torch.device = CPU
 
     @classmethod
-    def of(cls, dataset: FederatedDataset, target: Limit, seed: int, progress: Progress) -> Calibrating:
+    def of(
+        cls, dataset: FederatedDataset, target: Limit, seed: int, progress: Progress, device: torch.device
+    ) -> Calibrating:
         """With all clients' images together, as one hospital's."""
         train, validation = (
             concatenated([getattr(client, part) for client in dataset.clients]) for part in ("train", "validation")
         )
         parts = Parts(train, validation if len(validation) else None, dataset.test, dataset.class_names)
-        return cls(PublicImages.of(dataset.public, dataset.classes), parts, target, seed, progress)
+        return cls(PublicImages.of(dataset.public, dataset.classes), parts, target, seed, progress, device)
 
     @property
     def gallery(self) -> int:
@@ -65,7 +72,9 @@ class Calibrating:
     def rows(self, settings: ProtectSettings, preset: str) -> list[TextureRow]:
         """A texture at :data:`AROUND` its weakest strength. Raises :class:`ConfigError` where none meets the target."""
         public, unit = self.public, self.public.images.float() / 255
-        constants = measure_constants(settings, public.images, public.labels, seed=self.seed, progress=self.progress)
+        constants = measure_constants(
+            settings, public.images, public.labels, seed=self.seed, progress=self.progress, device=self.device
+        )
 
         def make(strength: float) -> Texture:
             return build_texture(settings, replace(constants, strength=strength), public.images)
@@ -84,7 +93,7 @@ class Calibrating:
     def worth(self, texture: Texture | None, what: str) -> dict[str, float | None]:
         """Of a model that is trained on the images under a texture, as `protect` writes them; None: as they are."""
         parts = self.parts if texture is None else self._protected(texture, what)
-        found = worth_of(parts, seed=self.seed)
+        found = worth_of(parts, seed=self.seed, device=self.device)
         return {"f1": found["f1"], "f1_threshold": found["f1_threshold"], "auc": found["auc"]}
 
     def _protected(self, texture: Texture, what: str) -> Parts:

@@ -83,7 +83,7 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
     if texture is None:
         audited = _audit_unknown(written, material, settings, progress)
         return write_certificate(out, certificate_of(material, settings, audited, origin, mapped=False), None)
-    knowledge = material.public.knowledge()
+    knowledge = material.public.knowledge(settings.device)
     # Decoys have removers of their own, which see through clipping by themselves.
     seen = texture if isinstance(texture, Decoy) else Written(texture, knowledge.images)
     places = audited_places(len(material.private), settings)
@@ -98,7 +98,8 @@ def _of_own_making(request: FolderRequest) -> tuple[Material, Texture, ProtectSe
     if request.told:
         raise DataError(f"{request.protected} says itself how it was protected: leave --texture out")
     asked, settings, constants, generator = read_finished(request.protected, "--protected")
-    settings = settings.model_copy(update=request.settings.model_dump(include={"audited", "remover_steps"}))
+    audit = {name: getattr(request.settings, name) for name in ("audited", "remover_steps", "device")}
+    settings = settings.model_copy(update=audit)
     if asked["aside"] is not None and request.public is not None:
         raise DataError("the public images were set aside from --truth: leave --public out")
     given = {name: asked[name] for name in CHOOSING}
@@ -136,7 +137,7 @@ def _audit_unknown(
     written: UInt8[Tensor, "n c h w"], material: Material, settings: ProtectSettings, progress: Progress
 ) -> Audited:
     knowledge, private, seed, steps = (
-        material.public.knowledge(),
+        material.public.knowledge(settings.device),
         material.private,
         settings.seed,
         settings.remover_steps,
@@ -145,7 +146,9 @@ def _audit_unknown(
     protected, truths = written[places].float() / 255, private.images[places].float() / 255
     labels, classes = private.labels[places], int(private.labels.max()) + 1
     broken = breaks_unknown_noise(knowledge, seed=seed, steps=steps, progress=progress)
-    learned = learned_from_halves(protected, truths, labels, classes, seed=seed, steps=steps, progress=progress)
+    learned = learned_from_halves(
+        protected, truths, labels, classes, seed=seed, steps=steps, progress=progress, device=knowledge.device
+    )
     made = {"as given": protected, "learned": learned}
     mean = knowledge.images.double().mean(dim=0).float()
     tables = {name: scores(estimates, truths, mean) for name, estimates in made.items()}

@@ -65,7 +65,7 @@ def protect(
         generator: of decoys, in place of public images: a module from codes to images in [-1, 1], or its file. Nothing
             of ``images`` may have gone into its training: the attacker has it.
         model: whose directions are spared, in place of those of a classifier of the public images: from images in
-            [0, 1] to logits. What it was trained on the certificate does not count.
+            [0, 1] to logits, where it lies. What it was trained on the certificate does not count.
         settings: of :class:`~shadow_defense.experiment.protecting.settings.ProtectSettings`, in place of the preset's.
 
     Raises:
@@ -104,11 +104,12 @@ def protect(
     constants = site_constants(chosen, targets, known, count, quiet, networks)
     chosen = chosen.model_copy(update={"strength": constants.strength})
     frozen = freeze(chosen, constants, known.images, site_secret(), networks.generator)
-    audited = audit_protection(frozen, known.knowledge(), private, chosen, quiet)
+    knowledge = known.knowledge(chosen.device)
+    audited = audit_protection(frozen, knowledge, private, chosen, quiet)
     marks = {"texture": frozen.fingerprint, **networks.marks()}
     origin = Origin(f"Certificate of {count} images", "shadow_defense.protect", targets, 0, marks, networks.notes())
     record = certificate_of(material, chosen, audited, origin, mapped=frozen.texture.maps)
-    example = example_of(frozen.texture, known.knowledge(), chosen.seed)
+    example = example_of(frozen.texture, knowledge, chosen.seed)
     certificate = Certificate(record, module_of(frozen.texture), example)
     return (ProtectedDataset(images, frozen) if dataset else given.like(frozen.trained_on(pixels))), certificate
 

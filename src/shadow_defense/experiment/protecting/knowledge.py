@@ -18,6 +18,7 @@ from shadow_defense.data.images import prepare
 from shadow_defense.data.public import read_public_images
 from shadow_defense.data.set_aside import set_aside
 from shadow_defense.data.source_at import source_at
+from shadow_defense.devices import DeviceName, resolved_device
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.psnr import decibels
 from shadow_defense.protection.whitening import LEAST_IMAGES
@@ -49,10 +50,14 @@ class PublicImages:
         """Images with their labels."""
         return cls(images.images, images.labels, classes, images.groups)
 
-    def knowledge(self) -> Knowledge:
-        """As removers take it."""
+    def knowledge(self, device: DeviceName) -> Knowledge:
+        """As removers take it, whose networks are trained there.
+
+        Raises:
+            ConfigError: where there is no such device.
+        """
         labels = torch.zeros(len(self.images)).long() if self.labels is None else self.labels
-        return Knowledge(self.images.float() / 255, labels, self.classes, self.groups)
+        return Knowledge(self.images.float() / 255, labels, self.classes, self.groups, resolved_device(device))
 
 
 def read_public(where: str, like: ImageSet, seed: int, grey_range: tuple[float, float] | None = None) -> PublicImages:

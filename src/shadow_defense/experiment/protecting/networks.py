@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -80,7 +81,7 @@ def check_networks(networks: Networks, settings: TextureSettings, shape: tuple[i
 
 
 def read_networks(
-    generator: Path | None, model: str | None, public: UInt8[Tensor, "n c h w"], classes: int
+    generator: Path | None, model: str | None, public: UInt8[Tensor, "n c h w"], classes: int, device: torch.device
 ) -> Networks:
     """Those of a command.
 
@@ -89,17 +90,18 @@ def read_networks(
         model: a model's file, or a YAML file whose ``model`` has its weights as ``start``; images are normalised by its
             ``data.mean`` and ``data.std``, else by those of the public images.
         classes: of the images to protect, as many as the model tells apart.
+        device: where the model computes.
 
     Raises:
         GeneratorError, ModelError, ConfigError: for what cannot be read or run.
     """
     return Networks(
         None if generator is None else load_generator(generator),
-        None if model is None else _classifier(model, public, classes),
+        None if model is None else _classifier(model, public, classes, device),
     )
 
 
-def _classifier(model: str, public: UInt8[Tensor, "n c h w"], classes: int) -> Classifier:
+def _classifier(model: str, public: UInt8[Tensor, "n c h w"], classes: int, device: torch.device) -> Classifier:
     config = load_config(model)
     channels, height, width = public.shape[1:]
     if config.model.start is None and model.endswith((".yaml", ".yml")):
@@ -107,4 +109,4 @@ def _classifier(model: str, public: UInt8[Tensor, "n c h w"], classes: int) -> C
             f"--model {shown(model)} names no weights: give its `model` a `start`, the file of its state dict"
         )
     built = build_model(config.model, channels=channels, classes=classes, image_size=(height, width), seed=config.seed)
-    return Classifier(built.eval(), normalisation_of(config.data, public, channels))
+    return Classifier(built.to(device).eval(), normalisation_of(config.data, public, channels))

@@ -43,7 +43,8 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     """
     layout, kept, material = read_material(request)
     settings, public = request.settings, material.public
-    networks = read_networks(request.generator, request.model, public.images, len(layout.parts.class_names))
+    classes, knowledge = len(layout.parts.class_names), public.knowledge(settings.device)
+    networks = read_networks(request.generator, request.model, public.images, classes, knowledge.device)
     if request.trained_on is not None and request.model is None:
         raise ConfigError("--trained-on says what the model of --model was trained on: give both")
     check_networks(networks, settings, tuple(material.private.images.shape[1:]))
@@ -75,14 +76,14 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     settings = settings.model_copy(update={"strength": constants.strength})
     frozen = freeze(settings, constants, public.images, secret, networks.generator)
     _write(out, layout, kept, material, frozen, progress)
-    audited = audit_protection(frozen, public.knowledge(), material.private, settings, progress, before)
+    audited = audit_protection(frozen, knowledge, material.private, settings, progress, before)
     passed = sum(len(each) for name, each in layout.sets().items() if name not in ("train", "public"))
     marks = {"texture": frozen.fingerprint, **networks.marks()}
     origin = Origin(
         f"Certificate of {layout.title}", command, request.targets, passed, marks, networks.notes(before is not None)
     )
     record = certificate_of(material, settings, audited, origin, mapped=frozen.texture.maps)
-    return write_certificate(out, record, example_of(frozen.texture, public.knowledge(), settings.seed))
+    return write_certificate(out, record, example_of(frozen.texture, knowledge, settings.seed))
 
 
 def _write(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from shadow_defense.devices import DEVICE_MEANING, DeviceName
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.experiment.protecting.weakest import parse_target
 from shadow_defense.metrics.limit import Limit
@@ -20,6 +21,8 @@ class ProtectSettings(TextureSettings):
     audited: int = Field(300, ge=20, le=100_000, description="protected images that the audit attacks, at most")
     remover_steps: int = Field(700, ge=50, le=100_000, description="steps in which the learned remover is trained")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of what is public: classifier, removers; never of the noise")
+    # No part of what is protected: a folder goes on, and is audited, on another machine.
+    device: DeviceName = Field("auto", exclude=True, description=DEVICE_MEANING)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
@@ -11,6 +12,7 @@ from shadow_defense.data.dataset import Normalisation, Parts, measure_normalisat
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.utility import classify, utility
 from shadow_defense.models.settings import ModelSettings
+from shadow_defense.placement import CPU
 from shadow_defense.protection.directions import EPOCHS, train_classifier
 
 SMALL = ModelSettings(name="convnet", normalisation="group", activation="gelu", width=16)
@@ -25,7 +27,9 @@ class Worth(TypedDict):
     auc: float | None
 
 
-def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL, epochs: int = EPOCHS) -> Worth:
+def worth_of(
+    parts: Parts, *, seed: int, settings: ModelSettings = SMALL, epochs: int = EPOCHS, device: torch.device = CPU
+) -> Worth:
     """Train on the training part as it is, with its own normalisation, and test on the others as they are.
 
     Raises:
@@ -34,7 +38,7 @@ def worth_of(parts: Parts, *, seed: int, settings: ModelSettings = SMALL, epochs
     normalisation = measure_normalisation(parts.train)
     train = parts.train
     model = train_classifier(
-        train.unit_images(), train.labels, normalisation, seed=seed, settings=settings, epochs=epochs
+        train.unit_images(), train.labels, normalisation, seed=seed, settings=settings, epochs=epochs, device=device
     )
     return worth_of_model(model, normalisation, parts)
 

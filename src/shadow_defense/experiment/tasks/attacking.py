@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import reconstruct
@@ -32,7 +31,6 @@ from shadow_defense.report.records.scores import RANDOM_UPDATE
 from shadow_defense.seeds import seed_for
 
 RECONSTRUCTION = "reconstruction.safetensors"
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +87,7 @@ class Attacking(Task):
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene, job = self.scene, self.job
-        device = scene.device if scene.config.attacks[job.attack].follows_device else CPU
-        place = (store.place(self.training), generator_file(scene, store), device)
+        place = (store.place(self.training), generator_file(scene, store))
         observation, judge = (build_observation(scene, job, *place, judging=judging) for judging in (False, True))
         seed = attack_seed(scene, job)
         if self.randomised:
@@ -104,21 +101,18 @@ class Attacking(Task):
         return Reconstruction.load(store.place(self) / RECONSTRUCTION)
 
 
-def build_observation(
-    scene: Scene, job: Job, training: Path, generator: Path, device: torch.device = CPU, *, judging: bool = False
-) -> Observation:
+def build_observation(scene: Scene, job: Job, training: Path, generator: Path, *, judging: bool = False) -> Observation:
     """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them.
 
     Args:
         training: the folder of the attacked arm's training.
         generator: the shadow generator's file, whether it is there or not.
-        device: where the attack computes.
         judging: what who chooses between attacks sees of the same update, in place of the attacker.
 
     Raises:
         RunError: where the training is not as far, or has not kept the update.
     """
-    model, hint = scene.new_model(job.arm).to(device), train_again(training)
+    model, hint = scene.new_model(job.arm).to(scene.device), train_again(training)
     absent = withheld_names(model, scene.config.arms[job.arm].share_bn)
 
     def of_round(round: int, earlier: Sequence[Observation] = ()) -> Observation:

@@ -35,6 +35,7 @@ from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import build_defense
+from shadow_defense.federated.states import on_host
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
@@ -125,7 +126,7 @@ class Bounding(RecordTask[Bound]):
         draws = named_generator(scene.config.seed, "bound", "audited")
         places = torch.randperm(len(everybody), generator=draws)[: self.audited].sort().values
         images = everybody.subset(places.tolist())
-        knowledge = Knowledge(data.public.unit_images(), data.public.labels, data.classes)
+        knowledge = Knowledge(data.public.unit_images(), data.public.labels, data.classes, device=scene.device)
         case = _Case(scene, self.arm, generator, knowledge, self.remover_steps, progress)
         estimates, linked, planted = case.removed(images, everybody, places)
         truths = images.unit_images()
@@ -187,7 +188,15 @@ class _Case:
         public = data.public.subset(range(len(data.public))[:MOST_COPIED])
         copy = build_defense(self.scene, self.arm, self.generator, "attacker")
         pairs = pairs_found(self._protected(copy, public), public.unit_images(), public.labels)
-        remover = train_remover(AsGiven(), pairs, data.classes, seed=seed, steps=self.steps, progress=self.progress)
+        remover = train_remover(
+            AsGiven(),
+            pairs,
+            data.classes,
+            seed=seed,
+            steps=self.steps,
+            progress=self.progress,
+            device=self.scene.device,
+        )
         protected = self._protected(defense, images)
         made = {"as given": protected.clamp(0, 1), "learned": remover.remove(protected, images.labels).estimates}
         ways = distances(made.values(), everybody.unit_images())
@@ -196,16 +205,19 @@ class _Case:
     def _protected(self, defense: Defense, images: ImageSet) -> Float[Tensor, "n c h w"]:
         """What a client trains on in the first round, in [0, 1]."""
         scene, normalisation = self.scene, self.scene.dataset.normalisation
-        training, model = scene.config.training, scene.new_model(self.arm)
+        training, model = scene.config.training, scene.new_model(self.arm).to(scene.device)
         model.train(training.batch_norm == "train")
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.clone() for name, tensor in on_host(model.state_dict()).items()}
         context = RoundContext(model, state, training.loss_function(), 0, training.rounds, training.learning_rate_at(0))
         normalised = normalisation.apply(images.unit_images())
         defense.prepare(normalised, images.sample_ids, self.progress)
         defense.begin_round(context)
         batches = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
         protected = [
-            defense.protect_batch(Batch(normalised[at], images.labels[at], images.sample_ids[at]), context).images
+            defense.protect_batch(
+                Batch(normalised[at].to(scene.device), images.labels[at].to(scene.device), images.sample_ids[at]),
+                context,
+            ).images.cpu()
             for at in batches
         ]
         return normalisation.invert(torch.cat(protected))

@@ -11,7 +11,7 @@ from shadow_defense.attacks.removers.suite import Knowledge, breaks_unknown_nois
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
-from shadow_defense.experiment.tasks.keys import key_of, public_key
+from shadow_defense.experiment.tasks.keys import computed_on, key_of, public_key
 from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.progress import Progress
 
@@ -38,7 +38,7 @@ class Breaking(RecordTask[Broken]):
     @cached_property
     def key(self) -> str:
         code = code_hash("attacks/removers", "protection", "experiment/tasks/breaking.py")
-        return key_of(code, public_key(self.scene), self.remover_steps)
+        return key_of(code, public_key(self.scene), self.remover_steps, *computed_on(self.scene))
 
     @property
     def about(self) -> str:
@@ -52,6 +52,6 @@ class Breaking(RecordTask[Broken]):
 
     def compute(self, store: Store, progress: Progress) -> None:
         data = self.scene.dataset
-        known = Knowledge(data.public.unit_images(), data.public.labels, data.classes)
+        known = Knowledge(data.public.unit_images(), data.public.labels, data.classes, device=self.scene.device)
         seed, steps = self.scene.config.seed, self.remover_steps
         self.save(store, Broken(breaks_unknown_noise(known, seed=seed, steps=steps, progress=progress)))

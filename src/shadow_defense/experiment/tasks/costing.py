@@ -22,6 +22,7 @@ from shadow_defense.experiment.tasks.attacking import attack_seed, observation_o
 from shadow_defense.experiment.tasks.keys import (
     COST_CODE,
     attack_key,
+    computed_on,
     cost_key,
     deciding,
     key_of,
@@ -37,6 +38,7 @@ from shadow_defense.experiment.tasks.measuring import (
 )
 from shadow_defense.experiment.tasks.pretraining import generator_for_arm, generator_for_attack, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
+from shadow_defense.federated.states import on_host
 from shadow_defense.metrics.utility import evaluate
 from shadow_defense.progress import Task as Steps
 from shadow_defense.protection.white import White
@@ -149,7 +151,8 @@ class Costing(Measuring[Cost]):
         defended_memory = peak_megabytes()
         # On both sides of the defended steps: the machine's speed drifts.
         after = [median_seconds(step) for step in undefended]
-        evaluated = seconds_of(partial(evaluate, scene.new_model(scene.reference), scene.dataset))
+        model = scene.new_model(scene.reference).to(scene.device)
+        evaluated = seconds_of(partial(evaluate, model, scene.dataset))
         steps = tuple(
             StepCost(client.batch_size, (first + last) / 2, found)
             for client, first, last, found in zip(ends, before, after, defended, strict=True)
@@ -187,8 +190,8 @@ class AttackCosting(Measuring[AttackStep]):
         scene, attack = self.scene, self.attack
         client = scene.attacked_clients(attack)[0]
         job = Job(scene.reference, attack, 0, client.name)
-        network = scene.new_model(scene.reference)
-        state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network = scene.new_model(scene.reference).to(scene.device)
+        state = {name: tensor.clone() for name, tensor in on_host(network.state_dict()).items()}
         update = local_step(scene, scene.reference, client, Defense())()
         observation = observation_of(scene, job, network, state, update, generator)
         adaptive = scene.config.attacks[attack].adaptive
@@ -215,7 +218,8 @@ class RemoverCosting(Measuring[AttackStep]):
 
     @cached_property
     def key(self) -> str:
-        return key_of(code_hash(*COST_CODE, "attacks/removers", "protection"), public_key(self.scene))
+        code = code_hash(*COST_CODE, "attacks/removers", "protection")
+        return key_of(code, public_key(self.scene), *computed_on(self.scene))
 
     @property
     def about(self) -> str:
@@ -230,7 +234,7 @@ class RemoverCosting(Measuring[AttackStep]):
         texture = White(measure_whitening(images), 1.0)
         pairs = pairs_of_own_making(texture.protect, images, public.labels)
         first = LinearRemover(texture.whitening, texture.view())
-        train = partial(train_remover, first, pairs, classes, seed=0)
+        train = partial(train_remover, first, pairs, classes, seed=0, device=self.scene.device)
         # The first step warms caches up.
         train(steps=1)
         return AttackStep(seconds_of(partial(train, steps=MEASURED_STEPS)) / MEASURED_STEPS)

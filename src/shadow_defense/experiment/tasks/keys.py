@@ -136,7 +136,7 @@ def score_key(scene: Scene, attack: str, reference: str) -> str:
 def cost_key(scene: Scene, arm: str) -> str:
     settings, training = scene.config.arms[arm], scene.config.training.model_dump(mode="json")
     generator = _generator_if(settings.kind().needs_generator, scene)
-    return key_of(code_hash(*COST_CODE), start_key(scene), deciding(settings), training, generator)
+    return key_of(code_hash(*COST_CODE), start_key(scene), deciding(settings), training, generator, *computed_on(scene))
 
 
 def deciding(settings: DefenseSettings) -> Settings:

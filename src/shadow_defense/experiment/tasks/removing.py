@@ -54,7 +54,7 @@ class Removing(Attacking):
         assert defense is not None
         prepare_defense(defense, client, scene.dataset.normalisation)
         truths = client.train.unit_images()
-        made = torch.stack(list(removals(defense, client.train).values()))
+        made = torch.stack(list(removals(defense, client.train, scene.device).values()))
         closest = torch.stack([ssim(each, truths) for each in made]).argmax(dim=0)
         found = Reconstruction(
             made[closest, torch.arange(len(truths))],

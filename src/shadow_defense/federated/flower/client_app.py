@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.places import SharedBatchNorm
-from shadow_defense.devices import device_of
 from shadow_defense.errors import RunError, UpdateError
 from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld_names
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
@@ -29,6 +28,7 @@ from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import write_tensors
 from shadow_defense.folder_lock import holding
 from shadow_defense.models.functional import LossFunction, training_mode
+from shadow_defense.placement import device_of
 
 EVALUATED_AT_ONCE = 256
 """Validation images in one forward pass."""
