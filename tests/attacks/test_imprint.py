@@ -16,10 +16,11 @@ from shadow_defense.attacks.robbing_the_fed import RobbingTheFed, imprinted_imag
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.defenses.shadow import ShadowDefense
 from shadow_defense.errors import ModelError, ThreatModelError
+from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.metrics.psnr import pairwise_psnr, psnr
 from shadow_defense.models.build import build_model
-from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
+from shadow_defense.models.imprint import SMALLNESS, ImprintedModel, brightness_edges
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.shadow.guard import ShadowGuard
 from shadow_defense.shadow.settings import ShadowSettings
@@ -28,9 +29,9 @@ MALICIOUS = "malicious server"
 EXACT = 1e-4
 
 
-def cutoffs(bins: int = 64) -> Tensor:
+def edges(bins: int = 64) -> Tensor:
     brightness = normalisation().apply(public()).mean(dim=(1, 2, 3))
-    return brightness_cutoffs(float(brightness.mean()), float(brightness.std()), bins)
+    return brightness_edges(float(brightness.mean()), float(brightness.std()), bins)
 
 
 def convnet(kind: str) -> nn.Module:
@@ -39,7 +40,7 @@ def convnet(kind: str) -> nn.Module:
 
 
 def imprinted(body: nn.Module | None = None, bins: int = 64) -> ImprintedModel:
-    return ImprintedModel(body or lenet(), SHAPE, cutoffs(bins))
+    return ImprintedModel(body or lenet(), SHAPE, edges(bins))
 
 
 def nearest(images: Tensor, truths: Tensor) -> Tensor:
@@ -48,27 +49,60 @@ def nearest(images: Tensor, truths: Tensor) -> Tensor:
 
 
 def test_bins_are_as_likely_as_each_other() -> None:
-    edges = brightness_cutoffs(0.2, 0.5, 10)
-    assert (edges.diff() > 0).all()
-    shares = norm.cdf(edges.numpy(), 0.2, 0.5)
-    assert shares.tolist() == pytest.approx([index / 10 for index in range(10)], abs=1e-6)
+    between = brightness_edges(0.2, 0.5, 10)
+    assert len(between) == 11 and (between.diff() > 0).all()
+    shares = norm.cdf(between.numpy(), 0.2, 0.5)
+    assert shares.tolist() == pytest.approx([index / 10 for index in range(11)], abs=1e-6)
 
 
 def test_the_layer_by_hand() -> None:
-    """Brightness 2 is above cutoffs 0 and 1 by 2 and 1, and below 5: the mean over three units is 1."""
-    model = ImprintedModel(nn.Flatten(), (1, 2, 2), torch.tensor([0.0, 1.0, 5.0]))
+    """Brightness 2 is beyond the first of three bins, half through the second, before the third: mean 1.5 / 3."""
+    model = ImprintedModel(nn.Flatten(), (1, 2, 2), torch.tensor([0.0, 1.0, 3.0, 5.0]))
     images = torch.tensor([1.0, 2.0, 2.0, 3.0]).view(1, 1, 2, 2)
-    torch.testing.assert_close(model(images), (images + model.pattern).flatten(1), rtol=1e-4, atol=1e-4)
-    assert torch.equal(model.pattern, ImprintedModel(nn.Identity(), (1, 2, 2), torch.zeros(3)).pattern)
+    torch.testing.assert_close(model(images), (images + 0.5 * model.pattern).flatten(1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.pattern, ImprintedModel(nn.Identity(), (1, 2, 2), torch.arange(4.0)).pattern)
 
 
 def test_bins_by_hand() -> None:
-    """Images 4 (slope 2) in bin 0, 5 and 7 (slopes 1 and 3) together in bin 1, none in bin 2, 6 (slope -1) in bin 3."""
-    bias = torch.tensor([2.0 + 4 - 1, 4.0 - 1, -1.0, -1.0])
-    weight = torch.tensor([8.0 + 26 - 6, 26.0 - 6, -6.0, -6.0]).unsqueeze(1)
+    """Image 4 (slope 2) in bin 0, 5 and 7 (slopes 1 and 3) together in bin 1, none in bin 2, 6 (slope -1) in bin 3."""
+    bias = torch.tensor([2.0, 4.0, 0.0, -1.0])
+    weight = torch.tensor([8.0, 26.0, 0.0, -6.0]).unsqueeze(1)
     assert imprinted_images(weight, bias, 4).flatten().tolist() == pytest.approx([6.5, 4.0, 6.0])
     assert imprinted_images(weight, bias, 1).flatten().tolist() == pytest.approx([6.5])
     assert imprinted_images(-1e-6 * weight, -1e-6 * bias, 4).flatten().tolist() == pytest.approx([6.5, 4.0, 6.0])
+
+
+def bins_of(images: Tensor, bins: int) -> list[int]:
+    brightness = normalisation().apply(images).mean(dim=(1, 2, 3))
+    return torch.bucketize(brightness, edges(bins)).tolist()
+
+
+@pytest.mark.parametrize(("epochs", "batch_size", "momentum"), [(1, 1, 0.0), (3, 2, 0.0), (5, 8, 0.0), (3, 2, 0.9)])
+@pytest.mark.parametrize("body", [lenet(), convnet("batch")], ids=["lenet", "batch"])
+def test_several_local_steps_hide_nothing(body: nn.Module, epochs: int, batch_size: int, momentum: float) -> None:
+    """Up to twelve steps, in an order that the server does not know: every face that is alone in its bin."""
+    if batch_size == 1 and any(isinstance(layer, nn.BatchNorm2d) for layer in body.modules()):
+        batch_size = 4
+    training = TrainingSettings(learning_rate=0.05, local_epochs=epochs, momentum=momentum)
+    model, labels = imprinted(body, bins=256), (0, 1) * 4
+    seen, _ = observation(model, labels, threat=MALICIOUS, training=training, batch_size=batch_size)
+    assert seen.local_training.steps == epochs * 8 // batch_size
+    found = RobbingTheFed().reconstruct(seen, seed=0)
+    errors, bins = nearest(found.images, private(8)), bins_of(private(8), 256)
+    alone = [bins.count(each) == 1 for each in bins]
+    assert sum(alone) >= 6
+    assert all(error < 1e-3 for error, own in zip(errors.tolist(), alone, strict=True) if own)
+
+
+def test_the_first_of_two_in_a_bin_is_read_and_the_unit_is_spent() -> None:
+    """In steps of one image each: no mean of the two comes back, and no image reaches the unit any more."""
+    model = ImprintedModel(lenet(), SHAPE, torch.tensor([-10.0, 10.0]))
+    seen, _ = observation(model, (0, 1), threat=MALICIOUS, epochs=4, batch_size=1)
+    found = RobbingTheFed().reconstruct(seen, seed=0)
+    assert len(found.images) == 1 and nearest(found.images, private(2)).min() < EXACT
+    after = {name: seen.global_state[name] + change for name, change in seen.update.tensors.items()}
+    inputs = F.linear(normalisation().apply(public()).flatten(1), after["imprint.weight"], after["imprint.bias"])
+    assert not ((inputs > 0) & (inputs < SMALLNESS)).any()
 
 
 @pytest.mark.parametrize("learning_rate", [0.01, 1.0])
@@ -89,20 +123,19 @@ def test_a_batch_comes_back_image_by_image() -> None:
     errors = nearest(found.images, private(8))
     alone = errors < 1e-3
     assert alone.sum() >= 6
-    edges, brightness = cutoffs(256), normalisation().apply(private(8)).mean(dim=(1, 2, 3))
-    bins = torch.bucketize(brightness, edges)
-    assert alone.tolist() == [(bins == bins[index]).sum().item() == 1 for index in range(8)]
-    assert len(found.images) == len(found.labels) == len(set(bins.tolist()))
+    bins = bins_of(private(8), 256)
+    assert alone.tolist() == [bins.count(each) == 1 for each in bins]
+    assert len(found.images) == len(found.labels) == len(set(bins))
 
 
 def test_images_in_one_bin_come_back_as_one_mean() -> None:
     """And a note says so; it is no image of the client's."""
     model = ImprintedModel(lenet(), SHAPE, torch.tensor([-10.0, 10.0]))
-    seen, _ = observation(model, (0, 1), threat=MALICIOUS)
+    seen, _ = observation(model, (0, 1, 1), threat=MALICIOUS)
     found = RobbingTheFed().reconstruct(seen, seed=0)
     assert len(found.images) == 1
-    assert any("1 bins hold all 2 images" in note for note in found.notes)
-    assert nearest(found.images, private(2)).min() > 50 * EXACT
+    assert any("1 bins hold all 3 images" in note for note in found.notes)
+    assert nearest(found.images, private(3)).min() > 50 * EXACT
 
 
 class Recording(ShadowDefense):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.kind import AttackKind
-from shadow_defense.attacks.local_steps import simulate_training
+from shadow_defense.attacks.local_steps import SimulatedTraining, simulate_training
 from shadow_defense.attacks.objectives import matching
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.observed_statistics import (
@@ -24,7 +24,7 @@ from shadow_defense.attacks.observed_statistics import (
 from shadow_defense.attacks.priors import average_statistics, mean_norm
 from shadow_defense.attacks.released_gradinversion import released_attack
 from shadow_defense.attacks.search import Losses, cosine_schedule, search
-from shadow_defense.attacks.target import Beyond, matching_target
+from shadow_defense.attacks.target import BEYOND, Beyond, matching_target
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.errors import ConfigError
 from shadow_defense.models.batchnorm import (
@@ -66,11 +66,7 @@ class GradInversion(BaseModel):
     energy_noise: float = Field(0.1, ge=0, description="noise after each step, in units of the learning rate")
     start_noise: float = Field(0.1, gt=0, description="noise on the template at the start: a constant start is stuck")
     longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
-    beyond: Beyond = Field(
-        "averaged",
-        description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "
-        "through the last of them alone",
-    )
+    beyond: Beyond = Field("averaged", description=BEYOND)
 
     @model_validator(mode="after")
     def _released_reads_buffers(self) -> GradInversion:
@@ -150,9 +146,14 @@ class GradInversion(BaseModel):
                 notes.append("batch-norm statistics of public images stand in for the client's")
             momentum = buffer_momentum(observation)
 
-            def losses(images: Tensor) -> Losses:
+            def compared(images: Tensor) -> tuple[SimulatedTraining, Tensor]:
                 simulated = expected_training(partial(simulate, images=images), observation.matching.draws)
-                matched = distance(simulated.update, target.observed)
+                return simulated, distance(simulated.update, target.observed)
+
+            def losses(images: Tensor) -> Losses:
+                if target.surrogate is not None:
+                    target.surrogate.follow(lambda: compared(images.detach())[1].detach())
+                simulated, matched = compared(images)
                 total = self.matching_weight * matched
                 if statistics:
                     ours = average_statistics(simulated.statistics, step_weights(momentum, len(simulated.statistics)))

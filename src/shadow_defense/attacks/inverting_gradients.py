@@ -17,7 +17,7 @@ from shadow_defense.attacks.objectives import cosine_distance
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.priors import anisotropic_variation
 from shadow_defense.attacks.search import cosine_schedule, step_schedule
-from shadow_defense.attacks.target import Beyond
+from shadow_defense.attacks.target import BEYOND, Beyond
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator
@@ -64,11 +64,7 @@ class InvertingGradients(BaseModel):
     )
     signed: bool = Field(True, description="Adam sees only the sign of the gradient, as published")
     longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
-    beyond: Beyond = Field(
-        "averaged",
-        description="more local steps than that: averaged, one average step; truncated, all simulated, with gradients "
-        "through the last of them alone",
-    )
+    beyond: Beyond = Field("averaged", description=BEYOND)
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: restarts in one batch take one together."""

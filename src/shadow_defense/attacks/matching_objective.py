@@ -110,6 +110,9 @@ class MatchingObjective:
 
     def __call__(self, candidates: Float[Tensor, "r n c h w"]) -> RestartLosses:
         """The losses of r candidates, on the graph; the client is simulated once for each."""
+        if self.target.surrogate is not None:
+            still = candidates.detach()
+            self.target.surrogate.follow(lambda: torch.stack([self._alone(each)[1].detach() for each in still]).mean())
         alone = candidates.device.type == "cpu" and self.target.local.steps == 1 and not self._gradient.exact
         parts = [self._together(part) for part in candidates.split(1 if alone else self._at_once)]
         totals, matched = zip(*parts, strict=True)
@@ -118,7 +121,7 @@ class MatchingObjective:
     def _together(self, candidates: Float[Tensor, "r n c h w"]) -> tuple[Tensor, Tensor]:
         target = self.target
         if len(candidates) == 1:
-            total, matched = self._losses(candidates[0], target.buffers, target.parameters, mapped=False)
+            total, matched = self._alone(candidates[0])
             return total.unsqueeze(0), matched.unsqueeze(0)
         parameters = {name: tensor.detach() for name, tensor in target.parameters.items()}
         buffers = {name: tensor.expand(len(candidates), *tensor.shape) for name, tensor in target.buffers.items()}
@@ -128,6 +131,9 @@ class MatchingObjective:
 
         total, matched = vmap(losses, randomness="different")(candidates, buffers)
         return total, matched
+
+    def _alone(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+        return self._losses(images, self.target.buffers, self.target.parameters, mapped=False)
 
     def _losses(
         self,

@@ -6,7 +6,6 @@ import math
 import time
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -21,25 +20,23 @@ from shadow_defense.models.imprint import ImprintedModel
 from shadow_defense.progress import Task
 
 EMPTY = 1e-5
-"""Share of the greatest bin's bias difference below which a bin holds nothing but rounding."""
+"""Share of the greatest bias update below which a unit holds nothing but rounding."""
 
 
 def imprinted_images(weight: Float[Tensor, "bins d"], bias: Float[Tensor, "bins"], count: int) -> Float[Tensor, "m d"]:
     """Up to ``count`` images from the update of the imprint layer, those with the strongest signal first.
 
-    ``x = (dW_i - dW_{i+1}) / (db_i - db_{i+1})``, with zeros behind the last bin: exact where bin i holds one image,
-    the images' weighted mean where it holds several. Any common factor cancels. Empty bins are left out.
+    ``x = dW_i / db_i``: exact where unit i was trained on one image, their weighted mean where it was on several. Any
+    common factor cancels. Units that nothing was trained on are left out.
 
-    >>> weight, bias = torch.tensor([[5.0, 7.0], [2.0, 4.0], [2.0, 4.0]]), torch.tensor([4.0, 1.0, 1.0])
+    >>> weight, bias = torch.tensor([[3.0, 3.0], [2.0, 4.0], [0.0, 0.0]]), torch.tensor([3.0, 1.0, 0.0])
     >>> imprinted_images(weight, bias, 5).tolist()
     [[1.0, 1.0], [2.0, 4.0]]
     """
-    above = torch.cat([weight.double(), bias.double().unsqueeze(1)], dim=1)
-    within = above - torch.cat([above[1:], torch.zeros_like(above[:1])])
-    strength = within[:, -1].abs()
+    strength = bias.double().abs()
     strongest = strength.argsort(descending=True, stable=True)[:count]
     chosen = strongest[strength[strongest] > EMPTY * strength.max()]
-    return (within[chosen, :-1] / within[chosen, -1:]).to(weight)
+    return (weight[chosen].double() / bias[chosen].double().unsqueeze(1)).to(weight)
 
 
 class RobbingTheFed(BaseModel):
@@ -56,9 +53,10 @@ class RobbingTheFed(BaseModel):
     def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
         """Read the images that the client trained on off the update of an :class:`ImprintedModel`.
 
-        Exact for images that are alone in their bin, for any loss, body and batch size, in one local step. Images
-        that share a bin come back as one mean, so that fewer may be returned than the client has. What comes back is
-        what was trained on: input-space noise is part of it. The variant for several local steps is not built.
+        Exact for images that are alone in their bin, for any loss, body, batch size and number of local steps of SGD.
+        Of images that share a bin the first that was trained on comes back, as one mean with those of its batch, so
+        that fewer may be returned than the client has. What comes back is what was trained on: input-space noise is
+        part of it.
 
         Raises:
             ThreatModelError: where the server may not send a model of its own making.
@@ -69,16 +67,16 @@ class RobbingTheFed(BaseModel):
         observation.threat_model.require(self.needs, "robbing-the-fed")
         if not isinstance(observation.model, ImprintedModel):
             raise ModelError("the model carries no imprint: set model.imprint, such as model.imprint=128")
-        target = matching_target(observation, longest_unroll=1)
+        target = matching_target(observation, longest_unroll=observation.local_training.steps)
         weight, bias = (observation.update.tensors[f"imprint.{part}"].detach() for part in ("weight", "bias"))
         if not bias.any():
-            raise UpdateError("the imprint did not move: no image was brighter than its first cutoff")
+            raise UpdateError("the imprint did not move: no image was as bright as any of its bins")
         found = imprinted_images(weight, bias, target.count)
         low, high = observation.box
         images = found.view(-1, *observation.image_shape).clamp(low, high)
         notes = [*target.notes, *step_notes(target)]
         if len(images) < target.count:
-            notes.append(f"{len(images)} bins hold all {target.count} images: some are means of several")
+            notes.append(f"{len(images)} bins hold all {target.count} images: some are means, or the first of several")
         if task:
             task.advance()
         return Reconstruction(

@@ -13,12 +13,19 @@ from shadow_defense.attacks.equal_steps import LIKE_SIGNS, equal_share
 from shadow_defense.attacks.label_recovery import evenly, recover_labels, rule_in_words
 from shadow_defense.attacks.local_steps import as_single_step
 from shadow_defense.attacks.observation import Observation
+from shadow_defense.attacks.surrogate import Surrogate
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.functional import split_state
 
-Beyond = Literal["averaged", "truncated"]
-"""What becomes of more local steps than are unrolled: one average step, or gradients through the last ones alone."""
+Beyond = Literal["averaged", "truncated", "surrogate"]
+"""What becomes of more local steps than are unrolled."""
+
+BEYOND = (
+    "more local steps than that: averaged, one average step; truncated, all simulated, with gradients through the last "
+    "of them alone; surrogate, one gradient of all images at a model between those before and after the round"
+)
+"""What the settings of attacks say of it."""
 
 PARAMETERS_WITHHELD = (
     "batch norm's scales and shifts stay with the client: the global model's stand in for them, and all else is matched"
@@ -36,6 +43,7 @@ class Simulation:
         count: how many images are sought.
         local: the training to simulate: the client's own, or one average step.
         last: how many of the local steps the images are sought through; None: all.
+        surrogate: moves ``parameters`` while the images are sought; None: they stay where they are.
         notes: assumptions, in words.
     """
 
@@ -46,6 +54,7 @@ class Simulation:
     count: int
     local: LocalTraining
     last: int | None = None
+    surrogate: Surrogate | None = None
     notes: tuple[str, ...]
 
 
@@ -62,7 +71,9 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
     One step, or few enough to unroll: all of the client's images. More than ``longest_unroll`` steps: one batch,
     the update taken as one average step; or, ``truncated``, all images and every step simulated, with gradients through
     the last ``longest_unroll`` alone. Truncation moves no image that only earlier steps see: it takes the steps of an
-    epoch or more. Without knowledge of the local training: one step over all samples.
+    epoch or more. ``surrogate``: all images in one batch, their gradient taken between the models before and after
+    (:class:`~shadow_defense.attacks.surrogate.Surrogate`). Without knowledge of the local training: one step over all
+    samples.
     """
     parameters, buffers = split_state(observation.model, observation.global_state)
     sent = tuple(name for name in parameters if name not in observation.update.withheld)
@@ -70,6 +81,7 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
     samples = observation.update.samples
     notes = [PARAMETERS_WITHHELD] if len(sent) < len(parameters) else []
     last: int | None = None
+    surrogate: Surrogate | None = None
     if observation.grants("local training"):
         local, count = observation.local_training, samples
         if local.optimiser is None:
@@ -78,6 +90,10 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
         if local.steps > longest_unroll and beyond == "truncated":
             last = longest_unroll
             notes.append(f"gradients through the last {last} of {local.steps} local steps alone")
+        elif local.steps > longest_unroll and beyond == "surrogate":
+            notes.append(f"{local.steps} local steps taken as one gradient between the models before and after them")
+            local = replace(as_single_step(local), batch_size=samples)
+            surrogate = Surrogate(parameters, dict(zip(sent, observed, strict=True)))
         elif local.steps > longest_unroll:
             count = min(local.batch_size, samples)
             notes.append(f"{local.steps} local steps taken as one average step; {count} of {samples} images sought")
@@ -95,6 +111,7 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
         count=count,
         local=local,
         last=last,
+        surrogate=surrogate,
         notes=tuple(notes),
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from shadow_defense.errors import ModelError
-from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
+from shadow_defense.models.imprint import ImprintedModel, brightness_edges
 from shadow_defense.models.kind import ModelKind
 from shadow_defense.models.registry import MODELS
 from shadow_defense.models.settings import ModelSettings
@@ -62,7 +62,7 @@ def build_model(
     if settings.start is not None:
         _load_start(model, settings)
     if settings.imprint is not None:
-        return ImprintedModel(model, (channels, *image_size), brightness_cutoffs(*brightness, settings.imprint))
+        return ImprintedModel(model, (channels, *image_size), brightness_edges(*brightness, settings.imprint))
     return model
 
 

@@ -47,7 +47,7 @@ class SimulatedGradient:
     precision, which is for exactness, they are from the start.
 
     Args:
-        parameters: theta, leaves that require gradients; they stay as they are while this object is in use.
+        parameters: theta, leaves that require gradients; they stay as they are from a call to its derivative.
         buffers: written to in train mode, once a call.
         recorder: open, where batch-norm statistics are wanted.
         method: what an earlier object found out about the same model.
