@@ -30,7 +30,7 @@ test-engines: install
 	$(TEST) -m engine
 
 test-others: install
-	nice -n 19 $(TEST) -n 2 --dist loadfile -m "not engine"
+	CHECK_SHAPES=1 nice -n 19 $(TEST) -n 2 --dist loadfile -m "not engine"
 
 test-fast: install
 	$(TEST) -n 2 --dist loadfile -m "not slow and not engine"

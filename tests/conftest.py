@@ -1,4 +1,4 @@
-"""Shapes of tensors are checked; drawn examples are the same everywhere; folders that some machines lack skip."""
+"""Shapes are checked where asked for; drawn examples are the same everywhere; folders that some machines lack skip."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -22,22 +23,35 @@ def pytest_collection_finish() -> None:
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 
-# Before the package's modules are imported: annotations are checked where functions are defined. Only where there are
-# shapes, since checked modules take four times as long to import.
-install_import_hook(
-    [
-        ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
-        for path in SOURCE.rglob("*.py")
-        if "jaxtyping" in path.read_text(encoding="utf-8")
-    ],
-    "beartype.beartype",
-)
+if os.environ.get("CHECK_SHAPES"):
+    from tests.shapes import checked
+
+    # Before the package's modules are imported: annotations are checked where functions are defined. Only where there
+    # are shapes, since checked modules take four times as long to import.
+    install_import_hook(
+        [
+            ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+            for path in SOURCE.rglob("*.py")
+            if "jaxtyping" in path.read_text(encoding="utf-8")
+        ],
+        f"{checked.__module__}.{checked.__name__}",
+    )
+
 
 # Whether a test passes depends on the code alone: not on the machine's load, nor on the day's random numbers.
 hypothesis.settings.register_profile(
     "same", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("same")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same draws of networks that no seed is given for, whatever ran before; shapes not in slow tests, which call
+    the same functions a thousand times."""
+    import torch
+
+    torch.default_generator.manual_seed(0)
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(scope="session")
