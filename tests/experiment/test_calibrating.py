@@ -242,7 +242,7 @@ EXACT: dict[str, Any] = {
     "generator": {"z_dim": 8, "width": 4, "steps": 2, "batch_size": 4},
     "training": {"rounds": 2, "learning_rate": 0.05},
     "arms": {"strong": {"defense": "shadow", "options": {"latent_iterations": 3, "momentum": 0.3}}},
-    "attacks": {"r-gap": {"attack": "r-gap"}, "ig": {"options": {"iterations": 2}, "longest_client": 1}},
+    "attacks": {"r-gap": {"attack": "r-gap", "rounds": [1]}, "ig": {"options": {"iterations": 2}, "longest_client": 1}},
     "metrics": {"lpips": None},
     "workers": 0,
 }
