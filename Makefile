@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 TEST := env OMP_NUM_THREADS=1 $(RUN)/python -m pytest
 
-.PHONY: install demo test test-engines test-others test-fast lint docs wheel benchmark clean
+.PHONY: install demo test test-engines test-others test-fast lint style types docs wheel benchmark clean
 
 install: $(VENV)/.installed
 
@@ -21,10 +21,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(RUN)/shadow-defense demo
 
-# Engines wait more than they compute: the other tests take what they leave, and no more, since Flower gives up a client
-# that is starved for half a minute and a SuperLink that takes 15 seconds to start.
-test: install lint
-	$(MAKE) -j 2 test-engines test-others
+# Engines wait more than they compute: types and the other tests take what they leave, and no more, since Flower gives up
+# a client that is starved for half a minute, and a SuperLink that takes 15 seconds to start.
+test: style
+	$(MAKE) -j 3 types test-engines test-others
 
 test-engines: install
 	$(TEST) -m engine
@@ -35,10 +35,14 @@ test-others: install
 test-fast: install
 	$(TEST) -n 2 --dist loadfile -m "not slow and not engine"
 
-lint: install
+lint: style types
+
+style: install
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy
+
+types: install
+	nice -n 19 $(RUN)/mypy
 
 docs: $(VENV)/.docs
 	$(RUN)/mkdocs build --strict

@@ -60,6 +60,13 @@ def dcgan() -> DCGANGenerator:
 
 
 @cache
+def stylegan3() -> StyleGAN3Generator:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return StyleGAN3Generator(32, 1, z_dim=8, w_dim=8, channel_base=512, channel_max=16).eval()
+
+
+@cache
 def images() -> Tensor:
     with torch.no_grad():
         return (dcgan()(torch.randn(64, CODE, generator=torch.Generator().manual_seed(9))) + 1) / 2
@@ -287,8 +294,7 @@ def test_stylegan3_in_the_spaces_of_its_styles(attack: Any, space: str) -> None:
     """A batch of two, from a generator larger than the images; cma-es is given thousands of entries."""
     if getattr(attack, "optimiser", "") == "cma-es":
         pytest.importorskip("cma")
-    torch.manual_seed(0)
-    generator = StyleGAN3Generator(32, 1, z_dim=8, w_dim=8, channel_base=512, channel_max=16).eval()
+    generator = stylegan3()
     tensors = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     found = attack.model_copy(update={"latent_space": space, "restarts": 2}).reconstruct(
         observation(images()[:2], generator=generator), seed=0

@@ -34,8 +34,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Comp
     """A whole tiny comparison with ablations, one of whose trainings fails."""
     folder = tmp_path_factory.mktemp("comparison") / "out"
     broken = {"noise-broken": {"defense": "noise", "options": {"scale": 1e38}}}
-    comparison = Comparison(folder, grid(defenses={**TINY["defenses"], **broken}, ablations="shadow-1.0"))
-    comparison.run()
+    made = grid(defenses={**TINY["defenses"], **broken}, ablations="shadow-1.0", workers=0)
+    comparison = Comparison(folder, made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "in_own_process", fixed_cost)
+        comparison.run()
     return comparison, write_results(comparison, "shadow-defense compare tiny.yaml")
 
 

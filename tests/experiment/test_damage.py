@@ -83,7 +83,7 @@ def cut_in_half(path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose defended arm is trained."""
-    run = Run.create(tmp_path_factory.mktemp("trained") / "run", config_from(TINY))
+    run = Run.create(tmp_path_factory.mktemp("trained") / "run", config_from({**TINY, "workers": 0}))
     pretrain_stage(run)
     train_arm(run, "shadow")
     return run.folder
@@ -108,7 +108,8 @@ def test_every_damaged_file_is_named_and_mended_as_its_line_says(tiny: dict[str,
     tiny["training"]["rounds"], tiny["data"]["split"]["sizes"] = 2, [1, 2]
     run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
     stages = STAGES.values()
-    for stage in stages:
+    to_results = [stage for name, stage in STAGES.items() if name != "report"]
+    for stage in to_results:
         stage(run, Progress())
     whole = numbers(json.loads(run.results_path.read_text()))
     arm = run.arm_folder("shadow").resolve()
@@ -139,7 +140,7 @@ def test_every_damaged_file_is_named_and_mended_as_its_line_says(tiny: dict[str,
         mends = ["delete it"] if damaged in (rebuilt, score) else [f"delete {name / deleted.name}" for name in names]
         assert any(place in line for place in places) and any(mend in line for mend in mends) and "\n" not in line
         deleted.unlink()
-        for stage in stages:
+        for stage in to_results:
             stage(run, Progress())
         assert numbers(json.loads(run.results_path.read_text())) == whole, damaged
     for name in ("results.json", "scores.json"):

@@ -29,7 +29,7 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.psnr import psnr as decibels
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row
-from tests.experiment.conftest import numbers
+from tests.experiment.conftest import TINY, numbers
 from tests.experiment.in_process import train_arm
 
 COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
@@ -59,6 +59,14 @@ def all_at_once(folder: Path, tiny: dict[str, Any]) -> None:
     whole_run(Run.create(folder, config_from({**tiny, "workers": 0})))
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run by stages, without a stop."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    all_stages(folder, TINY)
+    return folder
+
+
 def equal_results(unbroken: Path, broken: Path) -> int:
     """The number of files of tensors, all of which are the same in both folders, to the bit."""
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (unbroken, broken))
@@ -76,11 +84,10 @@ def equal_results(unbroken: Path, broken: Path) -> int:
 
 @pytest.mark.slow
 def test_stopped_between_any_two_files_a_run_ends_with_the_same_numbers(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unbroken: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed again and again, each time after some more files, it ends as one by stages without a stop, to the bit."""
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "apart" / "broken"
-    all_stages(unbroken, tiny)
+    broken = tmp_path / "broken"
     whole, left, kills = os.fsync, 0, 0
 
     def fsync(file: int) -> None:
@@ -118,9 +125,8 @@ def test_a_run_of_adam_is_attacked_as_adam(tiny: dict[str, Any], tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_a_run_goes_on(tiny: dict[str, Any], tiny_file: Path, tmp_path: Path) -> None:
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "apart" / "broken"
-    all_stages(unbroken, tiny)
+def test_killed_by_the_system_a_run_goes_on(unbroken: Path, tiny_file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
     process = subprocess.Popen(
         [*COMMAND, "run", str(tiny_file), "--out", str(broken), "--quiet"], start_new_session=True
     )
@@ -136,9 +142,8 @@ def test_killed_by_the_system_a_run_goes_on(tiny: dict[str, Any], tiny_file: Pat
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_complete_and_does_nothing_again(tiny: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    all_stages(folder, tiny)
+def test_a_finished_run_is_complete_and_does_nothing_again(unbroken: Path, tiny: dict[str, Any]) -> None:
+    folder = unbroken
     for name in ("config.yaml", "results.json", "results.csv", "scores.json", "report.html"):
         assert (folder / name).is_file(), name
     results = json.loads((folder / "results.json").read_text())
