@@ -1,4 +1,4 @@
-"""Secure aggregation by pairwise masks (Bonawitz et al. 2017): the server learns the average, no single update.
+"""Secure aggregation by pairwise masks (Bonawitz et al. 2017): the server learns the sum, no single update.
 
 Client i sends ``q(x_i) + sum_{j>i} PRG(s_ij) - sum_{j<i} PRG(s_ij)  (mod 2^32)`` where ``q`` is fixed point and
 ``s_ij`` is a secret that clients i and j share. In the sum over all clients every mask appears once with each sign.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from jaxtyping import Float64, UInt32
 from torch import Tensor
 
 from shadow_defense.errors import UpdateError
-from shadow_defense.federated.update import ModelUpdate
 
 FRACTION_BITS = 24
 """Bits behind the binary point: steps of 6e-8, and room for averages up to 128 in 32 bits."""
@@ -90,43 +88,6 @@ def add_masks(
     return masked
 
 
-def weighted_vector(update: ModelUpdate, total_samples: int) -> Float64[Tensor, "n"]:
-    """``n_i / sum_j n_j * U_i``, all tensors in one row: the clients' parts of the average.
-
-    The protocol's own form sends ``n_i U_i`` and ``n_i`` in the sum; here the numbers of samples are public, as they
-    are in FedAvg, which keeps the values small.
-    """
-    flat = torch.cat([tensor.double().flatten() for tensor in update.tensors.values()])
-    return flat * (update.samples / total_samples)
-
-
 def sum_masked(masked: Sequence[UInt32[np.ndarray, "n"]]) -> UInt32[np.ndarray, "n"]:
     """What the server computes: the sum of all that it received, mod 2^32, in which the masks cancel."""
     return np.add.reduce(list(masked), dtype=np.uint32)
-
-
-def secure_average(updates: Sequence[ModelUpdate], secrets: Secrets, round: int) -> dict[str, Tensor]:
-    """FedAvg's average from masked vectors alone: within ``clients * 2^-25`` of the plain one, and single precision.
-
-    Integer tensors come back rounded to the nearest integer, as the server's plain average rounds them.
-
-    Raises:
-        UpdateError: without updates, when they are of different models, or when a value is too large.
-    """
-    if not updates:
-        raise UpdateError("no client sent an update in this round: nothing to average")
-    for update in updates[1:]:
-        update.check_against(updates[0].tensors)
-    clients = [update.client for update in updates]
-    total = sum(update.samples for update in updates)
-    first = updates[0].tensors
-    # Entries are summed by place, so every update is laid out in the order of the first.
-    ordered = [replace(update, tensors={name: update.tensors[name] for name in first}) for update in updates]
-    words = [to_fixed_point(weighted_vector(update, total), len(clients)) for update in ordered]
-    masked = [add_masks(own, name, clients, secrets, round) for own, name in zip(words, clients, strict=True)]
-    flat = from_fixed_point(sum_masked(masked))
-    parts = flat.split([tensor.numel() for tensor in first.values()])
-    return {
-        name: (part if tensor.is_floating_point() else part.round()).view(tensor.shape).to(tensor.dtype)
-        for (name, tensor), part in zip(first.items(), parts, strict=True)
-    }

@@ -31,8 +31,6 @@ from shadow_defense.protection.whitening import measure_whitening
 HELD_BACK = 4
 """One in so many public images is kept from the learned remover, for the planted breaks and the choice of remover."""
 
-LEAST_HELD = 20
-
 
 @dataclass(frozen=True)
 class Knowledge:

@@ -11,7 +11,7 @@ from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.control_variates import control_change
 from shadow_defense.federated.flower.client_app import BeforeUpload, arrays_of, round_of
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
-from shadow_defense.federated.flower.records import ARRAYS, CONTROL, METRICS, read_record, to_record
+from shadow_defense.federated.flower.records import ARRAYS, CONTROL, METRICS, from_record, to_record
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.replies import update_of
 from shadow_defense.federated.flower.site_state import STATE_FOLDER, node_name, state_root
@@ -76,7 +76,7 @@ class BeforeUploadMod:
         update = update_of(reply, received, round)
         self.check(context)(update, received)
         # Written anew: behind a tensor's bytes there could be others.
-        after = to_record(read_record(arrays_of(content), received, "the training's model"))
+        after = to_record(from_record(arrays_of(content), received, "the training's model"))
         leaving = RecordDict({ARRAYS: after, METRICS: metrics})
         if learning_rate is not None:
             changed = control_change(control, update.tensors, steps=update.steps, learning_rate=learning_rate)

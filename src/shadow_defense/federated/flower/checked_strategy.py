@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from shadow_defense.errors import RunError, UpdateError, shown
-from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, read_record, to_record
+from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, from_record, to_record
 from shadow_defense.federated.flower.replies import senders_of, tensors_of, update_of
 from shadow_defense.federated.flower.strategy_wrapper import StrategyWrapper
 from shadow_defense.federated.server import apply_update
@@ -59,7 +59,7 @@ class CheckedStrategy(StrategyWrapper):
             try:
                 update_of(reply, self._sent, server_round - 1, sender=sender)
                 metrics = self._scalars(reply, sender)
-                after = to_record(read_record(tensors_of(reply, sender), self._sent, f"the reply of {sender}"))
+                after = to_record(from_record(tensors_of(reply, sender), self._sent, f"the reply of {sender}"))
                 usable.append(_same_message(reply, RecordDict({ARRAYS: after, METRICS: metrics})))
             except UpdateError as error:
                 log.warning("round %d of this Flower run: left out: %s", server_round, error)
@@ -120,7 +120,7 @@ class CheckedStrategy(StrategyWrapper):
 
     def _in_own_types(self, arrays: ArrayRecord) -> ArrayRecord:
         """What was sent plus the average change, as in one process (``apply_update``): counters stay integers."""
-        averaged = read_record(arrays, self._sent, "the averaged model")
+        averaged = from_record(arrays, self._sent, "the averaged model")
         for name, tensor in averaged.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise RunError(f"the average of tensor '{name}' is not finite: lower the learning rate")

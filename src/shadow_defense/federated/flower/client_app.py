@@ -19,7 +19,7 @@ from shadow_defense.federated.batch_norm_policy import evaluable_state, withheld
 from shadow_defense.federated.client import LocalResult, prepare_defense, train_locally
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder, restore_defense
 from shadow_defense.federated.evaluations import LEAST_EVALUATED, admit_evaluation, rounded
-from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, read_record, to_record
+from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, from_record, to_record
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.site_state import PARTITION
 from shadow_defense.federated.settings import TrainingSettings
@@ -246,7 +246,7 @@ def _whole(config: ConfigRecord, key: str, default: int = 0) -> int:
 
 
 def _received(content: RecordDict, initial: Mapping[str, Tensor], withheld: frozenset[str]) -> dict[str, Tensor]:
-    return in_types_of(read_record(arrays_of(content), initial, "the server's global model", withheld), initial)
+    return in_types_of(from_record(arrays_of(content), initial, "the server's global model", withheld), initial)
 
 
 def arrays_of(content: RecordDict) -> ArrayRecord:

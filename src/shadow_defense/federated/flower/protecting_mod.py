@@ -14,7 +14,7 @@ from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.evaluations import LEAST_EVALUATED, admit_evaluation
 from shadow_defense.federated.flower.client_app import arrays_of, round_of
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
-from shadow_defense.federated.flower.records import METRICS, SAMPLES, read_record, to_record
+from shadow_defense.federated.flower.records import METRICS, SAMPLES, from_record, to_record
 from shadow_defense.federated.flower.refusal import refuse
 from shadow_defense.federated.flower.site_state import node_name, state_root
 from shadow_defense.federated.states import digest, in_types_of
@@ -72,7 +72,7 @@ class ProtectingMod(ABC):
         self, message: Message, context: Context, call_next: ClientAppCallable, states: ClientStateFolder
     ) -> RecordDict:
         round, like = round_of(message.content, self.rounds_of(context)), self.like(message)
-        received = read_record(arrays_of(message.content), like, "the server's global model")
+        received = from_record(arrays_of(message.content), like, "the server's global model")
         asked = digest(in_types_of(received, like))
         content = content_of(call_next(message, context))
         metrics = leaving_metrics(content, context, named=self.metrics, tensors=())

@@ -34,7 +34,7 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     return ArrayRecord({name: each.float() if each.dtype == torch.bfloat16 else each for name, each in plain.items()})
 
 
-def read_record(
+def from_record(
     record: ArrayRecord, like: Mapping[str, Tensor], whose: str, absent: Collection[str] = ()
 ) -> dict[str, Tensor]:
     """The tensors of a record, as they came, with the names and in the order of ``like``.

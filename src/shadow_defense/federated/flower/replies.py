@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Message
 from torch import Tensor
 
 from shadow_defense.errors import UpdateError, shown
-from shadow_defense.federated.flower.records import CONTROL, SAMPLES, STEPS, read_record
+from shadow_defense.federated.flower.records import CONTROL, SAMPLES, STEPS, from_record
 from shadow_defense.federated.flower.site_state import PARTITION
 from shadow_defense.federated.states import change
 from shadow_defense.federated.update import MOST_COUNTED, ModelUpdate
@@ -71,7 +71,7 @@ def update_of(
         raise UpdateError(f"{sender} sent no update: {shown(reply.error.reason)}")
     if not reply.has_content():
         raise UpdateError(f"{sender} sent an empty reply: expected a set of tensors")
-    after = read_record(tensors_of(reply, sender), global_state, f"the reply of {sender}")
+    after = from_record(tensors_of(reply, sender), global_state, f"the reply of {sender}")
     for name, tensor in after.items():
         _check_change(name, tensor.double() - global_state[name].double(), global_state[name], sender)
     samples, steps = _count(reply, SAMPLES), _count(reply, STEPS)

@@ -22,7 +22,7 @@ from shadow_defense.federated.flower.averaging import UpdateAveraging
 from shadow_defense.federated.flower.checked_strategy import CheckedStrategy
 from shadow_defense.federated.flower.client_app import FIRST_ROUND
 from shadow_defense.federated.flower.recording_strategy import RecordingStrategy
-from shadow_defense.federated.flower.records import read_record, to_record
+from shadow_defense.federated.flower.records import from_record, to_record
 from shadow_defense.federated.flower.sampling_strategy import SamplingStrategy
 from shadow_defense.federated.sampling import taking_part
 from shadow_defense.federated.settings import TrainingSettings
@@ -98,7 +98,7 @@ class FlowerServer:
             if server_round == 0:
                 return None
             round = rounds_done + server_round - 1
-            averaged = read_record(arrays, initial, "the averaged model", withheld)
+            averaged = from_record(arrays, initial, "the averaged model", withheld)
             now = {**initial, **in_types_of(averaged, initial)}
             entry = {"round": round, **self.measured(round), "seconds": time.perf_counter() - started}
             if self.settings.evaluates_after(round):

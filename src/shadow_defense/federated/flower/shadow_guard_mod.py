@@ -19,7 +19,7 @@ from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.client_app import arrays_of, round_of
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
 from shadow_defense.federated.flower.protecting_mod import ProtectingMod, leaving, numbers, whole
-from shadow_defense.federated.flower.records import ARRAYS, NUMPY, SAMPLES, read_record
+from shadow_defense.federated.flower.records import ARRAYS, NUMPY, SAMPLES, from_record
 from shadow_defense.federated.flower.site_state import epsilon_budget, state_root
 from shadow_defense.federated.guarded import guarded as guarded
 from shadow_defense.federated.guarded import guarding
@@ -111,7 +111,7 @@ class ShadowGuardMod(ProtectingMod):
                 "the training drew no guarded batch: give it guarded(loader, model) in place of its loader"
             )
         metrics = leaving_metrics(content, context, named=self.metrics)
-        after = in_types_of(read_record(arrays_of(content), received, "the training's model"), received)
+        after = in_types_of(from_record(arrays_of(content), received, "the training's model"), received)
         # Raises for NaN and infinity.
         ModelUpdate(change(received, after), whole(metrics, SAMPLES), 0, round, states.client)
         spend(state_root(context), states.run, states.client, defense.measurements(), epsilon_budget(context))

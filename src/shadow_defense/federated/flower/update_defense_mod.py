@@ -20,7 +20,7 @@ from shadow_defense.federated.evaluations import LEAST_EVALUATED
 from shadow_defense.federated.flower.client_app import arrays_of, round_of
 from shadow_defense.federated.flower.leaving import content_of, leaving_metrics
 from shadow_defense.federated.flower.protecting_mod import ProtectingMod, leaving, numbers, whole
-from shadow_defense.federated.flower.records import ARRAYS, CONTROL, OWN_CONTROL, SAMPLES, STEPS, read_record, to_record
+from shadow_defense.federated.flower.records import ARRAYS, CONTROL, OWN_CONTROL, SAMPLES, STEPS, from_record, to_record
 from shadow_defense.federated.flower.site_state import epsilon_budget, state_root
 from shadow_defense.federated.privacy_budget import spend
 from shadow_defense.federated.sent_only import build_sent_only, check_sent_only
@@ -94,7 +94,7 @@ class UpdateDefenseMod(ProtectingMod):
         round, model = round_of(message.content, self.rounds), self.model()
         like = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         # Read before the training is called, which may reuse the record.
-        received = in_types_of(read_record(arrays_of(message.content), like, "the server's global model"), like)
+        received = in_types_of(from_record(arrays_of(message.content), like, "the server's global model"), like)
         withheld = withheld_names(model, self.settings.share_bn)
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad and name not in withheld}
         control = self._control(message.content, trained)
@@ -117,7 +117,7 @@ class UpdateDefenseMod(ProtectingMod):
             message.content.array_records[OWN_CONTROL] = to_record(own_control)
         content = content_of(call_next(message, context))
         metrics = leaving_metrics(content, context, named=self.metrics)
-        after = in_types_of(read_record(arrays_of(content), like, "the training's model"), like)
+        after = in_types_of(from_record(arrays_of(content), like, "the training's model"), like)
         model.load_state_dict(after)
         shared = {name: tensor for name, tensor in received.items() if name not in withheld}
         round_context = RoundContext(model, received, F.cross_entropy, round, self.rounds, 1.0)
@@ -159,4 +159,4 @@ def read_control(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, T
     record = content.array_records.get(CONTROL)
     if not isinstance(record, ArrayRecord):
         raise UpdateError(f"the server's message has no '{CONTROL}': let its strategy send SCAFFOLD's, zeros at first")
-    return in_types_of(read_record(record, like, "the server's control variate"), like)
+    return in_types_of(from_record(record, like, "the server's control variate"), like)

@@ -22,7 +22,7 @@ from shadow_defense.federated.flower.client_app import (
     round_of,
     train_round,
 )
-from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, read_record
+from shadow_defense.federated.flower.records import ARRAYS, METRICS, SAMPLES, STEPS, from_record
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import LEVELS, FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.masks import MODULUS, use_own_masks
 from shadow_defense.federated.states import change, in_types_of, on_host
@@ -85,10 +85,10 @@ def train_securely(taking_part: Participant, content: RecordDict, context: Conte
     like = {name: tensor.detach().clone() for name, tensor in initial.items() if name in sent}
     # In double precision the update can be read off the reply without loss.
     reply = train_round(replace(taking_part, exact=True), content)
-    received = in_types_of(read_record(sent, like, "the server's global model"), like)
+    received = in_types_of(from_record(sent, like, "the server's global model"), like)
     metrics = reply.metric_records[METRICS]
     update = ModelUpdate(
-        change(received, read_record(reply.array_records[ARRAYS], received, "the update")),
+        change(received, from_record(reply.array_records[ARRAYS], received, "the update")),
         _whole(metrics, SAMPLES),
         _whole(metrics, STEPS),
         round_of(content, taking_part.settings.rounds),
