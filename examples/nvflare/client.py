@@ -1,8 +1,9 @@
-"""A site: ShadowGuard in the training loop of an NVFlare Client API script; what leaves is the difference."""
+"""A site: a training in NVFlare's Client API, which three lines defend; what leaves is the difference."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import nvflare.client as flare
@@ -10,66 +11,65 @@ import torch
 from faces import FacesModel, images_of
 from torch import Tensor, nn
 
-from shadow_defense import ShadowGuard
-from shadow_defense.federated.client_state import ClientState, ClientStateFolder
+from shadow_defense import ShadowSettings
 from shadow_defense.federated.nvflare.exchange import SAMPLES
-from shadow_defense.federated.nvflare.site_state import state_root
-from shadow_defense.federated.site_secret import secret_seed
-from shadow_defense.federated.states import change, digest, in_types_of
-from shadow_defense.generators.build import load_generator
+from shadow_defense.federated.nvflare.shadow_guard_site import ShadowGuardSite, guarded  # <- 1
 from shadow_defense.seeds import named_generator
-from shadow_defense.shadow.settings import ShadowSettings
 
 BATCH_SIZE, LEARNING_RATE = 4, 0.1
 
+Batches = list[tuple[Tensor, Tensor]]
 
-class Site:
-    """A site's training, which goes on where it stopped: noise maps and latent codes lie on the site's own disk.
 
-    NVFlare ends and starts a site's process as it likes: nothing that a later round needs may be in memory only.
-    """
+def batches_of(site: str, round: int, file: Path | None) -> Batches:
+    """A site's images and labels in the round's order: a process that begins anew trains on the same batches."""
+    images, labels, _ = images_of(site, file)
+    order = torch.randperm(len(images), generator=named_generator(0, "order", site, round))
+    return [(images[chosen], labels[chosen]) for chosen in order.split(BATCH_SIZE)]
 
-    def __init__(self, name: str, run: str, generator: Path | None, images: Path | None = None) -> None:
-        self.name, self.model, self.loss_fn = name, FacesModel(), nn.CrossEntropyLoss()
-        self.images, self.labels, self.names = images_of(name, images)
-        self.states = ClientStateFolder(state_root(), run, name)
-        self.guard: ShadowGuard | None = None
-        if generator is not None:
-            settings = ShadowSettings(strength=0.6, latent_iterations=100)
-            self.guard = ShadowGuard(load_generator(generator), settings, seed=secret_seed(state_root(), run, name))
 
-    def train(self, received: dict[str, Tensor], round: int, rounds: int) -> tuple[dict[str, Tensor], int]:
-        """The difference that one round makes to the global model, and the number of steps."""
-        received = in_types_of(received, self.model.state_dict())
-        asked = digest(received)
-        before = self.states.resume(round, asked)
-        if self.guard is not None and before is not None:
-            self.guard.load_state_dict(before.defense)
-        elif before is None:
-            self.states.save(ClientState.prepared(self._remembered(), {}))
-        self.model.load_state_dict(received)
-        steps = self._train(received, round, rounds)
-        # On disk before the update leaves: the same round asked again gives the same update.
-        self.states.save(ClientState(round, asked, self._remembered(), {}))
-        return change(received, self.model.state_dict()), steps
+def train(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """One epoch of SGD, which knows nothing of any defense."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    for images, labels in batches:
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
 
-    def _train(self, received: dict[str, Tensor], round: int, rounds: int) -> int:
-        optimiser = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE)
-        order = torch.randperm(len(self.images), generator=named_generator(0, "order", self.name, round))
-        batches = order.split(BATCH_SIZE)
-        for chosen in batches:
-            images, labels = self.images[chosen], self.labels[chosen]
-            if self.guard is not None:
-                names = [self.names[index] for index in chosen.tolist()]
-                where = {"model": self.model, "global_model": received, "round": round, "rounds": rounds}
-                images = self.guard.protect(images, labels, names, loss_fn=self.loss_fn, **where)
-            optimiser.zero_grad()
-            self.loss_fn(self.model(images), labels).backward()
-            optimiser.step()
-        return len(batches)
 
-    def _remembered(self) -> dict[str, object]:
-        return {} if self.guard is None else self.guard.state_dict()
+def defended(run: str, generator: Path, file: Path | None) -> None:
+    """Every round with a guard, which lies on the site's own disk: NVFlare ends and starts its process as it likes."""
+    settings = ShadowSettings(strength=0.6, latent_iterations=100)
+    name, model, site = flare.get_site_name(), FacesModel(), ShadowGuardSite(generator, run, settings)
+    while (message := site.receive()) is not None:  # <- 2, in place of flare.receive
+        model.load_state_dict(as_tensors(message))
+        batches = batches_of(name, message.current_round, file)
+        train(model, guarded(batches, model))
+        site.send(model, steps=len(batches), samples=count(batches))  # <- 3, in place of flare.send
+
+
+def undefended(file: Path | None) -> None:
+    """Every round on the images as they are."""
+    name, model = flare.get_site_name(), FacesModel()
+    while (message := flare.receive()) is not None:
+        received = as_tensors(message)
+        model.load_state_dict(received)
+        batches = batches_of(name, message.current_round, file)
+        train(model, batches)
+        difference = {name: tensor - received[name] for name, tensor in model.state_dict().items()}
+        # NVFlare weighs its average by the number of steps.
+        meta = {"NUM_STEPS_CURRENT_ROUND": len(batches), SAMPLES: count(batches)}
+        flare.send(flare.FLModel(params=difference, params_type="DIFF", meta=meta))
+
+
+def as_tensors(message: flare.FLModel) -> dict[str, Tensor]:
+    """The global model: NVFlare hands over arrays or tensors."""
+    return {name: torch.as_tensor(value) for name, value in message.params.items()}
+
+
+def count(batches: Batches) -> int:
+    """Of images."""
+    return sum(len(labels) for _, labels in batches)
 
 
 def main() -> None:
@@ -82,15 +82,10 @@ def main() -> None:
     # Tiny tensors: threads that wait for one another cost more than they give.
     torch.set_num_threads(1)
     flare.init()
-    site = Site(flare.get_site_name(), given.run, given.generator, given.images)
-    while flare.is_running():
-        message = flare.receive()
-        if message is None:
-            break
-        difference, steps = site.train(message.params, message.current_round, message.total_rounds)
-        # NVFlare weighs its average by the number of steps.
-        meta = {"NUM_STEPS_CURRENT_ROUND": steps, SAMPLES: len(site.images)}
-        flare.send(flare.FLModel(params=difference, params_type="DIFF", meta=meta))
+    if given.generator is None:
+        undefended(given.images)
+    else:
+        defended(given.run, given.generator, given.images)
 
 
 if __name__ == "__main__":

@@ -277,7 +277,9 @@ def _summary(record: AuditRecord, page: Path) -> None:
         say(f"  next: {step}")
     say("")
     for text in dict.fromkeys(record.threat_models.values()):
-        say(f"Threat model {text}")
+        # A line of its own for who it is, what it sees, what it is granted and what not.
+        for line in f"Threat model {text}".splitlines():
+            say(line)
         say("")
     for attack in record.attacks.values():
         for sentence in attack.sentences:

@@ -15,7 +15,6 @@ from torch import Tensor
 import shadow_defense
 from shadow_defense.data.images import as_bytes
 from shadow_defense.experiment.protecting import in_memory
-from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
 from shadow_defense.protection.frozen import FrozenProtection
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "nvflare"
@@ -43,10 +42,13 @@ def update(client: Any, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPat
     protected, _ = shadow_defense.protect(clean, labels, public=public, preset="white")
     tmp_path.mkdir(exist_ok=True)
     np.savez(tmp_path / f"{seed}.npz", train_images=as_bytes(protected)[:, 0].numpy(), train_labels=labels.numpy())
-    monkeypatch.setenv(STATE_FOLDER, str(tmp_path / f"states-{seed}"))
-    site = client.Site("site-3", "run", None, tmp_path / f"{seed}.npz")
-    difference, _ = site.train(dict(client.FacesModel().state_dict()), 0, 2)
-    return dict(difference)
+    before, sent = client.FacesModel().state_dict(), []
+    asked = [client.flare.FLModel(params=dict(before), current_round=0, total_rounds=2), None]
+    for name, does in {"get_site_name": lambda: "site-3", "receive": lambda: asked.pop(0), "send": sent.append}.items():
+        monkeypatch.setattr(client.flare, name, does)
+    client.undefended(tmp_path / f"{seed}.npz")
+    [update] = sent
+    return dict(update.params)
 
 
 def test_it_sends_the_same_for_other_images_with_the_same_protected_ones(

@@ -27,9 +27,10 @@ from shadow_defense.experiment.audit.given import Given
 from shadow_defense.experiment.audit.of_update import case_of_update
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
+from shadow_defense.federated.states import digest
 from shadow_defense.federated.training_folder import round_folder
 from shadow_defense.federated.update import ModelUpdate
-from shadow_defense.files import read_tensors
+from shadow_defense.files import flatten_tensors, read_tensors
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "nvflare"
 SITES = {"site-1": 1, "site-2": 2, "site-3": 2}
@@ -123,32 +124,37 @@ def test_the_example_protects_and_records(
     final = machine.run / "nvflare" / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
     globals_.append(torch.load(final, weights_only=True)["model"])
     # The same sites in one process that never ends: what a round begins with must not depend on it.
-    monkeypatch.setenv(STATE_FOLDER, str(tmp_path / "again"))
-    shutil.copytree(machine.states / "secrets", tmp_path / "again" / "secrets")
+    again = tmp_path / "again"
+    monkeypatch.setenv(STATE_FOLDER, str(again))
+    shutil.copytree(machine.states / "secrets", again / "secrets")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    sites = {name: client.Site(name, "faces", machine.run / "generator" / "generator.safetensors") for name in SITES}
+    sent: list[Any] = []
+    monkeypatch.setattr(client.flare, "send", sent.append)
     for round in (0, 1):
         updates = {}
         for name, steps in SITES.items():
             update = ModelUpdate.load(machine.seen(round) / f"update-{name}.safetensors")
-            images = sites[name].images
-            assert (update.steps, update.samples, update.round, update.client) == (steps, len(images), round, name)
-            expected, _ = sites[name].train(globals_[round], round, 2)
-            for tensor, value in expected.items():
-                assert np.array_equal(update.tensors[tensor].numpy(), without_the_smallest(value, 80)), (name, tensor)
+            images = len(client.images_of(name)[0])
+            assert (update.steps, update.samples, update.round, update.client) == (steps, images, round, name)
+            arrays = {tensor: value.numpy() for tensor, value in globals_[round].items()}
+            asked = [client.flare.FLModel(params=arrays, current_round=round, total_rounds=2), None]
+            monkeypatch.setattr(client.flare, "get_site_name", lambda name=name: name)
+            monkeypatch.setattr(client.flare, "receive", lambda asked=asked: asked.pop(0))
+            client.defended("faces", machine.run / "generator" / "generator.safetensors", None)
+            for tensor, value in sent.pop().params.items():
+                expected = without_the_smallest(torch.as_tensor(value), 80)
+                assert np.array_equal(update.tensors[tensor].numpy(), expected), (name, tensor)
             updates[name] = update.tensors
         for tensor, before in globals_[round].items():
             mean = sum(SITES[name] * each[tensor].double() for name, each in updates.items()) / sum(SITES.values())
             torch.testing.assert_close(globals_[round + 1][tensor].double(), before + mean, rtol=1e-5, atol=1e-7)
             assert not torch.equal(globals_[round + 1][tensor], before)
     torch.set_num_threads(threads)
-    for name, site in sites.items():
-        last = ClientStateFolder(machine.states, "faces", name).last()
-        assert last is not None and last.round == 1
-        assert site.guard is not None
-        site.guard.load_state_dict(last.defense)
-        assert site.guard.noise_maps.keys() == site.guard.latents.keys() == set(site.names)
+    for name in SITES:
+        there, here = (ClientStateFolder(states, "faces", name).last() for states in (machine.states, again))
+        assert there is not None and here is not None and there.round == here.round == 1
+        assert digest(flatten_tensors(there.defense)) == digest(flatten_tensors(here.defense))
     place = machine.seen(0)
     given = Given(
         str(EXAMPLE / "faces.yaml"), update=place / "update-site-1.safetensors", before=place / "global.safetensors"

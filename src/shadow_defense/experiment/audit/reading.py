@@ -180,7 +180,7 @@ def _check(
         if name in given and given[name].shape != tensor.shape:
             raise UpdateError(
                 f"{what}: tensor '{name}' has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}: give "
-                "one of this very model (--model)"
+                "one of this very model (--model), for images of the same size (data.image_size)"
             )
     for name, tensor in given.items():
         if name not in expected:
