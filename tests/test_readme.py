@@ -57,6 +57,61 @@ def test_every_link_to_a_file_has_one(page: Path) -> None:
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
+PRINTED = [*PAGES, *sorted((ROOT / "docs" / "results").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+
+RUN_BY = {
+    "flwr run .": "tests/federated/flower/test_quickstart.py",
+    "python examples/flower-deployment/deploy.py": "tests/federated/flower/test_deployment.py",
+    "shadow-defense audit --model": "tests/experiment/test_audit.py",
+    "shadow-defense audit --model package.module": "tests/experiment/test_audit_own_model.py",
+    "shadow-defense audit ~/shadow-defense-quickstart": "tests/federated/flower/test_quickstart.py",
+    "shadow-defense audit --protected": "tests/experiment/protecting/test_folder_audit.py",
+    "shadow-defense calibrate CONFIG --analytic": "tests/experiment/protecting/test_calibrating.py",
+    "shadow-defense compare MY-GRID.yaml": "tests/experiment/test_comparison_whole.py",
+    "shadow-defense compare kermany": "tests/experiment/test_comparison_grid.py",
+    "shadow-defense compare signs.yaml": "tests/test_examples.py",
+    "shadow-defense config": "tests/cli/test_cli.py",
+    "shadow-defense data list": "tests/cli/test_cli.py",
+    "shadow-defense evidence study.yaml": "tests/experiment/test_evidence.py",
+    "shadow-defense evidence --data HOSPITALS": "tests/experiment/test_evidence.py",
+    "shadow-defense import-snapshot": "tests/generators/snapshots/test_command.py",
+    "shadow-defense pretrain --generator dcgan": "tests/experiment/test_pretraining.py",
+    "shadow-defense pretrain --generator stylegan3-t ": "tests/generators/test_stylegan3_training.py",
+    "shadow-defense run secure-aggregation": "tests/federated/flower/secure_aggregation/test_secure_run.py",
+}
+"""By how a command of the pages begins: the test that runs it, in small or on names of its own."""
+
+
+PRINTED_COMMAND = r"^ {4,}((?:shadow-defense|python|flwr|flower-\w+) .+)$"
+
+
+def undated(page: Path) -> list[str]:
+    """The commands of a page whose section says no day; nor does the page, but the README, before its first section."""
+    sections = re.split(r"^(?=##+ )", re.sub(r"\\\n\s*", "", page.read_text()), flags=re.MULTILINE)
+    if page != ROOT / "README.md" and re.search(DAY, sections[0]):
+        return []
+    return [
+        command
+        for section in sections
+        if not re.search(DAY, section)
+        for command in re.findall(PRINTED_COMMAND, section, re.MULTILINE)
+    ]
+
+
+DAY = r"\b20\d\d-\d\d-\d\d\b"
+
+
+@pytest.mark.parametrize("page", PRINTED, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_runs_in_a_test_or_says_when_it_was_last_run(page: Path) -> None:
+    assert [command for command in undated(page) if not command.startswith(tuple(RUN_BY))] == []
+
+
+def test_what_runs_a_command_is_there() -> None:
+    printed = [command for page in PRINTED for command in re.findall(PRINTED_COMMAND, page.read_text(), re.MULTILINE)]
+    assert [begins for begins in RUN_BY if not any(command.startswith(begins) for command in printed)] == []
+    assert [test for test in RUN_BY.values() if not (ROOT / test).exists()] == []
+
+
 def snippet(importing: str) -> str:
     """The README's one block of Python that imports a name."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -99,7 +99,7 @@ def test_a_name_of_the_package_stays_its_own(defenses: Registry[DefenseKind]) ->
         ("wrong", r"'wrong' of a-stranger .*Other.*: expected a DefenseKind, or a class that has one"),
         ("mien", "unknown defense 'mien': did you mean 'mine'"),
         ("a_stranger:Nobody", "'a_stranger:Nobody' cannot be loaded: AttributeError"),
-        ("nowhere:Mine", "'nowhere:Mine' cannot be loaded: ModuleNotFoundError"),
+        ("nowhere:Mine", "'nowhere:Mine' cannot be loaded: ModuleNotFoundError.*put PYTHONPATH=. before the command"),
         (":", "cannot be loaded"),
     ],
 )

@@ -122,8 +122,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             found = load()
         # Whatever a stranger's module raises must not hide whose it is.
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise self.error(f"{where} cannot be loaded: {reason}; correct that package or leave it out") from error
+            raise self.error(f"{where} cannot be loaded: {import_failure(error, name)}") from error
         return self._entry(name, found, where)
 
     def _entry(self, name: str, found: object, where: str) -> Kind:
@@ -151,6 +150,19 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
 
     def __len__(self) -> int:
         return len(self._own) + len(self.points)
+
+
+def import_failure(error: Exception, place: str) -> str:
+    """Why ``module:name`` could not be imported, and what to do: a command does not look into the folder it runs in.
+
+    >>> import_failure(ModuleNotFoundError("No module named 'mine'", name="mine"), "mine:Defense").partition("; ")[2]
+    'put PYTHONPATH=. before the command where mine lies in this folder, or install it'
+    """
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    module = place.partition(":")[0].partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return f"{reason}; put PYTHONPATH=. before the command where {module} lies in this folder, or install it"
+    return f"{reason}; correct that package or leave it out"
 
 
 def imported(place: str) -> Any:

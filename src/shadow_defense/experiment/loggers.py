@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shadow_defense.errors import ConfigError
-from shadow_defense.registry import imported
+from shadow_defense.registry import import_failure, imported
 from shadow_defense.report.records.run import Round, RunRecord
 
 
@@ -55,8 +55,7 @@ def logger_named(given: str) -> OnMeasurement:
         found: OnMeasurement = imported(given)
     # Whatever a stranger's module raises.
     except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"--log {given} cannot be imported ({line}): name a function that Python finds") from error
+        raise ConfigError(f"--log {given} cannot be imported: {import_failure(error, given)}") from error
     if not callable(found):
         raise ConfigError(f"--log {given} is no function: expected one that takes name, value and round")
     return found
