@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from shadow_defense.attacks.analytic import explained
 from shadow_defense.attacks.target import matching_target
@@ -291,4 +292,20 @@ def test_foreground_is_the_lesion_where_it_is_known(tiny: dict[str, Any], tmp_pa
     assert images.masks is not None
     assert torch.equal(foreground.masks(images), images.masks)
     unknown = ImageSet(images.images, images.labels, images.sample_ids)
-    assert foreground.masks(unknown).sum().item() <= int(16 * 16 * 0.3)
+    found = foreground.masks(unknown)
+    assert found is not None and found.sum().item() <= int(16 * 16 * 0.3)
+
+
+def test_of_a_model_without_a_feature_map_nothing_is_said_of_a_foreground(
+    tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program from a file is such a model: its run ended in an error once all was trained and attacked."""
+    from shadow_defense.experiment.tasks import scoring
+
+    monkeypatch.setattr(scoring, "final_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(256, 2)))
+    run = Run(tmp_path / "run", config_from(tiny))
+    images = run.client("client-1").train
+    masks = scoring.Foreground(run, tmp_path).masks(images)
+    assert masks is None
+    [row] = scoring.score_rows(images.unit_images(), images, masks, None)
+    assert row.metrics["psnr_whole"] > 60 and "psnr_inside" not in row.metrics

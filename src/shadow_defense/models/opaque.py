@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -126,7 +127,9 @@ def _scripted(path: Path) -> OpaqueModel:
 
 
 def _exported(path: Path) -> OpaqueModel:
-    with _tensors_only():
+    with _tensors_only(), warnings.catch_warnings():
+        # Of torch's own reading, a dozen a file, on which no user can act.
+        warnings.simplefilter("ignore", FutureWarning)
         module = torch.export.load(path).module()
     return OpaqueModel(_Exported(module), _tensors(module))
 

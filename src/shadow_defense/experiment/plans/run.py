@@ -227,6 +227,19 @@ def _has_batch_norm(run: Run, arm: str) -> bool:
     return bool(withheld_names(run.new_model(arm), "none"))
 
 
+def _foreground_note(run: Run, scores: Sequence[Score]) -> str:
+    if run.dataset.test.masks is not None:
+        return "Inside and outside refer to the foreground: the lesion's mask."
+    if scores and not any("psnr_inside" in row.metrics for score in scores for row in score.rows):
+        return (
+            "Nothing is said of a foreground: no lesion is marked, and Grad-CAM++ finds no feature map in this model."
+        )
+    share = run.config.metrics.foreground_share
+    return (
+        f"Inside and outside refer to the foreground: the top {share:.0%} of Grad-CAM++ of the first arm's final model."
+    )
+
+
 def _batch_norm_notes(run: Run) -> list[str]:
     """What it means that some arms keep batch norm on the clients; nothing where none does."""
     mode, arms = run.config.training.batch_norm, run.config.arms
@@ -266,12 +279,7 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
         "PSNR and SSIM: higher means that the attacker sees more. LPIPS: lower means that the attacker sees more.",
         "Reconstructions are matched to the client's images one to one (optimal assignment by PSNR); 'best match' is "
         "the paper's form, in which every metric takes its own best over all of the client's images.",
-        "Inside and outside refer to the foreground: "
-        + (
-            "the lesion's mask."
-            if run.dataset.test.masks is not None
-            else f"the top {run.config.metrics.foreground_share:.0%} of Grad-CAM++ of the first arm's final model."
-        ),
+        _foreground_note(run, scores),
     ]
     notes += _batch_norm_notes(run)
     spared = [part for arm in run.config.arms.values() for part in arm.parts().values()]

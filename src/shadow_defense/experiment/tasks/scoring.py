@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from shadow_defense.data.dataset import ImageSet
+from shadow_defense.errors import ModelError
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
@@ -149,7 +150,7 @@ _lpips = lru_cache(maxsize=1)(load_lpips)
 
 
 @lru_cache(maxsize=256)
-def foreground_masks(scene: Scene, training: Path, client: str) -> Bool[Tensor, "n h w"]:
+def foreground_masks(scene: Scene, training: Path, client: str) -> Bool[Tensor, "n h w"] | None:
     """The foreground of a client's images by the first arm's training; once a process: all arms and rounds share it."""
     return Foreground(scene, training).masks(scene.client(client).train)
 
@@ -157,7 +158,8 @@ def foreground_masks(scene: Scene, training: Path, client: str) -> Bool[Tensor, 
 class Foreground:
     """Where the diagnosis looks: the lesion mask where the data has one, else the top of a Grad-CAM++.
 
-    The map is that of the first arm's final model and of each image's true class, so that all arms share it.
+    The map is that of the first arm's final model and of each image's true class, so that all arms share it. A model
+    without a feature map, such as a program from a file, has none: nothing is then said of the foreground.
     """
 
     def __init__(self, scene: Scene, training: Path) -> None:
@@ -174,13 +176,20 @@ class Foreground:
             ]
         )
 
-    def masks(self, images: ImageSet) -> Bool[Tensor, "n h w"]:
+    def masks(self, images: ImageSet) -> Bool[Tensor, "n h w"] | None:
+        """None where neither the data nor the model says."""
         if images.masks is not None:
             return images.masks
-        return keep_top(self.cams(images), self._scene.config.metrics.foreground_share) > 0
+        try:
+            cams = self.cams(images)
+        except ModelError:
+            return None
+        return keep_top(cams, self._scene.config.metrics.foreground_share) > 0
 
 
-def score_rows(reconstructions: Tensor, truths: ImageSet, masks: Tensor, lpips: Lpips | None) -> tuple[ImageScore, ...]:
+def score_rows(
+    reconstructions: Tensor, truths: ImageSet, masks: Tensor | None, lpips: Lpips | None
+) -> tuple[ImageScore, ...]:
     """One score a reconstruction."""
     rows = []
     for index, row in enumerate(score_reconstructions(reconstructions, truths.unit_images(), masks, lpips)):
