@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "attacks": {"inverting-gradients": {"options": {"iterations": 4}, "longest_client": 1, "rounds": [1, 2]}},
 }
 
-COST = Cost((StepCost(1, 0.1, 0.2), StepCost(8, 0.4, 2.0)), 0.5, 100, 150, 1.0)
+COST = Cost((StepCost(1, 0.1, 0.2, 0.2), StepCost(8, 0.4, 2.0, 1.5)), 0.5, 100, 150, 1.0)
 
 
 def grid(**changes: Any) -> Grid:

@@ -32,7 +32,25 @@ class TestForecast:
     def test_ratios_are_those_of_the_largest_batch(self) -> None:
         assert COST.time_ratio == 5.0
         assert COST.memory_ratio == 1.5
-        assert [COST.step_seconds(size) for size in (1, 4, 5, 32)] == [0.2, 0.2, 2.0, 2.0]
+        assert [COST.step_seconds(size) for size in (1, 4, 5, 32)] == [0.2, 0.2, 1.5, 1.5]
+        assert COST.first_seconds(32) == 2.0
+
+    def test_what_is_dear_in_early_rounds_alone_is_measured_over_all_of_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A first round of 9 s a step and later ones of 1 s: 13 s in five of nine rounds, at even distances."""
+        taken = list[int]()
+
+        def later(work: Any) -> float:
+            taken.extend(getattr(work, "args", ()))
+            return 1.0
+
+        monkeypatch.setattr(costing, "median_seconds", lambda work: 9.0)
+        monkeypatch.setattr(costing, "seconds_of", later)
+        run = the_scene(tmp_path, training={"rounds": 9})
+        measured = Costing(run, run.reference).measure(tmp_path / "none")
+        assert [step.mean for step in measured.steps] == [2.6, 2.6]
+        assert taken[:8] == [2, 4, 6, 8] * 2
 
     def test_a_training_counts_steps_evaluations_and_preparation(self, tmp_path: Path) -> None:
         run = the_scene(tmp_path, training={"rounds": 3, "local_epochs": 2, "evaluate_every": 2})
@@ -44,7 +62,7 @@ class TestForecast:
         self, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Measured once an arm: two arms in one process, of 1,000 rounds whose clients take 3 steps of 2 s together."""
-        slow = Cost((StepCost(1, 2.0, 2.0),), 0.0, 1.0, 1.0, 0.0)
+        slow = Cost((StepCost(1, 2.0, 2.0, 2.0),), 0.0, 1.0, 1.0, 0.0)
         monkeypatch.setattr(measuring, "in_own_process", lambda *_: slow)
         tiny["arms"] = {"a": {"defense": "none"}, "b": {"defense": "clip"}}
         tiny["training"]["rounds"] = 1000

@@ -46,14 +46,23 @@ from shadow_defense.protection.whitening import measure_whitening
 
 MEASURED_STEPS = 4
 
+MEASURED_ROUNDS = 5
+"""Rounds in which a defense is measured, from the first to the last at even distances: some search in early ones."""
+
 
 @dataclass(frozen=True)
 class StepCost:
-    """One local step of one client: seconds without and with the defense."""
+    """One local step of one client: seconds without and with the defense.
+
+    Attributes:
+        defended: in the first round.
+        mean: over the rounds of a training.
+    """
 
     batch_size: int
     plain: float
     defended: float
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,11 @@ class Cost:
         return self.defended_memory / self.plain_memory
 
     def step_seconds(self, batch_size: int) -> float:
-        """Of the measured batch whose size is nearest."""
+        """Over a whole training, of the measured batch whose size is nearest."""
+        return self._nearest(batch_size).mean
+
+    def first_seconds(self, batch_size: int) -> float:
+        """As :meth:`step_seconds`, in the first round."""
         return self._nearest(batch_size).defended
 
     def plain_seconds(self, batch_size: int) -> float:
@@ -137,7 +150,9 @@ class Costing(Measuring[Cost]):
         undefended = [local_step(scene, scene.reference, client, Defense()) for client in ends]
         before = [median_seconds(step) for step in undefended]
         plain_memory = peak_megabytes()
-        defended, starts = [], []
+        defended, means, starts = [], [], []
+        last = scene.config.training.rounds - 1
+        later = [place * last // (MEASURED_ROUNDS - 1) for place in range(1, MEASURED_ROUNDS)]
         for client in ends:
             begun = time.perf_counter()
             defense = build_defense(scene, arm, loaded, client.name)
@@ -148,14 +163,15 @@ class Costing(Measuring[Cost]):
             prepared = (time.perf_counter() - built) / len(client.train)
             starts.append(time.perf_counter() - begun)
             defended.append(median_seconds(step))
+            means.append((defended[-1] + sum(seconds_of(partial(step, round)) for round in later)) / MEASURED_ROUNDS)
         defended_memory = peak_megabytes()
         # On both sides of the defended steps: the machine's speed drifts.
         after = [median_seconds(step) for step in undefended]
         model = scene.new_model(scene.reference).to(scene.device)
         evaluated = seconds_of(partial(evaluate, model, scene.dataset))
         steps = tuple(
-            StepCost(client.batch_size, (first + last) / 2, found)
-            for client, first, last, found in zip(ends, before, after, defended, strict=True)
+            StepCost(client.batch_size, (earlier + again) / 2, found, mean)
+            for client, earlier, again, found, mean in zip(ends, before, after, defended, means, strict=True)
         )
         # What the first client waits for beside its own image: of the second it is there.
         start = max(0.0, starts[0] - prepared * len(ends[0].train))

@@ -49,7 +49,7 @@ class StudyCosts(Costs):
         if isinstance(task, Updating):
             return len(scene.kept) * (preparing_seconds(scene, cost) + round_seconds(scene, cost))
         images = task.audited + MOST_COPIED
-        protecting = cost.start_seconds + images * (cost.prepare_seconds + cost.step_seconds(BATCH) / BATCH)
+        protecting = cost.start_seconds + images * (cost.prepare_seconds + cost.first_seconds(BATCH) / BATCH)
         return CHOOSING + protecting + self._removing(task)
 
     def _removing(self, task: Breaking | Bounding) -> float:
