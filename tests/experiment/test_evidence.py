@@ -27,6 +27,7 @@ from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring
 from shadow_defense.experiment.tasks.bounding import Bounding, is_bounded
+from shadow_defense.experiment.tasks.costing import Cost, StepCost
 from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.updating import Updating
 from shadow_defense.experiment.trial import Trial
@@ -322,6 +323,19 @@ def test_a_trial_of_a_study_keeps_the_key_of_its_training(tmp_path: Path) -> Non
     """The same training in a study and in a comparison is one result."""
     own = trial(evidence(tmp_path))
     assert own.whole_trainings["noise"].key == Trial(own.config, Store(tmp_path)).trainings["noise"].key
+
+
+def test_costs_are_of_the_federations_batches(tmp_path: Path) -> None:
+    """Victims have one image each here; clients train in batches of up to eight."""
+    plan = evidence(tmp_path, victims={"counts": {1: 2}})
+    batches = {
+        client.batch_size for costing in plan.costs.costings().values() for client in costing.scene.dataset.clients
+    }
+    assert batches == {1, 4, 8}
+    cost = Cost((StepCost(8, 0.4, 2.0, 1.5),), 0.0, 1.0, 1.0, 0.0)
+    plan.costs.cost_of = lambda model, arm: cost  # type: ignore[assignment, method-assign]
+    training = trial(plan).whole_trainings["noise"]
+    assert plan.costs.seconds(training) == pytest.approx(2 * 5 * 1.5)
 
 
 def test_what_is_drawn_once_is_audited_once_for_all_models(tmp_path: Path) -> None:

@@ -52,7 +52,11 @@ class Evidence(Comparison):
 
     def __init__(self, folder: Path, study: Study) -> None:
         super().__init__(folder, study)
-        self.costs: Costs = StudyCosts(study, self.store, self.workers, self.trial)
+        # Of the federation's batches, not of victims'.
+        self.costs: Costs = StudyCosts(study, self.store, self.workers, self._federation)
+
+    def _federation(self, model: str, seed: int) -> Trial:
+        return base_of(self.trial(model, seed))
 
     def new_trial(self, config: RunConfig, same: Trial | None) -> Trial:
         base = super().new_trial(config, None if same is None else base_of(same))
