@@ -57,7 +57,7 @@ class TestGrid:
             ({"models": {"m": {"threads": 2}}}, "models.m.threads cannot differ from model to model"),
             ({"models": {"m": {"attacks": {"dlg": {}}}}}, "unknown attack of models.m 'dlg'"),
             ({"models": {"m": {"attacks": ["dlg"]}}}, "unknown attack of models.m 'dlg'"),
-            ({"models": {"m": {"attacks": []}}}, "is tried on no model"),
+            ({"models": {"m": {"attacks": []}}}, "models.m.attacks names none: give at least one of"),
             ({"models": {"m": {"seeds": 0}}}, "models.m.seeds = 0: expected how many of the first seeds"),
             ({"defenses": {"f": {"defense": "none", "seeds": 1}}}, "'f' has fewer seeds, and all others"),
             ({"defenses": {**TINY["defenses"], "noise-weak": {}}}, "two defenses of the grid are called 'noise-weak'"),

@@ -297,6 +297,8 @@ class TestReading:
             title, plain = load_study(name)
             _, full = load_study(name, full=True)
             assert title == name and len(full.points()) > len(plain.points()) and len(full.models) == 3
+            # What is cut for one set's size the whole grid has.
+            assert set(plain.models) <= set(full.models)
 
     def test_class_folders_of_ones_own_are_taken_as_they_are(self, tmp_path: Path) -> None:
         from PIL import Image

@@ -25,14 +25,13 @@ from shadow_defense.experiment.described import attack_of, data_of, defense_of, 
 from shadow_defense.experiment.plans.comparison.pictures import pictures
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
 from shadow_defense.report.pages.compare import comparison_numbers, render_comparison
 from shadow_defense.report.pages.compare_markdown import comparison_markdown
 from shadow_defense.report.records.comparison import ComparisonRecord, DefenseEntry, Failure, LeftOut
 from shadow_defense.report.records.reading import Settings, write_record
-from shadow_defense.report.records.scores import BASELINES, Row, ScoreTable
+from shadow_defense.report.records.scores import BASELINES, Attack, Row, ScoreTable
 from shadow_defense.report.sentences.comparison import comparison_verdict
 
 UTILITY = ("f1_macro", "f1_micro", "accuracy", "auroc")
@@ -97,7 +96,7 @@ class _Gathering:
                 federation(first), {str(seed): federation(trial(model, seed)).images.sha256 for seed in grid.seeds}
             ),
             models={name: _model(self._config(name), grid.models[name]) for name in grid.models},
-            attacks={name: attack_of(self._facing(name), name) for name in grid.attacks},
+            attacks=self._attacks(),
             defenses=self._defenses(),
             tables=tuple(tables),
             ablations=tuple(ablations),
@@ -107,10 +106,11 @@ class _Gathering:
         )
         return replace(record, verdict=tuple(comparison_verdict(record)))
 
-    def _facing(self, attack: str) -> Trial:
-        """The first model's trial in which an attack is tried."""
-        trials = self.comparison.first_trials().values()
-        return next(trial for trial in trials if attack in trial.config.attacks)
+    def _attacks(self) -> dict[str, Attack]:
+        """What is tried on some model, as on the first of them."""
+        trials = list(self.comparison.first_trials().values())
+        facing = {name: [each for each in trials if name in each.config.attacks] for name in self.grid.attacks}
+        return {name: attack_of(own[0], name) for name, own in facing.items() if own}
 
     def _config(self, model: str) -> RunConfig:
         """The configuration of a model's run; of the first seed, since only the seed differs."""

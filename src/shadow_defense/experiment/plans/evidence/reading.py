@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,16 @@ def load_study(
         ConfigError: unknown set, neither set nor images, or what does not fit.
         DataError: for images of no kind that is read.
     """
-    values = dict(_part("study"))
-    if full:
-        values = laid_over(values, _part("full"))
     sets = _part("sets")
     if name is None and data is None:
         raise ConfigError(f"name a set ({', '.join(sets)}), a YAML file, or the images themselves with --data")
-    if name is not None and Path(name).suffix in (".yaml", ".yml"):
-        values = laid_over(values, as_mapping(read_yaml(Path(name)), name))
-    elif name is not None:
-        if name not in sets:
-            raise ConfigError(unknown_name("set", shown(name), sets) + "; or give your images with --data")
-        values = laid_over(values, sets[name])
+    file = Path(name) if name is not None and Path(name).suffix in (".yaml", ".yml") else None
+    if name is not None and file is None and name not in sets:
+        raise ConfigError(unknown_name("set", shown(name), sets) + "; or give your images with --data")
+    own = {} if name is None or file is not None else sets[name]
+    # What is cut for a set's size the whole grid has again.
+    layers = [own, _part("full") if full else {}, {} if file is None else as_mapping(read_yaml(file), str(file))]
+    values = reduce(laid_over, layers, dict(_part("study")))
     title = Path(name).stem if name is not None else _title(data)
     if data is not None:
         values = laid_over(values, _read_from(data, name))
