@@ -68,7 +68,7 @@ def test_honest_updates_pass_and_the_rest_is_named(kind: str, training: str) -> 
     after = {name: tensor + difference[name] for name, tensor in before.items()}
     check(kind, difference, before)
     check_state(after, before, model, "a.pt")
-    model, later, further = trained(kind, training, rounds=3)
+    model, later, further = trained(kind, training, rounds=2)
     check(kind, further, later)
     check_state(model.state_dict(), later, model, "a.pt")
     with pytest.raises(UpdateError, match="it is a state, not a difference; give it as --after"):

@@ -27,7 +27,13 @@ class InProcessGrid(Grid):
         timeouts: how long each sender would have waited.
     """
 
-    def __init__(self, app: ClientApp, nodes: int, node_config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        nodes: int,
+        node_config: Mapping[str, Any] | None = None,
+        run_config: Mapping[str, Any] | None = None,
+    ) -> None:
         be_somebody()
         self.app = app
         self.contexts = {
@@ -36,7 +42,7 @@ class InProcessGrid(Grid):
                 node_id=100 + index,
                 node_config={"partition-id": index, "num-partitions": nodes, **(node_config or {})},
                 state=RecordDict(),
-                run_config={},
+                run_config=dict(run_config or {}),
             )
             for index in range(nodes)
         }
@@ -88,6 +94,7 @@ class InProcessGrid(Grid):
         raise NotImplementedError
 
 
-def start(app: ServerApp, grid: Grid) -> None:
+def start(app: ServerApp, grid: Grid, run_config: Mapping[str, Any] | None = None) -> None:
     """Run a ServerApp to its end."""
-    app(grid=grid, context=Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
+    told = dict(run_config or {})
+    app(grid=grid, context=Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=told))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.flower.test_deployment import told_of, wait_until
 from tests.federated.processes import LOOPBACK, listening
 
@@ -29,8 +31,6 @@ from shadow_defense.generators.dcgan import DCGANGenerator
 
 HOST = "127.0.0.1"
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 class Flower:
@@ -98,6 +98,8 @@ def flower() -> Iterator[Flower]:
         shutil.rmtree(home)
 
 
+@pytest.mark.engine
+@pytest.mark.slow
 def test_the_quickstart_trains_and_records_what_an_audit_needs(flower: Flower, tmp_path: Path) -> None:
     run = tmp_path / "run"
     printed = flower.run(EXAMPLES / "flower-quickstart", f'run-dir="{run}"')
@@ -106,8 +108,9 @@ def test_the_quickstart_trains_and_records_what_an_audit_needs(flower: Flower, t
     assert case.name == "client-1 in round 1: Shadow"
 
 
+@pytest.mark.slow
 def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
-    flower: Flower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only ``data:`` of its federation.yaml names the folder, as it would name any."""
     monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "site"))
@@ -118,18 +121,22 @@ def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
         clean, labels, public=public, preset="white", strength=0.5, audited=20, remover_steps=50
     )
     np.savez(tmp_path / "protected.npz", train_images=protected, train_labels=labels)
-    app = tmp_path / "app"
-    shutil.copytree(EXAMPLES / "flower-quickstart", app)
+    app, run = tmp_path / "app", tmp_path / "run"
+    shutil.copytree(EXAMPLES / "flower-quickstart" / "quickstart", app / "quickstart")
     settings = yaml.safe_load((app / "quickstart" / "federation.yaml").read_text())
     settings["data"] |= {"source": "npz", "path": str(tmp_path / "protected.npz")}
     (app / "quickstart" / "federation.yaml").write_text(yaml.safe_dump(settings))
-    printed = flower.run(app, f'run-dir="{tmp_path / "run"}"')
-    assert read_json(tmp_path / "run" / "arms" / "shadow" / "history.json")["rounds_done"] == 2, printed
-    dataset = Run.open(tmp_path / "run").dataset
+    monkeypatch.syspath_prepend(str(app))
+    client, server = (importlib.import_module(f"quickstart.{side}_app").app for side in ("client", "server"))
+    start(server, InProcessGrid(client, 2, run_config={"run-dir": str(run)}), {"run-dir": str(run)})
+    assert read_json(run / "arms" / "shadow" / "history.json")["rounds_done"] == 2
     known = {image.tobytes() for image in protected}
-    assert all(image.numpy().tobytes() in known for client in dataset.clients for image in client.train.images)
+    clients = Run.open(run).dataset.clients
+    assert all(image.numpy().tobytes() in known for client in clients for image in client.train.images)
 
 
+@pytest.mark.engine
+@pytest.mark.slow
 def test_the_template_with_three_lines_is_defended_without_a_folder_for_states(flower: Flower) -> None:
     save_generator(flower.home / "shadow-generator.safetensors", DCGANGenerator(z_dim=8, width=4), "dcgan", {})
     measured = "simulations/*/*/partition-*/measurements.json"
