@@ -20,6 +20,9 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+# No test cuts the power: thousands of files need not be waited for until they are on the disk.
+os.fsync = lambda file: None
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, Context
+from flwr.app import ArrayRecord, Context, Message
 from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid
 from tests.federated.three_sites import shadow
@@ -240,10 +240,15 @@ def test_another_defenses_state_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     assert "is of another defense: it lacks 'releases'" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Message:
+    """What a server sends a client in the first round."""
+    return sites.on_flower(tmp_path_factory.mktemp("asked"), PLAIN).sent[0]
+
+
 @pytest.mark.parametrize("wrong", ["shape", "missing", "unexpected", "no round", "late round"])
-def test_a_message_that_does_not_fit_is_refused(wrong: str, tmp_path: Path) -> None:
-    grid = sites.on_flower(tmp_path / "fits", PLAIN)
-    message = copy.deepcopy(grid.sent[0])
+def test_a_message_that_does_not_fit_is_refused(wrong: str, asked: Message, tmp_path: Path) -> None:
+    message = copy.deepcopy(asked)
     state = dict(message.content["arrays"].to_torch_state_dict())
     name = next(iter(state))
     if wrong == "shape":
