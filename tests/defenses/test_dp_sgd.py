@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -216,3 +217,9 @@ def test_a_federation_refuses_batch_norm_before_anything_is_done(
     with pytest.raises(DefenseError, match="batch norm"):
         federation.run()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mu", [0.05, 0.5, 2.0, 20.0])
+def test_the_epsilon_of_a_gaussian_release_is_opacus_own(mu: float) -> None:
+    gdp = importlib.import_module("opacus.accountants.analysis.gdp")
+    assert gaussian_epsilon(mu, 1e-5) == pytest.approx(gdp.eps_from_mu(mu=mu, delta=1e-5), rel=1e-9)
