@@ -36,6 +36,7 @@ from shadow_defense.federated.training_folder import round_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.models.build import build_model
 from shadow_defense.report.records.evidence import EvidenceRecord, Left
 from shadow_defense.report.records.reading import load_record
 from tests.experiment.comparison_grid import fixed_cost
@@ -300,6 +301,16 @@ class TestReading:
             # What is cut for one set's size the whole grid has.
             assert set(plain.models) <= set(full.models)
 
+    @pytest.mark.parametrize("name", [*study_sets(), None])
+    def test_every_model_of_a_study_trains_on_a_client_of_one_image(self, name: str | None, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
+        _, found = load_study(name, None if name else tmp_path / "images")
+        side = found.data.image_size or 32
+        for model in found.models:
+            config = found.run_config(model, 0)
+            network = build_model(config.model, channels=1, classes=2, image_size=(side, side), seed=0).train()
+            assert network(torch.zeros(1, 1, side, side)).shape == (1, 2)
+
     def test_class_folders_of_ones_own_are_taken_as_they_are(self, tmp_path: Path) -> None:
         from PIL import Image
 
@@ -309,6 +320,7 @@ class TestReading:
                 Image.new("L", (70, 80)).save(tmp_path / "hospital" / name / f"{number}.png")
         title, own = load_study(None, tmp_path / "hospital")
         assert title == "hospital" and own.data.source == "image_folder" and own.data.path == tmp_path / "hospital"
+        assert own.data.image_size == 64 and own.title == "Evidence on hospital"
 
     def test_a_folder_of_sets_holds_the_set(self, tmp_path: Path) -> None:
         (tmp_path / "breastmnist.npz").write_bytes(b"")
@@ -338,6 +350,14 @@ def test_costs_are_of_the_federations_batches(tmp_path: Path) -> None:
     plan.costs.cost_of = lambda model, arm: cost  # type: ignore[assignment, method-assign]
     training = trial(plan).whole_trainings["noise"]
     assert plan.costs.seconds(training) == pytest.approx(2 * 5 * 1.5)
+
+
+def test_attacks_of_every_seed_are_forecast_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations of half a second and a start of one: measured with one seed, and told of both."""
+    monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+    rest = evidence(tmp_path, seeds=[0, 1]).forecast()
+    assert rest.tasks["attack"] == 2 * (2 * 3 + 3) * 2
+    assert rest.seconds["attack"] == pytest.approx(2.0 * rest.tasks["attack"])
 
 
 def test_what_is_drawn_once_is_audited_once_for_all_models(tmp_path: Path) -> None:

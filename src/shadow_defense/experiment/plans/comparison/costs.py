@@ -38,6 +38,7 @@ class Costs:
     def __init__(self, grid: Grid, store: Store, workers: Workers, trial: Callable[[str, int], Trial]) -> None:
         self._grid, self._store, self._workers, self._trial = grid, store, workers, trial
         self._points = grid.points()
+        self._attack_steps: dict[tuple[str, str], AttackCosting] = {}
         self.cost_of = cache(self._cost_of)
         """By model and arm: measured at the first strength of its family with that model; None for ablations."""
 
@@ -47,13 +48,11 @@ class Costs:
         Returns the one-line error of each defense whose cost could not be measured.
         """
         costings = self.costings()
-        attacks = {
-            (task.job.attack, task.scene.config.model.model_dump_json()): AttackCosting(task.scene, task.job.attack)
-            for task in waiting
-            if isinstance(task, Attacking) and task.scene.config.seed == self._grid.seeds[0]
-        }
+        for task in waiting:
+            if isinstance(task, Attacking) and _attacked(task) not in self._attack_steps:
+                self._attack_steps[_attacked(task)] = AttackCosting(task.scene, task.job.attack)
         outcome = carry_out(
-            [*costings.values(), *attacks.values()],
+            [*costings.values(), *self._attack_steps.values()],
             self._store,
             self._workers,
             progress,
@@ -81,8 +80,8 @@ class Costs:
     def seconds(self, task: Task) -> float:
         """Of one process that computes the task, roughly."""
         if isinstance(task, Attacking):
-            step = AttackCosting(task.scene, task.job.attack)
-            if not self._store.has(step):
+            step = self._attack_steps.get(_attacked(task))
+            if step is None or not self._store.has(step):
                 return UNKNOWN
             return ATTACK_START + task.steps() * step.load(self._store).step_seconds
         if not isinstance(task, Training):
@@ -115,6 +114,11 @@ class Costs:
             if arm in self._points:
                 first.setdefault(self._points[arm].family, arm)
         return first
+
+
+def _attacked(task: Attacking) -> tuple[str, str]:
+    """By what a step's time is told: the attack and the model, whatever the seed."""
+    return task.job.attack, task.scene.config.model.model_dump_json()
 
 
 def training_bytes(scene: Scene, arm: str, generator_bytes: int) -> int:

@@ -21,9 +21,13 @@ REPLACED = ("defenses", "attacks", "models")
 """Groups that a later file gives as a whole."""
 
 
+OWN = "own"
+"""In sets.yaml: what is read where ``--data`` alone says it."""
+
+
 def study_sets() -> list[str]:
     """The sets that come with the package."""
-    return list(_part("sets"))
+    return [name for name in _part("sets") if name != OWN]
 
 
 def load_study(
@@ -46,11 +50,11 @@ def load_study(
     """
     sets = _part("sets")
     if name is None and data is None:
-        raise ConfigError(f"name a set ({', '.join(sets)}), a YAML file, or the images themselves with --data")
+        raise ConfigError(f"name a set ({', '.join(study_sets())}), a YAML file, or the images themselves with --data")
     file = Path(name) if name is not None and Path(name).suffix in (".yaml", ".yml") else None
-    if name is not None and file is None and name not in sets:
-        raise ConfigError(unknown_name("set", shown(name), sets) + "; or give your images with --data")
-    own = {} if name is None or file is not None else sets[name]
+    if name is not None and file is None and name not in study_sets():
+        raise ConfigError(unknown_name("set", shown(name), study_sets()) + "; or give your images with --data")
+    own = {} if file is not None else sets[name or OWN]
     # What is cut for a set's size the whole grid has again.
     layers = [own, _part("full") if full else {}, {} if file is None else as_mapping(read_yaml(file), str(file))]
     values = reduce(laid_over, layers, dict(_part("study")))
@@ -89,5 +93,5 @@ def _read_from(data: Path, name: str | None) -> Mapping[str, object]:
         raise ConfigError(f"--data {shown(path)}: expected an .npz, a CSV, or a folder of class folders")
     given = {"path": str(path)}
     if name is None:
-        return {"title": f"Evidence on {_title(data)}", "data": {**given, "source": source.name, "image_size": 64}}
+        return {"title": f"Evidence on {_title(data)}", "data": {**given, "source": source.name}}
     return {"data": given if path.suffix == ".npz" else {**given, "source": source.name, "classes": None}}
