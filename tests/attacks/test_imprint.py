@@ -15,7 +15,7 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.robbing_the_fed import RobbingTheFed, imprinted_images
 from shadow_defense.attacks.threat_model import threat_model
 from shadow_defense.defenses.shadow import ShadowDefense
-from shadow_defense.errors import ModelError, ThreatModelError
+from shadow_defense.errors import ModelError, ThreatModelError, UpdateError
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.metrics.psnr import pairwise_psnr, psnr
@@ -173,6 +173,18 @@ def test_the_body_trains_as_any_model() -> None:
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert all(torch.isfinite(gradient).all() and gradient.any() for gradient in gradients)
     assert not set(map(id, body.parameters())) & set(map(id, model.parameters()))
+
+
+def test_a_layer_that_was_read_before_has_nothing_to_say() -> None:
+    """The next round from the model that the first left: the image's unit is spent."""
+    model = imprinted()
+    seen, _ = observation(model, threat=MALICIOUS)
+    model.load_state_dict(
+        {name: tensor + seen.update.tensors.get(name, 0) for name, tensor in seen.global_state.items()}
+    )
+    again, _ = observation(model, threat=MALICIOUS)
+    with pytest.raises(UpdateError, match="are spent, as after the round for which the layer was planted"):
+        RobbingTheFed().reconstruct(again, seed=0)
 
 
 def test_honest_servers_may_not() -> None:

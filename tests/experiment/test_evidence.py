@@ -322,6 +322,18 @@ class TestReading:
         assert title == "hospital" and own.data.source == "image_folder" and own.data.path == tmp_path / "hospital"
         assert own.data.image_size == 64 and own.title == "Evidence on hospital"
 
+    def test_a_file_with_attacks_or_defenses_of_its_own_frees_the_models_of_the_others(self, tmp_path: Path) -> None:
+        file = tmp_path / "own.yaml"
+        file.write_text(yaml.safe_dump({"attacks": {"ig": {"attack": "inverting-gradients"}}}))
+        _, found = load_study(str(file))
+        assert {name: list(found.run_config(name, 0).attacks) for name in found.models} == {
+            "convnet": ["ig"],
+            "resnet18": ["ig"],
+        }
+        assert len(found.arms("resnet18")) < len(found.arms("convnet"))
+        file.write_text(yaml.safe_dump({"defenses": STUDY["defenses"]}, sort_keys=False))
+        assert list(load_study(str(file))[1].arms("resnet18")) == list(STUDY["defenses"])
+
     def test_a_folder_of_sets_holds_the_set(self, tmp_path: Path) -> None:
         (tmp_path / "breastmnist.npz").write_bytes(b"")
         _, found = load_study("breastmnist", tmp_path)

@@ -70,7 +70,10 @@ class RobbingTheFed(BaseModel):
         target = matching_target(observation, longest_unroll=observation.local_training.steps)
         weight, bias = (observation.update.tensors[f"imprint.{part}"].detach() for part in ("weight", "bias"))
         if not bias.any():
-            raise UpdateError("the imprint did not move: no image was as bright as any of its bins")
+            raise UpdateError(
+                "the imprint did not move: the units of these images are spent, as after the round for which the layer "
+                "was planted; attack that round"
+            )
         found = imprinted_images(weight, bias, target.count)
         low, high = observation.box
         images = found.view(-1, *observation.image_shape).clamp(low, high)

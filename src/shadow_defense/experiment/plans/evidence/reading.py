@@ -68,8 +68,16 @@ def load_study(
 
 
 def laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``changes`` laid over them; of defenses, attacks and models the later ones alone."""
-    return {**merged(values, changes), **{group: changes[group] for group in REPLACED if group in changes}}
+    """``values`` with ``changes`` laid over them; of defenses, attacks and models the later ones alone.
+
+    What earlier models chose from earlier defenses or attacks goes with those.
+    """
+    replaced = {group: changes[group] for group in REPLACED if group in changes}
+    laid = {**merged(values, changes), **replaced}
+    if "models" not in replaced:
+        own = laid.get("models", {}).items()
+        laid["models"] = {name: {key: each[key] for key in each if key not in replaced} for name, each in own}
+    return laid
 
 
 def _part(name: str) -> Mapping[str, Any]:
