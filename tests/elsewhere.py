@@ -94,7 +94,7 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 raise RuntimeError(f"{function}: tensors of two devices, one of them of shape {tuple(each.shape)}")
     held_args, held_kwargs = tree_unflatten([each.held if isinstance(each, Placed) else each for each in flat], layout)
     found = function(*held_args, **held_kwargs)
-    if torch.Tag.inplace_view in function.tags:
+    if placed and torch.Tag.inplace_view in function.tags:
         # What is told of the shape lies in the tensor itself.
         with torch._C._DisableTorchDispatch():
             function(*args, **kwargs)
@@ -116,7 +116,13 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """For the block ``meta`` is a device with values."""
-    with _Factories(), _Device():
+    autocast = torch.autocast
+
+    def known(kind: str, **given: Any) -> Any:
+        return autocast("cpu" if kind == "meta" else kind, **given)
+
+    with pytest.MonkeyPatch.context() as patch, _Factories(), _Device():
+        patch.setattr(torch, "autocast", known)
         yield ELSEWHERE
 
 

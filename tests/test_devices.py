@@ -29,7 +29,7 @@ from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.training import GanTraining
 from shadow_defense.metrics.utility import predict
-from shadow_defense.models.imprint import ImprintedModel, brightness_cutoffs
+from shadow_defense.models.imprint import ImprintedModel, brightness_edges
 from shadow_defense.progress import Task
 from tests.attacks.clients import SHAPE, SHORT, SIDE, lenet, observation, some_images
 from tests.defenses.conftest import image_set, small_model
@@ -99,13 +99,9 @@ def test_a_defended_client_trains_where_its_model_lies(
     device: Callable[[], Any],
     tolerance: float,
     generator: Generator,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if defense == "optimal-noise" and device is elsewhere:
         pytest.skip("forward-mode differentiation sees through the planted device")
-    autocast = torch.autocast
-    # It knows no planted device.
-    monkeypatch.setattr(torch, "autocast", lambda kind, **given: autocast("cpu" if kind == "meta" else kind, **given))
     if defense == "dp-sgd" and importlib.util.find_spec("opacus") is None:
         pytest.skip("no accountant: pip install 'shadow-defense[dp]'")
     with device() as place:
@@ -124,7 +120,7 @@ def perceptron() -> nn.Module:
 
 ATTACKED: Mapping[str, Callable[[], nn.Module]] = {
     "fully-connected-leak": perceptron,
-    "robbing-the-fed": lambda: ImprintedModel(perceptron(), SHAPE, brightness_cutoffs(0.0, 1.0, 16)),
+    "robbing-the-fed": lambda: ImprintedModel(perceptron(), SHAPE, brightness_edges(0.0, 1.0, 16)),
 }
 """Models of attacks that want another one than a LeNet."""
 
