@@ -38,6 +38,15 @@ from shadow_defense.registry import Registry
 from shadow_defense.validation import names_only, one_by_one, validated
 
 
+FILES = {
+    "data": ("path", "public_path"),
+    "model": ("weights", "start"),
+    "generator": ("path", "begin_from", "begin_from_discriminator"),
+    "metrics": ("lpips_weights",),
+}
+"""Settings that name a file or folder, by group."""
+
+
 class MetricSettings(BaseModel):
     """How reconstructions are scored."""
 
@@ -153,19 +162,21 @@ class RunConfig(BaseModel):
 
     def with_absolute_paths(self) -> RunConfig:
         """So that a run goes on from any working directory."""
-        groups = {
-            "data": ("path", "public_path"),
-            "model": ("weights", "start"),
-            "generator": ("path", "begin_from", "begin_from_discriminator"),
-            "metrics": ("lpips_weights",),
-        }
         changed = {}
-        for group, names in groups.items():
+        for group, names in FILES.items():
             settings: BaseModel = getattr(self, group)
             changed[group] = settings.model_copy(update={name: _absolute(getattr(settings, name)) for name in names})
         if is_model_file(self.model.name):
             changed["model"] = changed["model"].model_copy(update={"name": str(_absolute(Path(self.model.name)))})
         return self.model_copy(update=changed)
+
+    def check_files(self) -> None:
+        """Raise :class:`ConfigError` for a file or folder that a setting names and that is not there."""
+        for group, names in FILES.items():
+            for name in names:
+                path = _absolute(getattr(getattr(self, group), name))
+                if path is not None and not path.exists():
+                    raise ConfigError(f"{group}.{name}: {shown(path)} does not exist: correct the path")
 
     def fingerprint(self) -> str:
         """A hash of all that decides the numbers: not the number of workers, nor the title."""
@@ -201,13 +212,14 @@ def _read_source(source: str) -> tuple[Any, str]:
     return read_yaml(path), str(path)
 
 
-def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(source: str, overrides: Sequence[str] = (), *, files: bool = False) -> RunConfig:
     """Read a preset or a YAML file and apply ``key.path=value`` overrides, in order.
 
     Args:
         source: also a model of one's own (:mod:`shadow_defense.models.naming`): all else has its defaults.
         overrides: of the command line. A model of one's own that ``source`` or these name may be run; one that only a
             file names may not.
+        files: every file and folder that a setting names has to be there.
 
     Raises:
         ConfigError: unknown preset, unreadable file, invalid YAML, unknown key (naming the nearest), wrong value.
@@ -218,6 +230,8 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     # First what can be seen without importing anything that is named, and so without torch. There is no more to be
     # seen in a preset of the package as it is.
     named = validated(RunConfig, values, ConfigError, names=True)
+    if files:
+        named.check_files()
     return named if source in preset_names() and not overrides else config_from(values)
 
 

@@ -72,16 +72,21 @@ AT_ONCE = (
     (["compare", "pneumoniamnist", "--defenses", "shadw"], "did you mean 'shadow'"),
     (["risks", "--seeds", "one"], "--seeds one: expected whole numbers"),
     (["risks", "--only", "9"], "unknown risk '9'"),
+    (["run", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz does not exist: correct the path"),
+    (["run", "demo", "--set", "generator.path=absent.safetensors"], "generator.path: "),
+    (["calibrate", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz does not exist"),
+    (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
+    (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
+    (["protect", "absent", "--out", "protected"], "no images at 'absent'"),
+    (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
+    (["audit", "no-such-run"], "is no run directory"),
+    (["audit", "run", "--fail-above", "sim=0.4"], "did you mean 'ssim'"),
 )
 """Mistakes that are seen before anything is imported that takes seconds."""
 
 AFTER_LOADING = (
-    (["run", "pneumoniamnist", "--set", "data.path=absent.npz"], "absent.npz"),
     (["config", "show", "demo", "--set", "arms.published-strength-0.19.options.strenght=1"], "did you mean 'strength'"),
-    (["pretrain", "--generator", "dcgan", "--data", "absent"], "no images at 'absent'"),
-    (["import-snapshot", "absent.pkl"], "absent.pkl is no file"),
     (["compare", "demo", "--defenses", "shadw"], "did you mean 'shadow'"),
-    (["calibrate", "demo", "--target", "ssim=2"], "target ssim=2: expected a number above 0 and below 1"),
 )
 
 

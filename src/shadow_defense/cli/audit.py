@@ -100,15 +100,11 @@ def audit(
     """
     from shadow_defense.cli.comma_lists import names, whole_numbers
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.audit.given import Given
-    from shadow_defense.experiment.audit.of_run import case_of_run
-    from shadow_defense.experiment.audit.of_update import case_of_update
-    from shadow_defense.experiment.audit.running import PAGE, run_audit
-    from shadow_defense.experiment.audit.scoring import LIMITED
+    from shadow_defense.errors import ConfigError, RunError
     from shadow_defense.folder_lock import holding
-    from shadow_defense.metrics.limit import parse_limit
+    from shadow_defense.metrics.limit import LIMITED, parse_limit
 
+    # Before torch is imported: what is mistyped is answered at once.
     limits = [parse_limit(text, LIMITED, "--fail-above") for text in fail_above or ()]
     attacks = tuple(names(attack) or ())
     of_file: dict[str, object] = {
@@ -146,6 +142,10 @@ def audit(
     command = shlex.join(["shadow-defense", *sys.argv[1:]])
     if run is not None:
         _refuse(of_file, "a run directory has its own")
+        if not run.is_dir():
+            raise RunError(f"{run} is no run directory: give one, or --model, --update and --global")
+        from shadow_defense.experiment.audit.of_run import case_of_run
+
         given = {"round": round, "client": client, "attacks": attacks, "threat_model": threat_model}
         cases = {name: case_of_run(run, arm=name, iterations=iterations, **given) for name in _arms(arm)}  # type: ignore[arg-type]
         if len(cases) > 1:
@@ -157,6 +157,9 @@ def audit(
         if model is None:
             raise ConfigError("audit needs a run directory, or --model, --update and --global: see audit --help")
         known = whole_numbers(labels, "--labels")
+        from shadow_defense.experiment.audit.given import Given
+        from shadow_defense.experiment.audit.of_update import case_of_update
+
         case = case_of_update(
             Given(
                 model=model,
@@ -180,6 +183,8 @@ def audit(
                 gallery=gallery,
             )
         )
+    from shadow_defense.experiment.audit.running import PAGE, run_audit
+
     with holding(out), progress_unless(quiet) as progress:
         record = run_audit(out, case, limits=limits, command=command, progress=progress)
     if not quiet:

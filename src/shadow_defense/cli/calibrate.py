@@ -51,6 +51,7 @@ def calibrate(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
+    from shadow_defense.metrics.limit import TARGET_RANGES, parse_limit
 
     if analytic:
         if attack is not None or seeds is not None or engine is not None:
@@ -58,15 +59,16 @@ def calibrate(
         _analytic(config, target, with_choices(overrides, model=model), out, quiet)
         return
     # Before torch is imported: what is mistyped is answered at once.
-    chosen_seeds, loaded = seed_list(seeds), load_config(config, with_choices(overrides, engine, model))
-    from shadow_defense.experiment.plans.calibration.bisection import TARGET_RANGES, CalibrationSettings
+    aimed = parse_limit(target, TARGET_RANGES, "--target")
+    chosen_seeds = seed_list(seeds)
+    loaded = load_config(config, with_choices(overrides, engine, model), files=True)
+    from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
     from shadow_defense.experiment.plans.calibration.results import run_calibration
     from shadow_defense.folder_lock import holding
-    from shadow_defense.metrics.limit import parse_limit
     from shadow_defense.validation import validated
 
-    values: dict[str, Any] = {"attack": attack, "tolerance": tolerance, "most": most, "seeds": chosen_seeds}
-    values["target"] = parse_limit(target, TARGET_RANGES, "--target")
+    values: dict[str, Any] = {"target": aimed, "attack": attack, "tolerance": tolerance}
+    values |= {"most": most, "seeds": chosen_seeds}
     values["schedules"] = [name.strip() for name in schedules.split(",")]
     settings = validated(CalibrationSettings, values, ConfigError)
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"

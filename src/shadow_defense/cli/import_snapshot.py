@@ -61,6 +61,10 @@ def import_snapshot(
     ] = None,
 ) -> None:
     """Make a generator from an official StyleGAN3 snapshot; nothing inside the file is run."""
+    from shadow_defense.generators.snapshots.snapshot_file import check_file
+
+    # Before torch is imported: what is mistyped is answered at once.
+    check_file(snapshot)
     from shadow_defense.generators.snapshots.importing import read_snapshot, save_imported
 
     found = read_snapshot(snapshot)

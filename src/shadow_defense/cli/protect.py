@@ -70,6 +70,11 @@ def protect(
     """
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.config import assignments
+    from shadow_defense.data.sources import check_images_at
+
+    for given in (images, public):
+        if given is not None:
+            check_images_at(given)
     from shadow_defense.experiment.protecting.material import Request
     from shadow_defense.experiment.protecting.protecting import protect_data
     from shadow_defense.experiment.protecting.settings import protect_preset, targets_of

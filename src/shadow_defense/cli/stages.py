@@ -42,7 +42,7 @@ def _run_all(
     from shadow_defense.experiment.preloading import preload
 
     # Before torch is imported: what is mistyped is answered at once.
-    loaded = load_config(config, overrides or ())
+    loaded = load_config(config, overrides or (), files=True)
     if loaded.workers != 0:
         preload()
     from shadow_defense.cli.progress import progress_unless
@@ -101,7 +101,7 @@ def _stage_command(
     if config is None:
         config_of(folder)
     else:
-        load_config(config, with_choices(overrides, engine))
+        load_config(config, with_choices(overrides, engine), files=True)
     from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
@@ -184,9 +184,11 @@ def pretrain(
         return
     if generator is None or data is None or config is not None:
         raise ConfigError("pretrain needs a run directory, or --generator NAME and --data FOLDER: see pretrain --help")
+    from shadow_defense.data.sources import check_images_at
     from shadow_defense.generators.registry import GENERATORS
 
     GENERATORS.check(generator)
+    check_images_at(data)
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
     from shadow_defense.folder_lock import holding

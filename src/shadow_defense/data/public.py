@@ -15,7 +15,7 @@ from shadow_defense.data.image_folder import list_below
 from shadow_defense.data.images import IMAGE_SUFFIXES
 from shadow_defense.data.npz import read_npz
 from shadow_defense.data.settings import DataSettings
-from shadow_defense.data.sources import SOURCES, read_source, without_files
+from shadow_defense.data.sources import SOURCES, WITHOUT_FILES, read_source
 from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import named_generator
 
@@ -50,8 +50,7 @@ def read_public_images(
         images = read_npz(path=path, image_size=image_size, channels=channels).train.images
     else:
         raise DataError(
-            f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or one of the "
-            f"sources that need no file ({without_files()})"
+            f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or {WITHOUT_FILES}"
         )
     if limit is not None and limit < len(images):
         order = named_generator(seed, "public", "limit")

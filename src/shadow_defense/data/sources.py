@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shadow_defense.data.medmnist_classes import MEDMNIST_CLASSES
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.source import Source
-from shadow_defense.errors import DataError
+from shadow_defense.errors import DataError, shown
 from shadow_defense.registry import NoOptions, Registry
 
 if TYPE_CHECKING:
@@ -63,12 +64,15 @@ OWN = (
     ),
 )
 
+WITHOUT_FILES = "a source that needs no file (`shadow-defense data list` has them)"
+
 SOURCES: Registry[Source] = Registry("source", Source, {source.name: source for source in OWN}, DataError)
 
 
-def without_files() -> str:
-    """The names of the package's own sources that read no file, in words."""
-    return ", ".join(name for name, source in SOURCES.own.items() if "path" not in source.accepts)
+def check_images_at(where: str) -> None:
+    """Raise :class:`DataError` where nothing lies at ``where`` and no source has that name; nothing is imported."""
+    if where not in SOURCES and not Path(where).exists():
+        raise DataError(f"no images at '{shown(where)}': give a file or folder that is there, or {WITHOUT_FILES}")
 
 
 def read_source(settings: DataSettings, seed: int) -> Parts:

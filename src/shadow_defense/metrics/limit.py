@@ -11,6 +11,15 @@ from shadow_defense.errors import ConfigError, shown, unknown_name
 ANY = (-math.inf, math.inf)
 """The range of a metric that may be limited to any finite number."""
 
+LIMITED = dict.fromkeys(("ssim", "psnr", "rdlv", "iip"), ANY)
+"""The metrics that a reconstruction may be limited in; iip is 1 where the nearest gallery image is the client's."""
+
+TARGET_RANGES: dict[str, tuple[float, float]] = {"ssim": (0.0, 1.0), "psnr": (0.0, 100.0), "rdlv": (0.0, 1e6)}
+"""For each measure of leakage the open range that a calibration's target can lie in; all grow with what is leaked.
+
+The mean image's RDLV is 0 by definition.
+"""
+
 
 @dataclass(frozen=True)
 class Limit:

@@ -16,17 +16,13 @@ from shadow_defense.experiment.audit.case import Case, Gallery
 from shadow_defense.metrics.fidelity import clamp_unit, score_reconstructions
 from shadow_defense.metrics.identifiability import identifiability_precision, identified, pooled_features
 from shadow_defense.metrics.leakage import relative_data_leakage
-from shadow_defense.metrics.limit import ANY, Limit
+from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.lpips import Lpips
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.audit import AttackEnd, RiskRow
 
 NEAREST = (1, 3, 5)
 """The k of k-IIP, as far as the gallery reaches."""
-
-LIMITED = dict.fromkeys(("ssim", "psnr", "rdlv", "iip"), ANY)
-"""The metrics that a reconstruction may be limited in; iip is 1 where the nearest gallery image is the client's."""
-
 
 def check_limits(limits: Sequence[Limit], case: Case) -> None:
     """Raise :class:`ConfigError` for a limit on what cannot be measured: it would never be passed."""

@@ -18,11 +18,9 @@ from shadow_defense.generators.snapshots.network_record import (
     network_record,
     plain_value,
 )
+from shadow_defense.generators.snapshots.snapshot_file import SIZE_LIMIT, snapshot_bytes
 from shadow_defense.generators.snapshots.stand_ins import official_names
 from shadow_defense.unpickling import Allowance, Machine, quoted
-
-SIZE_LIMIT = 2 * 2**30
-"""Bytes. Official snapshots have at most 0.4 GiB; reading one takes about three times its size in memory."""
 
 STEPS = 1_000_000
 """Pickle instructions of a whole file, with its storages. An official snapshot has about 45 000, whatever its size."""
@@ -64,24 +62,6 @@ class Snapshot:
         return self.networks[name]
 
 
-def _read(path: Path, size_limit: int) -> bytes:
-    try:
-        if not path.is_file():
-            raise SnapshotError(f"{path} is no file: give a training snapshot (.pkl)")
-        with path.open("rb") as file:
-            # Not what the file system says: the file may grow.
-            content = file.read(min(path.stat().st_size, size_limit) + 1)
-    except OSError as error:
-        raise SnapshotError(
-            f"cannot read {path}: {error.strerror or error}; give a training snapshot (.pkl)"
-        ) from error
-    if len(content) > size_limit:
-        raise SnapshotError(
-            f"{path} has more than {size_limit} bytes: official snapshots are smaller; raise the limit if you trust it"
-        )
-    return content
-
-
 def _parse(content: bytes) -> tuple[dict[str, NetworkRecord], dict[str, Any] | None]:
     if not content.startswith(PICKLE_START):
         raise SnapshotError("it is no pickle")
@@ -112,7 +92,7 @@ def read_snapshot(path: Path, size_limit: int = SIZE_LIMIT) -> Snapshot:
     Raises:
         SnapshotError: when it is larger, damaged, no snapshot, or asks for anything that snapshots do not need.
     """
-    content = _read(path, size_limit)
+    content = snapshot_bytes(path, size_limit)
     try:
         networks, training_set = _parse(content)
     except SnapshotError as error:

@@ -16,12 +16,6 @@ from shadow_defense.metrics.limit import Limit
 from shadow_defense.report.records.calibration import Crossing, Leakage, Rise
 from shadow_defense.shadow.noise import Schedule
 
-TARGET_RANGES: dict[str, tuple[float, float]] = {"ssim": (0.0, 1.0), "psnr": (0.0, 100.0), "rdlv": (0.0, 1e6)}
-"""For each measure of leakage the open range that a target can lie in; all grow with what is leaked.
-
-The mean image's RDLV is 0 by definition.
-"""
-
 DIGITS = 4
 """Decimals of a strength: what a folder's name and a pasted setting hold."""
 

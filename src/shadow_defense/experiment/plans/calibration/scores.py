@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from shadow_defense.experiment.plans.calibration.bisection import TARGET_RANGES, worst_round
+from shadow_defense.experiment.plans.calibration.bisection import worst_round
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.metrics.leakage import relative_data_leakage
+from shadow_defense.metrics.limit import TARGET_RANGES
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.records.calibration import Leakage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.source_at import source_at
-from shadow_defense.data.sources import SOURCES, read_source, without_files
+from shadow_defense.data.sources import SOURCES, WITHOUT_FILES, read_source
 from shadow_defense.errors import DataError, shown
 from shadow_defense.experiment.protecting.layouts.archive import archive_at, archive_of
 from shadow_defense.experiment.protecting.layouts.layout import Layout
@@ -29,7 +29,7 @@ def read_layout(where: str, image_size: int | None, grey_range: tuple[float, flo
     if found is None:
         raise DataError(
             f"no images at '{shown(where)}': give an .npz in the MedMNIST layout, a folder of class folders (pictures "
-            f"or DICOM), a CSV with the columns path and label, or a source that needs no file ({without_files()})"
+            f"or DICOM), a CSV with the columns path and label, or {WITHOUT_FILES}"
         )
     if found.name == "npz":
         if grey_range is not None:
