@@ -8,7 +8,11 @@ the same update from the same start. Each side is run with 50 iterations, then w
 it returns is as near to the truth as asked; counted is the time of that last run alone, which an attacker needs who
 knows how many iterations to take. `published` is this project's published variant; breaching is run with two weights of
 smoothness, and its better one counts, image by image. An image that a side does not get to in its most iterations
-counts with the time of its longest run.
+counts with the time of its longest run. Then the other side is run once more, with as many iterations as it does in
+the time that this project took: the quality at equal time.
+
+    .venv/bin/python benchmarks/time_to_quality.py --model resnet18 --quality 20 --images 3
+    .venv/bin/python benchmarks/time_to_quality.py --batch 4 --quality 20 --images 3
 
 breaching is not a requirement: `pip install breaching`, best in an environment of its own, since it brings torchvision.
 """
@@ -47,6 +51,10 @@ class Arrival(NamedTuple):
 
     def got_there(self, quality: float) -> bool:
         return self.psnr >= quality
+
+    def iterations_in(self, seconds: float) -> int:
+        """How many this side does in that time, one at least."""
+        return max(1, round(seconds * self.iterations / self.seconds))
 
 
 def arrival(run: Run, truth: Tensor, quality: float, most: int) -> Arrival:
@@ -87,17 +95,26 @@ def theirs(seen: Observation, seed: int, against: str) -> list[Run]:
     return [with_smoothness(weight) for weight in SMOOTHNESS]
 
 
+def at_equal_time(runs: list[Run], arrivals: list[Arrival], truth: Tensor, seconds: float) -> float:
+    """PSNR of the better of ``runs``, each stopped after so many iterations as it does in ``seconds``."""
+    stopped = zip(runs, arrivals, strict=True)
+    return max(max_assignment(run(arrived.iterations_in(seconds)), truth) for run, arrived in stopped)
+
+
 def compared(arguments: argparse.Namespace) -> dict[str, object]:
     sides: dict[str, list[Arrival]] = {"ours": [], "theirs": []}
+    equal_time = []
     for case in range(arguments.images):
         first = (arguments.skip + case) * arguments.batch
         truth = coloured_faces(first + arguments.batch)[first:]
         seen = observation(make_model(arguments.model, channels=3), truth)
         runs = {"ours": [ours(seen, case, "fast")], "theirs": theirs(seen, case, arguments.against)}
+        found: dict[str, list[Arrival]] = {}
         for side, several in runs.items():
-            found = [arrival(run, truth, arguments.quality, arguments.most) for run in several]
-            sides[side].append(better(found, arguments.quality))
-            print(f"image {case} {side}: {sides[side][-1]}", file=sys.stderr, flush=True)
+            found[side] = [arrival(run, truth, arguments.quality, arguments.most) for run in several]
+            sides[side].append(better(found[side], arguments.quality))
+            print(f"update {case} {side}: {sides[side][-1]}", file=sys.stderr, flush=True)
+        equal_time.append(at_equal_time(runs["theirs"], found["theirs"], truth, sides["ours"][-1].seconds))
     ratios = [them.seconds / us.seconds for us, them in zip(*sides.values(), strict=True)]
     return {
         "model": arguments.model,
@@ -112,6 +129,7 @@ def compared(arguments: argparse.Namespace) -> dict[str, object]:
             f"{side}_got_there": statistics.fmean(each.got_there(arguments.quality) for each in found)
             for side, found in sides.items()
         },
+        "theirs_psnr_at_equal_time": statistics.fmean(equal_time),
     }
 
 
@@ -119,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", choices=("breaching", "published"), default="breaching")
     parser.add_argument("--quality", type=float, default=25.0, help="PSNR in dB")
-    parser.add_argument("--images", type=int, default=3, help="updates attacked by both sides")
+    parser.add_argument("--images", type=int, default=3, help="updates attacked by both sides, of --batch images each")
     parser.add_argument("--skip", type=int, default=0, help="updates left out at the start")
     parser.add_argument("--model", choices=MODELS, default="convnet")
     parser.add_argument("--batch", type=int, default=1, help="images in an update")
