@@ -23,12 +23,16 @@ from shadow_defense.experiment.store import RECORD, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Workers
 from shadow_defense.files import read_json, write_text
+from shadow_defense.handed_on import HandedOn
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
 from tests.test_folder_lock import held_elsewhere
 
 LONG = 400.0
 """Seconds: more than any of these tests may take."""
+
+
+MEASURED = HandedOn[str]("what toys have measured", most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,12 @@ class Toy(Task):
         if self.how == "long":
             write_text(store.folder / "processes" / str(os.getpid()), "")
             time.sleep(LONG)
-        write_text(store.place(self) / "result", f"{self.label} in {os.getpid()}")
+        text = (
+            MEASURED.of("toys", lambda: "measured again")
+            if self.how == "handed on"
+            else f"{self.label} in {os.getpid()}"
+        )
+        write_text(store.place(self) / "result", text)
 
 
 class Lone(Toy):
@@ -102,6 +111,13 @@ def test_results_are_computed_once_and_recorded(tmp_path: Path, count: int) -> N
     assert read_json(store.place(base) / RECORD)["task"] == {"how": "fine"}
     carry_out(tasks, store, Workers(count))
     assert {task.key: (store.place(task) / "result").read_text() for task in (base, *tasks)} == results
+
+
+def test_a_worker_begins_with_what_its_parent_has_measured(tmp_path: Path) -> None:
+    store, task = Store(tmp_path / "plan"), Toy("a", "handed on")
+    assert MEASURED.of("toys", lambda: "measured once") == "measured once"
+    carry_out([task], store, Workers(1))
+    assert (store.place(task) / "result").read_text() == "measured once"
 
 
 def test_a_result_without_its_record_is_computed_again(tmp_path: Path) -> None:

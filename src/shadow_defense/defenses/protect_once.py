@@ -17,6 +17,7 @@ from shadow_defense.defenses.base import Batch, Defense, Place, RoundContext
 from shadow_defense.defenses.kind import DefenseKind, Resources
 from shadow_defense.defenses.protected_pictures import ProtectedPictures
 from shadow_defense.errors import DefenseError
+from shadow_defense.handed_on import HandedOn
 from shadow_defense.progress import Progress
 from shadow_defense.protection.before_model import BeforeModel, module_of
 from shadow_defense.protection.building import build_texture, freeze
@@ -25,6 +26,7 @@ from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.protection.texture import Texture
 from shadow_defense.shadow.sample_store import pack_samples, unpack_samples
+from shadow_defense.threads import threads_of_torch
 
 PUBLIC_SEED = 0
 """Of the classifier that tells a task's directions; as public as its images."""
@@ -39,21 +41,22 @@ TEXTURE_PRESETS: Mapping[str, Mapping[str, Any]] = {
 MOST_MADE = 8
 """Constants that a process keeps: of the textures that a comparison has on the images of a few seeds."""
 
-_made: dict[str, Constants] = {}
-"""By what they are measured with: clients and arms of one process share them, and a model is built often."""
+_made = HandedOn[Constants]("constants of textures", MOST_MADE)
+"""By what they are measured with: clients and arms share them, and a model is built often."""
 
 
 def constants_of(settings: TextureSettings, public: ImageSet, progress: Progress | None = None) -> Constants:
-    """What the texture is made of, measured once in a process for all strengths."""
+    """What the texture is made of, measured once for all strengths, with one thread wherever that is."""
     measured = settings.model_dump_json(include={"texture", "directions"} if settings.texture == "task" else set())
     name = measured + hash_of(public.images, public.labels)
-    if name not in _made:
-        if len(_made) >= MOST_MADE:
-            del _made[next(iter(_made))]
-        _made[name] = measure_constants(
-            settings, public.images, public.labels, seed=PUBLIC_SEED, progress=progress or Progress()
-        )
-    return replace(_made[name], strength=settings.strength)
+
+    def measure() -> Constants:
+        with threads_of_torch(1):
+            return measure_constants(
+                settings, public.images, public.labels, seed=PUBLIC_SEED, progress=progress or Progress()
+            )
+
+    return replace(_made.of(name, measure), strength=settings.strength)
 
 
 class ProtectOnce(Defense):

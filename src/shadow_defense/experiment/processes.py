@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_double
@@ -22,6 +22,7 @@ from shadow_defense.experiment.preloading import forking_context
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Work, computed
+from shadow_defense.handed_on import results_by_kind, take_over
 
 OUT_OF_MEMORY = "was killed (SIGKILL), perhaps for lack of memory: set workers=1"
 """What is said of a process that the system ended."""
@@ -71,7 +72,10 @@ def _pool(work: Work, only: Task | None) -> None:
     count, seen = 1 if only else work.workers.at_once(len(unfinished)), 0.0
     try:
         with ProcessPoolExecutor(
-            count, mp_context=context, initializer=_start_worker, initargs=(counted, work.workers.threads)
+            count,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(counted, work.workers.threads, results_by_kind()),
         ) as pool:
             try:
                 while True:
@@ -124,8 +128,9 @@ def _how_it_died(processes: Iterable[BaseProcess]) -> str:
     return f"ended {ended}: its error stands above; set workers=0 to see it where it happens"
 
 
-def _start_worker(counted: Any, threads: int) -> None:
+def _start_worker(counted: Any, threads: int, results: Mapping[str, Mapping[str, Any]]) -> None:
     global _counted
+    take_over(results)
     _counted = counted
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Callable, Sequence
 
 from shadow_defense.experiment.processes import in_processes
 from shadow_defense.experiment.store import Store
@@ -13,6 +10,7 @@ from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Outcome, Work, Workers, computed
 from shadow_defense.folder_lock import holding
 from shadow_defense.progress import Progress
+from shadow_defense.threads import threads_of_torch
 
 
 def missing(tasks: Sequence[Task], store: Store) -> list[Task]:
@@ -76,14 +74,3 @@ def _in_this_process(work: Work) -> None:
             if task.name in work.unfinished:
                 counting = Counting(task, work.weights[task.name], work.advance)
                 work.end(task, computed(task, work.store, counting, work.isolate))
-
-
-@contextmanager
-def threads_of_torch(count: int) -> Iterator[None]:
-    """So many threads for torch, and as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

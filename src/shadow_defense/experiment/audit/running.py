@@ -20,7 +20,6 @@ from shadow_defense.experiment.audit.case import Case
 from shadow_defense.experiment.audit.facts import facts_of
 from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, not_known, risk_rows
 from shadow_defense.experiment.provenance import versions
-from shadow_defense.experiment.scheduler import threads_of_torch
 from shadow_defense.files import write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.lpips import Lpips, load_lpips
@@ -32,6 +31,7 @@ from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.audit_assessment import assess
 from shadow_defense.report.sentences.audit_diagnosis import diagnose
 from shadow_defense.report.sentences.audit_outcome import judged
+from shadow_defense.threads import threads_of_torch
 
 JSON, PAGE = "audit.json", "audit.html"
 

@@ -24,6 +24,7 @@ from shadow_defense.report.records.audit import AttackEnd, RiskRow
 NEAREST = (1, 3, 5)
 """The k of k-IIP, as far as the gallery reaches."""
 
+
 def check_limits(limits: Sequence[Limit], case: Case) -> None:
     """Raise :class:`ConfigError` for a limit on what cannot be measured: it would never be passed."""
     for limit in limits:
