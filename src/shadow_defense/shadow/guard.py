@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shadow_defense.devices import device_of
 from shadow_defense.errors import DataError, GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator, private_copy
 from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.models.functional import LossFunction, training_mode
-from shadow_defense.models.named_state import ModelState
+from shadow_defense.models.named_state import ModelState, plain_module
 from shadow_defense.models.simulated_gradient import Derivative
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
@@ -164,14 +165,13 @@ class ShadowGuard:
             ModelError: a model that cannot be run with other tensors in place of its own, or gives no logits.
             GeneratorError: a generator whose channels or size don't fit the images.
             DefenseError: NaN or infinity in a model, the loss or a result; an image without noise. In every case maps
-                and generator are as they were.
+                and generator are as they were. Where all images have frozen noise no model is looked at.
         """
         settings = self.settings
         check_round(round, rounds)
         if foreground is not None and not settings.foreground:
             raise DataError("a foreground was given but the settings spare none: set foreground=True, or give none")
-        task = read_task(model, global_model, loss_fn, self._logits)
-        batch = read_batch(images, labels, sample_ids, self.normalisation, task.device)
+        batch = read_batch(images, labels, sample_ids, self.normalisation, device_of(plain_module(model)))
         clean = batch.images[batch.firsts]
         check_size(self.noise_maps, clean)
         check_known(self.thumbnails, clean, batch.samples, self.normalisation)
@@ -179,6 +179,7 @@ class ShadowGuard:
             self.batches_protected += 1
             noise, noise_map = (stacked(each, batch.samples, clean) for each in (self.frozen, self.noise_maps))
             return Protection.of_batch(batch, noise, noise_map, None, None)
+        task = read_task(model, global_model, loss_fn, self._logits)
         check_generator(self.generator, clean.shape[1], (clean.shape[2], clean.shape[3]))
         attacked, rebuilt, cam = round < settings.shadow_rounds, None, None
         derivative, synthesis = self.derivative, self.synthesis
