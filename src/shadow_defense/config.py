@@ -37,7 +37,6 @@ from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
 from shadow_defense.registry import Registry
 from shadow_defense.validation import names_only, one_by_one, validated
 
-
 FILES = {
     "data": ("path", "public_path"),
     "model": ("weights", "start"),

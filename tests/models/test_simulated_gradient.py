@@ -15,7 +15,7 @@ from shadow_defense.models.functional import LossFunction, loss_gradients, split
 from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
 from shadow_defense.models.losses import ClassLoss
 from shadow_defense.models.settings import ModelSettings
-from shadow_defense.models.simulated_gradient import NO_DIFFERENCE, SimulatedGradient
+from shadow_defense.models.simulated_gradient import NO_DIFFERENCE, SimulatedGradient, channels_last
 
 SIDE = 16
 LABELS = torch.tensor([0, 2])
@@ -60,6 +60,7 @@ def distance(gradients: dict[str, Tensor]) -> Tensor:
 def by_difference(model: nn.Module, loss_fn: LossFunction = F.cross_entropy) -> tuple[Tensor, tuple[str, ...]]:
     """The second derivative that is taken, by the same object twice: with the check at the start, and without."""
     parameters, buffers = split_state(model, model)
+    parameters = {name: channels_last(tensor) for name, tensor in parameters.items()}
     gradient = SimulatedGradient(model, parameters, buffers, loss_fn, BatchStatisticsRecorder(model))
     found = []
     for _ in range(2):
@@ -174,6 +175,14 @@ def test_statistics_are_on_the_graph_and_buffers_move_once() -> None:
     assert F.cosine_similarity(found["difference"], found["exact"], 0) > 0.9998
     for name, tensor in expected_buffers.items():
         torch.testing.assert_close(buffers[name], tensor, rtol=0, atol=0)
+
+
+def test_only_what_convolutions_read_is_laid_out_anew() -> None:
+    weight, bias = torch.randn(4, 3, 3, 3).requires_grad_(), torch.randn(4)
+    laid = channels_last(weight)
+    assert torch.equal(laid, weight) and laid.is_leaf and laid.requires_grad
+    assert laid.stride() == (27, 1, 9, 3)
+    assert channels_last(bias) is bias
 
 
 def test_kinks_are_replayed_by_hand() -> None:

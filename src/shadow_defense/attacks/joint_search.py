@@ -105,7 +105,8 @@ def search_jointly(
             best_matching = torch.where(better, current.matching, best_matching)
             usable = torch.isfinite(minimised)
             for gradient in gradients:
-                usable = usable & torch.isfinite(gradient).flatten(1).all(1)
+                # Of values among which one is not finite the sum is not: a pass less than to look at each.
+                usable = usable & torch.isfinite(gradient.flatten(1).sum(1))
             share = iteration / iterations
             for variable, gradient in zip(variables, gradients, strict=True):
                 usable_gradient = _choose(usable, gradient, torch.zeros_like(gradient))

@@ -17,6 +17,7 @@ from shadow_defense.attacks.surrogate import Surrogate
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.functional import split_state
+from shadow_defense.models.simulated_gradient import channels_last
 
 Beyond = Literal["averaged", "truncated", "surrogate"]
 """What becomes of more local steps than are unrolled."""
@@ -75,9 +76,11 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
     (:class:`~shadow_defense.attacks.surrogate.Surrogate`). Without knowledge of the local training: one step over all
     samples.
     """
-    parameters, buffers = split_state(observation.model, observation.global_state)
+    own, buffers = split_state(observation.model, observation.global_state)
+    # Both in one order: products of simulated and observed updates read them side by side.
+    parameters = {name: channels_last(tensor) for name, tensor in own.items()}
     sent = tuple(name for name in parameters if name not in observation.update.withheld)
-    observed = [observation.update.tensors[name].detach() for name in sent]
+    observed = [channels_last(observation.update.tensors[name].detach()) for name in sent]
     samples = observation.update.samples
     notes = [PARAMETERS_WITHHELD] if len(sent) < len(parameters) else []
     last: int | None = None

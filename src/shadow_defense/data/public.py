@@ -50,7 +50,8 @@ def read_public_images(
         images = read_npz(path=path, image_size=image_size, channels=channels).train.images
     else:
         raise DataError(
-            f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or {WITHOUT_FILES}"
+            f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or "
+            f"{WITHOUT_FILES}"
         )
     if limit is not None and limit < len(images):
         order = named_generator(seed, "public", "limit")

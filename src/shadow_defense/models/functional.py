@@ -36,8 +36,8 @@ class Substitution:
 
     ``torch.func.functional_call`` exchanges a tensor once for every name. Where a *module* has two names, the second
     exchange takes the substitute for the original, and leaves it in the model (pytorch issue 164759). Here every
-    place, a module and an attribute, is filled once. The places are looked for once: in a loop over a small network
-    that takes as long as a layer.
+    place, a module and an attribute, is filled once. The places are looked for once, and filled without that
+    function's checks of each name: in a loop over a small network both take as long as a layer.
 
     Args:
         names: of the tensors that are exchanged.
@@ -47,17 +47,20 @@ class Substitution:
         named = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
         given = {id(named[name]): name for name in names}
         self._model = model
-        self._places = dict[str, str]()
-        for prefix, module in model.named_modules():
-            own = chain(
-                module.named_parameters(prefix, recurse=False, remove_duplicate=False),
-                module.named_buffers(prefix, recurse=False, remove_duplicate=False),
-            )
-            self._places.update({place: given[id(tensor)] for place, tensor in own if id(tensor) in given})
+        self._places: list[tuple[dict[str, Any], str, str]] = []
+        for module in model.modules():
+            for own in (module._parameters, module._buffers):
+                self._places += [(own, key, given[id(own[key])]) for key in own if id(own[key]) in given]
 
     def __call__(self, tensors: Mapping[str, Tensor], inputs: tuple[object, ...]) -> Any:
-        places = {place: tensors[name] for place, name in self._places.items()}
-        return torch.func.functional_call(self._model, places, inputs, tie_weights=False)
+        originals = [own[key] for own, key, _ in self._places]
+        try:
+            for own, key, name in self._places:
+                own[key] = tensors[name]
+            return self._model(*inputs)
+        finally:
+            for (own, key, _), original in zip(self._places, originals, strict=True):
+                own[key] = original
 
 
 def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[object, ...]) -> Any:

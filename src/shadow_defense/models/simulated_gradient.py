@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -34,6 +34,17 @@ DERIVATIVES: tuple[Derivative, ...] = get_args(Derivative)
 NO_DIFFERENCE = "the update's derivative is taken exactly: the difference of two passes is too far from it"
 
 
+def channels_last(tensor: Tensor) -> Tensor:
+    """``tensor`` as a processor's convolutions read it fastest: with four dimensions channels last, else as it is.
+
+    Of a leaf that requires a gradient the result is another such leaf.
+    """
+    if tensor.dim() != 4 or tensor.device.type != "cpu":
+        return tensor
+    laid = tensor.detach().contiguous(memory_format=torch.channels_last)
+    return laid.requires_grad_(tensor.requires_grad)
+
+
 class SimulatedGradient:
     """``g(x) = d loss(theta, x) / d theta``, which autograd can differentiate by the images x.
 
@@ -47,7 +58,8 @@ class SimulatedGradient:
     precision, which is for exactness, they are from the start.
 
     Args:
-        parameters: theta, leaves that require gradients; they stay as they are from a call to its derivative.
+        parameters: theta, leaves that require gradients; they stay as they are from a call to its derivative;
+            fastest :func:`channels_last`.
         buffers: written to in train mode, once a call.
         recorder: open, where batch-norm statistics are wanted.
         method: what an earlier object found out about the same model.
@@ -72,6 +84,7 @@ class SimulatedGradient:
         double = any(tensor.dtype == torch.float64 for tensor in self._constants)
         self.method: Derivative = "exact" if double else method
         self.notes: tuple[str, ...] = ()
+        self._smooth = False
 
     @property
     def exact(self) -> bool:
@@ -95,8 +108,8 @@ class SimulatedGradient:
     def first_pass(self, images: Tensor, labels: Tensor) -> _FirstPass:
         """The pass at theta, with all that the second has to share with it."""
         random, devices = torch.get_rng_state(), get_device_states(images)
-        images = images.detach().requires_grad_()
-        with RecordedKinks() as kinks:
+        images, kinks = images.detach().requires_grad_(), RecordedKinks()
+        with nullcontext() if self._smooth else kinks:
             loss = self._loss(self._parameters.values(), self._buffers, images, labels)
         statistics = self._recorder.take()
         *gradients, slope = torch.autograd.grad(
@@ -122,6 +135,8 @@ class SimulatedGradient:
             if self.exact:
                 self.notes = (NO_DIFFERENCE,)
                 return exact
+            # What a network without kinks computes is not watched again: that takes as long as a layer.
+            self._smooth = not first.sides
         return found
 
     def _difference(self, first: _FirstPass, along: Sequence[Tensor | None]) -> Tensor:
@@ -132,7 +147,8 @@ class SimulatedGradient:
             still if v is None else torch.addcmul(still, v, step, out=place)
             for still, v, place in zip(self._constants, along, self._moved, strict=True)
         ]
-        with self._again(first) as (images, buffers), ReplayedKinks(first.sides):
+        replaying = ReplayedKinks(first.sides) if first.sides else nullcontext()
+        with self._again(first) as (images, buffers), replaying:
             (slope,) = torch.autograd.grad(self._loss(moved, buffers, images, first.labels), images)
         return (slope - first.slope) / step
 
