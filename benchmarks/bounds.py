@@ -38,7 +38,8 @@ def peak(kind: torch.dtype, repetitions: int) -> float:
 
 def passes(model: nn.Module, image: Tensor, *, weights: bool) -> Callable[[], object]:
     """A forward pass, and a backward pass to the image, and to the weights if asked."""
-    own = copy.deepcopy(model).requires_grad_(weights)
+    # Laid out as the attack has it.
+    own = copy.deepcopy(model).requires_grad_(weights).to(memory_format=torch.channels_last)
     # The counter hooks what a module is given, and no leaf can be hooked so: it is given a view.
     label, image = torch.zeros(1, dtype=torch.long), image.clone().requires_grad_()
     wanted = [image, *(own.parameters() if weights else ())]

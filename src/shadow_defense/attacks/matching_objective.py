@@ -45,6 +45,11 @@ def can_be_mapped(model: nn.Module) -> bool:
     )
 
 
+def mapped_constants(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters as ``torch.func.vmap`` takes them: with weights channels last it gives wrong gradients, silently."""
+    return {name: tensor.detach().contiguous() for name, tensor in parameters.items()}
+
+
 class MatchingObjective:
     """``D(U(x), U*) + prior(x) + b sum_BN (||mu - mu*||_2 + ||var - var*||_2)`` of each candidate x.
 
@@ -123,7 +128,7 @@ class MatchingObjective:
         if len(candidates) == 1:
             total, matched = self._alone(candidates[0])
             return total.unsqueeze(0), matched.unsqueeze(0)
-        parameters = {name: tensor.detach() for name, tensor in target.parameters.items()}
+        parameters = mapped_constants(target.parameters)
         buffers = {name: tensor.expand(len(candidates), *tensor.shape) for name, tensor in target.buffers.items()}
 
         def losses(images: Tensor, buffers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

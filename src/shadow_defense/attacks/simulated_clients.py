@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from shadow_defense.attacks.local_steps import simulate_training
-from shadow_defense.attacks.matching_objective import can_be_mapped
+from shadow_defense.attacks.matching_objective import can_be_mapped, mapped_constants
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.target import Target
 from shadow_defense.data.dataset import ClientData, ImageSet
@@ -128,7 +128,7 @@ def simulated_updates(
         images, labels = images.unflatten(0, chosen.shape), target.labels[orders]
         if mapped:
             buffers = {name: tensor.expand(len(part), *tensor.shape) for name, tensor in target.buffers.items()}
-            parameters = {name: tensor.detach() for name, tensor in target.parameters.items()}
+            parameters = mapped_constants(target.parameters)
             both = vmap(partial(single, parameters, mapped=True), randomness="different")
             yield both(images, labels, buffers).detach()
         else:
