@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shadow_defense.devices import device_of
 from shadow_defense.errors import DataError, GeneratorError
 from shadow_defense.generators.interface import as_generator, check_generator, private_copy
 from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.models.functional import LossFunction, training_mode
 from shadow_defense.models.named_state import ModelState, plain_module
 from shadow_defense.models.simulated_gradient import Derivative
+from shadow_defense.placement import device_of
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 from shadow_defense.shadow.batch import (
