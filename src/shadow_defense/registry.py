@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -150,6 +152,15 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
 
     def __len__(self) -> int:
         return len(self._own) + len(self.points)
+
+
+def look_here() -> None:
+    """Let modules that the command itself names be found in the working directory too.
+
+    Behind everything that is installed, which a stray file can so not replace.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def import_failure(error: Exception, place: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ def test_a_logger_that_fails_is_told_of_at_the_end(run: Run) -> None:
 def test_an_error_of_the_run_is_not_hidden_by_its_logger(run: Run) -> None:
     with pytest.raises(KeyError), following(run, on_measurement):
         raise KeyError("the run's own")
+
+
+def test_a_logger_that_lies_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_logger_of_mine.py").write_text("def log(name, value, round):\n    return round\n")
+    assert logger_named("a_logger_of_mine:log")("loss", 1.0, 2) == 2  # type: ignore[func-returns-value]
 
 
 def test_a_logger_by_its_name() -> None:

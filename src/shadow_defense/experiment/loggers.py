@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shadow_defense.errors import ConfigError
-from shadow_defense.registry import import_failure, imported
+from shadow_defense.registry import import_failure, imported, look_here
 from shadow_defense.report.records.run import Round, RunRecord
 
 
@@ -51,6 +51,7 @@ def logger_named(given: str) -> OnMeasurement:
         return to_mlflow() if given == "mlflow" else to_wandb()
     if ":" not in given:
         raise ConfigError(f"--log {given}: expected tensorboard=FOLDER, mlflow, wandb or a function as module:name")
+    look_here()
     try:
         found: OnMeasurement = imported(given)
     # Whatever a stranger's module raises.

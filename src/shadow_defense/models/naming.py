@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from shadow_defense.errors import ModelError
+from shadow_defense.registry import look_here
 
 NAMED = "SHADOW_DEFENSE_MODEL"
 """The environment variable that holds the place of the model that was named, for every process of the command."""
@@ -37,9 +37,8 @@ def name_model(place: str) -> str:
     """
     if is_model_file(place):
         place = str(Path(place).expanduser().resolve())
-    elif (here := str(Path.cwd())) not in sys.path:
-        # Behind everything that is installed, which a stray file can so not replace.
-        sys.path.append(here)
+    else:
+        look_here()
     os.environ[NAMED] = place
     return place
 
