@@ -128,7 +128,7 @@ def demo(
     restart: Restart = False,
     quiet: Quiet = False,
 ) -> None:
-    """The whole story in some 70 seconds on two cores: a page that shows what an attacker sees."""
+    """The whole story in about a minute on two cores: a page that shows what an attacker sees."""
     from shadow_defense.errors import ConfigError, unknown_name
 
     if images is None:
