@@ -69,14 +69,14 @@ def test_between_the_models_the_true_images_explain_what_they_do_not_at_the_firs
 
 
 def test_what_is_rebuilt_of_many_steps() -> None:
-    """A planted client of one image and forty steps: an average step leaves the image blurred, 19 dB further away."""
+    """A planted client of one image and forty steps: an average step comes less near."""
     seen, reached = many_steps(), dict[Beyond, float]()
     for beyond in get_args(Beyond)[::2]:
-        attack = InvertingGradients(variant="fast", iterations=120, beyond=beyond)
+        attack = InvertingGradients(variant="fast", iterations=60, beyond=beyond)
         found = attack.reconstruct(seen, seed=0)
         reached[beyond] = psnr(found.images, private()).item()
     assert list(reached) == ["averaged", "surrogate"]
-    assert reached["surrogate"] > reached["averaged"] + 6
+    assert reached["surrogate"] > reached["averaged"] + 5
 
 
 def test_gradinversion_takes_it_too_and_the_notes_say_so() -> None:
