@@ -14,7 +14,7 @@ from shadow_defense.errors import RunError
 from shadow_defense.files import write_json
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.pictures import picture
-from shadow_defense.report.pages.run import render_run
+from shadow_defense.report.pages.run import render_run, summary
 from shadow_defense.report.records.reading import load_record, record_values, write_record
 from shadow_defense.report.records.run import Explanation, Patient, RunRecord, Sight
 from shadow_defense.report.records.scores import Origin, Row, ScoreTable
@@ -165,3 +165,11 @@ def test_colour_images_and_long_names(record: RunRecord) -> None:
     page.check()
     assert name in page.shown()
     assert [image.get("class") for image in page.named("img") if image.get("width")] == [None] * 7
+
+
+def test_images_are_called_by_words_where_their_name_says_too_little(thin: RunRecord) -> None:
+    named = replace(
+        thin, data=replace(thin.data, in_words="a real chest radiograph, which client-1 has, and drawn ones")
+    )
+    assert "trained one model together on a real chest radiograph, which client-1 has" in summary(named)
+    assert f"trained one model together on {thin.data.name} (" in summary(thin)
