@@ -14,8 +14,9 @@ from torch import Tensor
 from shadow_defense.attacks.removers import code_inversion
 from shadow_defense.attacks.removers.code_inversion import CodeInversion
 from shadow_defense.attacks.removers.suite import Knowledge, removers_for
+from shadow_defense.attacks.removers.unet import UNet
 from shadow_defense.attacks.removers.unknown import learned_from_halves
-from shadow_defense.attacks.removers.verifier import train_verifier
+from shadow_defense.attacks.removers.verifier import _embedding, train_verifier
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.placement import CPU
@@ -89,3 +90,11 @@ def test_the_same_is_made_on_every_device(
     for ours, theirs in zip(found, made(CPU), strict=True):
         assert type(ours) is Tensor and ours.device.type == "cpu"
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_the_networks_of_removers_ask_the_host_for_no_value() -> None:
+    """On torch's own meta device, which has none: what looked at one would wait for a CUDA device in every step."""
+    with torch.device("meta"):
+        planes = torch.empty(2, 4, 13, 13)
+        assert UNet(4, 1, 8)(planes).shape == (2, 1, 13, 13)
+        assert _embedding(4)(planes).shape[0] == 2
