@@ -71,11 +71,13 @@ def explained(
     Fitted to the defense where the observation says how.
     """
     fitted = observation.matching
+    # As a client's own lie: Adam makes signs of gradients that are nothing but rounding, which depends on it.
+    parameters = {name: each.detach().contiguous().requires_grad_() for name, each in simulation.parameters.items()}
     with BatchStatisticsRecorder(observation.model) as recorder:
         simulate = partial(
             simulate_training,
             observation.model,
-            simulation.parameters,
+            parameters,
             simulation.buffers,
             images,
             labels,
