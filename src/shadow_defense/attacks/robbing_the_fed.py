@@ -29,6 +29,7 @@ def imprinted_images(weight: Float[Tensor, "bins d"], bias: Float[Tensor, "bins"
     ``x = dW_i / db_i``: exact where unit i was trained on one image, their weighted mean where it was on several. Any
     common factor cancels. Units that nothing was trained on are left out.
 
+    >>> import torch
     >>> weight, bias = torch.tensor([[3.0, 3.0], [2.0, 4.0], [0.0, 0.0]]), torch.tensor([3.0, 1.0, 0.0])
     >>> imprinted_images(weight, bias, 5).tolist()
     [[1.0, 1.0], [2.0, 4.0]]
