@@ -42,11 +42,13 @@ from shadow_defense.models.settings import ModelSettings
 from shadow_defense.protection.covariance import Covariance
 from shadow_defense.protection.decoy import Decoy, PoolDecoys
 from shadow_defense.protection.directions import EPOCHS, train_classifier
+from shadow_defense.protection.features import Features, told_by
+from shadow_defense.protection.reader import measure_reader
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.white import White
 
-LONGER = 3 * EPOCHS
+LONGER, SHORTER = 3 * EPOCHS, EPOCHS // 3
 
 SECOND_LOOK = 2**0.5
 """By which each of two looks is stronger than one alone, whose information is then that of both."""
@@ -61,6 +63,7 @@ class Row:
         labelled: public images of which somebody knows the labels; None: all, 0: none.
         epochs: of the training, of one hospital.
         public_start: begin with weights that were trained on the public images.
+        by_class: ``looks`` are one look, a texture for the images of each class.
     """
 
     looks: Callable[[Material], Sequence[Texture]] | None = None
@@ -69,6 +72,7 @@ class Row:
     labelled: int | None = 0
     epochs: int = EPOCHS
     public_start: bool = False
+    by_class: bool = False
 
 
 def of_one(make: Callable[[Material], Texture], *, removal: bool = True, labelled: int | None = 0) -> Row:
@@ -83,6 +87,16 @@ def spared(given: Material, directions: Tensor, strength: float | None, stronger
 
 def task(count: int, strength: float | None = None, labelled: int | None = None) -> Row:
     return of_one(lambda given: spared(given, given.spared(count, labelled), strength), labelled=labelled)
+
+
+def features(count: int, labelled: int | None = None) -> Row:
+    def made(given: Material) -> Features:
+        reader = measure_reader(given.classifier(labelled), given.pool, count)
+        told, shown = told_by(reader, given.whitening, given.pool), given.spared(count, labelled)
+        make = partial(Features, given.whitening, reader, told, shown)
+        return make(given.weakest(make))
+
+    return of_one(made, labelled=labelled)
 
 
 def started(row: Row) -> Row:
@@ -102,6 +116,21 @@ def two_phases(given: Material) -> list[Texture]:
     return [first, spared(given, given.directions_of(model, normalisation, 4), None, SECOND_LOOK)]
 
 
+def decoys(of_class: bool) -> Row:
+    """Public images as decoys, under the least floor that keeps the promises of `recommended` where any is taken."""
+
+    def made(given: Material) -> list[Texture]:
+        def make(floor: float, pool: Tensor = given.pool) -> Decoy:
+            return Decoy(given.whitening, PoolDecoys(pool), 0.7, floor)
+
+        floor = given.weakest(make)
+        if not of_class:
+            return [make(floor)]
+        return [make(floor, given.pool[given.public.labels == label]) for label in range(given.classes)]
+
+    return Row(made, removal=False, labelled=None if of_class else 0, by_class=of_class)
+
+
 MODELS = {
     "convnet": SMALL,
     "resnet18": ModelSettings(name="resnet18", normalisation="group", stem="imagenet"),
@@ -114,6 +143,9 @@ ROWS: dict[str, Row] = {
     "recommended": task(4),
     **{f"{count} directions": task(count) for count in (1, 2, 8, 16)},
     "directions of 300 labels": task(4, labelled=300),
+    **{f"{count} features": features(count) for count in (1, 2, 4, 8, 16)},
+    **{f"labels of 100: {name}": row for name, row in (("alone", alone(100)), ("directions", task(4, labelled=100)))},
+    **{f"labels of 100: {count} features": features(count, 100) for count in (1, 4, 16)},
     "directions of a first phase": Row(two_phases),
     "principal directions": of_one(lambda given: spared(given, given.principal(4), None)),
     "random directions": of_one(lambda given: spared(given, given.random(4), None)),
@@ -121,11 +153,17 @@ ROWS: dict[str, Row] = {
     **{name: of_one(make) for name, make in PLACEMENTS.items()},
     "longer: clean": Row(train=lambda given: given.private, epochs=LONGER),
     "longer: recommended": replace(task(4), epochs=LONGER),
+    "shorter: clean": Row(train=lambda given: given.private, epochs=SHORTER),
+    "shorter: recommended": replace(task(4), epochs=SHORTER),
+    "shorter: 8 directions": replace(task(8), epochs=SHORTER),
+    "shorter: 4 features": replace(features(4), epochs=SHORTER),
     "public start: clean": started(Row(train=lambda given: given.private)),
     "public start: recommended": started(task(4)),
     "white 1.0 removed": of_one(lambda given: White(given.whitening, 1.0)),
     "white 1.0": of_one(lambda given: White(given.whitening, 1.0), removal=False),
     "covariance 2.0 removed": of_one(lambda given: Covariance(given.whitening, 2.0)),
+    "decoys of any class": decoys(False),
+    "decoys of the image's class": decoys(True),
     "decoy 70 % public with floor 0.15": of_one(
         lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.15), removal=False
     ),
@@ -141,14 +179,32 @@ def written(texture: Texture, removal: bool, material: Material, look: str = "pr
     parts = {"train": material.private, "validation": material.validation, "test": material.test}
     images = {"train": protected(texture, material.gallery, material.seed, look)}
     if removal:
-        linear = linear_removal(texture.whitening, [texture.view()])
-        images["train"] = linear.images([images["train"]])
+        if texture.maps:
+            images["train"] = texture.mapped(images["train"])
+        else:
+            images["train"] = linear_removal(texture.whitening, [texture.view()]).images([images["train"]])
         for name in ("validation", "test"):
             images[name] = texture.kept(parts[name].unit_images())
     sets = {
         name: replace(each, images=as_bytes(images[name])) if name in images else each for name, each in parts.items()
     }
     return Parts(sets["train"], sets["validation"], sets["test"], names_of(material))
+
+
+def of_each_class(
+    textures: Sequence[Texture], removal: bool, material: Material, audited: int
+) -> tuple[Parts, dict[str, float]]:
+    """The data set as it is written, and what is left of it to who knows the labels, as every server does."""
+    images, found, labels = material.private.images.clone(), dict[str, float](), material.private.labels
+    for label, texture in enumerate(textures):
+        own = (labels == label).nonzero()[:, 0]
+        some = replace(material, private=material.private.subset(own.numpy()))
+        images[own] = written(texture, removal, some, f"private, class {label}").train.images
+        attacked = int((labels[:audited] == label).sum())
+        for name, value in leaked([texture], some, attacked).items():
+            found[name] = found.get(name, 0.0) + value * attacked / min(audited, len(labels))
+    train = replace(material.private, images=images)
+    return Parts(train, material.validation, material.test, names_of(material)), found
 
 
 def names_of(material: Material) -> tuple[str, ...]:
@@ -164,8 +220,7 @@ def leaked(textures: Sequence[Texture], material: Material, audited: int) -> dic
     truths, whitening = material.gallery[:audited], material.whitening
     looks = [protected(each, truths, material.seed, name_of_look(number)) for number, each in enumerate(textures)]
     estimates = linear_removal(whitening, [each.view() for each in textures]).images(looks)
-    views = [each.view() for each in textures]
-    seen, expected = compared(whitening, list(zip(views, looks, strict=True)), material.gallery)
+    seen, expected = compared(whitening, list(zip(textures, looks, strict=True)), material.gallery)
     above = psnr(estimates, truths) - psnr(material.mean_image.expand_as(truths), truths)
     return {
         "above_mean": float(above.mean()),
@@ -188,6 +243,8 @@ def measured(row: Row, material: Material, worth: Callable[..., Worth], audited:
     if row.looks is None:
         assert row.train is not None
         parts, found = Parts(row.train(material), material.validation, material.test, names_of(material)), {}
+    elif row.by_class:
+        parts, found = of_each_class(row.looks(material), row.removal, material, audited)
     else:
         textures = row.looks(material)
         last = textures[-1]

@@ -11,6 +11,7 @@ from torch import Tensor
 from protecting.material import Material
 from protecting.pixels import noise_of_guard
 from shadow_defense.metrics.limit import Limit
+from shadow_defense.models.class_activation import class_activation_maps, find_cam_layer
 from shadow_defense.models.functional import training_mode
 from shadow_defense.protection.white import White
 from shadow_defense.seeds import named_generator
@@ -56,6 +57,17 @@ def published(material: Material) -> Map:
     return noise_of_guard(material, some, material.seed).abs().mean(dim=(0, 1))
 
 
+def off_the_foreground(material: Material) -> Map:
+    """Full noise where the classifier does not look, :data:`LEAST_WEIGHT` where it looks most (Grad-CAM++)."""
+    found, looked = material.classifier(), torch.zeros(material.whitening.shape[1:])
+    layer = find_cam_layer(found.model, material.pool[:1])
+    for images, labels in zip(material.pool.split(256), material.public.labels.split(256), strict=True):
+        inputs = found.normalisation.apply(images)
+        looked += class_activation_maps(found.model, found.model, inputs, labels, layer).sum(dim=0)
+    looked = looked / looked.max()
+    return 1 - (1 - LEAST_WEIGHT) * looked
+
+
 def shuffled(material: Material) -> Map:
     """A control: the weights of private detail at random places."""
     weights = private_detail(material).flatten()
@@ -81,6 +93,7 @@ def placed(of: Callable[[Material], Map]) -> Callable[[Material], White]:
 PLACEMENTS = {
     "placed evenly": placed(even),
     "placed by private detail": placed(private_detail),
+    "placed off the foreground": placed(off_the_foreground),
     "placed by the published map": placed(published),
     "placed by shuffled detail": placed(shuffled),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
@@ -30,6 +31,15 @@ from shadow_defense.threads import threads_of_torch
 
 PUBLIC_SEED = 0
 """Of the classifier that tells a task's directions; as public as its images."""
+
+
+class ProtectOnceSettings(TextureSettings):
+    """As :class:`TextureSettings`, without features: the model would run their network in every step."""
+
+    texture: Literal["white", "covariance", "task", "decoy"] = Field(
+        "task", description="what is drawn over the image, or in place of it; features: protect the folder, train on it"
+    )
+
 
 TEXTURE_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
@@ -141,7 +151,7 @@ def before_model(settings: TextureSettings, public: ImageSet, normalisation: Nor
 PROTECT_ONCE = DefenseKind(
     "protect-once",
     "images drawn once and kept, with a bound on what any attack can find (docs/protect.md)",
-    TextureSettings,
+    ProtectOnceSettings,
     ProtectOnce,
     TEXTURE_PRESETS,
     acts_on=("batch",),

@@ -12,6 +12,7 @@ from shadow_defense.generators.interface import Generator
 from shadow_defense.protection.constants import Constants
 from shadow_defense.protection.covariance import Covariance
 from shadow_defense.protection.decoy import Decoy, GeneratedDecoys, PoolDecoys
+from shadow_defense.protection.features import Features
 from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.protection.task import Task
@@ -35,6 +36,10 @@ def build_texture(
         decoys = PoolDecoys(public.float() / 255) if generator is None else GeneratedDecoys(generator)
         return Decoy(whitening, decoys, settings.share, settings.floor)
     assert constants.spared is not None
+    if settings.texture == "features":
+        assert constants.reader is not None
+        assert constants.told is not None
+        return Features(whitening, constants.reader, constants.told, constants.spared, strength, settings.floor)
     return Task(whitening, constants.spared, strength, settings.floor)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,10 +19,16 @@ from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
-from shadow_defense.protection.settings import TextureSettings
+from shadow_defense.protection.features import told_by
+from shadow_defense.protection.reader import Reader, measure_reader, read_reader
+from shadow_defense.protection.settings import TextureName, TextureSettings
 from shadow_defense.protection.whitening import Whitening, measure_whitening
 
 KEPT_MEND = "restore it from a copy; if it is deleted, images that are protected anew differ"
+
+
+READER = "reader."
+"""Before the names of its tensors."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,17 @@ class Constants:
     whitening: Whitening
     spared: Float[Tensor, "k j"] | None
     strength: float
+    reader: Reader | None = None
+    told: Float[Tensor, "k j"] | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """By name."""
         found = {name: getattr(self.whitening, name) for name in ("mean", "directions", "deviations")}
-        return found if self.spared is None else {**found, "spared": self.spared}
+        optional = {"spared": self.spared, "told": self.told}
+        found |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        if self.reader is not None:
+            found |= {READER + name: tensor for name, tensor in self.reader.state_dict().items()}
+        return found
 
 
 def measure_constants(
@@ -59,17 +71,20 @@ def measure_constants(
         DataError: for images that say too little, or that have no labels where the texture needs them.
     """
     whitening = measure_whitening(images.float() / 255)
-    if settings.texture != "task":
+    if not settings.spares:
         return Constants(whitening, None, settings.strength)
     unit = images.float() / 255
     if classifier is None:
-        classifier, known = _trained(images, labels, seed, progress, device)
+        classifier, known = _trained(settings.texture, images, labels, seed, progress, device)
     else:
         known = labels_for(classifier, unit, labels)
     spared = task_directions(
         classifier.model, unit, known, classifier.normalisation, whitening, count=settings.directions, seed=seed
     )
-    return Constants(whitening, spared, settings.strength)
+    if settings.texture == "task":
+        return Constants(whitening, spared, settings.strength)
+    reader = measure_reader(replace(classifier, model=classifier.model.to(CPU)), unit, settings.directions)
+    return Constants(whitening, spared, settings.strength, reader, told_by(reader, whitening, unit))
 
 
 def kept_constants(
@@ -118,8 +133,10 @@ def read_constants(path: Path, hint: str) -> Constants | None:
         whitening = Whitening(
             tensors["mean"], tensors["directions"], tensors["deviations"], metadata["rest"], (channels, height, width)
         )
-        return Constants(whitening, tensors.get("spared"), metadata["strength"])
-    except (KeyError, ValueError, TypeError) as error:
+        network = {name.removeprefix(READER): tensor for name, tensor in tensors.items() if name.startswith(READER)}
+        reader = read_reader(network, whitening.shape) if network else None
+        return Constants(whitening, tensors.get("spared"), metadata["strength"], reader, tensors.get("told"))
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} is damaged: {hint}") from error
 
 
@@ -131,6 +148,7 @@ def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> s
 
 
 def _trained(
+    texture: TextureName,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, "n"] | None,
     seed: int,
@@ -139,8 +157,8 @@ def _trained(
 ) -> tuple[Classifier, Int64[Tensor, "n"]]:
     if labels is None:
         raise DataError(
-            "the public images have no labels, which texture task needs: give a folder with a sub-folder a class or an "
-            ".npz, a model that tells the classes apart (--model), or --preset covariance"
+            f"the public images have no labels, which texture {texture} needs: give a folder with a sub-folder a "
+            "class or an .npz, a model that tells the classes apart (--model), or --preset covariance"
         )
     normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
     model = train_classifier(images.float() / 255, labels, normalisation, seed=seed, progress=progress, device=device)

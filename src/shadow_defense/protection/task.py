@@ -47,11 +47,11 @@ class Task(Texture):
         noise = self.strength**2 * onto + torch.eye(count) - onto + floor
         return LinearView(onto, noise, torch.zeros(count), 0.0, 1.0)
 
-    def mapped_view(self) -> LinearView:
-        scale, view = 1 / (1 + self.strength**2), self.view()
-        onto = self.spared @ self.spared.T
+    def through_map(self, view: LinearView) -> LinearView:
+        scale = 1 / (1 + self.strength**2)
+        onto = scale * self.spared @ self.spared.T
         nothing = LEAST_NOISE * torch.eye(len(onto))
-        return LinearView(scale * onto, scale**2 * onto @ view.noise @ onto + nothing, view.offset, 0.0, LEAST_NOISE)
+        return LinearView(onto @ view.gain, onto @ view.noise @ onto + nothing, view.offset, 0.0, LEAST_NOISE)
 
     def mapped(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """``mean + B D V V^T w / (1 + t^2)``: of x' the LMMSE where there is no floor."""

@@ -46,9 +46,17 @@ class Texture(ABC):
     def view(self) -> LinearView:
         """What an attacker knows of x' who knows all but the draws."""
 
-    def mapped_view(self) -> LinearView:
-        """What the same attacker knows of mapped images."""
+    def basis(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """What of clean images x' is a linear view of to the last digit; here the images themselves."""
+        return images
+
+    def basis_view(self) -> LinearView:
+        """What an attacker knows of x' who has the :meth:`basis` of a clean image."""
         return self.view()
+
+    def through_map(self, view: LinearView) -> LinearView:
+        """The same view of mapped images."""
+        return view
 
     def known_view(self) -> LinearView:
         """What the same attacker knows of the kept part alone."""

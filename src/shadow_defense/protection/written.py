@@ -48,7 +48,16 @@ class Written(Texture):
         return as_written(self.inner.mapped(self.inner.protect(images, draws)))
 
     def view(self) -> LinearView:
-        whitening, before = self.whitening, self.inner.mapped_view()
+        return self._clipped(self.inner.view())
+
+    def basis(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return self.inner.basis(images)
+
+    def basis_view(self) -> LinearView:
+        return self._clipped(self.inner.basis_view())
+
+    def _clipped(self, view: LinearView) -> LinearView:
+        whitening, before = self.whitening, self.inner.through_map(view)
         reads = whitening.directions / whitening.deviations
         # z - mean = a (v - mean) + (a - 1) mean + b + e
         clipped = reads.T @ (self.slope[:, None] * whitening.directions * whitening.deviations)

@@ -145,7 +145,7 @@ def test_likelihoods_find_an_image_where_its_removal_does_not() -> None:
     texture = White(WHITENING, 0.2)
     protected = texture.protect(CLEAN, draws(1, 400))
     own = torch.arange(400)
-    likely = hits(likelihoods(WHITENING, [(texture.view(), protected)], CLEAN), own).mean()
+    likely = hits(likelihoods(WHITENING, [(texture, protected)], CLEAN), own).mean()
     estimates = LinearRemover(WHITENING, texture.view()).remove(protected, NO_LABELS).estimates
     near = hits(-torch.cdist(estimates.flatten(1), CLEAN.flatten(1)), own).mean()
     assert likely > near + 0.02

@@ -35,5 +35,5 @@ class EarlierLook:
         self, texture: Texture, protected: Float[Tensor, "n c h w"], gallery: Float[Tensor, "m c h w"]
     ) -> Float[Tensor, "n m"]:
         """The sum of both looks' log likelihoods, whose draws are independent; as :func:`~.linking.likelihoods`."""
-        looks = [(texture.view(), protected), (self.texture.view(), self.protected)]
+        looks = [(texture, protected), (self.texture, self.protected)]
         return likelihoods(texture.whitening, looks, gallery)

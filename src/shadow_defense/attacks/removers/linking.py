@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.protection.linear_view import LinearView
+from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.whitening import Whitening
 
-Looks = Sequence[tuple[LinearView, Float[Tensor, "n c h w"]]]
-"""Protected images of the same clean ones, in the same order, each under its own view and by draws of its own."""
+Looks = Sequence[tuple[Texture, Float[Tensor, "n c h w"]]]
+"""Protected images of the same clean ones, in the same order, each under its own texture and by draws of its own."""
 
 
 def likelihoods(whitening: Whitening, looks: Looks, gallery: Float[Tensor, "m c h w"]) -> Float[Tensor, "n m"]:
     """``-(w' - A w_j)^T S^-1 (w' - A w_j)``: twice the log likelihood of each clean image, up to a constant.
 
+    A and S are of the texture's :meth:`~.Texture.basis_view`, w_j is the basis of a clean image.
     No other score finds the right image more often where the noise is Gaussian and every image as likely
     (docs/protect.md). What lies outside of the directions counts too, where any of it is left.
     """
@@ -29,17 +30,18 @@ def compared(
     whitening: Whitening, looks: Looks, gallery: Float[Tensor, "m c h w"]
 ) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
     """Protected images and clean ones in coordinates in which minus the likelihood is the squared distance."""
-    placed = [_of_one_look(whitening, view, protected, gallery) for view, protected in looks]
+    placed = [_of_one_look(whitening, texture, protected, gallery) for texture, protected in looks]
     seen, expected = (torch.cat(each, dim=1) for each in zip(*placed, strict=True))
     return seen, expected
 
 
 def _of_one_look(
     whitening: Whitening,
-    view: LinearView,
+    texture: Texture,
     protected: Float[Tensor, "n c h w"],
     gallery: Float[Tensor, "m c h w"],
 ) -> tuple[Float[Tensor, "n q"], Float[Tensor, "m q"]]:
+    view, clean = texture.basis_view(), texture.basis(gallery)
     noise = view.noise.double()
     # S = L L^T; of single precision S is symmetric to its last digits only.
     root = torch.linalg.cholesky((noise + noise.T) / 2)
@@ -47,12 +49,12 @@ def _of_one_look(
         torch.linalg.solve_triangular(root, each.T, upper=False).T
         for each in (
             (whitening.coordinates(protected) - view.offset).double(),
-            whitening.coordinates(gallery).double() @ view.gain.double().T,
+            whitening.coordinates(clean).double() @ view.gain.double().T,
         )
     )
     if not view.outside_gain or whitening.count == len(whitening.mean):
         return seen, expected
     deviation = view.outside_noise**0.5
     outside = whitening.outside(protected).double() / deviation
-    kept = view.outside_gain * whitening.outside(gallery).double() / deviation
+    kept = view.outside_gain * whitening.outside(clean).double() / deviation
     return torch.cat([seen, outside], dim=1), torch.cat([expected, kept], dim=1)

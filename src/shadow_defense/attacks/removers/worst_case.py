@@ -109,7 +109,7 @@ def linkage(
     Returns:
         ``rank1`` and ``auc`` of the same image; ``patient_auc`` of others of the same patient, where there are such.
     """
-    ways = [likelihoods(texture.whitening, [(texture.view(), protected)], gallery), *distances([estimates], gallery)]
+    ways = [likelihoods(texture.whitening, [(texture, protected)], gallery), *distances([estimates], gallery)]
     if earlier is not None:
         ways.append(earlier.likelihoods(texture, protected, gallery))
     if verifier is not None:

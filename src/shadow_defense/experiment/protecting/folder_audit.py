@@ -124,9 +124,9 @@ def _of_others(request: FolderRequest) -> Material:
 
 
 def _told(settings: ProtectSettings, material: Material, progress: Progress) -> Texture:
-    if settings.texture == "task":
+    if settings.spares:
         raise DataError(
-            "which directions a texture task spares stands in the folder that `protect` wrote: audit that, or leave "
+            f"what a texture {settings.texture} spares stands in the folder that `protect` wrote: audit that, or leave "
             "--texture out"
         )
     constants = choose_constants(settings, (), material.public, len(material.private), progress)

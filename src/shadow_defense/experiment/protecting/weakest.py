@@ -62,11 +62,7 @@ def _linkage(looks: Looks, public: Float[Tensor, "n c h w"], gallery: int) -> fl
     galleries = len(public) // size
     images = public[: galleries * size]
     whitening = looks[-1].whitening
-    seen, expected = compared(
-        whitening,
-        [(look.view(), protected) for look, protected in zip(looks, _seen(looks, images), strict=True)],
-        images,
-    )
+    seen, expected = compared(whitening, list(zip(looks, _seen(looks, images), strict=True)), images)
     probes = min(size, -(-PROBES // galleries))
     own = torch.arange(probes)
     found = [

@@ -18,7 +18,7 @@ from shadow_defense.report.records.reading import Settings
 COMMON = ("seeds.py", "data", "experiment/scene.py", "experiment/images.py", "federated/averaged_clients.py")
 GENERATOR_CODE = (*COMMON, "generators", "experiment/tasks/pretraining.py")
 TRAINING_CODE = (
-    *(*COMMON, "generators", "shadow", "defenses", "models", "federated", "metrics"),
+    *(*COMMON, "generators", "shadow", "defenses", "protection", "models", "federated", "metrics"),
     *(
         "experiment/tasks/training.py",
         "experiment/tasks/training_place.py",

@@ -1,0 +1,66 @@
+"""What a public network sees of an image is kept under noise of its own size, everything else is drawn anew."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
+from shadow_defense.protection.reader import Reader
+from shadow_defense.protection.task import Task
+from shadow_defense.protection.whitening import Whitening
+
+
+class Features(Task):
+    """``w' = V (phi(x) + t n1) + (I - V V^T) n2``: as :class:`.Task`, with phi in place of ``V^T w`` (docs/protect.md).
+
+    Args:
+        reader: phi.
+        told: ``P = E[w phi^T]`` over public images, what phi tells of an image by what is linear.
+        shown: V, orthonormal columns in whitened coordinates, along which phi is shown.
+        strength, floor: t and s, as of :class:`.Task`.
+    """
+
+    def __init__(
+        self,
+        whitening: Whitening,
+        reader: Reader,
+        told: Float[Tensor, "k j"],
+        shown: Float[Tensor, "k j"],
+        strength: float,
+        floor: float = 0.0,
+    ) -> None:
+        super().__init__(whitening, shown, strength, floor)
+        self.reader, self.told = reader, told
+
+    def kept(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return self.whitening.images(self.reader.numbers(images) @ self.spared.T)
+
+    def view(self) -> LinearView:
+        """``w' = V P^T w + e``: what of phi is not linear in the image is noise to a linear remover."""
+        return self._of_the_image(super().view())
+
+    def known_view(self) -> LinearView:
+        return self._of_the_image(super().view().known())
+
+    def basis(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return self.kept(images)
+
+    def basis_view(self) -> LinearView:
+        return super().view()
+
+    def _of_the_image(self, given: LinearView) -> LinearView:
+        beside = torch.eye(self.told.shape[1]) - self.told.T @ self.told
+        return LinearView(
+            self.spared @ self.told.T,
+            given.noise + self.spared @ (beside + LEAST_NOISE * torch.eye(len(beside))) @ self.spared.T,
+            given.offset,
+            given.outside_gain,
+            given.outside_noise,
+        )
+
+
+def told_by(reader: Reader, whitening: Whitening, public: Float[Tensor, "n c h w"]) -> Float[Tensor, "k j"]:
+    """``P = E[w phi^T]`` over public images."""
+    return whitening.coordinates(public).T @ reader.numbers(public) / (len(public) - 1)

@@ -1,0 +1,142 @@
+"""Features: what a network sees is kept and nothing else, and an attacker knows it to the last digit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from shadow_defense.attacks.removers.choosing import squared_errors
+from shadow_defense.attacks.removers.linking import likelihoods
+from shadow_defense.attacks.removers.lmmse import LinearRemover
+from shadow_defense.attacks.removers.planted import breaks_known_draws
+from shadow_defense.metrics.linkage import hits
+from shadow_defense.progress import Progress
+from shadow_defense.protection.before_model import module_of
+from shadow_defense.protection.building import build_texture
+from shadow_defense.protection.constants import Constants, measure_constants, read_constants, write_constants
+from shadow_defense.protection.features import Features
+from shadow_defense.protection.settings import TextureSettings
+from shadow_defense.protection.written import Written
+from tests.protection.gaussian_images import draws, gaussian_images
+
+SETTINGS = TextureSettings(texture="features", directions=3)
+
+
+def classed(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images as bytes, half of them with a brighter half that no straight line through the pixels would tell apart."""
+    images = gaussian_images(count, seed)
+    labels = torch.arange(count) % 2
+    bump = 0.15 * torch.sin(torch.arange(12) * 2.1 + torch.arange(count)[:, None])
+    images = images + labels[:, None, None, None] * bump[:, None, None, :]
+    return (images.clamp(0, 1) * 255).byte(), labels
+
+
+@pytest.fixture(scope="module")
+def constants() -> Constants:
+    images, labels = classed(300, 0)
+    return measure_constants(SETTINGS, images, labels, seed=0, progress=Progress())
+
+
+@pytest.fixture(scope="module")
+def public() -> Tensor:
+    return classed(300, 0)[0].float() / 255
+
+
+@pytest.fixture(scope="module")
+def clean() -> Tensor:
+    return classed(120, 5)[0].float() / 255
+
+
+def texture_of(constants: Constants, strength: float) -> Features:
+    texture = build_texture(SETTINGS.model_copy(update={"strength": strength}), constants, torch.zeros(0).byte())
+    assert isinstance(texture, Features)
+    texture.strength = strength
+    return texture
+
+
+def test_the_numbers_of_public_images_have_mean_0_and_covariance_i(constants: Constants, public: Tensor) -> None:
+    assert constants.reader is not None
+    numbers = constants.reader.numbers(public).double()
+    assert numbers.mean(dim=0).abs().max() < 1e-3
+    assert (torch.cov(numbers.T) - torch.eye(3)).abs().max() < 2e-3
+
+
+def test_the_first_number_is_the_margin_of_the_classes(constants: Constants, clean: Tensor) -> None:
+    assert constants.reader is not None
+    first = constants.reader.numbers(clean)[:, 0]
+    labels = torch.arange(len(clean)) % 2
+    apart = (first[labels == 1].mean() - first[labels == 0].mean()).abs()
+    assert apart > 1.0
+
+
+def test_nothing_is_kept_but_the_numbers(constants: Constants, clean: Tensor) -> None:
+    """``x' - mean`` along V is ``phi + t n1``; everything else is the draws alone."""
+    texture = texture_of(constants, 0.7)
+    protected = texture.protect(clean, draws(3, len(clean)))
+    drawn = texture.added(draws(3, len(clean)))
+    whitening = texture.whitening
+    left = whitening.coordinates(protected - drawn)
+    assert torch.allclose(left @ texture.spared, texture.reader.numbers(clean), atol=1e-3)
+    assert (left - left @ texture.spared @ texture.spared.T).abs().max() < 1e-3
+
+
+def test_numbers_read_before_are_not_read_again_and_never_of_another_image(constants: Constants, clean: Tensor) -> None:
+    assert constants.reader is not None
+    images = clean.clone()
+    first = constants.reader.numbers(images)
+    assert constants.reader.numbers(images) is first
+    images[0] += 0.1
+    assert not torch.equal(constants.reader.numbers(images)[0], first[0])
+    assert torch.equal(constants.reader.numbers(clean), first)
+
+
+def test_the_removal_is_the_best_linear_one_of_the_numbers(constants: Constants, public: Tensor) -> None:
+    """LMMSE errs no more on public images than least squares on what is left without noise, and than the mean image."""
+    texture = texture_of(constants, 0.05)
+    protected = texture.protect(public, draws(1, len(public)))
+    removed = LinearRemover(texture.whitening, texture.view()).removal.images([protected])
+    numbers = torch.cat([texture.reader.numbers(public), torch.ones(len(public), 1)], dim=1).double()
+    flat = public.flatten(1).double()
+    fitted = (numbers @ torch.linalg.lstsq(numbers, flat).solution).float().view_as(public)
+    mean = texture.whitening.mean.unflatten(0, texture.whitening.shape).expand_as(public)
+    found, least, nothing = (float(squared_errors(each, public).mean()) for each in (removed, fitted, mean))
+    assert least <= found * 1.001
+    assert found < 1.02 * least < nothing
+
+
+def test_an_attacker_who_knows_the_network_finds_weakly_hidden_images_again(
+    constants: Constants, clean: Tensor, public: Tensor
+) -> None:
+    """By likelihood of the numbers, also as they are written; by pictures it hardly could."""
+    own = torch.arange(len(clean))
+    for strength, least, most in ((0.001, 0.95, 1.0), (5.0, 0.0, 0.15)):
+        texture = texture_of(constants, strength)
+        protected = texture.protect(clean, draws(2, len(clean)))
+        found = float(hits(likelihoods(texture.whitening, [(texture, protected)], clean), own).mean())
+        assert least <= found <= most
+    texture = texture_of(constants, 0.05)
+    written = Written(texture, public)
+    seen = written.protect(clean, draws(2, len(clean)))
+    protected = texture.protect(clean, draws(2, len(clean)))
+    as_drawn, as_written = (
+        float(hits(likelihoods(each.whitening, [(each, images)], clean), own).mean())
+        for each, images in ((texture, protected), (written, seen))
+    )
+    assert as_written > 0.6 * as_drawn > 0.2
+
+
+def test_who_knows_the_draws_sees_what_is_kept(constants: Constants, clean: Tensor) -> None:
+    assert breaks_known_draws(texture_of(constants, 1.0), clean, 0)
+
+
+def test_the_map_shows_the_numbers_and_constants_come_back_from_their_file(
+    constants: Constants, clean: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("constants") / "constants.safetensors"
+    write_constants(path, constants)
+    again = read_constants(path, "")
+    assert again is not None
+    texture, other = texture_of(constants, 1.0), texture_of(again, 1.0)
+    assert torch.equal(texture.kept(clean), other.kept(clean))
+    assert torch.allclose(module_of(other)(clean), texture.tested(clean), atol=1e-5)
