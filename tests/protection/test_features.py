@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from shadow_defense.protection.constants import Constants, measure_constants, re
 from shadow_defense.protection.features import Features
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.protection.written import Written
-from tests.protection.gaussian_images import draws, gaussian_images
+from tests.protection.gaussian_images import SIDE, draws, gaussian_images
 
 SETTINGS = TextureSettings(texture="features", directions=3)
 
@@ -27,7 +29,7 @@ def classed(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Images as bytes, half of them with a brighter half that no straight line through the pixels would tell apart."""
     images = gaussian_images(count, seed)
     labels = torch.arange(count) % 2
-    bump = 0.15 * torch.sin(torch.arange(12) * 2.1 + torch.arange(count)[:, None])
+    bump = 0.15 * torch.sin(torch.arange(SIDE) * 2.1 + torch.arange(count)[:, None])
     images = images + labels[:, None, None, None] * bump[:, None, None, :]
     return (images.clamp(0, 1) * 255).byte(), labels
 
@@ -49,9 +51,9 @@ def clean() -> Tensor:
 
 
 def texture_of(constants: Constants, strength: float) -> Features:
-    texture = build_texture(SETTINGS.model_copy(update={"strength": strength}), constants, torch.zeros(0).byte())
+    nothing = torch.zeros(0, 1, SIDE, SIDE).byte()
+    texture = build_texture(SETTINGS, replace(constants, strength=strength), nothing)
     assert isinstance(texture, Features)
-    texture.strength = strength
     return texture
 
 
