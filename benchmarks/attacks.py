@@ -12,6 +12,7 @@ in one process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
 import statistics
 import subprocess
@@ -153,7 +154,9 @@ def breaching_attack(
     """breaching's Inverting Gradients on the same update from the same start, published but for the iterations."""
     import breaching
 
-    settings = breaching.get_attack_config("invertinggradients")
+    # It prints what it loads, and where `--json` is given nothing else may stand beside it.
+    with contextlib.redirect_stdout(sys.stderr):
+        settings = breaching.get_attack_config("invertinggradients")
     settings.optim.max_iterations, settings.optim.callback = iterations, iterations
     settings.regularization.total_variation.scale = smoothness
     attacker = breaching.attacks.prepare_attack(seen.model, LOSS, settings)
