@@ -76,3 +76,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no medical images at {folder}: set SHADOW_DEFENSE_DATA")
     return folder
+
+
+@pytest.fixture
+def one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of the processor as they lie on any device: channels last, which are its own alone, sums differ."""
+    from shadow_defense.attacks import target
+    from shadow_defense.shadow import pseudo_attack
+
+    for module in (target, pseudo_attack):
+        monkeypatch.setattr(module, "channels_last", lambda tensor: tensor)

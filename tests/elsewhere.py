@@ -18,9 +18,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from shadow_defense.attacks import target
-from shadow_defense.shadow import pseudo_attack
-
 ELSEWHERE = torch.device("meta")
 
 _MIXING = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
@@ -124,16 +121,8 @@ def elsewhere() -> Iterator[torch.device]:
     def known(kind: str, **given: Any) -> Any:
         return autocast("cpu" if kind == "meta" else kind, **given)
 
-    def laid(tensor: Tensor) -> Tensor:
-        # As on the processor: another layout sums in another order.
-        if tensor.dim() != 4:
-            return tensor
-        return tensor.detach().contiguous(memory_format=torch.channels_last).requires_grad_(tensor.requires_grad)
-
     with pytest.MonkeyPatch.context() as patch, _Factories(), _Device():
         patch.setattr(torch, "autocast", known)
-        for module in (target, pseudo_attack):
-            patch.setattr(module, "channels_last", laid)
         yield ELSEWHERE
 
 
