@@ -14,7 +14,6 @@ from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.attacks.removers.planted import breaks_known_draws
 from shadow_defense.metrics.linkage import hits
 from shadow_defense.progress import Progress
-from shadow_defense.protection.before_model import module_of
 from shadow_defense.protection.building import build_texture
 from shadow_defense.protection.constants import Constants, measure_constants, read_constants, write_constants
 from shadow_defense.protection.features import Features
@@ -141,4 +140,4 @@ def test_the_map_shows_the_numbers_and_constants_come_back_from_their_file(
     assert again is not None
     texture, other = texture_of(constants, 1.0), texture_of(again, 1.0)
     assert torch.equal(texture.kept(clean), other.kept(clean))
-    assert torch.allclose(module_of(other)(clean), texture.tested(clean), atol=1e-5)
+    assert torch.allclose(other.module()(clean), texture.tested(clean), atol=1e-5)

@@ -20,7 +20,7 @@ from shadow_defense.defenses.protected_pictures import ProtectedPictures
 from shadow_defense.errors import DefenseError
 from shadow_defense.handed_on import HandedOn
 from shadow_defense.progress import Progress
-from shadow_defense.protection.before_model import BeforeModel, module_of
+from shadow_defense.protection.before_model import BeforeModel
 from shadow_defense.protection.building import build_texture, freeze
 from shadow_defense.protection.constants import Constants, hash_of, kept_constants, measure_constants
 from shadow_defense.protection.frozen import FrozenProtection
@@ -145,7 +145,7 @@ def before_model(settings: TextureSettings, public: ImageSet, normalisation: Nor
     """The map of a task, for every client and for the server; None where nothing goes before the model."""
     if settings.texture != "task":
         return None
-    return BeforeModel(module_of(build_texture(settings, constants_of(settings, public), public.images)), normalisation)
+    return BeforeModel(build_texture(settings, constants_of(settings, public), public.images).module(), normalisation)
 
 
 PROTECT_ONCE = DefenseKind(

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
 from shadow_defense.protection.reader import Reader
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.whitening import Whitening
+
+
+class Reading(nn.Module):
+    """``x -> mean + B D V phi(x)`` on images in [0, 1] (:meth:`.Features.kept`); made of public constants alone."""
+
+    def __init__(self, texture: Features) -> None:
+        super().__init__()
+        self.reader = texture.reader
+        self.register_buffer("mean", texture.whitening.mean)
+        self.register_buffer("writes", texture.whitening.coloured(texture.spared.T))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return (self.get_buffer("mean") + self.reader(images) @ self.get_buffer("writes")).view_as(images)
 
 
 class Features(Task):
@@ -49,6 +62,9 @@ class Features(Task):
 
     def basis_view(self) -> LinearView:
         return super().view()
+
+    def module(self) -> nn.Module:
+        return Reading(self).eval()
 
     def _of_the_image(self, given: LinearView) -> LinearView:
         beside = torch.eye(self.told.shape[1]) - self.told.T @ self.told

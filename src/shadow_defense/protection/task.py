@@ -6,11 +6,27 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from shadow_defense.protection.linear_view import LEAST_NOISE, LinearView
 from shadow_defense.protection.texture import Texture, normal, white_floor
 from shadow_defense.protection.whitening import Whitening
+
+
+class Projection(nn.Module):
+    """``x -> mean + B D V V^T w`` on images in [0, 1] (:meth:`.Task.tested`); made of public constants alone."""
+
+    def __init__(self, texture: Task) -> None:
+        super().__init__()
+        whitening = texture.whitening
+        self.register_buffer("mean", whitening.mean)
+        self.register_buffer("reads", whitening.directions / whitening.deviations @ texture.spared)
+        self.register_buffer("writes", whitening.coloured(texture.spared.T))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        mean = self.get_buffer("mean")
+        spared = (images.flatten(1) - mean) @ self.get_buffer("reads")
+        return (mean + spared @ self.get_buffer("writes")).view_as(images)
 
 
 class Task(Texture):
@@ -61,3 +77,6 @@ class Task(Texture):
     def tested(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """``mean + B D V V^T w``, what is kept: shrunk as x' is, it would hardly move an answer (docs/protect.md)."""
         return self.kept(images)
+
+    def module(self) -> nn.Module:
+        return Projection(self).eval()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from shadow_defense.protection.linear_view import LinearView
 from shadow_defense.protection.whitening import Whitening
@@ -33,6 +33,10 @@ class Texture(ABC):
     def tested(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Clean images as the model is given them at test time: a map of public constants; here as they are."""
         return images
+
+    def module(self) -> nn.Module:
+        """:meth:`tested` as a module that goes before the model at test time; the identity where nothing is mapped."""
+        return nn.Identity()
 
     @abstractmethod
     def kept(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

@@ -28,7 +28,6 @@ from shadow_defense.experiment.protecting.site import site_secret
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator, as_generator, private_copy
 from shadow_defense.progress import Progress
-from shadow_defense.protection.before_model import module_of
 from shadow_defense.protection.building import freeze
 from shadow_defense.protection.directions import Classifier
 
@@ -110,7 +109,7 @@ def protect(
     origin = Origin(f"Certificate of {count} images", "shadow_defense.protect", targets, 0, marks, networks.notes())
     record = certificate_of(material, chosen, audited, origin, mapped=frozen.texture.maps)
     example = example_of(frozen.texture, knowledge, chosen.seed)
-    certificate = Certificate(record, module_of(frozen.texture), example)
+    certificate = Certificate(record, frozen.texture.module(), example)
     return (ProtectedDataset(images, frozen) if dataset else given.like(frozen.trained_on(pixels))), certificate
 
 

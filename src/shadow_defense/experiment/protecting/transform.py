@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from shadow_defense.files import atomic_path
-from shadow_defense.protection.before_model import module_of
 from shadow_defense.protection.task import Task
 
 TRANSFORM = "transform.pt2"
@@ -19,7 +18,7 @@ def write_transform(out: Path, texture: Task) -> None:
         return
     example = torch.zeros(2, *texture.whitening.shape)
     program = torch.export.export(
-        module_of(texture), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images")}}
+        texture.module(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images")}}
     )
     with atomic_path(out / TRANSFORM) as temporary:
         torch.export.save(program, temporary)

@@ -40,7 +40,7 @@ from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 
-BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "protection", "experiment/tasks/bounding.py")
+BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "experiment/tasks/bounding.py")
 
 BATCH = 8
 """Images that a defense protects together."""

@@ -234,7 +234,7 @@ class RemoverCosting(Measuring[AttackStep]):
 
     @cached_property
     def key(self) -> str:
-        code = code_hash(*COST_CODE, "attacks/removers", "protection")
+        code = code_hash(*COST_CODE, "attacks/removers")
         return key_of(code, public_key(self.scene), *computed_on(self.scene))
 
     @property
