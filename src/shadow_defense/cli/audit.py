@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shadow_defense.cli.audit_protected import audit_protected
+
 if TYPE_CHECKING:
     from shadow_defense.experiment.audit.case import Case
     from shadow_defense.metrics.limit import Limit
@@ -135,7 +137,7 @@ def audit(
         of_attacks |= {"--fail-above": fail_above, "RUN": run}
         _refuse({name: value for name, value in of_file.items() if name not in beside}, "--protected holds images")
         _refuse(of_run | of_attacks, "--protected holds images")
-        _audit_protected(protected, texture, truth, public, overrides or [], out, quiet)
+        audit_protected(protected, texture, truth, public, overrides or [], out, quiet)
         return
     _refuse({"--texture": texture}, "it is of --protected")
     case: Case
@@ -231,33 +233,6 @@ def _end(records: Mapping[str, AuditRecord]) -> None:
             typer.echo(shown(f"{title}not known: {sentence}", LINE_LIMIT), err=True)
     if any(record.exceeded or record.not_known for record in records.values()):
         raise typer.Exit(1)
-
-
-def _audit_protected(
-    protected: Path,
-    texture: str | None,
-    truth: str | None,
-    public: str | None,
-    overrides: list[str],
-    out: Path,
-    quiet: bool,
-) -> None:
-    from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.cli.protect import told
-    from shadow_defense.config import assignments
-    from shadow_defense.errors import ConfigError
-    from shadow_defense.experiment.protecting.folder_audit import FolderRequest, audit_folder
-    from shadow_defense.experiment.protecting.settings import protect_preset
-    from shadow_defense.folder_lock import holding
-
-    if truth is None:
-        raise ConfigError("--protected needs the images that it was made of, for scoring alone: give --truth")
-    settings = protect_preset(texture or "recommended", **assignments(overrides))
-    request = FolderRequest(protected, truth, public, settings, told=texture is not None)
-    with holding(out), progress_unless(quiet) as progress:
-        command = shlex.join(["shadow-defense", *sys.argv[1:]])
-        certificate = audit_folder(request, out, command=command, progress=progress)
-    told(certificate, out, quiet)
 
 
 def _refuse(values: dict[str, object], reason: str) -> None:
