@@ -36,7 +36,7 @@ def main() -> None:
         generator = load_generator(path).requires_grad_(False)
         images = read_public_images(
             arguments.data, image_size=None, channels=generator.channels, limit=arguments.images, seed=0
-        )
+        ).images
         side = generator.image_size
         unit = F.interpolate(images / 255, (side, side), mode="bilinear", antialias=True, align_corners=False)
         mean = psnr((unit - unit.mean(0)).square().mean((1, 2, 3)))

@@ -15,7 +15,9 @@ from shadow_defense.errors import DataError
 
 
 def read(where: object, **options: Any) -> torch.Tensor:
-    return read_public_images(str(where), **{"image_size": 8, "channels": None, "limit": None, "seed": 0, **options})
+    return read_public_images(
+        str(where), **{"image_size": 8, "channels": None, "limit": None, "seed": 0, **options}
+    ).images
 
 
 def picture(path: Path, value: int) -> None:

@@ -18,7 +18,7 @@ def audit_protected(
 ) -> None:
     """Hand the attacker the folder as it lies there, and write the certificate of what it makes of it."""
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.cli.protect import told
+    from shadow_defense.cli.protect import tell_forecast, told
     from shadow_defense.config import assignments
     from shadow_defense.errors import ConfigError
     from shadow_defense.experiment.protecting.folder_audit import FolderRequest, audit_folder
@@ -31,5 +31,6 @@ def audit_protected(
     request = FolderRequest(protected, truth, public, settings, told=texture is not None)
     with holding(out), progress_unless(quiet) as progress:
         command = shlex.join(["shadow-defense", *sys.argv[1:]])
-        certificate = audit_folder(request, out, command=command, progress=progress)
+        tell = None if quiet else tell_forecast
+        certificate = audit_folder(request, out, command=command, progress=progress, tell=tell)
     told(certificate, out, quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,7 +97,11 @@ def protect(
     )
     with holding(out), progress_unless(quiet) as progress:
         certificate = protect_data(
-            request, out, command=shlex.join(["shadow-defense", *sys.argv[1:]]), progress=progress
+            request,
+            out,
+            command=shlex.join(["shadow-defense", *sys.argv[1:]]),
+            progress=progress,
+            tell=None if quiet else tell_forecast,
         )
     told(certificate, out, quiet)
 
@@ -111,6 +116,16 @@ def _range(text: str) -> tuple[float, float]:
     if not -1e9 < low < high < 1e9:
         raise ConfigError(f"--grey-range {text}: expected the black value and the white above it, such as 0,4095")
     return low, high
+
+
+def tell_forecast(seconds: Mapping[str, float]) -> None:
+    """Print how long it will take."""
+    from rich.console import Console
+
+    from shadow_defense.cli.printing import print_sentences
+    from shadow_defense.report.sentences.certificate import protecting_forecast
+
+    print_sentences(Console(), [protecting_forecast(seconds)])
 
 
 def told(certificate: dict[str, Any], out: Path, quiet: bool) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from shadow_defense.data.boundary import reading
+from shadow_defense.data.dataset import ImageSet
 from shadow_defense.data.dicom_image import DICOM_SUFFIX
 from shadow_defense.data.image_files import ImageFile, read_image_files
 from shadow_defense.data.image_folder import list_below
@@ -22,8 +21,10 @@ from shadow_defense.seeds import named_generator
 
 def read_public_images(
     where: str, *, image_size: int | None, channels: int | None, limit: int | None, seed: int
-) -> UInt8[Tensor, "n c h w"]:
+) -> ImageSet:
     """All images below a folder, the training images of an .npz in the MedMNIST layout, or those of a named source.
+
+    Labels say nothing where the images are all that lies below a folder.
 
     Args:
         limit: a random sample of at most this many.
@@ -35,7 +36,7 @@ def read_public_images(
     with reading("the images", path, "give another path"):
         exists, is_folder = path.exists(), path.is_dir()
     if where in SOURCES and not exists:
-        images = read_source(DataSettings(source=where, image_size=image_size, channels=channels), seed).train.images
+        images = read_source(DataSettings(source=where, image_size=image_size, channels=channels), seed).train
     elif is_folder:
         suffixes = (*IMAGE_SUFFIXES, DICOM_SUFFIX)
         found = list_below(path, suffixes)
@@ -45,9 +46,9 @@ def read_public_images(
             )
         files = [ImageFile(file, file.relative_to(path).as_posix(), 0, "train") for file in found]
         parts = read_image_files(files, ("public",), image_size=image_size, channels=channels, limit=limit, seed=seed)
-        images = parts.train.images
+        images = parts.train
     elif path.suffix == ".npz":
-        images = read_npz(path=path, image_size=image_size, channels=channels).train.images
+        images = read_npz(path=path, image_size=image_size, channels=channels).train
     else:
         raise DataError(
             f"no images at '{shown(where)}': give a folder of images, an .npz in the MedMNIST layout, or "
@@ -55,5 +56,5 @@ def read_public_images(
         )
     if limit is not None and limit < len(images):
         order = named_generator(seed, "public", "limit")
-        images = images[torch.randperm(len(images), generator=order)[:limit].sort().values]
+        images = images.subset(torch.randperm(len(images), generator=order)[:limit].sort().values.numpy())
     return images

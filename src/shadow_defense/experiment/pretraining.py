@@ -84,7 +84,7 @@ def pretrain_alone(settings: PretrainSettings, folder: Path, progress: Progress 
         channels=settings.channels,
         limit=settings.limit,
         seed=settings.seed,
-    )
+    ).images
     write_text(written, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     device = resolved_device(settings.device)
     pretrain(settings.generator, images, seed=settings.seed, folder=folder, progress=progress, device=device)

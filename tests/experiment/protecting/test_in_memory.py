@@ -131,7 +131,11 @@ class _Augmented(TensorDataset):
         ("images", {}, "the image of item 0 is str: expected an array"),
         (IMAGES, {"labels": LABELS[:5]}, "expected 60 classes"),
         (IMAGES, {"labels": LABELS / 2}, "expected 60 classes"),
-        (IMAGES, {"public": IMAGES, "public_labels": LABELS}, "60 of 60 public images are among those to protect"),
+        (
+            IMAGES,
+            {"public": IMAGES, "public_labels": LABELS},
+            r"60 of 60 public images are among those to protect \(public image '0' is '0' of them\)",
+        ),
         (IMAGES, {"public": PUBLIC[:, :10]}, r"public images are \(1, 10, 12\)"),
         (
             IMAGES,

@@ -50,7 +50,7 @@ class ModelInput:
         path = Path(where)
         if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
             return decode_file(path, self.side, self.channels)
-        return read_public_images(where, image_size=self.side, channels=self.channels, limit=None, seed=0)
+        return read_public_images(where, image_size=self.side, channels=self.channels, limit=None, seed=0).images
 
     def labelled_images(self, where: str) -> ImageSet:
         """The public images of a folder with a sub-folder a class, an .npz, a manifest (.csv) or a named source.

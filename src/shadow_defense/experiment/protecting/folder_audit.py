@@ -19,6 +19,7 @@ from shadow_defense.experiment.protecting.building import choose_constants
 from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
 from shadow_defense.experiment.protecting.example import example_of
 from shadow_defense.experiment.protecting.folder import ASKED, read_finished
+from shadow_defense.experiment.protecting.forecast import Tell, forecast
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.pairing import paired, read_protected
 from shadow_defense.experiment.protecting.settings import ProtectSettings
@@ -60,10 +61,15 @@ class FolderRequest:
     told: bool
 
 
-def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: Progress) -> dict[str, Any]:
+def audit_folder(
+    request: FolderRequest, out: Path, *, command: str, progress: Progress, tell: Tell | None = None
+) -> dict[str, Any]:
     """Attack a protected folder and write certificate.json and certificate.html into ``out``; returns the record.
 
     A folder that this package wrote says how it was made, and of which images.
+
+    Args:
+        tell: is told how long it will take, before it begins.
 
     Raises:
         DataError: for another ``truth`` than the images were made of, or what cannot be used.
@@ -80,6 +86,8 @@ def audit_folder(request: FolderRequest, out: Path, *, command: str, progress: P
         notes = () if texture is not None else (UNKNOWN,)
     written = paired(read_protected(request.protected, settings.seed), material.private)
     origin = Origin(title, command, (), 0, {"texture": mark}, notes)
+    if tell is not None:
+        tell(forecast(material.public, settings, classifier=False))
     if texture is None:
         audited = _audit_unknown(written, material, settings, progress)
         return write_certificate(out, certificate_of(material, settings, audited, origin, mapped=False), None)

@@ -19,7 +19,7 @@ from shadow_defense.data.public import read_public_images
 from shadow_defense.data.set_aside import set_aside
 from shadow_defense.data.source_at import source_at
 from shadow_defense.devices import DeviceName, resolved_device
-from shadow_defense.errors import DataError
+from shadow_defense.errors import DataError, shown
 from shadow_defense.metrics.psnr import decibels
 from shadow_defense.protection.whitening import LEAST_IMAGES
 from shadow_defense.seeds import seed_for
@@ -32,12 +32,13 @@ THUMBNAIL = 32
 
 @dataclass(frozen=True)
 class PublicImages:
-    """Public images in [0, 1] of the private ones' shape, with labels and patients where these are known."""
+    """Public images in [0, 1] of the private ones' shape, with labels, patients and names where these are known."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, "n"] | None
     classes: int
     groups: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) < LEAST_IMAGES:
@@ -48,7 +49,7 @@ class PublicImages:
     @classmethod
     def of(cls, images: ImageSet, classes: int) -> PublicImages:
         """Images with their labels."""
-        return cls(images.images, images.labels, classes, images.groups)
+        return cls(images.images, images.labels, classes, images.groups, images.sample_ids)
 
     def knowledge(self, device: DeviceName) -> Knowledge:
         """As removers take it, whose networks are trained there.
@@ -79,7 +80,7 @@ def read_public(where: str, like: ImageSet, seed: int, grey_range: tuple[float, 
     # A phantom of the same name as the images to protect must not draw the same ones.
     seed = seed_for(seed, "protect", "public")
     images = read_public_images(where, image_size=height, channels=like.channels, limit=None, seed=seed)
-    return PublicImages(images, None, 1)
+    return PublicImages(images.images, None, 1, names=images.sample_ids)
 
 
 def _with_labels(path: Path, size: int, channels: int, grey_range: tuple[float, float] | None) -> Parts | None:
@@ -114,31 +115,35 @@ def cut_public(train: ImageSet, amount: float, classes: int, seed: int) -> tuple
     generator = np.random.default_rng(seed_for(seed, "protect", "set aside"))
     stay, taken = set_aside(train.labels.numpy(), train.groups, share, "public", generator)
     aside = train.subset(taken)
-    alone = ~same_images(aside.images, train.images[torch.from_numpy(stay)])
+    alone = twins(aside.images, train.images[torch.from_numpy(stay)]) < 0
     return stay.tolist(), PublicImages.of(aside.subset(alone.nonzero()[:, 0].numpy()), classes)
 
 
-def refuse_private(public: PublicImages, private: UInt8[Tensor, "n c h w"]) -> None:
+def refuse_private(public: PublicImages, private: ImageSet) -> None:
     """Raise :class:`DataError` where public images hold private ones, as they are or saved anew.
 
     The attacker would be given what it is to find, and the audit would say nothing.
     """
-    same = same_images(public.images, private)
-    if same.any():
-        place = int(same.nonzero()[0])
+    twin = twins(public.images, private.images)
+    both = (twin >= 0).nonzero()[:, 0]
+    if len(both):
+        place = int(both[0])
+        name = str(place) if public.names is None else public.names[place]
         raise DataError(
-            f"{int(same.sum())} of {len(same)} public images are among those to protect (the first is image {place} of "
-            "them): give public images of others, or --set-aside"
+            f"{len(both)} of {len(twin)} public images are among those to protect (public image '{shown(name)}' is "
+            f"'{shown(private.sample_ids[int(twin[place])])}' of them): give public images of others, or --set-aside"
         )
 
 
-def same_images(first: UInt8[Tensor, "n c h w"], second: UInt8[Tensor, "m c h w"]) -> Tensor:
-    """For each of ``first`` whether ``second`` has it: equal bytes, or thumbnails within :data:`ALIKE`."""
-    known = set(digests(second))
-    equal = torch.tensor([digest in known for digest in digests(first)])
+def twins(first: UInt8[Tensor, "n c h w"], second: UInt8[Tensor, "m c h w"]) -> Int64[Tensor, "n"]:
+    """For each of ``first`` its place in ``second``: equal bytes, or thumbnails within :data:`ALIKE`; -1 for none."""
+    known = {digest: place for place, digest in enumerate(digests(second))}
+    equal = torch.tensor([known.get(digest, -1) for digest in digests(first)])
     small, others = _thumbnails(first), _thumbnails(second)
-    nearest = torch.cat([torch.cdist(chunk, others).amin(dim=1) for chunk in small.split(512)])
-    return equal | (decibels(nearest.square() / small.shape[1]) > ALIKE)
+    parts = [torch.cdist(chunk, others).min(dim=1) for chunk in small.split(512)]
+    distance, nearest = torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    alike = torch.where(decibels(distance.square() / small.shape[1]) > ALIKE, nearest, -1)
+    return torch.where(equal >= 0, equal, alike)
 
 
 def _thumbnails(images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:

@@ -110,5 +110,5 @@ def checked(material: Material) -> Material:
             f"{len(material.private)} images to protect: expected at least {LEAST_PRIVATE} to put an interval round "
             "what was measured; give more, or set less aside"
         )
-    refuse_private(material.public, material.private.images)
+    refuse_private(material.public, material.private)
     return material

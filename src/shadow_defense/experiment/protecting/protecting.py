@@ -17,6 +17,7 @@ from shadow_defense.experiment.protecting.certifying import Origin, certificate_
 from shadow_defense.experiment.protecting.earlier import read_earlier
 from shadow_defense.experiment.protecting.example import example_of
 from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, GENERATOR, HINT, PAGE, claim
+from shadow_defense.experiment.protecting.forecast import Tell, forecast
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.networks import check_networks, read_networks
@@ -30,10 +31,15 @@ from shadow_defense.protection.frozen import AT_ONCE, FrozenProtection
 from shadow_defense.protection.task import Task
 
 
-def protect_data(request: Request, out: Path, *, command: str, progress: Progress) -> dict[str, Any]:
+def protect_data(
+    request: Request, out: Path, *, command: str, progress: Progress, tell: Tell | None = None
+) -> dict[str, Any]:
     """Write the protected data set and its certificate into ``out``, whose lock is held; returns the certificate.
 
     A protection that was stopped goes on where it was; one that is done is told again.
+
+    Args:
+        tell: is told how long it will take, before it begins.
 
     Raises:
         ConfigError: where not one of the ways to public images is given, or a network that is of no use.
@@ -66,7 +72,11 @@ def protect_data(request: Request, out: Path, *, command: str, progress: Progres
     if (out / CERTIFICATE).exists() and (out / PAGE).exists():
         done: dict[str, Any] = read_json(out / CERTIFICATE)
         return done
-    constants = read_constants(out / CONSTANTS, HINT) or site_constants(
+    kept_here = read_constants(out / CONSTANTS, HINT)
+    if tell is not None:
+        trained = settings.spares and networks.classifier is None and kept_here is None
+        tell(forecast(public, settings, classifier=trained and public.labels is not None))
+    constants = kept_here or site_constants(
         settings, request.targets, public, material.whole, progress, networks, before
     )
     write_constants(out / CONSTANTS, constants)

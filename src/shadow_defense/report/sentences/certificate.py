@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.formatting import with_interval
+from shadow_defense.progress import duration
+from shadow_defense.report.kit.formatting import listed, with_interval
 
 COVERED = (
     "Every attack on what leaves a training on the protected images: gradients, updates, buffers, over any number of "
@@ -50,6 +51,17 @@ def certificate_verdict(
             f"Other images of the same patient rank above others' in {_text(linkage, 'patient_auc', 3)} of the cases."
         )
     return tuple(sentences)
+
+
+def protecting_forecast(seconds: Mapping[str, float]) -> str:
+    """How long the networks of a protection will take, before it begins.
+
+    >>> protecting_forecast({"removers": 25200.0, "classifier": 600.0})
+    'About 7.2 h: removers (7.0 h; less with fewer --set remover_steps) and classifier (10 min).'
+    """
+    shorter = {"removers": "; less with fewer --set remover_steps"}
+    parts = [f"{name} ({duration(each)}{shorter.get(name, '')})" for name, each in seconds.items()]
+    return f"About {duration(sum(seconds.values()))}: {listed(parts)}."
 
 
 def _text(measures: Mapping[str, Estimate], name: str, digits: int) -> str:
