@@ -16,11 +16,11 @@ from shadow_defense.models.settings import ModelSettings
 from shadow_defense.protection.directions import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from shadow_defense.seeds import seed_for
 
-TRAINING = TrainingSettings(rounds=EPOCHS, optimiser="adam", learning_rate=LEARNING_RATE)
+TRAINING = TrainingSettings(optimiser="adam", learning_rate=LEARNING_RATE)
 """A round is an epoch of each client, so that the federation sees each image as often as one hospital would."""
 
 
-def worth_in_a_federation(parts: Parts, *, seed: int, settings: ModelSettings) -> Worth:
+def worth_in_a_federation(parts: Parts, *, seed: int, settings: ModelSettings, epochs: int = EPOCHS) -> Worth:
     """FedAvg of the paper's nine clients (8 to 512 images, and one of a single one), then :func:`worth_of_model`."""
     normalisation = measure_normalisation(parts.train)
     channels, size = parts.train.channels, parts.train.image_size
@@ -28,7 +28,7 @@ def worth_in_a_federation(parts: Parts, *, seed: int, settings: ModelSettings) -
         settings, channels=channels, classes=len(parts.class_names), image_size=size, seed=seed_for(seed, "federation")
     )
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for round in range(TRAINING.rounds):
+    for round in range(epochs):
         updates = [
             train_locally(
                 model,

@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "white": {"texture": "white", "strength": 0.3},
     "covariance": {"texture": "covariance"},
     "task": {"texture": "task", "directions": 3},
+    "features": {"texture": "features", "directions": 3},
     "decoy": {"texture": "decoy", "floor": 0.1},
 }
 
@@ -111,24 +112,29 @@ def test_few_public_images_are_refused() -> None:
         prepared(defense("white", public=PUBLIC.subset(range(10))))
 
 
-def test_a_model_without_the_map_is_refused() -> None:
-    made = defense("task")
-    with pytest.raises(DefenseError, match="has no map before it"):
+@pytest.mark.parametrize("texture", ["task", "features"])
+def test_a_model_without_the_map_is_refused(texture: str) -> None:
+    made = defense(texture)
+    with pytest.raises(DefenseError, match=f"{texture} is trained on mapped images, .* has no map before it"):
         made.check_model(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2)))
-    made.check_model(model("task"))
+    made.check_model(model(texture))
     defense("white").check_model(nn.Linear(1, 1))
 
 
-def test_the_map_before_the_model_leaves_what_is_trained_on_as_it_is() -> None:
-    whole = model("task")
+@pytest.mark.parametrize("texture", ["task", "features"])
+def test_the_map_before_the_model_leaves_what_is_trained_on_as_it_is(texture: str) -> None:
+    whole = model(texture)
     before = next(each for each in whole.modules() if isinstance(each, before_model.BeforeModel))
-    protected = trained_on(prepared(defense("task")), "task", 0, [0, 1, 2, 3])
+    protected = trained_on(prepared(defense(texture)), texture, 0, [0, 1, 2, 3])
     # Up to the rounding to 8 bits, a 250th of the range.
     assert torch.allclose(before(protected), protected, atol=2 / 255 / 0.25)
+    assert torch.allclose(before.train()(protected), protected, atol=2 / 255 / 0.25)
+    before.eval()
     clean = NORMALISATION.apply(OWN.unit_images())
     assert (before(clean) - clean).abs().max() > 0.1
     assert torch.allclose(before(before(clean)), before(clean), atol=1e-4)
-    assert {name for name, _ in whole.named_buffers()} >= {"before.map.mean", "before.map.reads", "before.map.writes"}
+    names = {"task": {"mean", "reads", "writes"}, "features": {"mean", "plane", "writes", "reader.centre"}}[texture]
+    assert {name for name, _ in whole.named_buffers()} >= {f"before.map.{name}" for name in names}
     assert not list(before.parameters())
 
 
@@ -169,7 +175,7 @@ def same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("texture", ["white", "task"])
+@pytest.mark.parametrize("texture", ["white", "task", "features"])
 def test_nothing_that_leaves_tells_two_sets_with_the_same_protected_images_apart(
     texture: str, batch_norm: bool, tmp_path: Path, same_pictures: None
 ) -> None:

@@ -141,3 +141,20 @@ def test_the_map_shows_the_numbers_and_constants_come_back_from_their_file(
     texture, other = texture_of(constants, 1.0), texture_of(again, 1.0)
     assert torch.equal(texture.kept(clean), other.kept(clean))
     assert torch.allclose(other.module()(clean), texture.tested(clean), atol=1e-5)
+
+
+def test_in_training_no_step_pays_for_the_network(constants: Constants, clean: Tensor) -> None:
+    reading = texture_of(constants, 0.7).module()
+    asked = []
+    reading.get_submodule("reader").register_forward_hook(lambda *given: asked.append(given))
+    assert torch.equal(reading.train()(clean), clean)
+    assert not asked
+    assert not torch.allclose(reading.eval()(clean), clean, atol=0.1)
+    assert len(asked) == 1
+
+
+def test_the_network_is_a_constant_of_the_model_that_it_goes_before(constants: Constants) -> None:
+    """In its state, so that a server has it; and nothing that a step would change or an update could hold."""
+    reading = texture_of(constants, 0.7).module()
+    assert not list(reading.parameters())
+    assert any(name.startswith("reader.features.") for name in reading.state_dict())

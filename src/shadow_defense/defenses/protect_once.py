@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
-from pydantic import Field
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
@@ -33,16 +32,9 @@ PUBLIC_SEED = 0
 """Of the classifier that tells a task's directions; as public as its images."""
 
 
-class ProtectOnceSettings(TextureSettings):
-    """As :class:`TextureSettings`, without features: the model would run their network in every step."""
-
-    texture: Literal["white", "covariance", "task", "decoy"] = Field(
-        "task", description="what is drawn over the image, or in place of it; features: protect the folder, train on it"
-    )
-
-
 TEXTURE_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
+    "features": {"texture": "features"},
     "white": {"texture": "white"},
     "covariance": {"texture": "covariance"},
     "decoy": {"texture": "decoy", "floor": 0.15},
@@ -57,7 +49,7 @@ _made = HandedOn[Constants]("constants of textures", MOST_MADE)
 
 def constants_of(settings: TextureSettings, public: ImageSet, progress: Progress | None = None) -> Constants:
     """What the texture is made of, measured once for all strengths, with one thread wherever that is."""
-    measured = settings.model_dump_json(include={"texture", "directions"} if settings.texture == "task" else set())
+    measured = settings.model_dump_json(include={"texture", "directions"} if settings.spares else set())
     name = measured + hash_of(public.images, public.labels)
 
     def measure() -> Constants:
@@ -84,9 +76,9 @@ class ProtectOnce(Defense):
 
     def check_model(self, model: nn.Module) -> None:
         """Raises :class:`DefenseError` where the model lacks the map that images go through at test time."""
-        if self.settings.texture == "task" and not any(isinstance(each, BeforeModel) for each in model.modules()):
+        if self.settings.spares and not any(isinstance(each, BeforeModel) for each in model.modules()):
             raise DefenseError(
-                f"texture task is trained on mapped images, and {type(model).__name__} has no map before it: train the "
+                f"texture {self.settings.texture} is trained on mapped images, and {type(model).__name__} has no map before it: train the "
                 "model that DefenseSettings.whole_model gives"
             )
 
@@ -142,8 +134,8 @@ class ProtectOnce(Defense):
 
 
 def before_model(settings: TextureSettings, public: ImageSet, normalisation: Normalisation) -> nn.Module | None:
-    """The map of a task, for every client and for the server; None where nothing goes before the model."""
-    if settings.texture != "task":
+    """The map of task or features, for every client and for the server; None where nothing goes before the model."""
+    if not settings.spares:
         return None
     return BeforeModel(build_texture(settings, constants_of(settings, public), public.images).module(), normalisation)
 
@@ -151,7 +143,7 @@ def before_model(settings: TextureSettings, public: ImageSet, normalisation: Nor
 PROTECT_ONCE = DefenseKind(
     "protect-once",
     "images drawn once and kept, with a bound on what any attack can find (docs/protect.md)",
-    ProtectOnceSettings,
+    TextureSettings,
     ProtectOnce,
     TEXTURE_PRESETS,
     acts_on=("batch",),

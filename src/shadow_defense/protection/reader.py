@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class Reader(nn.Module):
         self, features: nn.Module, normalisation: Normalisation, centre: Float[Tensor, "q"], reads: Float[Tensor, "q k"]
     ) -> None:
         super().__init__()
-        self.features = features.eval().requires_grad_(False)
+        self.features = _constant(features)
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation.std).view(-1, 1, 1))
         self.register_buffer("centre", centre)
@@ -93,6 +95,16 @@ def read_reader(tensors: dict[str, Tensor], shape: tuple[int, int, int]) -> Read
     reader = Reader(network.features, nothing, torch.zeros_like(tensors["centre"]), torch.zeros_like(tensors["reads"]))
     reader.load_state_dict(tensors)
     return reader
+
+
+def _constant(network: nn.Module) -> nn.Module:
+    """A copy whose weights are buffers: a part of the state of the model that it goes before, and nothing to train."""
+    copied = copy.deepcopy(network).eval()
+    for module in copied.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, weight.detach())
+    return copied
 
 
 def _whitened(reads: Float[Tensor, "q k"], centred: Float[Tensor, "n q"]) -> Float[Tensor, "q k"]:
