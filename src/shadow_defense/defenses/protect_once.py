@@ -78,8 +78,8 @@ class ProtectOnce(Defense):
         """Raises :class:`DefenseError` where the model lacks the map that images go through at test time."""
         if self.settings.spares and not any(isinstance(each, BeforeModel) for each in model.modules()):
             raise DefenseError(
-                f"texture {self.settings.texture} is trained on mapped images, and {type(model).__name__} has no map before it: train the "
-                "model that DefenseSettings.whole_model gives"
+                f"texture {self.settings.texture} is trained on mapped images, and {type(model).__name__} has no map "
+                "before it: train the model that DefenseSettings.whole_model gives"
             )
 
     def prepare(

@@ -65,7 +65,8 @@ def measure_constants(
 
     Args:
         seed: of the classifier that tells the directions; public too.
-        classifier: what tells them; None: one that is trained on the public images, on ``device``.
+        classifier: what tells them, or for features teaches who does; None: one that is trained on the public images,
+            on ``device``.
 
     Raises:
         DataError: for images that say too little, or that have no labels where the texture needs them.
@@ -78,6 +79,10 @@ def measure_constants(
         classifier, known = _trained(settings.texture, images, labels, seed, progress, device)
     else:
         known = labels_for(classifier, unit, labels)
+        if settings.texture == "features":
+            # What is kept is always told by the same network: it learns the answers of the one that is given.
+            answers = classifier.answers(unit)
+            classifier, known = _trained(settings.texture, images, answers, seed, progress, device)
     spared = task_directions(
         classifier.model, unit, known, classifier.normalisation, whitening, count=settings.directions, seed=seed
     )

@@ -11,7 +11,6 @@ from shadow_defense.protection.reader import Reader
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.whitening import Whitening
 
-
 MAPPED = 0.02
 """Root mean square of what an image has beside the plane that :class:`Reading` maps to, on the scale of [0, 1].
 
@@ -31,7 +30,7 @@ class Reading(nn.Module):
         writes = texture.whitening.coloured(texture.spared.T)
         self.register_buffer("mean", texture.whitening.mean)
         self.register_buffer("writes", writes)
-        self.register_buffer("plane", torch.linalg.qr(writes.T).Q)
+        self.register_buffer("plane", torch.linalg.qr(writes.T).Q.contiguous())
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         if self.training:

@@ -71,6 +71,16 @@ def test_a_models_directions_are_those_of_its_gradient_and_need_no_labels() -> N
     assert abs(float(cosine)) == pytest.approx(1, abs=1e-4)
 
 
+def test_features_are_those_of_a_network_that_learned_the_models_answers() -> None:
+    """Without a label; what is kept of other images follows the margin of a model that knows a square."""
+    networks = Networks(classifier=Classifier(Square(), AS_THEY_ARE))
+    constants = choose_constants(protect_preset("features", directions=1), (), UNLABELLED, 64, Progress(), networks)
+    others = torch.from_numpy(labelled(60, 21)[0])[:, None].float() / 255
+    assert constants.reader is not None
+    read, margin = constants.reader.numbers(others)[:, 0], Square()(others)[:, 1]
+    assert abs(float(torch.corrcoef(torch.stack([read, margin]))[0, 1])) > 0.8
+
+
 @pytest.mark.parametrize(
     ("model", "labels", "wanted"),
     [

@@ -68,9 +68,9 @@ def check_networks(networks: Networks, settings: TextureSettings, shape: tuple[i
     generator = networks.generator
     if generator is not None and settings.texture != "decoy":
         raise ConfigError(f"--generator makes decoys, and texture {settings.texture} has none: add --preset decoy")
-    if networks.classifier is not None and settings.texture != "task":
+    if networks.classifier is not None and not settings.spares:
         raise ConfigError(
-            f"--model tells the directions of a task, and texture {settings.texture} has none: leave it out"
+            f"--model tells what the diagnosis needs, and texture {settings.texture} spares nothing: leave it out"
         )
     if generator is not None and (generator.channels, generator.image_size, generator.image_size) != shape:
         raise GeneratorError(

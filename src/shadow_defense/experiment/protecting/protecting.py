@@ -74,8 +74,9 @@ def protect_data(
         return done
     kept_here = read_constants(out / CONSTANTS, HINT)
     if tell is not None:
-        trained = settings.spares and networks.classifier is None and kept_here is None
-        tell(forecast(public, settings, classifier=trained and public.labels is not None))
+        taught = networks.classifier is not None and settings.texture == "features"
+        trained = taught or (networks.classifier is None and settings.spares and public.labels is not None)
+        tell(forecast(public, settings, classifier=trained and kept_here is None))
     constants = kept_here or site_constants(
         settings, request.targets, public, material.whole, progress, networks, before
     )
