@@ -104,8 +104,6 @@ def test_a_defended_client_trains_where_its_model_lies(
 ) -> None:
     if defense == "optimal-noise" and device is elsewhere:
         pytest.skip("forward-mode differentiation sees through the planted device")
-    if defense == "dp-sgd" and importlib.util.find_spec("opacus") is None:
-        pytest.skip("no accountant: pip install 'shadow-defense[dp]'")
     with device() as place:
         found = updates(defense, generator, place)
     for name, tensor in updates(defense, generator, torch.device("cpu")).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,9 +31,6 @@ from shadow_defense.models.variational_bottleneck import VariationalBottleneck
 
 NORMALISATION = Normalisation((0.5,), (0.25,))
 NO_IMAGES = ImageSet(torch.zeros(0, 1, 16, 16, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
-needs_opacus = pytest.mark.skipif(
-    importlib.util.find_spec("opacus") is None, reason="no accountant: pip install 'shadow-defense[dp]'"
-)
 
 
 def resources(generator: bool = False) -> Resources:
@@ -378,7 +374,6 @@ def test_shadow_in_a_combination_trains_a_round(local_round: Callable[..., Any],
     assert float(spread) == pytest.approx(sigma, rel=0.1)
 
 
-@needs_opacus
 @pytest.mark.filterwarnings("ignore:Optimal order")
 @pytest.mark.parametrize("name", ["ats+dp-sgd", "precode+dp-sgd"])
 def test_single_samples_are_clipped_in_combinations(

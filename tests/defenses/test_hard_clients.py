@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
@@ -83,8 +82,6 @@ PLACED = [
 @pytest.mark.parametrize(("name", "place"), PLACED)
 @pytest.mark.parametrize("policy", ["stats", "none"])
 def test_one_colour_image_of_three_classes(name: str, place: str | None, policy: SharedBatchNorm) -> None:
-    if name == "dp-sgd" and importlib.util.find_spec("opacus") is None:
-        pytest.skip("no accountant: pip install 'shadow-defense[dp]'")
     options = QUICK.get(name, {}) | ({"place": place} if place else {})
     result = one_round(name, policy, options, "group" if name in ONE_BY_ONE else "batch")
     assert result.update.withheld == tuple(sorted(result.kept))

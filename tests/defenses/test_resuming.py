@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,6 @@ ARMS = [
 def test_stopped_and_resumed_equals_unbroken(
     arm: DefenseSettings, build: Callable[..., nn.Module], client: Callable[..., ClientData], tmp_path: Path
 ) -> None:
-    if arm.defense == "dp-sgd" and importlib.util.find_spec("opacus") is None:
-        pytest.skip("no accountant: pip install 'shadow-defense[dp]'")
     site, normalisation = client(count=5, batch_size=2), Normalisation((0.5,), (0.25,))
 
     def federation(folder: str) -> Federation:

@@ -383,7 +383,6 @@ def test_two_risks_from_beginning_to_end(base: RunConfig, tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_cost_is_measured_with_two_seeds(base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("opacus")
     monkeypatch.setattr(cost, "REPETITIONS", 2)
     out = tmp_path / "risks"
     (found,) = run_risks(base, [RISKS[6]], out, seeds=(0, 5))
