@@ -45,9 +45,9 @@ def protect(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE",
-            help="Whose directions are spared: a program (.pt2), TorchScript (.pt, .ts), or a YAML file whose `model` "
-            "has a `start`.",
+            metavar="MODEL",
+            help="Whose directions are spared: package.module:factory, a program (.pt2), TorchScript (.pt, .ts), or a "
+            "YAML file whose `model` has a `start`.",
         ),
     ] = None,
     trained_on: Annotated[

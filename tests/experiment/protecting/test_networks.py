@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from shadow_defense.generators.build import save_generator
 from shadow_defense.generators.dcgan import DCGANGenerator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.models.build import build_model
+from shadow_defense.models.naming import NAMED
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
@@ -153,6 +155,31 @@ def test_a_model_of_a_yaml_file_reads_images_as_it_says(tmp_path: Path) -> None:
     assert (found.normalisation.mean, found.normalisation.std) == ((0.5,), (0.1,))
     images = torch.rand(3, 1, 12, 12)
     assert torch.equal(found.model(images), model.eval()(images))
+
+
+def _exported(folder: Path) -> str:
+    many = torch.export.Dim("many", min=1, max=512)
+    program = torch.export.export(Square(), (torch.zeros(2, 1, 12, 12),), dynamic_shapes=({0: many},))
+    torch.export.save(program, folder / "net.pt2")
+    return str(folder / "net.pt2")
+
+
+def _scripted(folder: Path) -> str:
+    torch.jit.save(torch.jit.trace(Square(), torch.zeros(2, 1, 12, 12)), folder / "net.ts")
+    return str(folder / "net.ts")
+
+
+@pytest.mark.parametrize(
+    "made", [lambda folder: f"{__name__}:Square", _exported, _scripted], ids=["factory", "pt2", "ts"]
+)
+def test_a_model_of_any_form_answers_as_it_does(
+    made: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAMED, "")
+    found = read_networks(None, made(tmp_path), UNLABELLED.images, 2, CPU).classifier
+    assert found is not None
+    images = torch.rand(3, 1, 12, 12)
+    torch.testing.assert_close(found.model(images), Square()(images))
 
 
 def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def read_networks(
 
     Args:
         generator: as `pretrain` writes it.
-        model: a model's file, or a YAML file whose ``model`` has its weights as ``start``; images are normalised by its
-            ``data.mean`` and ``data.std``, else by those of the public images.
+        model: package.module:factory, a model's file, or a YAML file whose ``model`` has its weights as ``start``;
+            images are normalised by its ``data.mean`` and ``data.std``, else by those of the public images.
         classes: of the images to protect, as many as the model tells apart.
         device: where the model computes.
 
