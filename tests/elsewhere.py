@@ -7,6 +7,7 @@ there is such a device.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,12 +118,16 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def elsewhere() -> Iterator[torch.device]:
     """For the block ``meta`` is a device with values."""
     autocast = torch.autocast
+    # Fused optimisers have a list of devices, which the planted one is not on.
+    optimisers: Any = importlib.import_module("torch.optim.optimizer")
+    fused = optimisers._get_fused_kernels_supported_devices
 
     def known(kind: str, **given: Any) -> Any:
         return autocast("cpu" if kind == "meta" else kind, **given)
 
     with pytest.MonkeyPatch.context() as patch, _Factories(), _Device():
         patch.setattr(torch, "autocast", known)
+        patch.setattr(optimisers, "_get_fused_kernels_supported_devices", lambda: [*fused(), "meta"])
         yield ELSEWHERE
 
 

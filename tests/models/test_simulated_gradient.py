@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 
 import pytest
@@ -16,6 +17,7 @@ from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
 from shadow_defense.models.losses import ClassLoss
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.models.simulated_gradient import NO_DIFFERENCE, SimulatedGradient, channels_last
+from shadow_defense.models.update_losses import DistanceFromDirection
 
 SIDE = 16
 LABELS = torch.tensor([0, 2])
@@ -175,6 +177,48 @@ def test_statistics_are_on_the_graph_and_buffers_move_once() -> None:
     assert F.cosine_similarity(found["difference"], found["exact"], 0) > 0.9998
     for name, tensor in expected_buffers.items():
         torch.testing.assert_close(buffers[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("model", [convnet("none"), convnet("group", "gelu")], ids=["relu", "gelu, group norm"])
+def test_a_loss_of_the_gradient_is_differentiated_by_its_numbers(model: nn.Module, dtype: torch.dtype) -> None:
+    """Against autograd's double backward pass through the cosine of all tensors in one line."""
+    model = copy.deepcopy(model).to(dtype)
+    parameters, buffers = split_state(model, model)
+    parameters = {name: channels_last(tensor) for name, tensor in parameters.items()}
+    direction = torch.randn(sum(map(torch.numel, parameters.values())), generator=torch.Generator().manual_seed(5))
+    direction = (direction / direction.norm()).to(dtype)
+    parts = direction.split([tensor.numel() for tensor in parameters.values()])
+    laid = [channels_last(part.view_as(tensor)) for part, tensor in zip(parts, parameters.values(), strict=True)]
+    gradient = SimulatedGradient(model, parameters, buffers, F.cross_entropy, BatchStatisticsRecorder(model))
+    leaf = images(dtype)
+    plain = loss_gradients(model, parameters, buffers, leaf, LABELS, F.cross_entropy, create_graph=True)
+    line = torch.cat([each.flatten() for each in plain.values()])
+    expected = 1 - F.cosine_similarity(line, direction, 0)
+    slope = torch.autograd.grad(expected, leaf)[0].flatten()
+    # The first derivative is checked against the exact one, the second is not.
+    for _ in range(2):
+        value, _ = gradient.loss(leaf, LABELS, DistanceFromDirection(laid))
+        (found,) = torch.autograd.grad(3 * value, leaf)
+        torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-5)
+        assert F.cosine_similarity(found.flatten(), slope, 0) > 0.9995
+        torch.testing.assert_close(found.norm(), 3 * slope.norm(), rtol=1e-2, atol=0)
+    assert gradient.method == ("difference" if dtype == torch.float32 else "exact")
+
+
+def test_the_length_of_a_loss_derivative_is_that_of_its_tensors() -> None:
+    draws = torch.Generator().manual_seed(6)
+    update = [torch.randn(shape, generator=draws) for shape in ((3, 2, 2, 2), (5,))]
+    line = torch.randn(29, generator=draws)
+    first, second = (line / line.norm()).split([24, 5])
+    direction = [first.view(3, 2, 2, 2), second]
+    _, slope = DistanceFromDirection(direction)(update)
+    mixed = [b * (c + a * g) for g, a, c, b in zip(update, slope.own, direction, slope.scale, strict=True)]
+    torch.testing.assert_close(slope.length, torch.cat([each.flatten() for each in mixed]).norm())
+    # At the direction itself nothing is left to move along, and of an update of zeros there is none.
+    assert DistanceFromDirection(direction)([5 * each for each in direction])[0].abs() < 1e-6
+    nothing, slope = DistanceFromDirection(direction)([torch.zeros_like(each) for each in direction])
+    assert nothing == 1 and slope.length == 0 and not slope.scale.any()
 
 
 def test_only_what_convolutions_read_is_laid_out_anew() -> None:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from shadow_defense.attacks.adaptive.expectation import expected_training
 from shadow_defense.attacks.joint_search import RestartLosses
-from shadow_defense.attacks.local_steps import simulate_training
+from shadow_defense.attacks.local_steps import SimulatedTraining, simulate_training
 from shadow_defense.attacks.objectives import Matching, cosine_distance, direction_of, distance_from_direction
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
@@ -28,6 +28,7 @@ from shadow_defense.models.batchnorm import (
 )
 from shadow_defense.models.image_priors import statistics_distance
 from shadow_defense.models.simulated_gradient import SimulatedGradient
+from shadow_defense.models.update_losses import DistanceFromDirection, UpdateLoss
 
 ImagePrior = Callable[[Tensor], Tensor]
 
@@ -87,11 +88,15 @@ class MatchingObjective:
         self._notes = [*self.target.notes, *observation.matching.notes]
         self._observation, self._matching, self._prior = observation, observation.matching.fitted(matching), prior
         self._local, self._observed = self.target.local, self.target.observed
+        self._of_gradient: UpdateLoss | None = None
         if self._matching is cosine_distance and self._local.steps == 1 and self._local.optimiser == "sgd":
             # No length counts: neither is the gradient scaled nor the observed update measured in every iteration.
             self._matching = distance_from_direction
             self._observed = [-tensor for tensor in direction_of(self._observed)]
             self._local = replace(self._local, learning_rate=GRADIENT_ITSELF)
+            one_step = not self._local.weight_decay and self.target.sent == tuple(self.target.parameters)
+            if one_step and observation.matching.draws == 1:
+                self._of_gradient = DistanceFromDirection(self._observed)
         self._at_once = at_once if can_be_mapped(observation.model) else 1
         self._batch_norm, self._relative_prior = batch_norm, relative_prior
         self._statistics: dict[str, BatchStatistics] | None = None
@@ -148,6 +153,33 @@ class MatchingObjective:
         *,
         mapped: bool,
     ) -> tuple[Tensor, Tensor]:
+        if self._of_gradient and not mapped and not self._gradient.exact:
+            batch = slice(self._local.batch_size)
+            matched, seen = self._gradient.loss(images[batch], self.target.labels[batch], self._of_gradient)
+            statistics = [seen]
+        else:
+            simulated = self._simulated(images, buffers, parameters, mapped)
+            matched, statistics = self._matching(simulated.update, self._observed), simulated.statistics
+        prior = self._prior(images)
+        total = matched * (1 + prior) if self._relative_prior else matched + prior
+        if self._batch_norm:
+            if self._statistics is None:
+                self._statistics = observed_statistics(self._observation, statistics[0])
+                if not self._statistics:
+                    self._notes.append(NOTHING_IN_THE_BUFFERS)
+            if self._statistics:
+                weights = step_weights(buffer_momentum(self._observation), len(statistics))
+                ours = average_statistics(statistics, weights)
+                total = total + self._batch_norm * statistics_distance(ours, self._statistics, images)
+        return total, matched
+
+    def _simulated(
+        self,
+        images: Float[Tensor, "n c h w"],
+        buffers: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+        mapped: bool,
+    ) -> SimulatedTraining:
         observation, target = self._observation, self.target
         simulate = partial(
             simulate_training,
@@ -164,17 +196,4 @@ class MatchingObjective:
             mapped=mapped,
             gradient=self._gradient,
         )
-        simulated = expected_training(simulate, observation.matching.draws)
-        matched = self._matching(simulated.update, self._observed)
-        prior = self._prior(images)
-        total = matched * (1 + prior) if self._relative_prior else matched + prior
-        if self._batch_norm:
-            if self._statistics is None:
-                self._statistics = observed_statistics(observation, simulated.statistics[0])
-                if not self._statistics:
-                    self._notes.append(NOTHING_IN_THE_BUFFERS)
-            if self._statistics:
-                weights = step_weights(buffer_momentum(observation), len(simulated.statistics))
-                ours = average_statistics(simulated.statistics, weights)
-                total = total + self._batch_norm * statistics_distance(ours, self._statistics, images)
-        return total, matched
+        return expected_training(simulate, observation.matching.draws)

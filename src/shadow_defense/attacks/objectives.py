@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shadow_defense.errors import ConfigError, unknown_name
+from shadow_defense.models.update_losses import dot_product
 
 Matching = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
@@ -45,8 +46,7 @@ class _ProductAndNorm(torch.autograd.Function):
     @staticmethod
     def forward(count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         a, b = tensors[:count], tensors[count:]
-        products = [torch.dot(*_lines(one, other)) for one, other in zip(a, b, strict=True)]
-        return torch.stack(products).sum(), _norm(a)
+        return dot_product(a, b), _norm(a)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -60,13 +60,6 @@ class _ProductAndNorm(torch.autograd.Function):
         factor = by_norm / torch.where(norm > 0, norm, 1)
         pairs = zip(tensors[: ctx.count], tensors[ctx.count :], strict=True)
         return None, *(torch.addcmul(b * by_product, a, factor) for a, b in pairs), *(None for _ in range(ctx.count))
-
-
-def _lines(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> tuple[Tensor, Tensor]:
-    """Two tensors as vectors, without a copy where both have their channels last, as ``b`` says."""
-    if b.dim() == 4 and not b.is_contiguous() and b.is_contiguous(memory_format=torch.channels_last):
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    return a.flatten(), b.flatten()
 
 
 def _norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:

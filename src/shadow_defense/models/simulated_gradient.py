@@ -18,6 +18,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, Substitution, loss_gradients
 from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
+from shadow_defense.models.update_losses import LossSlope, UpdateLoss
 
 STEP = 1e-5
 """``|e v|`` in units of ``|theta|``: in single precision truncation shows above it (at 1e-4 a ResNet-18 with batch norm
@@ -105,6 +106,18 @@ class SimulatedGradient:
         gradients = {name: next(found) for name in self._parameters}
         return gradients, {name: BatchStatistics(next(found), next(found), size) for name, size in sizes.items()}
 
+    def loss(
+        self, images: Float[Tensor, "n c h w"], labels: Tensor, loss: UpdateLoss
+    ) -> tuple[Float[Tensor, ""], dict[str, BatchStatistics]]:
+        """``loss`` of the gradient and the statistics, on the graph of ``images``, which serves for one derivative.
+
+        What calling the object and ``loss`` in its turn gives, without tensors as large as the gradient between them.
+        """
+        sizes = dict[str, int]()
+        value, *flat = _LossByTwoPasses.apply(self, loss, sizes, images, labels)
+        found = iter(flat)
+        return value, {name: BatchStatistics(next(found), next(found), size) for name, size in sizes.items()}
+
     def first_pass(self, images: Tensor, labels: Tensor) -> _FirstPass:
         """The pass at theta, with all that the second has to share with it."""
         random, devices = torch.get_rng_state(), get_device_states(images)
@@ -126,7 +139,7 @@ class SimulatedGradient:
         """``d <v, g> / dx`` for v = ``along``, a tensor for each parameter; None stands for zeros."""
         if self.exact:
             return self._exact_derivative(first, along)
-        found = self._difference(first, along)
+        found = self._difference_along(first, along)
         if self.method == "unknown":
             exact = self._exact_derivative(first, along)
             agreement = F.cosine_similarity(found.flatten(), exact.flatten(), dim=0)
@@ -139,14 +152,32 @@ class SimulatedGradient:
             self._smooth = not first.sides
         return found
 
-    def _difference(self, first: _FirstPass, along: Sequence[Tensor | None]) -> Tensor:
-        length = get_total_norm([v for v in along if v is not None])
-        # Along zeros no parameter moves, whatever the step.
-        step = STEP * self._length / torch.where(length > 0, length, 1)
+    def derivative_of_loss(self, first: _FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
+        """:meth:`derivative` along that of a loss, which is made of its numbers in the place of the second pass."""
+        # Mixed before they move a parameter: what moves it is so small that each sum rounds some of it off.
+        if self.method != "difference":
+            mixed = zip(loss.constants, first.gradients, slope.own, slope.scale, strict=True)
+            return self.derivative(first, [torch.addcmul(c, g, own) * scale for c, g, own, scale in mixed])
+        step = self._step(slope.length)
+        for still, c, g, own, scale, place in zip(
+            self._constants, loss.constants, first.gradients, slope.own, step * slope.scale, self._moved, strict=True
+        ):
+            torch.addcmul(still, torch.addcmul(c, g, own, out=place), scale, out=place)
+        return self._difference(first, self._moved, step)
+
+    def _difference_along(self, first: _FirstPass, along: Sequence[Tensor | None]) -> Tensor:
+        step = self._step(get_total_norm([v for v in along if v is not None]))
         moved = [
             still if v is None else torch.addcmul(still, v, step, out=place)
             for still, v, place in zip(self._constants, along, self._moved, strict=True)
         ]
+        return self._difference(first, moved, step)
+
+    def _step(self, length: Tensor) -> Tensor:
+        # Along zeros no parameter moves, whatever the step.
+        return STEP * self._length / torch.where(length > 0, length, 1)
+
+    def _difference(self, first: _FirstPass, moved: Sequence[Tensor], step: Tensor) -> Tensor:
         replaying = ReplayedKinks(first.sides) if first.sides else nullcontext()
         with self._again(first) as (images, buffers), replaying:
             (slope,) = torch.autograd.grad(self._loss(moved, buffers, images, first.labels), images)
@@ -230,6 +261,32 @@ class _ByTwoPasses(torch.autograd.Function):
             if any(v is not None for v in along):
                 found = found + ctx.gradient.derivative(first, along)
         return None, None, found, None
+
+
+class _LossByTwoPasses(torch.autograd.Function):
+    """From images to a loss of the gradient, then mean and variance of each batch-norm layer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: SimulatedGradient, loss: UpdateLoss, sizes: dict[str, int], images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            first = gradient.first_pass(images, labels)
+        sizes.update({name: statistics.size for name, statistics in first.statistics.items()})
+        value, slope = loss(first.gradients)
+        ctx.gradient, ctx.loss, ctx.first, ctx.slope = gradient, loss, first, slope
+        ctx.set_materialize_grads(False)
+        return value, *(tensor.detach() for tensor in first.flat_statistics())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_loss: Tensor | None, *others: Tensor | None) -> tuple[None, None, None, Tensor, None]:
+        first: _FirstPass = ctx.first
+        with torch.enable_grad():
+            found = _derivative(first.images, zip(first.flat_statistics(), others, strict=True))
+            if by_loss is not None:
+                found = found + by_loss * ctx.gradient.derivative_of_loss(first, ctx.loss, ctx.slope)
+        return None, None, None, found, None
 
 
 def _derivative(images: Tensor, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
