@@ -42,7 +42,7 @@ class DistanceFromDirection:
 
     def __call__(self, update: Sequence[Tensor]) -> tuple[Float[Tensor, ""], LossSlope]:
         product = dot_product(update, self.constants)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(update)))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(update))))
         inverse = torch.where(norm > 0, 1 / norm, 0)
         cosine = product * inverse
         # Of a cosine of 1 rounding leaves no digit of the length, on which only the size of a step depends.
