@@ -29,7 +29,7 @@ test: style
 	$(MAKE) -j 3 types test-engines test-others
 
 test-engines: install
-	$(TEST) -m engine
+	$(TEST) -m engine tests/federated
 
 test-others: install
 	CHECK_SHAPES=1 nice -n 19 $(TEST) $(TWO) -m "not engine"

@@ -48,6 +48,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("same")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`make test` looks for engines there alone."""
+    if item.get_closest_marker("engine") is not None and ROOT / "tests" / "federated" not in item.path.parents:
+        raise pytest.UsageError(f"{item.nodeid} starts an engine: it belongs below tests/federated")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """The same draws of networks that no seed is given for, whatever ran before; shapes not in slow tests, which call
     the same functions a thousand times."""

@@ -144,9 +144,9 @@ def start_of(attack: Any, seen: Observation) -> Reconstruction:
 @pytest.mark.parametrize(
     "attack",
     [
-        GIAS(iterations=120, weight_iterations=0, restarts=2),
-        ModelBased(iterations=120, weight_iterations=0, restarts=2, learning_rate=0.1, total_variation=1e-6),
-        GGL(iterations=80, restarts=3, divergence=0.0),
+        GIAS(iterations=80, weight_iterations=0, restarts=2),
+        ModelBased(iterations=80, weight_iterations=0, restarts=2, learning_rate=0.1, total_variation=1e-6),
+        GGL(iterations=60, restarts=3, divergence=0.0),
         GIFD(iterations=30, restarts=2),
     ],
     ids=lambda attack: type(attack).__name__,
@@ -165,7 +165,7 @@ def test_finds_an_image_of_the_generator_again(attack: Any) -> None:
 @pytest.mark.slow
 def test_evolution_finds_it_without_a_gradient() -> None:
     pytest.importorskip("cma")
-    attack = GGL(optimiser="cma-es", iterations=50, population=12, divergence=0.0)
+    attack = GGL(optimiser="cma-es", iterations=40, population=10, divergence=0.0)
     before = np.random.get_state()[1].copy()  # noqa: NPY002 - the package must leave this state alone
     found = attack.reconstruct(observation(inside()), seed=0)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002

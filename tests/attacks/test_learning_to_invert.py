@@ -175,7 +175,7 @@ def test_rebuilds_a_face_it_never_saw() -> None:
 @pytest.mark.slow
 def test_several_images_and_nothing_of_the_truth() -> None:
     """Labels that come in another order change nothing: each image is returned with its label."""
-    attack = ATTACK.model_copy(update={"updates": 200, "epochs": 30})
+    attack = ATTACK.model_copy(update={"updates": 150, "epochs": 20})
     model = perceptron()
     seen = seen_of(model, (0, 1))
     found = attack.reconstruct(seen, seed=0)

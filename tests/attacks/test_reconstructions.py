@@ -92,7 +92,7 @@ def baseline() -> float:
     return psnr(mean_image().unsqueeze(0), truth()).item()
 
 
-INVERTING = InvertingGradients(iterations=300, total_variation=1e-3)
+INVERTING = InvertingGradients(iterations=180, total_variation=1e-3)
 
 
 def test_inverting_gradients_rebuilds_a_face() -> None:

@@ -210,14 +210,21 @@ def test_data_and_config_commands_print_what_they_say(run: Callable[..., Ended])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_every_process_with_one_line(tmp_path: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 2)])
+def test_a_signal_ends_every_process_with_one_line(
+    run: Callable[..., Ended], tmp_path: Path, number: int, code: int, workers: int
+) -> None:
     """Only the command is ended, as by a supervisor: its worker processes must not live on."""
     folder = tmp_path / "run"
-    settings = ["data.image_size=16", "generator.steps=0", "training.rounds=10000", "workers=2", "metrics.lpips=null"]
-    overrides = [part for setting in settings for part in ("--set", setting)]
+    (tmp_path / "long.yaml").write_text(
+        "data: {source: faces, image_size: 16, split: {kind: sizes, sizes: [1, 1]}}\n"
+        "model: {name: lenet, normalisation: none}\n"
+        "training: {rounds: 10000}\n"
+        "arms: {fedavg: {defense: none}, noise: {defense: noise}}\n"
+        f"workers: {workers}\n"
+    )
     with subprocess.Popen(
-        [*COMMAND, "run", "demo", "--out", str(folder), *overrides],
+        [*COMMAND, "run", str(tmp_path / "long.yaml"), "--out", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -229,7 +236,7 @@ def test_a_signal_ends_every_process_with_one_line(tmp_path: Path, number: int, 
             while not list(folder.glob("arms/*/history.json")):
                 assert process.poll() is None
                 time.sleep(0.1)
-            other = in_a_process("report", str(folder))
+            other = run("report", str(folder))
             process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
@@ -242,7 +249,7 @@ def test_a_signal_ends_every_process_with_one_line(tmp_path: Path, number: int, 
     assert "Traceback" not in errors
     # Stopped training writes nothing more; communicate() has already waited for all who held the error stream.
     written = sorted(path.lstat().st_mtime_ns for path in folder.rglob("*"))
-    time.sleep(2)
+    time.sleep(1)
     assert written == sorted(path.lstat().st_mtime_ns for path in folder.rglob("*"))
 
 

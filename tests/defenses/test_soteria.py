@@ -121,11 +121,11 @@ def test_the_chunk_does_not_matter_and_samples_add_up(build: Build) -> None:
 def test_resnet_by_name() -> None:
     model = build_model(ModelSettings(normalisation="batch"), channels=1, classes=2, image_size=(8, 8), seed=0)
     assert defended_layer(model) == "fc"
-    scores = feature_scores(model, state_of(model), images(2, 8), "fc", chunk=128)
+    scores = feature_scores(model, state_of(model), images(1, 8), "fc", chunk=128)
     assert scores.shape == (512,) and (scores >= 0).all()
     some = scores.topk(3).indices.tolist() + scores.topk(3, largest=False).indices.tolist()
     twin = copy.deepcopy(model).eval()
-    x = images(2, 8).requires_grad_()
+    x = images(1, 8).requires_grad_()
     features = layer_inputs(twin, state_of(model), x, "fc")
     for index in some:
         (gradient,) = torch.autograd.grad(features[:, index].sum(), x, retain_graph=True)

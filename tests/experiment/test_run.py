@@ -36,16 +36,6 @@ from tests.experiment.in_process import train_arm
 COMMAND = [sys.executable, "-m", "shadow_defense.cli"]
 
 
-def run_command(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(*arguments: str) -> None:
-    process = run_command(*arguments)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-
-
 class Killed(BaseException):
     """Ends a process's work where it stands, as a kill does."""
 
@@ -101,7 +91,7 @@ def test_stopped_between_any_two_files_a_run_ends_with_the_same_numbers(
     monkeypatch.setattr(os, "fsync", fsync)
     while not (broken / "report.html").exists():
         # More than the files of a round's state, so that every attempt gets somewhere.
-        left, kills = 9 + kills % 5, kills + 1
+        left, kills = 13 + kills % 5, kills + 1
         with contextlib.suppress(Killed):
             all_at_once(broken, tiny)
     assert kills >= 6
@@ -126,7 +116,9 @@ def test_a_run_of_adam_is_attacked_as_adam(tiny: dict[str, Any], tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_a_run_goes_on(unbroken: Path, tiny_file: Path, tmp_path: Path) -> None:
+def test_killed_by_the_system_a_run_goes_on(
+    unbroken: Path, tiny: dict[str, Any], tiny_file: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     process = subprocess.Popen(
         [*COMMAND, "run", str(tiny_file), "--out", str(broken), "--quiet"], start_new_session=True
@@ -137,7 +129,7 @@ def test_killed_by_the_system_a_run_goes_on(unbroken: Path, tiny_file: Path, tmp
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (broken / "report.html").exists()
-    finish("run", str(tiny_file), "--out", str(broken), "--quiet")
+    all_at_once(broken, tiny)
     assert equal_results(unbroken, broken) >= 2 + 2 * 4 + 8
     assert not list(broken.rglob("*.partial*"))
 

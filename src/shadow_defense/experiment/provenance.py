@@ -17,11 +17,12 @@ PACKAGES = ("torch", "numpy", "monai", "torchmetrics", "scikit-image")
 
 def versions() -> dict[str, str]:
     """The versions of this software, of Python and of the libraries that decide numbers."""
-    return {
-        "shadow-defense": shadow_defense.__version__,
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
-    }
+    return {"shadow-defense": shadow_defense.__version__, "python": platform.python_version(), **_of_packages()}
+
+
+@cache
+def _of_packages() -> dict[str, str]:
+    return {package: metadata.version(package) for package in PACKAGES}
 
 
 def peak_megabytes() -> float:

@@ -75,10 +75,10 @@ def test_under_a_floor_the_looked_up_estimate_is_no_worse_than_the_linear_one() 
 @pytest.mark.slow
 def test_the_chain_is_better_than_the_look_up_where_images_are_no_gaussian() -> None:
     """Images of two grey levels under decoys of the pool and a floor: look up, subtract, learn."""
-    public, clean = (torch.where(images > 0.5, 0.8, 0.2) for images in (PUBLIC[:600], CLEAN[:200]))
+    public, clean = (torch.where(images > 0.5, 0.8, 0.2) for images in (PUBLIC[:300], CLEAN[:200]))
     texture = Decoy(measure_whitening(public), PoolDecoys(public), 0.7, 0.1)
     protected = texture.protect(clean, draws(3, 200))
-    removers = removers_for(texture, Knowledge(public, torch.zeros(600).long(), 1), seed=0, steps=80)
+    removers = removers_for(texture, Knowledge(public, torch.zeros(300).long(), 1), seed=0, steps=60)
     before, after = (
         float(squared_errors(removers[name].remove(protected, NO_LABELS[:200]).estimates, clean).mean())
         for name in ("pool look-up", "pool look-up, then learned")
@@ -119,7 +119,7 @@ def test_the_learned_remover_beats_the_linear_one_where_noise_is_sparse() -> Non
 
     linear = LinearRemover(WHITENING, White(WHITENING, 0.5 * 0.1**0.5).view())
     remover = train_remover(
-        linear, pairs_of_own_making(protect, PUBLIC[:500], torch.zeros(500).long()), 1, seed=0, steps=60
+        linear, pairs_of_own_making(protect, PUBLIC[:400], torch.zeros(400).long()), 1, seed=0, steps=40
     )
     protected = protect(CLEAN, draws(5, 400))
     before = squared_errors(linear.remove(protected, NO_LABELS).estimates, CLEAN).mean()

@@ -19,7 +19,7 @@ NUMBERS = {name: Estimate(0.5, (0.4, 0.6), 20) for name in ("psnr", "ssim", "rdl
 FOUND = Audited({"weak noise": True}, {"lmmse": NUMBERS}, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
 """What an audit might find, in place of its minute."""
 
-QUICK = {"audited": 40, "remover_steps": 80}
+QUICK = {"audited": 40, "remover_steps": 50}
 
 
 def labelled(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

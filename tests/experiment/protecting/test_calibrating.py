@@ -80,7 +80,7 @@ def test_what_nothing_reaches_is_said_of_each(monkeypatch: pytest.MonkeyPatch) -
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = tmp_path / "settings.yaml"
-    settings.write_text("data: {source: chest_phantom, image_size: 16, images: 300}\n")
+    settings.write_text("data: {source: chest_phantom, image_size: 16, images: 220}\n")
     result = CliRunner().invoke(
         app, ["calibrate", str(settings), "--analytic", "--target", "psnr=+3", "--out", str(out)]
     )

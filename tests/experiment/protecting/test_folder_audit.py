@@ -22,7 +22,7 @@ from tests.experiment.protecting.conftest import FOUND, labelled, request_for, w
 
 
 def audit(protected: Path, truth: Path, public: Path | None, out: Path, texture: str | None = None) -> dict[str, Any]:
-    quick = {"audited": 40, "remover_steps": 80, **({"strength": 0.3} if texture == "white" else {})}
+    quick = {"audited": 40, "remover_steps": 50, **({"strength": 0.3} if texture == "white" else {})}
     settings = protect_preset(texture or "recommended", **quick)
     request = FolderRequest(protected, str(truth), None if public is None else str(public), settings, bool(texture))
     return audit_folder(request, out, command="shadow-defense audit", progress=Progress())
