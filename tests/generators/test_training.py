@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import GeneratorError
 from shadow_defense.files import read_tensors, write_tensors
+from shadow_defense.generators import held_out
 from shadow_defense.generators.adversarial import discriminator_loss, generator_loss, move_average, r1_penalty
 from shadow_defense.generators.build import load_generator, save_generator
 from shadow_defense.generators.dcgan import DCGANDiscriminator, DCGANGenerator
+from shadow_defense.generators.held_out import energy_distance
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.generators.stylegan3.generator import StyleGAN3Generator
 from shadow_defense.generators.training import GanTraining, as_generator_images, pretrain
@@ -117,6 +119,49 @@ def test_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert checkpoints[0][0].keys() == checkpoints[1][0].keys()
     assert all(torch.equal(tensor, checkpoints[1][0][name]) for name, tensor in checkpoints[0][0].items())
     assert (tmp_path / "resumed" / "grid-000006.png").exists()
+
+
+def test_energy_distance_by_hand() -> None:
+    """Points 0 and 2, and 0 and 4, on a line: 2 (0 + 4 + 2 + 2) / 4 - 2 - 4."""
+    assert energy_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [4.0]])) == pytest.approx(-2)
+    draws = torch.Generator().manual_seed(0)
+    near, same = torch.randn(200, 3, generator=draws), torch.randn(200, 3, generator=draws)
+    assert abs(energy_distance(near, same)) < 0.05 < energy_distance(near, same + 1)
+
+
+def planted(distances: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The distances of the checkpoints to come, in order."""
+    left = iter(distances)
+    monkeypatch.setattr(held_out, "energy_distance", lambda *_: next(left))
+
+
+def test_training_ends_where_held_out_images_are_approached_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearest at step 4; at steps 6 and 8 the patience of two checkpoints runs out. Held out are 4 of 32 images."""
+    planted([3.0, 1.0, 2.0, 2.0], monkeypatch)
+    given = {"save_every": 2, "patience": 2}
+    kept = pretrain(settings(40, **given), public(32), seed=0, folder=tmp_path / "whole")
+    used, held = held_out.hold_out(public(32))
+    assert (len(used), len(held)) == (28, 4)
+    assert equal(kept, pretrain(settings(4), used, seed=0, folder=tmp_path / "nearest"))
+    _, metadata = read_tensors(tmp_path / "whole" / "checkpoint.safetensors")
+    assert [(entry["step"], entry["held_out"]) for entry in metadata["losses"]] == [
+        (2, 3.0),
+        (4, 1.0),
+        (6, 2.0),
+        (8, 2.0),
+    ]
+    # Stopped in between, and called again at its end: the same, without another step.
+    planted([3.0, 1.0, 2.0, 2.0], monkeypatch)
+    for steps in (6, 40, 40):
+        again = pretrain(settings(steps, **given), public(32), seed=0, folder=tmp_path / "resumed")
+        assert equal(kept, again)
+
+
+def test_too_few_images_to_hold_some_out(tmp_path: Path) -> None:
+    with pytest.raises(GeneratorError, match=r"24 public images .* give 32 or more"):
+        pretrain(settings(1, patience=1), public(24), seed=0, folder=tmp_path)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -59,3 +59,10 @@ class GeneratorSettings(BaseModel):
         0.0, ge=0, le=1, description="of each operation: constant where fixed, at the start where adaptive"
     )
     save_every: int = Field(250, ge=1, le=1_000_000, description="steps between checkpoints and sample grids")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="stop where, in so many checkpoints, images came no nearer to an eighth of the public ones that is "
+        "held out for it, and keep the nearest weights; null: all steps, on all public images",
+    )

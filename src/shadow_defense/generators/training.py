@@ -24,6 +24,7 @@ from shadow_defense.generators.build import (
     save_generator,
 )
 from shadow_defense.generators.grid import save_grid
+from shadow_defense.generators.held_out import HeldOut, hold_out
 from shadow_defense.generators.interface import Generator
 from shadow_defense.generators.recipe import plan_training
 from shadow_defense.generators.settings import GeneratorSettings
@@ -218,23 +219,34 @@ def pretrain(
 ) -> Generator:
     """Train a generator on public images, or go on where an earlier call stopped; returns the averaged weights.
 
+    With ``settings.patience`` it ends where held-out images are approached no more, with the weights that came nearest
+    (:mod:`~shadow_defense.generators.held_out`).
+
     Writes to ``folder``: ``generator.safetensors`` (the result), ``checkpoint.safetensors`` (to resume), and
     ``grid-<step>.png`` with samples of fixed latent codes.
 
     Raises:
-        GeneratorError: when there are no public images, the checkpoint is another generator's, or training diverges.
+        GeneratorError: when there are no public images, or too few to hold some out, the checkpoint is another
+            generator's, or training diverges.
     """
     if len(public) == 0:
         raise GeneratorError("no public images to train the shadow generator on: set data.public_fraction above 0")
     size = settings.image_size or _own_size(settings) or covering_size(settings.name, max(public.shape[-2:]))
     training = GanTraining(settings, image_size=size, channels=public.shape[1], seed=seed, device=device)
+    held_out: HeldOut | None = None
+    if settings.patience:
+        public, held = hold_out(public)
+        held_out = HeldOut(as_generator_images(held.to(device), size), settings.patience, seed)
     checkpoint = folder / "checkpoint.safetensors"
     losses: list[dict[str, float]] = []
     if checkpoint.exists():
         tensors, metadata = read_tensors(checkpoint, "delete it to begin the pre-training anew")
         try:
-            training.load_state_dict(nest_tensors(tensors))
+            state = nest_tensors(tensors)
+            training.load_state_dict(state)
             losses = metadata["losses"]
+            if held_out:
+                held_out.best = state["best"]
         except (KeyError, RuntimeError, ValueError) as error:
             raise GeneratorError(
                 f"{checkpoint} is of another generator: restore the generator's settings or delete the file"
@@ -243,7 +255,8 @@ def pretrain(
     def save() -> None:
         if not all(torch.isfinite(tensor).all() for tensor in training.average.state_dict().values()):
             raise _diverged(training.steps_done)
-        write_tensors(checkpoint, flatten_tensors(training.state_dict()), {"losses": losses})
+        best = {"best": held_out.best} if held_out else {}
+        write_tensors(checkpoint, flatten_tensors({**training.state_dict(), **best}), {"losses": losses})
         codes = torch.randn(32, training.generator.z_dim, generator=named_generator(seed, "grid"))
         with torch.no_grad():
             samples = training.average(codes.to(device)).cpu()
@@ -251,17 +264,21 @@ def pretrain(
 
     task = (progress or Progress()).start(PRETRAINING, settings.steps)
     task.advance(training.steps_done)
-    while training.steps_done < settings.steps:
+    while training.steps_done < settings.steps and not (held_out and held_out.ends(losses)):
         last = training.step(public)
         if not all(map(math.isfinite, last.values())):
             raise _diverged(training.steps_done)
         task.advance(note=f"G {last['generator']:.2f}  D {last['discriminator']:.2f}")
         if training.steps_done % settings.save_every == 0 or training.steps_done == settings.steps:
             losses.append({"step": training.steps_done, **last})
+            if held_out:
+                held_out.measure(training.average, losses)
             save()
     task.finish()
     if settings.steps == 0:
         save()
+    if held_out and held_out.best:
+        training.average.load_state_dict(held_out.best)
     record = {"images": len(public), "steps": training.steps_done, "seed": seed, "losses": losses}
     average = training.average.cpu()
     save_generator(folder / "generator.safetensors", average, settings.name, record)
