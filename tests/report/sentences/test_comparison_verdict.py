@@ -125,6 +125,15 @@ def test_an_attack_below_one_guess_proves_no_leak(empty: ComparisonRecord) -> No
     assert "say little there" in text
 
 
+def test_where_the_attack_fails_nobody_is_ranked(empty: ComparisonRecord) -> None:
+    record = crafted(empty, {"shadow": (10.0, 0.2, 0.7), "noise": (9.0, 0.1, 0.8)})
+    assert "other defenses dominate" in said(record)
+    [table] = record.tables
+    rows = tuple(replace(row, on_front=False) for row in table.rows)
+    text = said(replace(record, tables=(replace(table, rows=rows),)))
+    assert "nobody, since the attack" in text and "dominate" not in text
+
+
 def test_only_guesses_that_were_measured_are_named(empty: ComparisonRecord) -> None:
     record = crafted(empty, {"shadow": (13.0, 0.3, 0.79)})
 

@@ -39,7 +39,8 @@ def shadow_sentences(defenses: Defenses, tables: Sequence[ScoreTable], planes: S
         *_lowering_sentences(shadows, tables),
         _control_sentence(shadows, defenses, tables),
         *_worth_sentences(shadows, defenses, tables[0]),
-        *_domination_sentences(shadows, planes),
+        # An attack that does not beat a guess ranks nobody.
+        *_domination_sentences(shadows, [plane for plane in planes if plane.ranked]),
     ]
 
 
