@@ -54,13 +54,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         raise pytest.UsageError(f"{item.nodeid} starts an engine: it belongs below tests/federated")
 
 
+_CHECKED = set[str]()
+"""The tests of which a case has run with its shapes checked."""
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The same draws of networks that no seed is given for, whatever ran before; shapes not in slow tests, which call
-    the same functions a thousand times."""
+    """The same draws of networks that no seed is given for, whatever ran before; shapes in the first case of each test,
+    and not in slow ones, which call the same functions a thousand times."""
     import torch
 
     torch.default_generator.manual_seed(0)
-    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
+    test = item.nodeid.partition("[")[0]
+    passed_over = test in _CHECKED or item.get_closest_marker("slow") is not None
+    _CHECKED.add(test)
+    jaxtyping.config.update("jaxtyping_disable", passed_over)
 
 
 @pytest.fixture(scope="session")

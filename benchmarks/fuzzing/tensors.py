@@ -292,5 +292,5 @@ def make(random: np.random.Generator, folder: Path) -> Input:
     return Input(f"{reader}{suffix}: {'; '.join((*changes, how))}", give)
 
 
-READERS = ("shadow_defense.experiment.audit.of_update", "shadow_defense.experiment.plans.run")
+READERS = ("shadow_defense.experiment.audit.of_model", "shadow_defense.experiment.plans.run")
 KIND = Kind(make, READERS)

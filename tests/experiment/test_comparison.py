@@ -12,8 +12,7 @@ from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import DefenseError, RunError
 from shadow_defense.experiment.analysis import control_of
-from shadow_defense.experiment.plans.comparison.gathering import in_all_rounds
-from shadow_defense.experiment.plans.comparison.pictures import pictures
+from shadow_defense.experiment.plans.comparison.gathering import in_all_rounds, pictures
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import Store

@@ -12,8 +12,7 @@ import yaml
 
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError
-from shadow_defense.experiment.plans.comparison.ablations import ABLATIONS
-from shadow_defense.experiment.plans.comparison.grid import Grid
+from shadow_defense.experiment.plans.comparison.grid import ABLATIONS, Grid
 from shadow_defense.experiment.plans.comparison.reading import comparison_names, load_grid
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.tasks import keys as task_keys

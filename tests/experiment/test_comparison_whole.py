@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shadow_defense.attacks.observation import Reconstruction
-from shadow_defense.experiment.plans.comparison.ablations import ABLATIONS
 from shadow_defense.experiment.plans.comparison.gathering import write_results
+from shadow_defense.experiment.plans.comparison.grid import ABLATIONS
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
@@ -204,6 +204,11 @@ def test_what_a_run_has_trained_and_attacked_a_comparison_takes_over(
     monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
     comparison = Comparison(tmp_path / "comparison", made)
     comparison.run()
+    # What a score was made from is taken over with it: the page shows it, and follows every number to it.
+    results = write_results(comparison, "shadow-defense compare tiny.yaml")
+    kept = {path.parent.name for path in (comparison.folder / "store").glob("*/task.json")}
+    assert {f"{task.kind}-{task.key}" for task in results.tasks} <= kept
+    assert "<img" in (comparison.folder / "comparison.html").read_text()
     assert comparison.failures == {}
     assert {type(task) for task in computed} == {Attacking, Scoring}
     assert all(task.randomised for task in computed if isinstance(task, Attacking))

@@ -18,11 +18,9 @@ from shadow_defense.cli.evidence import evidence as evidence_command
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
-from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, stopped_after
-from shadow_defense.experiment.plans.evidence.reading import load_study, study_sets
+from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, decides, stopped_after
+from shadow_defense.experiment.plans.evidence.reading import Study, load_study, study_sets
 from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1, predicted_of
-from shadow_defense.experiment.plans.evidence.study import Study
-from shadow_defense.experiment.plans.evidence.worst_case import decides
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring

@@ -27,11 +27,10 @@ from shadow_defense.experiment.plans.risks import (
     regions,
     rounds,
 )
-from shadow_defense.experiment.plans.risks.build import RISKS
 from shadow_defense.experiment.plans.risks.cost import Times
 from shadow_defense.experiment.plans.risks.names import NAMES, chosen_numbers
 from shadow_defense.experiment.plans.risks.risk import shadow_arm
-from shadow_defense.experiment.plans.risks.running import run_risks
+from shadow_defense.experiment.plans.risks.running import RISKS, run_risks
 from shadow_defense.experiment.plans.risks.values import Image, image_values
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store

@@ -159,8 +159,8 @@ def audit(
         if model is None:
             raise ConfigError("audit needs a run directory, or --model, --update and --global: see audit --help")
         known = whole_numbers(labels, "--labels")
-        from shadow_defense.experiment.audit.given import Given
-        from shadow_defense.experiment.audit.of_update import case_of_update
+        from shadow_defense.experiment.audit.case import Given
+        from shadow_defense.experiment.audit.of_model import case_of_update
 
         case = case_of_update(
             Given(

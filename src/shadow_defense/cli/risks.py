@@ -39,8 +39,7 @@ def risks(
     # Before torch is imported: what is mistyped is answered at once.
     numbers, chosen_seeds = chosen_numbers(only), seed_list(seeds)
     config = load_config(base, with_choices(overrides, engine), files=True)
-    from shadow_defense.experiment.plans.risks.build import RISKS
-    from shadow_defense.experiment.plans.risks.running import PAGE, run_risks
+    from shadow_defense.experiment.plans.risks.running import PAGE, RISKS, run_risks
     from shadow_defense.folder_lock import holding
 
     chosen = [RISKS[number] for number in numbers]

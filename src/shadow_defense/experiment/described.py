@@ -17,15 +17,10 @@ from shadow_defense.report.records.run import Round
 from shadow_defense.report.records.scores import Attack, Client, Data, Defense, Header, Origin
 
 
-def made(title: str, command: str, threads: int, tasks: tuple[Origin, ...]) -> Header:
+def made(title: str, command: str, threads: int | None = None, tasks: tuple[Origin, ...] = ()) -> Header:
     """Of a record that is made now; ``tasks``: the results that its numbers come from."""
-    return Header(
-        title=title,
-        created=datetime.date.today().isoformat(),
-        command=command,
-        versions={**versions(), "threads": str(threads)},
-        tasks=tasks,
-    )
+    of = versions() if threads is None else {**versions(), "threads": str(threads)}
+    return Header(title=title, created=datetime.date.today().isoformat(), command=command, versions=of, tasks=tasks)
 
 
 def data_of(scene: Scene, sha256: str | Mapping[str, str] | None = None) -> Data:

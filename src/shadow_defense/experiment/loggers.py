@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from shadow_defense.errors import ConfigError
 from shadow_defense.registry import import_failure, imported, look_here
@@ -64,11 +65,7 @@ def logger_named(given: str) -> OnMeasurement:
 
 def to_tensorboard(folder: str | Path) -> OnMeasurement:
     """Scalars in ``folder``, for ``tensorboard --logdir``. Raises :class:`ConfigError` where tensorboard is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise _missing("tensorboard") from error
-    writer = SummaryWriter(str(folder))
+    writer = _installed("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
 
     def on_measurement(name: str, value: float, round: int) -> None:
         writer.add_scalar(name, value, round)
@@ -79,10 +76,7 @@ def to_tensorboard(folder: str | Path) -> OnMeasurement:
 
 def to_mlflow() -> OnMeasurement:
     """Metrics of MLflow's active run, or a new one. Raises :class:`ConfigError` where mlflow is missing."""
-    try:
-        import mlflow
-    except ImportError as error:
-        raise _missing("mlflow") from error
+    mlflow = _installed("mlflow")
     # Which run is active is a thread's own knowledge, and a training is followed by another thread.
     run = mlflow.active_run() or mlflow.start_run()
     return lambda name, value, round: mlflow.log_metric(name, value, step=round, run_id=run.info.run_id)
@@ -94,13 +88,14 @@ def to_wandb() -> OnMeasurement:
     Raises:
         ConfigError: where wandb is missing.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise _missing("wandb") from error
+    wandb = _installed("wandb")
     run = wandb.run or wandb.init()
     return lambda name, value, round: run.log({name: value, "round": round})
 
 
-def _missing(package: str) -> ConfigError:
-    return ConfigError(f"{package} is not installed: pip install {package}, or give another logger")
+def _installed(module: str, package: str | None = None) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = package or module
+        raise ConfigError(f"{package} is not installed: pip install {package}, or give another logger") from error

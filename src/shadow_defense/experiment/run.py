@@ -1,10 +1,12 @@
-"""A run directory: its configuration, and names for the results of its tasks."""
+"""A run directory: its configuration, names for the results of its tasks, and what a server recorded there."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,18 +15,19 @@ from shadow_defense.attacks.observation import Observation
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.folder import CONFIG, config_of, holds_results, open_folder
-from shadow_defense.experiment.recorded import Recorded
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation
+from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.pretraining import GENERATOR
 from shadow_defense.experiment.tasks.training_place import TrainingPlace
 from shadow_defense.experiment.trial import Trial
-from shadow_defense.federated.training_folder import kept_updates
+from shadow_defense.federated.training_folder import kept_updates, read_journal, train_again
 from shadow_defense.federated.update import ALL_CLIENTS
 from shadow_defense.files import LOCK, make_private_folder, path_name, read_json, remove_leftovers, write_json
 from shadow_defense.plain_yaml import as_mapping, read_yaml
+from shadow_defense.progress import Progress
 
 FORMAT = "run.json"
 """In a run directory: which version wrote it, and how its files are laid."""
@@ -212,3 +215,45 @@ def _delete_run(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded(Task):
+    """The folder of a training whose draws are others' secrets: it cannot be made again, only read.
+
+    Attributes:
+        folder: where it lies.
+        rounds: after how many rounds it is finished.
+    """
+
+    folder: Path
+    rounds: int
+
+    kind = "training"
+
+    @cached_property
+    def key(self) -> str:
+        """Of the files themselves."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return key_of([[str(path.relative_to(self.folder)), _digest(path)] for path in files])
+
+    @property
+    def given(self) -> Path:
+        return self.folder
+
+    def describe(self) -> Mapping[str, object]:
+        return {"recorded": str(self.folder)}
+
+    def is_done(self, place: Path) -> bool:
+        return read_journal(self.folder)[0] >= self.rounds
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        raise RunError(
+            f"{self.folder} was recorded by a server and ends early: let it train to the end, or "
+            + train_again(self.folder)
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

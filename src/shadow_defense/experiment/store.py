@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from shadow_defense.experiment.provenance import peak_megabytes, versions
 from shadow_defense.experiment.task import Task
 from shadow_defense.files import link_file, read_json, write_json
-from shadow_defense.report.records.reading import read_record
+from shadow_defense.report.records.reading import read_record, write_record
 from shadow_defense.report.records.scores import Origin
 
 STORE = "store"
@@ -50,6 +51,9 @@ class Store:
             other = neighbour / task.name
             if (other / RECORD).is_file() and _is_own(neighbour) and task.is_done(other):
                 _take_over(other, place)
+                # A folder is whole: pages show what a result was made from too.
+                for need in task.needs():
+                    self.has(need)
                 return True
         return False
 
@@ -116,3 +120,30 @@ def _take_over(source: Path, place: Path) -> None:
     files = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
     for path in sorted(files, key=lambda path: path.name == RECORD):
         link_file(path, place / path.relative_to(source))
+
+
+Record = TypeVar("Record")
+
+
+class RecordTask(Task, Generic[Record]):
+    """A task that saves one record.
+
+    Attributes:
+        file: its name, below the task's place.
+        record: the dataclass.
+    """
+
+    file: str
+    record: type[Record]
+
+    def is_done(self, place: Path) -> bool:
+        return (place / self.file).is_file()
+
+    def save(self, store: Store, record: Record) -> None:
+        """What :meth:`compute` found."""
+        write_record(store.place(self) / self.file, record)
+
+    def load(self, store: Store) -> Record:
+        """What was found. Raises :class:`RunError` where it is missing or damaged."""
+        path, hint = store.place(self) / self.file, "delete it to have it computed again"
+        return read_record(self.record, read_json(path, hint), str(path), hint)

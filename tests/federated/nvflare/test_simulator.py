@@ -23,8 +23,8 @@ from torch import Tensor
 
 pytest.importorskip("nvflare", reason="needs the extra nvflare")
 
-from shadow_defense.experiment.audit.given import Given
-from shadow_defense.experiment.audit.of_update import case_of_update
+from shadow_defense.experiment.audit.case import Given
+from shadow_defense.experiment.audit.of_model import case_of_update
 from shadow_defense.federated.client_state import ClientStateFolder
 from shadow_defense.federated.nvflare.site_state import STATE_FOLDER
 from shadow_defense.federated.states import digest

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from shadow_defense.report.kit.pictures import picture
-from shadow_defense.report.pages.run_outcome import outcome
+from shadow_defense.report.pages.run import outcome
 from shadow_defense.report.pages.run_pictures import contact_sheet, noise_cards
 from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight
 

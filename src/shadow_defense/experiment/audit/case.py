@@ -1,9 +1,10 @@
-"""What is audited: one client's update, what is known of it, and what the reconstructions are held against."""
+"""What is audited: what is told of one client's update, and the case that it makes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +14,7 @@ from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.threat_model import Knowledge, ThreatModel
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ThreatModelError
+from shadow_defense.experiment.audit.reading import TensorSource
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.losses import LossName
@@ -107,3 +109,36 @@ def chosen_attacks(
             options = {**chosen[name].options, "iterations": iterations}
             chosen[name] = AttackSettings.model_validate({**values, "options": options})
     return chosen
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is told of an update, by the command line or a program; None: not given.
+
+    Attributes:
+        model: what was trained: a preset or YAML file with ``model`` and ``data``, or a model of one's own.
+        before: the global model before the round.
+        after: the client's model after it, in place of ``update``.
+        training: what else is known of the local training, by the settings' names.
+        public: images with labels; their mean is the mean image where no ``template`` is given.
+    """
+
+    model: str
+    overrides: tuple[str, ...] = ()
+    update: TensorSource | None = None
+    before: TensorSource | None = None
+    after: TensorSource | None = None
+    attacks: tuple[str, ...] = ("inverting-gradients",)
+    threat_model: str | None = None
+    iterations: int | None = None
+    labels: tuple[int, ...] | None = None
+    samples: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    training: Mapping[str, object] = field(default_factory=dict)
+    template: Path | None = None
+    public: str | None = None
+    generator: Path | None = None
+    truth: str | None = None
+    gallery: str | None = None

@@ -16,7 +16,7 @@ from shadow_defense.config import RunConfig
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.errors import ConfigError, ModelError, ShadowDefenseError
-from shadow_defense.experiment.audit.given import Given
+from shadow_defense.experiment.audit.case import Given
 from shadow_defense.experiment.audit.images import Images, without_own
 from shadow_defense.experiment.audit.of_model import Pictures, case_of_model
 from shadow_defense.experiment.audit.reading import TensorSource

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from shadow_defense.errors import RunError, ShadowDefenseError, UpdateError
 from shadow_defense.experiment.audit.case import Case
 from shadow_defense.experiment.audit.facts import facts_of
 from shadow_defense.experiment.audit.scoring import check_limits, exceeded, identify, not_known, risk_rows
-from shadow_defense.experiment.provenance import versions
+from shadow_defense.experiment.described import made
 from shadow_defense.files import write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.lpips import Lpips, load_lpips
@@ -75,13 +74,9 @@ def run_pair(
         title: _audited_into(folder / name, case, limits, command, progress) for name, (title, case) in cases.items()
     }
     audits = {title: record for title, (record, _) in ended.items()}
-    first = next(iter(audits.values()))
     pair = AuditPair(
-        title=f"Side by side: {' and '.join(audits)}",
-        created=first.created,
-        command=command,
-        versions=first.versions,
-        seed=first.seed,
+        **vars(made(f"Side by side: {' and '.join(audits)}", command)),
+        seed=next(iter(audits.values())).seed,
         audits=audits,
         verdict=tuple(
             f"{title}, {each.assessment.status}: {each.assessment.headline}" for title, each in audits.items()
@@ -210,11 +205,8 @@ def _record(
     reasons = diagnose(facts)
     above, unknown = tuple(exceeded(limits, attacks)), tuple(not_known(limits, attacks))
     return AuditRecord(
-        title=f"Audit of {case.name}",
-        created=datetime.date.today().isoformat(),
-        command=command,
+        **vars(made(f"Audit of {case.name}", command)),
         seed=case.config.seed,
-        versions=versions(),
         subject=case.subject,
         model=case.config.model.model_dump(mode="json"),
         image_shape=next(iter(observations.values())).image_shape,

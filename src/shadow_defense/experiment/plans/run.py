@@ -14,6 +14,7 @@ from shadow_defense.experiment.forecast import training_seconds
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.costing import Costing
 from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.experiment.tasks.scoring import Score
@@ -63,13 +64,12 @@ def train_stage(run: Run, progress: Progress | None = None) -> None:
 
 def attack_stage(run: Run, progress: Progress | None = None) -> None:
     """Run the attacks whose reconstruction is not there yet."""
-    attacks = [run.attacking(job) for job in run.jobs()]
+    attacks, removals = _attacks(run)
     for arm, training in run.trainings.items():
         if attacks and not run.store.has(training):
             raise RunError(f"arm '{arm}' is not fully trained: run `shadow-defense train {run.folder}` to go on")
     waiting = sum(not run.store.has(attack) for attack in attacks)
     _carry_out(run, attacks, progress, f"attacking {waiting} updates")
-    removals = [scoring.attack for scoring in run.worst_cases]
     _carry_out(run, removals, progress, "handing protected images to removers")
     for attack in (*attacks, *removals):
         run.name_reconstruction(attack)
@@ -88,8 +88,7 @@ def whole_run(run: Run, progress: Progress | None = None) -> RunRecord:
         run.name_generator()
     if max(run.dataset.image_size) >= FORECAST_FROM:
         train_stage(run, progress)
-    attacks = [run.attacking(job) for job in run.jobs()]
-    removals = [scoring.attack for scoring in run.worst_cases]
+    attacks, removals = _attacks(run)
     tasks = [*run.trainings.values(), *attacks, *removals, *run.scorings, *run.worst_cases]
     _carry_out(run, tasks, progress, f"training {len(run.trainings)} arms, attacks, scores", _worth)
     for attack in (*attacks, *removals):
@@ -97,6 +96,11 @@ def whole_run(run: Run, progress: Progress | None = None) -> RunRecord:
     record = evaluate_stage(run, progress)
     report_stage(run, progress)
     return record
+
+
+def _attacks(run: Run) -> tuple[list[Attacking], list[Attacking]]:
+    """On updates, and on protected images themselves."""
+    return [run.attacking(job) for job in run.jobs()], [scoring.attack for scoring in run.worst_cases]
 
 
 def _worth(task: Task) -> float:

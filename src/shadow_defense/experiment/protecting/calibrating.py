@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, Parts, concatenated
 from shadow_defense.data.images import as_bytes
 from shadow_defense.errors import ConfigError
+from shadow_defense.experiment.described import made
 from shadow_defense.experiment.protecting.building import gallery_for
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.settings import PRESETS, ProtectSettings, protect_preset
 from shadow_defense.experiment.protecting.utility import worth_of
 from shadow_defense.experiment.protecting.weakest import LEAKS, weakest_strength
-from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.pareto import pareto_front
@@ -29,7 +28,7 @@ from shadow_defense.protection.texture import Texture
 from shadow_defense.report.pages.textures import render_textures
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.records.textures import PRIVACY, TextureRow, TexturesRecord
-from shadow_defense.report.sentences.textures import textures_verdict
+from shadow_defense.report.sentences.certificate import textures_verdict
 
 AROUND = (2 / 3, 1.0, 1.5)
 """Strengths of each texture, in units of the weakest that meets the target: what a laxer or stricter one would cost."""
@@ -132,10 +131,7 @@ def calibrate_textures(work: Calibrating, title: str, command: str) -> TexturesR
     task.finish()
     front = pareto_front([(-row.leaks[PRIVACY], row.worth["f1"] or 0.0) for row in rows]) if rows else []
     record = TexturesRecord(
-        title=title,
-        created=datetime.date.today().isoformat(),
-        command=command,
-        versions=versions(),
+        **vars(made(title, command)),
         seed=work.seed,
         target=str(work.target),
         trained=len(work.parts.train),

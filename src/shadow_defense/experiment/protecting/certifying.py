@@ -1,20 +1,25 @@
-"""The certificate of a protection, from what was protected and what the audit found."""
+"""The certificate of a protection, from what was protected and what the audit found, and the image on its page."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from shadow_defense.attacks.removers.lmmse import LinearRemover
+from shadow_defense.attacks.removers.planted import drawn
+from shadow_defense.attacks.removers.suite import Knowledge
+from shadow_defense.experiment.described import made
 from shadow_defense.experiment.protecting.folder import CERTIFICATE, PAGE
 from shadow_defense.experiment.protecting.material import Material
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.experiment.provenance import versions
 from shadow_defense.files import write_json, write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.protection.constants import hash_of
+from shadow_defense.protection.texture import Texture
 from shadow_defense.report.pages.certificate import render_certificate
 from shadow_defense.report.records.certificate import Audited, CertificateRecord, Counts, Example
 from shadow_defense.report.records.reading import record_values
@@ -49,10 +54,7 @@ def certificate_of(
 ) -> CertificateRecord:
     """The record; ``mapped``: the texture's map stands before the model."""
     return CertificateRecord(
-        title=origin.title,
-        created=datetime.date.today().isoformat(),
-        command=origin.command,
-        versions=versions(),
+        **vars(made(origin.title, origin.command)),
         seed=settings.seed,
         verdict=certificate_verdict(audited.planted_breaks, audited.worst, audited.mean_image, audited.linkage),
         settings=settings.model_dump(mode="json"),
@@ -101,3 +103,13 @@ def as_json(record: CertificateRecord) -> dict[str, Any]:
         # A reader finds the key whether or not patients were known.
         linkage.setdefault("patient_auc", None)
     return written
+
+
+def example_of(texture: Texture, knowledge: Knowledge, seed: int) -> Example:
+    """The first public image that was held back: clean, protected, and what the linear remover makes of it."""
+    _, held = knowledge.parts()
+    clean = held.images[:1]
+    protected = texture.protect(clean, drawn(seed, "example", 1))
+    removed = LinearRemover(texture.whitening, texture.view()).remove(protected, torch.zeros(1).long()).estimates
+    mean = texture.whitening.mean.unflatten(0, texture.whitening.shape)
+    return Example(clean[0], protected[0].clamp(0, 1), removed[0], mean)

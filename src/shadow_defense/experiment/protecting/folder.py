@@ -1,4 +1,4 @@
-"""The folder that is written: what it was asked for, and the names of its files."""
+"""The folder that is written: what it was asked for, its files, and never the site's secret."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.protecting.material import CHOOSING
 from shadow_defense.experiment.protecting.settings import ProtectSettings
-from shadow_defense.files import is_empty, read_object, write_json
+from shadow_defense.federated.site_folder import STATE_FOLDER, state_root
+from shadow_defense.federated.site_secret import site_seed
+from shadow_defense.files import atomic_path, is_empty, read_object, write_json
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.protection.constants import Constants, read_constants
+from shadow_defense.protection.task import Task
 from shadow_defense.validation import validated
 
 ASKED, CONSTANTS, CERTIFICATE, PAGE = "protection.json", "texture.safetensors", "certificate.json", "certificate.html"
-GENERATOR = "generator.safetensors"
+GENERATOR, TRANSFORM = "generator.safetensors", "transform.pt2"
 HINT = "choose another folder with --out"
 
 
@@ -50,3 +55,30 @@ def read_finished(folder: Path, option: str) -> tuple[Mapping[str, Any], Protect
     settings = validated(ProtectSettings, {**asked["settings"], "strength": constants.strength}, RunError, "settings")
     made = folder / GENERATOR
     return asked, settings, constants, load_generator(made) if made.exists() else None
+
+
+def write_transform(out: Path, texture: Task) -> None:
+    """Write the map that goes before the model at test time, unless it is there.
+
+    As a program for any number of images that needs nothing of this package: ``torch.export.load`` reads it.
+    """
+    if (out / TRANSFORM).exists():
+        return
+    example = torch.zeros(2, *texture.whitening.shape)
+    program = torch.export.export(
+        texture.module(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images")}}
+    )
+    with atomic_path(out / TRANSFORM) as temporary:
+        torch.export.save(program, temporary)
+
+
+def site_secret(out: Path | None = None) -> int:
+    """The seed of all draws of this site's protections, of 256 bits, kept below :func:`state_root`.
+
+    Raises:
+        RunError: where it would lie in ``out``, which others may read, or cannot be read or written.
+    """
+    root = state_root()
+    if out is not None and root.is_relative_to(out.resolve()):
+        raise RunError(f"the site's secret would lie in {out}, which it protects: set {STATE_FOLDER} to another folder")
+    return site_seed(root)

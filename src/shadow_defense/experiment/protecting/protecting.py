@@ -13,16 +13,22 @@ from torch import Tensor
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
-from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, write_certificate
-from shadow_defense.experiment.protecting.earlier import read_earlier
-from shadow_defense.experiment.protecting.example import example_of
-from shadow_defense.experiment.protecting.folder import CERTIFICATE, CONSTANTS, GENERATOR, HINT, PAGE, claim
+from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, example_of, write_certificate
+from shadow_defense.experiment.protecting.folder import (
+    CERTIFICATE,
+    CONSTANTS,
+    GENERATOR,
+    HINT,
+    PAGE,
+    claim,
+    site_secret,
+    write_transform,
+)
 from shadow_defense.experiment.protecting.forecast import Tell, forecast
 from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.networks import check_networks, read_networks
-from shadow_defense.experiment.protecting.site import site_secret
-from shadow_defense.experiment.protecting.transform import write_transform
+from shadow_defense.experiment.protecting.pairing import read_earlier
 from shadow_defense.files import atomic_path, read_json
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import freeze

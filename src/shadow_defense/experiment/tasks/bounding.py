@@ -28,12 +28,11 @@ from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.handed_over import protecting_once
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.breaking import Breaking
 from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
-from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.states import on_host
 from shadow_defense.generators.interface import Generator

@@ -10,9 +10,8 @@ from shadow_defense.attacks.removers.learned import TRAINING
 from shadow_defense.attacks.removers.suite import Knowledge, breaks_unknown_noise
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.tasks.keys import computed_on, key_of, public_key
-from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.progress import Progress
 
 

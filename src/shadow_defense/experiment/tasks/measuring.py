@@ -19,9 +19,8 @@ from shadow_defense.defenses.base import Defense
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.preloading import forking_context
 from shadow_defense.experiment.scene import Scene
-from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.store import Record, RecordTask, Store
 from shadow_defense.experiment.tasks.pretraining import generator_file
-from shadow_defense.experiment.tasks.record_task import Record, RecordTask
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.states import on_host

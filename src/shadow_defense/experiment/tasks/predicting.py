@@ -9,10 +9,9 @@ from functools import cached_property
 from shadow_defense.data.dataset import concatenated
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.provenance import code_hash
-from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import SCORE_CODE, key_of
-from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import Training, final_model
 from shadow_defense.metrics.utility import classify
 from shadow_defense.progress import Progress

@@ -15,11 +15,10 @@ from torch import Tensor
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import ModelError
 from shadow_defense.experiment.scene import Job, Scene
-from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
 from shadow_defense.experiment.tasks.keys import key_of, score_key
-from shadow_defense.experiment.tasks.record_task import RecordTask
 from shadow_defense.experiment.tasks.training import final_model
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.lpips import Lpips, load_lpips

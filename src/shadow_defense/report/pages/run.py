@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shadow_defense.metrics.recognition import RULE
 from shadow_defense.report.columns import (
     ARM,
     ATTACK,
@@ -24,10 +25,10 @@ from shadow_defense.report.kit.pictures import SIGNED_TABLE, colour_bar, heat_ba
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
 from shadow_defense.report.pages.run_charts import curve_panels, score_panels
-from shadow_defense.report.pages.run_outcome import outcome
-from shadow_defense.report.pages.run_pictures import contact_sheet, noise_cards
+from shadow_defense.report.pages.run_pictures import Tile, contact_sheet, hero_tiles, noise_cards
 from shadow_defense.report.records.run import Patient, RunRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE, Measurement, Row, ScoreTable
+from shadow_defense.report.sentences.run import NOT_TRIED, cost_sentence, exposure
 
 SHARED_BATCH_NORM = {
     "all": "all of it",
@@ -222,3 +223,51 @@ def attacked(record: RunRecord) -> str:
         for name, attack in record.attacks.items()
     ]
     return f"{counted(rounds, 'round')} of training; attacks: {listed(tried)}."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One patient in tiles, what is said beside them (term, text), and every arm in a table."""
+
+    tiles: Sequence[Tile]
+    facts: Sequence[tuple[str, str]]
+    arms: Table[str]
+
+
+def outcome(record: RunRecord, patients: Sequence[Patient]) -> Outcome | None:
+    """The first screen; None where nothing was attacked."""
+    tiles = hero_tiles(record, patients)
+    return Outcome(tiles, _facts(record), _arms(record)) if tiles else None
+
+
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    name = record.answer
+    shown = next(iter(record.arms)) if name is None else name
+    arm, kinds = record.arms[shown], record.attackers
+    facts = [(f"{arm.title}, worst case of all attackers", exposure(record.closest(shown).values()))]
+    for kind, attacks in kinds.items():
+        sights = record.closest(shown, attacks)
+        if sights:
+            facts.append((kind[:1].upper() + kind[1:], exposure(sights.values())))
+    if not any(attack.knows_defense for attack in record.attacks.values()):
+        facts.append(("Attackers who know the defense", f"{NOT_TRIED}: what holds only against others is a secret"))
+    if name is not None:
+        facts.append(("What it cost", cost_sentence(record, arm)))
+    return [*facts, ("The rule", RULE)]
+
+
+def _arms(record: RunRecord) -> Table[str]:
+    def seen(kind: str, attacks: Sequence[str]) -> Column[str]:
+        title = kind[:1].upper() + kind[1:]
+        return Column(title, lambda name: exposure(record.closest(name, attacks).values()))
+
+    return Table(
+        "What attackers make of every arm",
+        (
+            Column("Arm", lambda name: record.arms[name].title),
+            *(seen(kind, attacks) for kind, attacks in record.attackers.items()),
+            Column("Macro F1", lambda name: record.arms[name].test.get("f1_macro")),
+        ),
+        list(record.arms),
+        kind="words",
+    )

@@ -1,4 +1,4 @@
-"""What a certificate says, in words, and what it does not cover."""
+"""What a certificate and a calibration of textures say, in words, and what they do not cover."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.progress import duration
 from shadow_defense.report.kit.formatting import listed, with_interval
+from shadow_defense.report.records.textures import TexturesRecord
 
 COVERED = (
     "Every attack on what leaves a training on the protected images: gradients, updates, buffers, over any number of "
@@ -66,3 +67,21 @@ def protecting_forecast(seconds: Mapping[str, float]) -> str:
 
 def _text(measures: Mapping[str, Estimate], name: str, digits: int) -> str:
     return with_interval(measures[name], digits)
+
+
+def textures_verdict(record: TexturesRecord) -> tuple[str, ...]:
+    """Of those that meet the target at their weakest the one of the highest macro F1, and what clean images give."""
+    meeting = [row for row in record.rows if row.weakest]
+    if not meeting:
+        return (f"No texture leaves {record.target} at most, at any strength.",)
+    best = max(meeting, key=lambda row: row.worth["f1"] or 0.0)
+    others = ", ".join(f"{row.arm} {_f1(row.worth)}" for row in meeting if row is not best)
+    return (
+        f"At {record.target}, {best.arm} keeps most: a macro F1 of {_f1(best.worth)}, where clean images give "
+        f"{_f1(record.clean)}." + (f" The others: {others}." if others else ""),
+        f"It leaves {best.leaks['psnr']:.2f} dB above the mean image, and {best.leaks['linkage']:.1%} are found first.",
+    )
+
+
+def _f1(worth: Mapping[str, float | None]) -> str:
+    return f"{worth['f1'] or 0.0:.3f}"

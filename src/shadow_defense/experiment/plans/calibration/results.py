@@ -11,12 +11,13 @@ from shadow_defense.config import RunConfig
 from shadow_defense.experiment.described import data_of, made
 from shadow_defense.experiment.folder import open_folder
 from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
-from shadow_defense.experiment.plans.calibration.film import film
 from shadow_defense.experiment.plans.calibration.runs import Calibrating
+from shadow_defense.experiment.tasks.scoring import Scoring
 from shadow_defense.files import write_text
+from shadow_defense.metrics.ssim import ssim
 from shadow_defense.progress import Progress
 from shadow_defense.report.pages.calibrate import render_calibration
-from shadow_defense.report.records.calibration import CalibrationRecord, Chosen, ScheduleEntry, Strength
+from shadow_defense.report.records.calibration import CalibrationRecord, Chosen, Film, Frame, ScheduleEntry, Strength
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.calibration import calibration_verdict
 from shadow_defense.shadow.noise import Schedule
@@ -95,4 +96,37 @@ def _command(base: Path, runs: Calibrating, settings: CalibrationSettings) -> st
         f"shadow-defense calibrate {base} --target {target} --attack {runs.attack} "
         f"--schedules {','.join(settings.schedules)} --tolerance {settings.tolerance:g} --most {settings.most:g} "
         f"--seeds {seeds}{',' if len(runs.seeds) == 1 else ''} --out {base.parent}-again"
+    )
+
+
+def film(runs: Calibrating, entries: Sequence[tuple[Schedule, ScheduleEntry]]) -> Film:
+    """The image that the attack comes closest to without defense, at every strength that was measured."""
+    probe, first = runs.probes[0], entries[0][0]
+    undefended = runs.scorings_of(0.0, first)
+    _, client, sample = max(
+        (row.metrics["ssim_whole"], scoring.job.client, sample)
+        for scoring in undefended
+        for sample, row in scoring.load(runs.store).matched().items()
+    )
+    images = probe.client(client).train
+    place = images.sample_ids.index(sample)
+    original = images.unit_images()[place]
+
+    def frame(strength: float, schedule: Schedule) -> Frame:
+        seen = [each for each in runs.scorings_of(strength, schedule) if each.job.client == client]
+        found = {each: each.load(runs.store).matched()[sample].metrics["ssim_whole"] for each in seen}
+        closest: Scoring = max(found, key=lambda each: found[each])
+        rebuilt = closest.rebuilt(runs.store, closest.load(runs.store))[sample]
+        return Frame(strength, rebuilt, found[closest], closest.job.round + 1)
+
+    return Film(
+        client=client,
+        class_name=probe.dataset.class_names[int(images.labels[place])],
+        original=original,
+        mean_image=probe.mean_image,
+        mean_image_ssim=float(ssim(probe.mean_image[None], original[None])[0]),
+        strips={
+            schedule: tuple(frame(each.strength, schedule) for each in entry.measurements)
+            for schedule, entry in entries
+        },
     )

@@ -1,24 +1,31 @@
-"""What a calibration measures with: for each candidate and seed a training, its attacks, their scores."""
+"""What a calibration measures with: for each candidate and seed a training, attacks, and how much each image leaked."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, calibrate
-from shadow_defense.experiment.plans.calibration.scores import Scores, leakage_of, leaked, mean_image_scores
+from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings, calibrate, worst_round
+from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.scoring import Scoring
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.work import Workers
 from shadow_defense.metrics.confidence import paired_difference
+from shadow_defense.metrics.leakage import relative_data_leakage
+from shadow_defense.metrics.limit import TARGET_RANGES
+from shadow_defense.metrics.psnr import psnr
+from shadow_defense.metrics.ssim import ssim
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.calibration import Leakage, ScheduleEntry, Strength
 from shadow_defense.shadow.noise import Schedule, noise_amplitude
@@ -190,3 +197,45 @@ def mean_amplitude(config: RunConfig, strength: float, schedule: Schedule) -> fl
     """The noise's amplitude averaged over the rounds of the training: what tells which setting is weaker."""
     rounds = config.training.rounds
     return statistics.fmean(noise_amplitude(round, rounds, strength, schedule=schedule) for round in range(rounds))
+
+
+Scores = Mapping[str, float]
+"""Of one image, by metric."""
+
+
+def mean_image_scores(scene: Scene, attack: str) -> dict[str, Scores]:
+    """How close the mean of the public images comes to each attacked image: ``psnr`` and ``ssim``."""
+    scores: dict[str, Scores] = {}
+    for client in scene.attacked_clients(attack):
+        truths = client.train.unit_images()
+        blank = scene.mean_image.expand_as(truths)
+        measured = zip(client.train.sample_ids, psnr(blank, truths).tolist(), ssim(blank, truths).tolist(), strict=True)
+        scores.update({image: {"psnr": decibels, "ssim": similarity} for image, decibels, similarity in measured})
+    return scores
+
+
+def leaked(images: Mapping[str, Scores], prior: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The images' scores with their ``rdlv`` beside them, where it is defined."""
+    similar = torch.tensor([scores["ssim"] for scores in images.values()])
+    before = torch.tensor([prior[image]["ssim"] for image in images])
+    relative = dict(zip(images, relative_data_leakage(similar, before).tolist(), strict=True))
+    return {
+        image: {**scores, **({} if math.isnan(relative[image]) else {"rdlv": relative[image]})}
+        for image, scores in images.items()
+    }
+
+
+def leakage_of(values: Mapping[int, Sequence[Mapping[str, Scores]]]) -> dict[str, Leakage]:
+    """By metric, from ``values[round]``, a list of ``{image: scores}``; without RDLV where too few images have one."""
+    found = {}
+    for metric in TARGET_RANGES:
+        rounds: dict[int, dict[str, list[float]]] = {}
+        for round, parts in values.items():
+            images = rounds.setdefault(round, {})
+            for part in parts:
+                for image, scores in part.items():
+                    if metric in scores:
+                        images.setdefault(image, []).append(scores[metric])
+        if metric != "rdlv" or all(len(images) > 1 for images in rounds.values()):
+            found[metric] = worst_round(rounds)
+    return found

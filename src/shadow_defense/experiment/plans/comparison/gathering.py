@@ -7,7 +7,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from torch import Tensor
+
 from shadow_defense.config import RunConfig
+from shadow_defense.data.dataset import ClientData
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import (
@@ -22,14 +25,20 @@ from shadow_defense.experiment.analysis import (
     with_front,
 )
 from shadow_defense.experiment.described import attack_of, data_of, defense_of, made
-from shadow_defense.experiment.plans.comparison.pictures import pictures
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
 from shadow_defense.report.pages.compare import comparison_numbers, render_comparison
 from shadow_defense.report.pages.compare_markdown import comparison_markdown
-from shadow_defense.report.records.comparison import ComparisonRecord, DefenseEntry, Failure, LeftOut
+from shadow_defense.report.records.comparison import (
+    ComparisonPictures,
+    ComparisonRecord,
+    DefenseEntry,
+    Failure,
+    LeftOut,
+)
 from shadow_defense.report.records.reading import Settings, write_record
 from shadow_defense.report.records.scores import BASELINES, Attack, Row, ScoreTable
 from shadow_defense.report.sentences.comparison import comparison_verdict
@@ -218,3 +227,38 @@ def _notes(scores: Mapping[str, Sequence[Score]]) -> list[str]:
         "noise with the norms of the undefended update, which comes from its prior alone.",
         *sorted(assumed),
     ]
+
+
+def pictures(trials: Mapping[str, Trial]) -> tuple[ComparisonPictures, ...]:
+    """For each model, by name, and each attack one image under every defense, in the first attacked round."""
+    shown = []
+    for model, trial in trials.items():
+        for attack in trial.config.attacks:
+            round, client = trial.attacked_updates(attack)[0]
+            rebuilt = _rebuilt(trial, attack, round, client)
+            if rebuilt:
+                shown.append(
+                    ComparisonPictures(
+                        model=model,
+                        attack=attack,
+                        round=round + 1,
+                        client=client.name,
+                        class_name=trial.dataset.class_names[int(client.train.labels[0])],
+                        original=client.train.unit_images()[0],
+                        rebuilt=rebuilt,
+                    )
+                )
+    return tuple(shown)
+
+
+def _rebuilt(trial: Trial, attack: str, round: int, client: ClientData) -> dict[str, Tensor]:
+    """By arm, what was made of the client's first image: attacks return images in no telling order."""
+    found = {}
+    for scoring in trial.scorings_with_control:
+        job = scoring.job
+        here = (job.attack, job.round, job.client) == (attack, round, client.name)
+        if here and not scoring.mean_image and trial.store.has(scoring):
+            images = scoring.rebuilt(trial.store, scoring.load(trial.store))
+            if client.train.sample_ids[0] in images:
+                found[scoring.arm] = images[client.train.sample_ids[0]]
+    return found

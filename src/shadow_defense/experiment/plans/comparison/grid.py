@@ -1,4 +1,4 @@
-"""What is compared: models, defenses in all their strengths, attacks and seeds; one YAML file."""
+"""What is compared: models, defenses in all their strengths and without parts, attacks and seeds; one YAML file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from shadow_defense.config import MetricSettings, RunConfig, config_from
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, unknown_name
-from shadow_defense.experiment.plans.comparison.ablations import ablation_arms
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.settings import GeneratorSettings
 from shadow_defense.validation import one_by_one, validated
@@ -239,3 +238,30 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(earlier, Mapping) and isinstance(value, Mapping)
         result[key] = merged(earlier, value) if both else value  # type: ignore[arg-type]
     return result
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "without-latent-inversion": {"latent_pretraining": False},
+    "without-pseudo-attack": {"shadow_rounds": 0},
+    "without-equalisation": {"equalise": False},
+    "without-momentum": {"momentum": 0.0},
+    "without-foreground": {"foreground": False},
+    "without-growth": {"schedule": "constant"},
+    # Not in the paper: the same noise at other places, and everywhere alike.
+    "shuffled-places": {"placement": "shuffled"},
+    "uniform-noise": {"placement": "uniform"},
+}
+
+
+def ablation_arms(settings: DefenseSettings) -> dict[str, DefenseSettings]:
+    """One arm for each part that is taken away from ``settings``, a Shadow defense.
+
+    Raises:
+        ConfigError: for any other defense.
+    """
+    if settings.defense != "shadow":
+        raise ConfigError(f"ablations take parts from a Shadow defense: '{settings.defense}' has none of them")
+    return {
+        name: settings.model_copy(update={"options": {**settings.options, **change}})
+        for name, change in ABLATIONS.items()
+    }

@@ -14,8 +14,7 @@ from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.comparison.costs import Costs
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.evidence.costs import StudyCosts
-from shadow_defense.experiment.plans.evidence.study import Study
-from shadow_defense.experiment.plans.evidence.worst_case import decides, left_by
+from shadow_defense.experiment.plans.evidence.reading import Study
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.task import Task
@@ -24,8 +23,10 @@ from shadow_defense.experiment.tasks.central import Central
 from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import VictimTrial
+from shadow_defense.metrics.contrasts import within_seeds
+from shadow_defense.metrics.intervals import share_interval
 from shadow_defense.progress import Progress
-from shadow_defense.report.records.evidence import Left
+from shadow_defense.report.records.evidence import FOUND, LEFT, WORST_CASE, Left, against
 
 RING_AGAIN = 5.0
 """Seconds after which time that is up is said once more: what is raised in a finaliser is swallowed."""
@@ -215,3 +216,29 @@ def stopped_after(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def left_by(bound: Bound, seed: int, *, once: bool) -> Left | None:
+    """What is left of the images of ``seed``; None where a planted break was not broken.
+
+    Args:
+        once: whether images are drawn once, so that no attack on any round can leave more.
+    """
+    if bound.withheld:
+        return None
+    pairs = zip(bound.closest["psnr"], bound.mean_image["psnr"], strict=True)
+    above = within_seeds({seed: [own - mean for own, mean in pairs]})
+    return Left(
+        by=WORST_CASE if once else f"{WORST_CASE} of round 1",
+        above=above,
+        closest=above,
+        ssim=within_seeds({seed: bound.closest["ssim"]}),
+        bounded=once,
+        found=share_interval(bound.found),
+        gallery=bound.gallery,
+    )
+
+
+def decides(left: Left) -> bool:
+    """Whether an arm clearly leaves more than it may: whatever attacks find besides changes nothing."""
+    return "missed" in (against(left.above, LEFT), against(left.found, FOUND))

@@ -1,4 +1,4 @@
-"""Studies from the package's YAML, a file, or a folder of images, with flags."""
+"""What a study is, and studies from the package's YAML, a file, or a folder of images, with flags."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from shadow_defense.config import apply_overrides
 from shadow_defense.errors import ConfigError, shown, unknown_name
-from shadow_defense.experiment.plans.comparison.grid import merged
-from shadow_defense.experiment.plans.evidence.study import Study
+from shadow_defense.experiment.plans.comparison.grid import Grid, merged
+from shadow_defense.experiment.victims import Victims
 from shadow_defense.plain_yaml import as_mapping, parse_yaml, read_yaml
 from shadow_defense.validation import validated
 
@@ -103,3 +105,22 @@ def _read_from(data: Path, name: str | None) -> Mapping[str, object]:
     if name is None:
         return {"title": f"Evidence on {_title(data)}", "data": {**given, "source": source.name}}
     return {"data": given if path.suffix == ".npz" else {**given, "source": source.name, "classes": None}}
+
+
+class Study(Grid):
+    """A grid whose attacks are on victims, and whose images are audited; the first defense is no defense.
+
+    A defense whose images are drawn once is not attacked: the audit of its images bounds every attack.
+    """
+
+    victims: Victims = Victims()
+    audited: int = Field(300, ge=2, le=100_000, description="protected images that the worst case is measured on")
+    remover_steps: int = Field(700, ge=1, le=100_000, description="steps in which the learned remover is trained")
+    remarks: tuple[str, ...] = Field((), description="what its page says besides: what was cut, and what it would take")
+    attack_all: bool = Field(False, description="attack also what the worst case bounds")
+
+    @model_validator(mode="after")
+    def _on_single_updates(self) -> Study:
+        if self.engine != "in-process" or self.training.clients_per_round is not None:
+            raise ConfigError("a study trains all clients in one process: leave out engine and clients_per_round")
+        return self

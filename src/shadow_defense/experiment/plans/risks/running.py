@@ -1,4 +1,4 @@
-"""Carry the experiments out, one after another, and keep what they found: ``risks.json`` and the page."""
+"""The seven risks, carried out one after another, and what they found: ``risks.json`` and the page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.described import made
 from shadow_defense.experiment.folder import open_folder
+from shadow_defense.experiment.plans.risks import (
+    batch_norm,
+    client_size,
+    cost,
+    perturbation,
+    pretrained,
+    regions,
+    rounds,
+)
 from shadow_defense.experiment.plans.risks.risk import Risk, Trials
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out
@@ -103,3 +112,14 @@ def _write(
     )
     write_record(path, record)
     write_text(out / PAGE, render_risks(record))
+
+
+RISKS: dict[int, Risk] = {
+    1: perturbation.RISK,
+    2: batch_norm.RISK,
+    3: rounds.RISK,
+    4: pretrained.RISK,
+    5: client_size.RISK,
+    6: cost.RISK,
+    7: regions.RISK,
+}
