@@ -28,7 +28,7 @@ def masks(seed: bytes, num_range: int, dimensions_list: list[tuple[int, ...]]) -
     """One array of int64 in ``[0, num_range)`` for each shape: words of SHAKE-128 over the whole key, in a row.
 
     Flower folds the key to 32 bits (28 for those that two clients share, whose letters have 7 bits each) and hands
-    them to the Mersenne Twister: whoever tries all of them takes the masks off (flwrlabs/flower#7522, open at 1.41).
+    them to the Mersenne Twister: whoever tries all of them takes the masks off (flwrlabs/flower#7522; as it was in 1.42).
     Keys are new in every round, so that no mask is used twice.
 
     Args:
@@ -58,7 +58,7 @@ def use_own_masks() -> None:
         module = import_module(name)
         if not hasattr(module, DRAWS):
             raise RunError(
-                "this version of Flower draws the masks of SecAgg+ in another place: install flwr 1.40 or 1.41, or "
+                "this version of Flower draws the masks of SecAgg+ in another place: install flwr 1.40 to 1.42, or "
                 "take another engine"
             )
         setattr(module, DRAWS, masks)
