@@ -28,7 +28,7 @@ def masks(seed: bytes, num_range: int, dimensions_list: list[tuple[int, ...]]) -
     """One array of int64 in ``[0, num_range)`` for each shape: words of SHAKE-128 over the whole key, in a row.
 
     Flower folds the key to 32 bits (28 for those that two clients share, whose letters have 7 bits each) and hands
-    them to the Mersenne Twister: whoever tries all of them takes the masks off (flwrlabs/flower#7522; as it was in 1.42).
+    them to the Mersenne Twister: whoever tries all of them takes the masks off (flwrlabs/flower#7522; so in 1.42).
     Keys are new in every round, so that no mask is used twice.
 
     Args:
