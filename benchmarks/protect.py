@@ -41,7 +41,8 @@ ROWS: dict[str, Make] = {
     "covariance 1.0": lambda given: Covariance(given.whitening, 1.0),
     "decoy 70 % public without floor": lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.0),
     "decoy 70 % public with floor 0.15": lambda given: Decoy(given.whitening, PoolDecoys(given.pool), 0.7, 0.15),
-    "recommended": lambda given: recommended(given),
+    "recommended": lambda given: given.read(4),
+    "4 directions": lambda given: directions(given, 4),
     "task 8 at 1.0": lambda given: Task(given.whitening, given.spared(8), 1.0),
     "task 8 at 1.5": lambda given: Task(given.whitening, given.spared(8), 1.5),
     "task 8 at 2.0": lambda given: Task(given.whitening, given.spared(8), 2.0),
@@ -52,9 +53,9 @@ ROWS: dict[str, Make] = {
 }
 
 
-def recommended(material: Material) -> Task:
-    """Four directions, at the strength that the preset chooses for so many private images."""
-    make = partial(Task, material.whitening, material.spared(4))
+def directions(material: Material, count: int) -> Task:
+    """At the weakest strength that keeps the promises of `recommended`."""
+    make = partial(Task, material.whitening, material.spared(count))
     return make(material.weakest(make))
 
 

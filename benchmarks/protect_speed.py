@@ -2,7 +2,7 @@
 
     python benchmarks/protect_speed.py --sizes 32 64 224
 
-Grey images of white noise under `recommended`'s texture with as many directions as public images allow: what is in an
+Grey images of white noise, directions spared, with as many directions as public images allow: what is in an
 image has no part in what it costs.
 """
 

@@ -42,8 +42,6 @@ from shadow_defense.models.settings import ModelSettings
 from shadow_defense.protection.covariance import Covariance
 from shadow_defense.protection.decoy import Decoy, PoolDecoys
 from shadow_defense.protection.directions import EPOCHS, train_classifier
-from shadow_defense.protection.features import Features, told_by
-from shadow_defense.protection.reader import measure_reader
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.white import White
@@ -90,13 +88,7 @@ def task(count: int, strength: float | None = None, labelled: int | None = None)
 
 
 def features(count: int, labelled: int | None = None) -> Row:
-    def made(given: Material) -> Features:
-        reader = measure_reader(given.classifier(labelled), given.pool, count)
-        told, shown = told_by(reader, given.whitening, given.pool), given.spared(count, labelled)
-        make = partial(Features, given.whitening, reader, told, shown)
-        return make(given.weakest(make))
-
-    return of_one(made, labelled=labelled)
+    return of_one(lambda given: given.read(count, labelled), labelled=labelled)
 
 
 def started(row: Row) -> Row:
@@ -140,10 +132,10 @@ ROWS: dict[str, Row] = {
     "clean": Row(train=lambda given: given.private),
     "public images alone": alone(None),
     "300 public images alone": alone(300),
-    "recommended": task(4),
-    **{f"{count} directions": task(count) for count in (1, 2, 8, 16)},
+    "recommended": features(4),
+    **{f"{count} directions": task(count) for count in (1, 2, 4, 8, 16)},
     "directions of 300 labels": task(4, labelled=300),
-    **{f"{count} features": features(count) for count in (1, 2, 4, 8, 16)},
+    **{f"{count} features": features(count) for count in (1, 2, 8, 16)},
     **{f"labels of 100: {name}": row for name, row in (("alone", alone(100)), ("directions", task(4, labelled=100)))},
     **{f"labels of 100: {count} features": features(count, 100) for count in (1, 4, 16)},
     "directions of a first phase": Row(two_phases),
@@ -152,13 +144,13 @@ ROWS: dict[str, Row] = {
     **{f"task {count} at {strength}": task(count, strength) for count, strength in ((8, 1.25), (8, 1.5), (4, 1.0))},
     **{name: of_one(make) for name, make in PLACEMENTS.items()},
     "longer: clean": Row(train=lambda given: given.private, epochs=LONGER),
-    "longer: recommended": replace(task(4), epochs=LONGER),
+    "longer: 4 directions": replace(task(4), epochs=LONGER),
     "shorter: clean": Row(train=lambda given: given.private, epochs=SHORTER),
-    "shorter: recommended": replace(task(4), epochs=SHORTER),
+    "shorter: 4 directions": replace(task(4), epochs=SHORTER),
     "shorter: 8 directions": replace(task(8), epochs=SHORTER),
-    "shorter: 4 features": replace(features(4), epochs=SHORTER),
+    "shorter: recommended": replace(features(4), epochs=SHORTER),
     "public start: clean": started(Row(train=lambda given: given.private)),
-    "public start: recommended": started(task(4)),
+    "public start: 4 directions": started(task(4)),
     "white 1.0 removed": of_one(lambda given: White(given.whitening, 1.0)),
     "white 1.0": of_one(lambda given: White(given.whitening, 1.0), removal=False),
     "covariance 2.0 removed": of_one(lambda given: Covariance(given.whitening, 2.0)),

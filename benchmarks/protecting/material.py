@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from shadow_defense.generators.training import GanTraining
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.protection.decoy import GeneratedDecoys
 from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
+from shadow_defense.protection.features import Features, told_by
+from shadow_defense.protection.reader import measure_reader
 from shadow_defense.protection.texture import Texture
 from shadow_defense.protection.whitening import Whitening, measure_whitening
 from shadow_defense.seeds import named_generator
@@ -96,6 +98,13 @@ class Material:
             count=count,
             seed=self.seed,
         )
+
+    def read(self, count: int, labelled: int | None = None) -> Features:
+        """What that classifier sees, at the weakest strength that keeps the promises of `recommended`."""
+        reader = measure_reader(self.classifier(labelled), self.pool, count)
+        told = told_by(reader, self.whitening, self.pool)
+        make = partial(Features, self.whitening, reader, told, self.spared(count, labelled))
+        return make(self.weakest(make))
 
     def directions_of(self, model: nn.Module, normalisation: Normalisation, count: int) -> Tensor:
         """Directions of a model that somebody trained, on public images without their labels."""

@@ -30,7 +30,7 @@ def protect(
         typer.Option("--set-aside", metavar="N", help="Take so many training images as public: a count, or below 1."),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="recommended, features, white, covariance or decoy: docs/protect.md measures them.")
+        str, typer.Option(help="recommended, directions, white, covariance or decoy: docs/protect.md measures them.")
     ] = "recommended",
     target: Annotated[
         str | None,

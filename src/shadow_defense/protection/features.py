@@ -11,10 +11,11 @@ from shadow_defense.protection.reader import Reader
 from shadow_defense.protection.task import Task
 from shadow_defense.protection.whitening import Whitening
 
-MAPPED = 0.02
-"""Root mean square of what an image has beside the plane that :class:`Reading` maps to, on the scale of [0, 1].
+MAPPED = 0.1
+"""Of what public images have beside the plane that :class:`Reading` maps to: an image with less was mapped.
 
-A mapped image has 0.001 in bytes, and more where it was clipped; clean radiographs and fundus images 0.028 and more.
+In bytes a mapped one has a fiftieth or less, and a few that were clipped more; clean radiographs and fundus images have a
+third at least.
 """
 
 
@@ -27,8 +28,11 @@ class Reading(nn.Module):
     def __init__(self, texture: Features) -> None:
         super().__init__()
         self.reader = texture.reader
-        writes = texture.whitening.coloured(texture.spared.T)
-        self.register_buffer("mean", texture.whitening.mean)
+        whitening = texture.whitening
+        writes = whitening.coloured(texture.spared.T)
+        beside = (whitening.deviations.square().sum() - writes.square().sum()) / writes.shape[1]
+        self.register_buffer("near", MAPPED**2 * beside)
+        self.register_buffer("mean", whitening.mean)
         self.register_buffer("writes", writes)
         self.register_buffer("plane", torch.linalg.qr(writes.T).Q.contiguous())
 
@@ -37,9 +41,9 @@ class Reading(nn.Module):
             return images
         mean, plane = self.get_buffer("mean"), self.get_buffer("plane")
         centred = images.flatten(1) - mean
-        beside = (centred - centred @ plane @ plane.T).square().mean(dim=1, keepdim=True)
+        distance = (centred - centred @ plane @ plane.T).square().mean(dim=1, keepdim=True)
         read = mean + self.reader(images) @ self.get_buffer("writes")
-        return torch.where(beside < MAPPED**2, images.flatten(1), read).view_as(images)
+        return torch.where(distance < self.get_buffer("near"), images.flatten(1), read).view_as(images)
 
 
 class Features(Task):

@@ -14,7 +14,7 @@ class TextureSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    texture: TextureName = Field("task", description="what is drawn over the image, or in place of it")
+    texture: TextureName = Field("features", description="what is drawn over the image, or in place of it")
     strength: float = Field(
         1.0, gt=0, le=100, description="of the noise: white on the scale of [0, 1], else in the images' own deviations"
     )

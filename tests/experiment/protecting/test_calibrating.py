@@ -45,12 +45,12 @@ def test_each_texture_meets_the_target_and_not_by_much(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(calibrating, "worth_of", worth)
     record = calibrate_textures(work(Limit("psnr", 2.0)), "Textures", "a command")
-    assert {row.preset for row in record.rows} == {"recommended", "features", "white", "covariance"}
+    assert {row.preset for row in record.rows} == {"recommended", "directions", "white", "covariance"}
     meeting = {row.preset: row for row in record.rows if row.weakest}
     for name in ("white", "covariance"):
         assert 1.9 < meeting[name].leaks["psnr"] <= 2.0
     # The eight directions alone may tell less than that at any strength.
-    assert max(meeting[name].leaks["psnr"] for name in ("recommended", "features")) <= 2.0
+    assert max(meeting[name].leaks["psnr"] for name in ("recommended", "directions")) <= 2.0
     assert all(0 <= row.leaks["linkage"] <= 1 for row in record.rows)
     for name, row in meeting.items():
         lax, _, strict = (each.leaks["rdlv"] for each in record.rows if each.preset == name)
@@ -67,7 +67,7 @@ def test_each_texture_meets_the_target_and_not_by_much(monkeypatch: pytest.Monke
 
 def test_what_nothing_reaches_is_said_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is left of features may be less than the mean image shows.
-    presets = {name: options for name, options in calibrating.PRESETS.items() if name != "features"}
+    presets = {name: options for name, options in calibrating.PRESETS.items() if name != "recommended"}
     monkeypatch.setattr(calibrating, "PRESETS", presets)
     record = calibrate_textures(work(Limit("rdlv", 1e-7)), "Textures", "a command")
     assert record.rows == ()

@@ -145,5 +145,5 @@ def test_two_data_sets_in_a_folder_are_no_one(hospital: Path, noisy: Path, tmp_p
     shutil.copy(noisy / "private.npz", noisy / "second.npz")
     with pytest.raises(ShadowDefenseError, match=r"holds private\.npz, second\.npz: expected one data set"):
         audit(noisy, hospital / "private.npz", hospital / "public.npz", tmp_path / "out", "white")
-    with pytest.raises(ShadowDefenseError, match="what a texture task spares"):
+    with pytest.raises(ShadowDefenseError, match="what texture features spares"):
         audit(noisy / "private.npz", hospital / "private.npz", hospital / "public.npz", tmp_path / "out", "recommended")

@@ -63,7 +63,7 @@ class Flat(Generator):
 
 
 def test_a_models_directions_are_those_of_its_gradient_and_need_no_labels() -> None:
-    settings = protect_preset("recommended", directions=1, strength=1.0)
+    settings = protect_preset("directions", directions=1, strength=1.0)
     networks = Networks(classifier=Classifier(Square(), AS_THEY_ARE))
     constants = choose_constants(settings, (), UNLABELLED, 64, Progress(), networks)
     whitening = constants.whitening
@@ -76,7 +76,7 @@ def test_a_models_directions_are_those_of_its_gradient_and_need_no_labels() -> N
 def test_features_are_those_of_a_network_that_learned_the_models_answers() -> None:
     """Without a label; what is kept of other images follows the margin of a model that knows a square."""
     networks = Networks(classifier=Classifier(Square(), AS_THEY_ARE))
-    constants = choose_constants(protect_preset("features", directions=1), (), UNLABELLED, 64, Progress(), networks)
+    constants = choose_constants(protect_preset("recommended", directions=1), (), UNLABELLED, 64, Progress(), networks)
     others = torch.from_numpy(labelled(60, 21)[0])[:, None].float() / 255
     assert constants.reader is not None
     read, margin = constants.reader.numbers(others)[:, 0], Square()(others)[:, 1]
@@ -190,12 +190,12 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
 
 def test_the_presets_strength_keeps_its_promise_whatever_the_number_of_images() -> None:
     networks = Networks(classifier=Classifier(Square(), AS_THEY_ARE))
-    settings, unit = protect_preset("recommended"), UNLABELLED.images.float() / 255
+    settings, unit = protect_preset("directions"), UNLABELLED.images.float() / 255
     strengths = []
     for gallery in (64, 240):
-        constants = choose_constants(settings, PROMISES["recommended"], UNLABELLED, gallery, Progress(), networks)
+        constants = choose_constants(settings, PROMISES["directions"], UNLABELLED, gallery, Progress(), networks)
         texture = build_texture(settings, constants, UNLABELLED.images)
-        for target in PROMISES["recommended"]:
+        for target in PROMISES["directions"]:
             assert LEAKS[target.metric][0]([texture], unit, gallery) <= target.value
         strengths.append(constants.strength)
     # Among fewer images one is found more often, so that they need more noise.

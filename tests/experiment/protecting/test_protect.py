@@ -338,8 +338,8 @@ def test_a_target_is_a_measure_and_a_number_that_it_can_have(text: str) -> None:
 
 def test_presets() -> None:
     assert {name: protect_preset(name).texture for name in PRESETS} == {
-        "recommended": "task",
-        "features": "features",
+        "recommended": "features",
+        "directions": "task",
         "white": "white",
         "covariance": "covariance",
         "decoy": "decoy",

@@ -133,7 +133,7 @@ def _of_others(request: FolderRequest) -> Material:
 def _told(settings: ProtectSettings, material: Material, progress: Progress) -> Texture:
     if settings.spares:
         raise DataError(
-            f"what a texture {settings.texture} spares stands in the folder that `protect` wrote: audit that, or leave "
+            f"what texture {settings.texture} spares stands in the folder that `protect` wrote: audit that, or leave "
             "--texture out"
         )
     constants = choose_constants(settings, (), material.public, len(material.private), progress)

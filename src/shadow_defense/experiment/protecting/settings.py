@@ -26,8 +26,8 @@ class ProtectSettings(TextureSettings):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "recommended": {"texture": "task"},
-    "features": {"texture": "features"},
+    "recommended": {"texture": "features"},
+    "directions": {"texture": "task"},
     "white": {"texture": "white", "strength": 1.0},
     "covariance": {"texture": "covariance", "strength": 1.0},
     "decoy": {"texture": "decoy", "share": 0.7, "floor": 0.15},
@@ -35,7 +35,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Textures at the strengths that docs/protect.md measures."""
 
 _HIDDEN = (Limit("psnr", 1.5), Limit("linkage", 0.04))
-PROMISES: Mapping[str, tuple[Limit, ...]] = {"recommended": _HIDDEN, "features": _HIDDEN}
+PROMISES: Mapping[str, tuple[Limit, ...]] = {"recommended": _HIDDEN, "directions": _HIDDEN}
 """What a preset is chosen for: its strength is the weakest at which public images leave no more.
 
 2 dB above the mean image and one image in twenty that is found are promised. A learned remover adds up to half a
