@@ -34,7 +34,7 @@ PUBLIC_SEED = 0
 
 TEXTURE_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
-    "features": {"texture": "features"},
+    "directions": {"texture": "task"},
     "white": {"texture": "white"},
     "covariance": {"texture": "covariance"},
     "decoy": {"texture": "decoy", "floor": 0.15},

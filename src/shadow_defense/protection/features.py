@@ -14,8 +14,8 @@ from shadow_defense.protection.whitening import Whitening
 MAPPED = 0.1
 """Of what public images have beside the plane that :class:`Reading` maps to: an image with less was mapped.
 
-In bytes a mapped one has a fiftieth or less, and a few that were clipped more; clean radiographs and fundus images have a
-third at least.
+In bytes a mapped one has a fiftieth or less, and a few that were clipped more; clean radiographs and fundus images
+have a third at least.
 """
 
 
