@@ -143,24 +143,27 @@ def recorded(server: Path, round: int) -> list[str]:
 
 
 def check_withheld_updates(deployment: Any, folder: Path) -> None:
-    """A hospital that raises, then diverges, then is well again; and another one whose state file is damaged."""
+    """A hospital that raises and one that diverges, both well again after; and another one whose state is damaged."""
     server = folder / "server-a"
-    faults = "hospital-2/0/raise hospital-2/1/nan hospital-3/1/damaged"
-    log = deployment.run(FAULTS, run="a", server=str(server), rounds=3, faults=faults)
-    assert read_json(server / "history.json")["rounds_done"] == 3, log
-    everyone = ["hospital-1", "hospital-2", "hospital-3"]
-    assert [recorded(server, round) for round in range(3)] == [everyone[::2], everyone[:1], everyone[:2]]
-    for tensor in read_tensors(state_folder(server, 3) / "global.safetensors")[0].values():
+    faults = "hospital-1/0/raise hospital-2/0/nan hospital-3/1/damaged"
+    log = deployment.run(FAULTS, run="a", server=str(server), rounds=2, faults=faults)
+    assert read_json(server / "history.json")["rounds_done"] == 2, log
+    assert [recorded(server, round) for round in range(2)] == [["hospital-3"], ["hospital-1", "hospital-2"]]
+    for tensor in read_tensors(state_folder(server, 2) / "global.safetensors")[0].values():
         assert torch.isfinite(tensor).all()
     # The hospitals' logs say why, the server's only what kind of error it was.
-    heard = [(deployment.folder / "logs" / f"{name}.log").read_text() for name in ("superlink", "node-1", "node-2")]
+    logs = ("superlink", "node-0", "node-1", "node-2")
+    heard = [(deployment.folder / "logs" / f"{name}.log").read_text() for name in logs]
     assert "update withheld: ValueError; see the client's log" in log
     assert "Miller" not in heard[0] + log and "image 17 of patient Miller" in heard[1]
-    assert "update withheld: UpdateError" in heard[1]
-    assert "round-000000.safetensors" in heard[2] and "restore it from a copy" in heard[2]
+    assert "update withheld: UpdateError" in heard[2]
+    assert "round-000000.safetensors" in heard[3] and "restore it from a copy" in heard[3]
     # The states: nobody else's is touched, and what failed counts for nothing.
-    assert (last_state(folder, "a", 1).round, int(last_state(folder, "a", 1).defense["releases"])) == (2, 3)
-    assert (last_state(folder, "a", 2).round, int(last_state(folder, "a", 2).defense["releases"])) == (2, 1)
+    for number in (1, 2):
+        assert (last_state(folder, "a", number).round, int(last_state(folder, "a", number).defense["releases"])) == (
+            1,
+            1,
+        )
     third = ClientStateFolder(folder / "hospital-3", "a", "hospital-3")
     assert third.last_round() == 0 and "RunError" in (third.refusal() or "")
     assert ClientStateFolder(folder / "hospital-2", "a", "hospital-2").refusal() is None
