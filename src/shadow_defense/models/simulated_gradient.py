@@ -139,7 +139,20 @@ class SimulatedGradient:
         """``d <v, g> / dx`` for v = ``along``, a tensor for each parameter; None stands for zeros."""
         if self.exact:
             return self._exact_derivative(first, along)
-        found = self._difference_along(first, along)
+        return self._checked(first, self._difference_along(first, along), along)
+
+    def derivative_of_loss(self, first: _FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
+        """:meth:`derivative` along that of a loss, which is made of its numbers in the place of the second pass."""
+        if self.method == "difference":
+            return self._difference_of_loss(first, loss, slope)
+        mixed = zip(loss.constants, first.gradients, slope.own, slope.scale, strict=True)
+        along = [torch.addcmul(c, g, own) * scale for c, g, own, scale in mixed]
+        if self.exact:
+            return self._exact_derivative(first, along)
+        return self._checked(first, self._difference_of_loss(first, loss, slope), along)
+
+    def _checked(self, first: _FirstPass, found: Tensor, along: Sequence[Tensor | None]) -> Tensor:
+        """What was found by a difference, or the exact derivative where the first of all comes not near it."""
         if self.method == "unknown":
             exact = self._exact_derivative(first, along)
             agreement = F.cosine_similarity(found.flatten(), exact.flatten(), dim=0)
@@ -152,16 +165,12 @@ class SimulatedGradient:
             self._smooth = not first.sides
         return found
 
-    def derivative_of_loss(self, first: _FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
-        """:meth:`derivative` along that of a loss, which is made of its numbers in the place of the second pass."""
-        # Mixed before they move a parameter: what moves it is so small that each sum rounds some of it off.
-        if self.method != "difference":
-            mixed = zip(loss.constants, first.gradients, slope.own, slope.scale, strict=True)
-            return self.derivative(first, [torch.addcmul(c, g, own) * scale for c, g, own, scale in mixed])
+    def _difference_of_loss(self, first: _FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
         step = self._step(slope.length)
         for still, c, g, own, scale, place in zip(
             self._constants, loss.constants, first.gradients, slope.own, step * slope.scale, self._moved, strict=True
         ):
+            # Mixed before it moves a parameter: what moves it is so small that each sum rounds some of it off.
             torch.addcmul(still, torch.addcmul(c, g, own, out=place), scale, out=place)
         return self._difference(first, self._moved, step)
 
