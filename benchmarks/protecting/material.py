@@ -44,7 +44,7 @@ class Material:
     classes: int
     gan_steps: int
     seed: int = SEED
-    _classifiers: dict[int, Classifier] = field(default_factory=dict)
+    _classifiers: dict[tuple[int, bool], Classifier] = field(default_factory=dict)
 
     @cached_property
     def gallery(self) -> Tensor:
@@ -76,19 +76,19 @@ class Material:
             training.step(self.public.images)
         return GeneratedDecoys(training.average)
 
-    def classifier(self, labelled: int | None = None) -> Classifier:
-        """Of public images, or of the first ``labelled`` of them."""
+    def classifier(self, labelled: int | None = None, moved: bool = False) -> Classifier:
+        """Of public images, or of the first ``labelled`` of them, as they are or moved."""
         known = len(self.public) if labelled is None else labelled
-        if known not in self._classifiers:
+        if (known, moved) not in self._classifiers:
             told = self.public.subset(range(known))
             normalisation = measure_normalisation(told)
-            model = train_classifier(told.unit_images(), told.labels, normalisation, seed=self.seed)
-            self._classifiers[known] = Classifier(model, normalisation)
-        return self._classifiers[known]
+            model = train_classifier(told.unit_images(), told.labels, normalisation, seed=self.seed, moved=moved)
+            self._classifiers[known, moved] = Classifier(model, normalisation)
+        return self._classifiers[known, moved]
 
-    def spared(self, count: int, labelled: int | None = None) -> Tensor:
+    def spared(self, count: int, labelled: int | None = None, moved: bool = False) -> Tensor:
         """Directions of that classifier."""
-        told, found = self.public.subset(range(len(self.public))[:labelled]), self.classifier(labelled)
+        told, found = self.public.subset(range(len(self.public))[:labelled]), self.classifier(labelled, moved)
         return task_directions(
             found.model,
             told.unit_images(),
@@ -100,10 +100,10 @@ class Material:
         )
 
     def read(self, count: int, labelled: int | None = None) -> Features:
-        """What that classifier sees, at the weakest strength that keeps the promises of `recommended`."""
-        reader = measure_reader(self.classifier(labelled), self.pool, count)
+        """What a classifier of moved images sees, at the weakest strength that keeps the promises of `recommended`."""
+        reader = measure_reader(self.classifier(labelled, moved=True), self.pool, count)
         told = told_by(reader, self.whitening, self.pool)
-        make = partial(Features, self.whitening, reader, told, self.spared(count, labelled))
+        make = partial(Features, self.whitening, reader, told, self.spared(count, labelled, moved=True))
         return make(self.weakest(make))
 
     def directions_of(self, model: nn.Module, normalisation: Normalisation, count: int) -> Tensor:

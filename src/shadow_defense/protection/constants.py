@@ -166,5 +166,9 @@ def _trained(
             "class or an .npz, a model that tells the classes apart (--model), or --preset covariance"
         )
     normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
-    model = train_classifier(images.float() / 255, labels, normalisation, seed=seed, progress=progress, device=device)
+    # What is read off images that it never saw is worth more of a network that saw them moved; directions are not.
+    moved = texture == "features"
+    model = train_classifier(
+        images.float() / 255, labels, normalisation, seed=seed, moved=moved, progress=progress, device=device
+    )
     return Classifier(model, normalisation), labels

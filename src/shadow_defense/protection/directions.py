@@ -77,12 +77,15 @@ def train_classifier(
     seed: int,
     settings: ModelSettings = MODEL,
     epochs: int = EPOCHS,
+    moved: bool = False,
     progress: Progress | None = None,
     device: torch.device = CPU,
 ) -> nn.Module:
     """A classifier of images in [0, 1], small unless told otherwise, by Adam, from scratch or from ``settings.start``.
 
-    It is trained on ``device``, and stays there.
+    Args:
+        moved: each batch by up to a tenth of a side, its edges repeated.
+        device: where it is trained, and stays.
 
     Raises:
         DataError: when the images are all of one class.
@@ -104,14 +107,23 @@ def train_classifier(
     model.train()
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=named_generator(seed, "classifier", "epoch", epoch))
+        draws = named_generator(seed, "classifier", "moves", epoch)
         for chosen in order.split(BATCH_SIZE):
-            loss = F.cross_entropy(model(inputs[chosen]), labels[chosen])
+            batch = _moved(inputs[chosen], draws) if moved else inputs[chosen]
+            loss = F.cross_entropy(model(batch), labels[chosen])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         task.advance(note=f"loss {loss.item():.3f}")
     task.finish()
     return model.eval()
+
+
+def _moved(images: Float[Tensor, "n c h w"], draws: torch.Generator) -> Float[Tensor, "n c h w"]:
+    height, width = images.shape[2:]
+    down, right = height // 10, width // 10
+    top, left = (int(torch.randint(2 * most + 1, (1,), generator=draws)) for most in (down, right))
+    return F.pad(images, (right, right, down, down), mode="replicate")[:, :, top : top + height, left : left + width]
 
 
 def task_directions(
