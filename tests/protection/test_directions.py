@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shadow_defense.data.dataset import Normalisation
 from shadow_defense.errors import DataError
+from shadow_defense.protection import directions
 from shadow_defense.protection.directions import task_directions, train_classifier
 from shadow_defense.protection.whitening import measure_whitening
 from tests.protection.gaussian_images import gaussian_images
@@ -61,3 +64,24 @@ def test_the_classifier_learns_what_sets_the_classes_apart() -> None:
 def test_one_class_has_no_directions() -> None:
     with pytest.raises(DataError, match="all of one class"):
         train_classifier(IMAGES, torch.ones(200).long(), NORMALISATION, seed=0)
+
+
+def test_a_classifier_of_moved_images_sees_each_batch_a_tenth_of_a_side_away_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of images with one bright pixel, which says where they went."""
+    images = torch.zeros(64, 1, 20, 20)
+    images[:, 0, 10, 10] = 1.0
+    seen, build_model = list[Tensor](), directions.build_model
+
+    def watched(*given: Any, **options: Any) -> nn.Module:
+        model: nn.Module = build_model(*given, **options)
+        model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        return model
+
+    monkeypatch.setattr(directions, "build_model", watched)
+    as_they_are = Normalisation((0.0,), (1.0,))
+    train_classifier(images, torch.arange(64) % 2, as_they_are, seed=0, epochs=20, moved=True)
+    places = {tuple(batch[0, 0].nonzero()[0].tolist()) for batch in seen}
+    assert all(batch.shape == (32, 1, 20, 20) for batch in seen)
+    assert {down for down, _ in places} == {right for _, right in places} == {8, 9, 10, 11, 12}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ class LossSlope(NamedTuple):
     length: Float[Tensor, ""]
 
 
+@runtime_checkable
 class UpdateLoss(Protocol):
     """A loss L of an update g, with constants c; what moves parameters along its derivative reads g and c alone.
 
