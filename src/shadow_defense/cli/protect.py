@@ -46,8 +46,8 @@ def protect(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Whose directions are spared: package.module:factory, a program (.pt2), TorchScript (.pt, .ts), or a "
-            "YAML file whose `model` has a `start`.",
+            help="Whose answers say what to keep, in place of labels: package.module:factory, a program (.pt2), "
+            "TorchScript (.pt, .ts), or a YAML file whose `model` has a `start`.",
         ),
     ] = None,
     trained_on: Annotated[

@@ -62,8 +62,8 @@ def protect(
             for other images of the same patient.
         generator: of decoys, in place of public images: a module from codes to images in [-1, 1], or its file. Nothing
             of ``images`` may have gone into its training: the attacker has it.
-        model: whose directions are spared, in place of those of a classifier of the public images: from images in
-            [0, 1] to logits, where it lies. What it was trained on the certificate does not count.
+        model: what tells the classes of the public images in place of labels, or whose directions are spared: from
+            images in [0, 1] to logits, where it lies. What it was trained on the certificate does not count.
         settings: of :class:`~shadow_defense.experiment.protecting.settings.ProtectSettings`, in place of the preset's.
 
     Raises:

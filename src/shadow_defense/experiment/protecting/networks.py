@@ -21,13 +21,13 @@ from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.report.kit.formatting import counted
 
 MODEL_TELLS = (
-    "The directions come from a model that was given. Whoever has it, as every server of a federation has its global "
+    "What is kept was told by a model that was given. Whoever has it, as every server of a federation has its global "
     "model, knows what it and its updates tell of the images that it was trained on. Where these are among the "
     "protected ones, and were trained on as they are, that comes on top of every number here and is in none of them."
 )
 
 MODEL_COUNTED = (
-    "The directions come from a model that was trained on an earlier protection of these images. What is told here is "
+    "What is kept was told by a model that was trained on an earlier protection of these images. What is said here is "
     "of both: the attacker was handed the earlier protected images too."
 )
 
