@@ -33,7 +33,7 @@ from shadow_defense.attacks.removers.lmmse import linear_removal
 from shadow_defense.attacks.removers.planted import drawn
 from shadow_defense.data.dataset import ImageSet, Parts, measure_normalisation
 from shadow_defense.data.images import as_bytes
-from shadow_defense.experiment.protecting.utility import SMALL, Worth, worth_of
+from shadow_defense.experiment.protecting.utility import SMALL, Worth, worth_of, worth_of_model
 from shadow_defense.files import read_json, write_json
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.linkage import hits
@@ -62,6 +62,7 @@ class Row:
         epochs: of the training, of one hospital.
         public_start: begin with weights that were trained on the public images.
         by_class: ``looks`` are one look, a texture for the images of each class.
+        reader: the network that reads features is tested itself, and nothing is trained.
     """
 
     looks: Callable[[Material], Sequence[Texture]] | None = None
@@ -71,6 +72,7 @@ class Row:
     epochs: int = EPOCHS
     public_start: bool = False
     by_class: bool = False
+    reader: bool = False
 
 
 def of_one(make: Callable[[Material], Texture], *, removal: bool = True, labelled: int | None = 0) -> Row:
@@ -133,6 +135,8 @@ ROWS: dict[str, Row] = {
     "public images alone": alone(None),
     "300 public images alone": alone(300),
     "recommended": features(4),
+    "the network that reads, alone": Row(labelled=None, reader=True),
+    "labels of 100: the network that reads, alone": Row(labelled=100, reader=True),
     **{f"{count} directions": task(count) for count in (1, 2, 4, 8, 16)},
     "directions of 300 labels": task(4, labelled=300),
     **{f"{count} features": features(count) for count in (1, 2, 8, 16)},
@@ -232,6 +236,10 @@ def public_weights(material: Material, folder: str) -> Path:
 
 def measured(row: Row, material: Material, worth: Callable[..., Worth], audited: int) -> dict[str, float]:
     """One row of one seed."""
+    if row.reader:
+        found = material.classifier(row.labelled, moved=True)
+        parts = Parts(material.public, material.validation, material.test, names_of(material))
+        return numbers_of(worth_of_model(found.model, found.normalisation, parts))
     if row.looks is None:
         assert row.train is not None
         parts, found = Parts(row.train(material), material.validation, material.test, names_of(material)), {}
@@ -250,7 +258,11 @@ def measured(row: Row, material: Material, worth: Callable[..., Worth], audited:
         if row.public_start:
             worth = partial(worth, settings=SMALL.model_copy(update={"start": public_weights(material, folder)}))
         scores = worth(parts)
-    return found | {name: value for name, value in scores.items() if isinstance(value, float)}
+    return found | numbers_of(scores)
+
+
+def numbers_of(scores: Worth) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
 def main() -> None:
