@@ -65,7 +65,7 @@ class HeldOut:
         self.best: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def measure(self, generator: Generator, journal: Sequence[dict[str, float]]) -> None:
+    def measure(self, generator: Generator, journal: Sequence[dict[str, int | float]]) -> None:
         """Write into the journal's last entry how near the generator comes, and keep it if it is the nearest."""
         codes = torch.randn(SAMPLES, generator.z_dim, generator=named_generator(self.seed, "held out"))
         drawn = torch.cat([generator(part.to(self.images)) for part in codes.split(len(self.images))])
@@ -73,11 +73,11 @@ class HeldOut:
         if checkpoints_since_best(journal) == 0:
             self.best = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
 
-    def ends(self, journal: Sequence[Mapping[str, float]]) -> bool:
+    def ends(self, journal: Sequence[Mapping[str, int | float]]) -> bool:
         return checkpoints_since_best(journal) >= self.patience
 
 
-def checkpoints_since_best(journal: Sequence[Mapping[str, float]]) -> int:
+def checkpoints_since_best(journal: Sequence[Mapping[str, int | float]]) -> int:
     """How many checkpoints came after that of the least ``held_out``; 0 before the first.
 
     >>> checkpoints_since_best([{"held_out": 3.0}, {"held_out": 1.0}, {"held_out": 2.0}])
