@@ -23,6 +23,9 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 15, 32, 1e-3
 NOISE = 0.02
 """Standard deviation under which gradients are taken, on the scale of [0, 1]: at single points they are rough."""
 
+MOVED = 3
+"""Pixels: on images of 64 px twice as many did harm (docs/protect.md)."""
+
 MODEL = ModelSettings(name="convnet", normalisation="group", activation="gelu", width=32)
 
 
@@ -84,7 +87,7 @@ def train_classifier(
     """A classifier of images in [0, 1], small unless told otherwise, by Adam, from scratch or from ``settings.start``.
 
     Args:
-        moved: each batch by up to a tenth of a side, its edges repeated.
+        moved: each batch by up to three pixels, its edges repeated.
         device: where it is trained, and stays.
 
     Raises:
@@ -121,9 +124,8 @@ def train_classifier(
 
 def _moved(images: Float[Tensor, "n c h w"], draws: torch.Generator) -> Float[Tensor, "n c h w"]:
     height, width = images.shape[2:]
-    down, right = height // 10, width // 10
-    top, left = (int(torch.randint(2 * most + 1, (1,), generator=draws)) for most in (down, right))
-    return F.pad(images, (right, right, down, down), mode="replicate")[:, :, top : top + height, left : left + width]
+    top, left = (int(torch.randint(2 * MOVED + 1, (1,), generator=draws)) for _ in range(2))
+    return F.pad(images, 4 * (MOVED,), mode="replicate")[:, :, top : top + height, left : left + width]
 
 
 def task_directions(
