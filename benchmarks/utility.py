@@ -139,6 +139,7 @@ ROWS: dict[str, Row] = {
     "labels of 100: the network that reads, alone": Row(labelled=100, reader=True),
     **{f"{count} directions": task(count) for count in (1, 2, 4, 8, 16)},
     "directions of 300 labels": task(4, labelled=300),
+    "features of 300 labels": features(4, labelled=300),
     **{f"{count} features": features(count) for count in (1, 2, 8, 16)},
     **{f"labels of 100: {name}": row for name, row in (("alone", alone(100)), ("directions", task(4, labelled=100)))},
     **{f"labels of 100: {count} features": features(count, 100) for count in (1, 4, 16)},
