@@ -81,7 +81,7 @@ def measure_constants(
         known = labels_for(classifier, unit, labels)
         if settings.texture == "features":
             # What is kept is always told by the same network: it learns the answers of the one that is given.
-            answers = classifier.answers(unit)
+            answers = known if labels is None else classifier.answers(unit)
             classifier, known = _trained(settings.texture, images, answers, seed, progress, device)
     spared = task_directions(
         classifier.model, unit, known, classifier.normalisation, whitening, count=settings.directions, seed=seed
