@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, Substitution, loss_gradients
 from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
+from shadow_defense.models.two_passes import FirstPass, derivative_along, on_the_graph
 from shadow_defense.models.update_losses import LossSlope, UpdateLoss
 
 STEP = 1e-5
@@ -101,10 +101,9 @@ class SimulatedGradient:
         """
         if self.exact or not (torch.is_grad_enabled() and images.requires_grad):
             return self._exact(self._buffers, images, labels), self._recorder.take()
-        sizes = dict[str, int]()
-        found = iter(_ByTwoPasses.apply(self, sizes, images, labels))
-        gradients = {name: next(found) for name in self._parameters}
-        return gradients, {name: BatchStatistics(next(found), next(found), size) for name, size in sizes.items()}
+        first = self.first_pass(images, labels)
+        gradients, statistics = on_the_graph(images, first, first.gradients, partial(self._derivative, first))
+        return dict(zip(self._parameters, gradients, strict=True)), statistics
 
     def loss(
         self, images: Float[Tensor, "n c h w"], labels: Tensor, loss: UpdateLoss
@@ -113,12 +112,19 @@ class SimulatedGradient:
 
         What calling the object and ``loss`` in its turn gives, without tensors as large as the gradient between them.
         """
-        sizes = dict[str, int]()
-        value, *flat = _LossByTwoPasses.apply(self, loss, sizes, images, labels)
-        found = iter(flat)
-        return value, {name: BatchStatistics(next(found), next(found), size) for name, size in sizes.items()}
+        first = self.first_pass(images, labels)
+        value, slope = loss(first.gradients)
 
-    def first_pass(self, images: Tensor, labels: Tensor) -> _FirstPass:
+        def derivation(along: Sequence[Tensor | None]) -> Tensor:
+            (by_loss,) = along
+            assert by_loss is not None
+            return by_loss * self._derivative_of_loss(first, loss, slope)
+
+        (value,), statistics = on_the_graph(images, first, [value], derivation)
+        return value, statistics
+
+    @torch.enable_grad()
+    def first_pass(self, images: Tensor, labels: Tensor) -> FirstPass:
         """The pass at theta, with all that the second has to share with it."""
         random, devices = torch.get_rng_state(), get_device_states(images)
         images, kinks = images.detach().requires_grad_(), RecordedKinks()
@@ -133,16 +139,16 @@ class SimulatedGradient:
             allow_unused=True,
             materialize_grads=True,
         )
-        return _FirstPass(images, labels, gradients, slope, kinks.sides, statistics, random, devices)
+        return FirstPass(images, labels, gradients, slope, kinks.sides, statistics, random, devices)
 
-    def derivative(self, first: _FirstPass, along: Sequence[Tensor | None]) -> Tensor:
+    def _derivative(self, first: FirstPass, along: Sequence[Tensor | None]) -> Tensor:
         """``d <v, g> / dx`` for v = ``along``, a tensor for each parameter; None stands for zeros."""
         if self.exact:
             return self._exact_derivative(first, along)
         return self._checked(first, self._difference_along(first, along), along)
 
-    def derivative_of_loss(self, first: _FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
-        """:meth:`derivative` along that of a loss, which is made of its numbers in the place of the second pass."""
+    def _derivative_of_loss(self, first: FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
+        """:meth:`_derivative` along that of a loss, which is made of its numbers in the place of the second pass."""
         if self.method == "difference":
             return self._difference_of_loss(first, loss, slope)
         mixed = zip(loss.constants, first.gradients, slope.own, slope.scale, strict=True)
@@ -151,7 +157,7 @@ class SimulatedGradient:
             return self._exact_derivative(first, along)
         return self._checked(first, self._difference_of_loss(first, loss, slope), along)
 
-    def _checked(self, first: _FirstPass, found: Tensor, along: Sequence[Tensor | None]) -> Tensor:
+    def _checked(self, first: FirstPass, found: Tensor, along: Sequence[Tensor | None]) -> Tensor:
         """What was found by a difference, or the exact derivative where the first of all comes not near it."""
         if self.method == "unknown":
             exact = self._exact_derivative(first, along)
@@ -165,7 +171,7 @@ class SimulatedGradient:
             self._smooth = not first.sides
         return found
 
-    def _difference_of_loss(self, first: _FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
+    def _difference_of_loss(self, first: FirstPass, loss: UpdateLoss, slope: LossSlope) -> Tensor:
         step = self._step(slope.length)
         for still, c, g, own, scale, place in zip(
             self._constants, loss.constants, first.gradients, slope.own, step * slope.scale, self._moved, strict=True
@@ -174,7 +180,7 @@ class SimulatedGradient:
             torch.addcmul(still, torch.addcmul(c, g, own, out=place), scale, out=place)
         return self._difference(first, self._moved, step)
 
-    def _difference_along(self, first: _FirstPass, along: Sequence[Tensor | None]) -> Tensor:
+    def _difference_along(self, first: FirstPass, along: Sequence[Tensor | None]) -> Tensor:
         step = self._step(get_total_norm([v for v in along if v is not None]))
         moved = [
             still if v is None else torch.addcmul(still, v, step, out=place)
@@ -186,16 +192,16 @@ class SimulatedGradient:
         # Along zeros no parameter moves, whatever the step.
         return STEP * self._length / torch.where(length > 0, length, 1)
 
-    def _difference(self, first: _FirstPass, moved: Sequence[Tensor], step: Tensor) -> Tensor:
+    def _difference(self, first: FirstPass, moved: Sequence[Tensor], step: Tensor) -> Tensor:
         replaying = ReplayedKinks(first.sides) if first.sides else nullcontext()
         with self._again(first) as (images, buffers), replaying:
             (slope,) = torch.autograd.grad(self._loss(moved, buffers, images, first.labels), images)
         return (slope - first.slope) / step
 
-    def _exact_derivative(self, first: _FirstPass, along: Sequence[Tensor | None]) -> Tensor:
+    def _exact_derivative(self, first: FirstPass, along: Sequence[Tensor | None]) -> Tensor:
         with self._again(first) as (images, buffers):
             gradients = self._exact(buffers, images, first.labels).values()
-            return _derivative(images, zip(gradients, along, strict=True))
+            return derivative_along(images, zip(gradients, along, strict=True))
 
     def _exact(self, buffers: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return loss_gradients(self._model, self._parameters, buffers, images, labels, self._loss_fn, create_graph=True)
@@ -207,7 +213,7 @@ class SimulatedGradient:
         return self._loss_fn(self._called(state, (images,)), labels)
 
     @contextmanager
-    def _again(self, first: _FirstPass) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def _again(self, first: FirstPass) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Images of a new graph, and buffers, for one more pass in which dropout draws what it drew in the first."""
         devices, states = first.devices
         with torch.random.fork_rng(devices):
@@ -216,92 +222,3 @@ class SimulatedGradient:
             # The first pass has moved the buffers already.
             yield first.images.detach().requires_grad_(), {n: tensor.clone() for n, tensor in self._buffers.items()}
         self._recorder.take()
-
-
-@dataclass(frozen=True)
-class _FirstPass:
-    """What a pass at theta leaves.
-
-    Attributes:
-        images: the leaf that the graph of ``statistics`` begins with.
-        gradients: by the parameters.
-        slope: the loss's gradient by the images.
-        sides: of the kinks.
-        random, devices: states of the random generators before the pass.
-    """
-
-    images: Tensor
-    labels: Tensor
-    gradients: Sequence[Tensor]
-    slope: Tensor
-    sides: Sequence[Tensor]
-    statistics: Mapping[str, BatchStatistics]
-    random: Tensor
-    devices: tuple[list[int], list[Tensor]]
-
-    def flat_statistics(self) -> list[Tensor]:
-        return [tensor for each in self.statistics.values() for tensor in (each.mean, each.variance)]
-
-
-class _ByTwoPasses(torch.autograd.Function):
-    """From images to the gradient by each parameter, then mean and variance of each batch-norm layer."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, gradient: SimulatedGradient, sizes: dict[str, int], images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            first = gradient.first_pass(images, labels)
-        sizes.update({name: statistics.size for name, statistics in first.statistics.items()})
-        ctx.gradient, ctx.first = gradient, first
-        # Of what no loss reads no derivative is taken.
-        ctx.set_materialize_grads(False)
-        # What is kept for the backward pass must not be what is returned, which has this pass as its origin: a circle
-        # of the two is never freed.
-        return tuple(tensor.detach() for tensor in (*first.gradients, *first.flat_statistics()))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *given: Tensor | None) -> tuple[None, None, Tensor, None]:
-        first: _FirstPass = ctx.first
-        along, others = given[: len(first.gradients)], given[len(first.gradients) :]
-        with torch.enable_grad():
-            found = _derivative(first.images, zip(first.flat_statistics(), others, strict=True))
-            if any(v is not None for v in along):
-                found = found + ctx.gradient.derivative(first, along)
-        return None, None, found, None
-
-
-class _LossByTwoPasses(torch.autograd.Function):
-    """From images to a loss of the gradient, then mean and variance of each batch-norm layer."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, gradient: SimulatedGradient, loss: UpdateLoss, sizes: dict[str, int], images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            first = gradient.first_pass(images, labels)
-        sizes.update({name: statistics.size for name, statistics in first.statistics.items()})
-        value, slope = loss(first.gradients)
-        ctx.gradient, ctx.loss, ctx.first, ctx.slope = gradient, loss, first, slope
-        ctx.set_materialize_grads(False)
-        return value, *(tensor.detach() for tensor in first.flat_statistics())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor | None, *others: Tensor | None) -> tuple[None, None, None, Tensor, None]:
-        first: _FirstPass = ctx.first
-        with torch.enable_grad():
-            found = _derivative(first.images, zip(first.flat_statistics(), others, strict=True))
-            if by_loss is not None:
-                found = found + by_loss * ctx.gradient.derivative_of_loss(first, ctx.loss, ctx.slope)
-        return None, None, None, found, None
-
-
-def _derivative(images: Tensor, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """``d sum <v, t> / dx`` over pairs (t, v), of which those without v, or without a graph, count nothing."""
-    reached = [(tensor, v) for tensor, v in pairs if v is not None and tensor.requires_grad]
-    if not reached:
-        return torch.zeros_like(images)
-    tensors, directions = zip(*reached, strict=True)
-    return torch.autograd.grad(tensors, images, directions, allow_unused=True, materialize_grads=True)[0]
