@@ -24,7 +24,7 @@ from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1, 
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring
-from shadow_defense.experiment.tasks.bounding import Bounding, is_bounded
+from shadow_defense.experiment.tasks.bounding import Bounding
 from shadow_defense.experiment.tasks.costing import Cost, StepCost
 from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.updating import Updating
@@ -222,7 +222,7 @@ class TestWorstCase:
 
     def test_gradient_defenses_have_none(self, tmp_path: Path) -> None:
         config = trial(evidence(tmp_path)).config
-        assert [arm for arm, settings in config.arms.items() if is_bounded(settings)] == ["fedavg", "once"][1:]
+        assert [arm for arm, settings in config.arms.items() if settings.on_images_alone] == ["fedavg", "once"][1:]
 
 
 class TestDecided:

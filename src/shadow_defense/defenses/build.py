@@ -87,6 +87,11 @@ class DefenseSettings(BaseModel):
         places = {place for part, own in self.parts().items() for place in DEFENSES[part].places(own)}
         return tuple(place for place in get_args(Place) if place in places)
 
+    @property
+    def on_images_alone(self) -> bool:
+        """Whether protected images can be handed to an attacker: the defense acts on images alone, and mixes none."""
+        return self.acts_on() == ("batch",) and not self.kind().mixes_labels
+
     def adapt_model(self, model: nn.Module, seed: int) -> nn.Module:
         """The task model as this defense has it trained: ``model`` itself, but for a defense that changes it."""
         adapt = self.kind().adapt_model

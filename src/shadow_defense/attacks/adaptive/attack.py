@@ -13,6 +13,7 @@ from torch import Tensor
 from shadow_defense.attacks.adaptive.denoiser import denoise
 from shadow_defense.attacks.adaptive.fitting import adaptation_of
 from shadow_defense.attacks.adaptive.image_noise import subtract_expected_noise
+from shadow_defense.attacks.adaptive.learned_noise import can_learn, learned_remover
 from shadow_defense.attacks.adaptive.over_rounds import average_over_rounds
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
 from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
@@ -20,6 +21,9 @@ from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.progress import Task
 from shadow_defense.seeds import seed_for
+
+WHERE_NOTHING_IS_LEARNT = "total-variation"
+"""The denoiser where a defense puts no noise on images, or no copy of it can be had."""
 
 
 class AdaptiveAttack(BaseModel):
@@ -44,6 +48,8 @@ class AdaptiveAttack(BaseModel):
         added: frozenset[Knowledge] = frozenset({"defense"})
         if self.adaptive.rounds > 1:
             added |= {"earlier rounds"}
+        if self.adaptive.denoiser == "learned":
+            added |= {"public images"}
         return self._attack.needs | added
 
     @property
@@ -75,8 +81,12 @@ class AdaptiveAttack(BaseModel):
                 task.advance(missing * self._attack.steps())
         found = [self._of_round(each, observation, seed, task) for each in seen]
         attacked = found[-1]
+        learns = chosen.denoiser == "learned" and can_learn(observation)
         # Round by round: the mean has less noise than the defense adds in any of them.
-        cleaned = [self._without_noise(one, each, seed, notes) for one, each in zip(found, seen, strict=True)]
+        cleaned = [
+            one.images if learns else self._without_noise(one, each, seed, notes)
+            for one, each in zip(found, seen, strict=True)
+        ]
         images = cleaned[-1]
         if len(found) > 1:
             # An attack that finds another number of images in another round cannot say which they are.
@@ -85,9 +95,15 @@ class AdaptiveAttack(BaseModel):
                 [cleaned[number] for number in alike], [found[number].labels for number in alike]
             )
             notes.append(f"the mean of the reconstructions of {len(alike)} rounds")
-        if chosen.denoiser != "none":
-            images = denoise(images, chosen.denoiser)
-            notes.append(f"denoised: {chosen.denoiser}")
+        if learns:
+            if task:
+                task.advance(0, "learning to remove the noise")
+            images = learned_remover(seen).remove(images.cpu(), attacked.labels.cpu()).estimates.to(images)
+            notes.append("the noise removed by a network that learned it on public images")
+        elif chosen.denoiser != "none":
+            name = WHERE_NOTHING_IS_LEARNT if chosen.denoiser == "learned" else chosen.denoiser
+            images = denoise(images, name)
+            notes.append(f"denoised: {name}")
         return Reconstruction(
             images,
             attacked.labels,

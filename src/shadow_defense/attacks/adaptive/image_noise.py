@@ -70,17 +70,8 @@ def subtract_expected_noise(
     observation.threat_model.require(NEEDS, "the expected noise")
     normalisation = observation.normalisation
     generator = observation.generator
-    model = copy.deepcopy(observation.model)
-    model.load_state_dict(dict(observation.global_state))
     local = observation.local_training if observation.grants("local training") else None
-    context = RoundContext(
-        model,
-        observation.global_state,
-        observation.loss_fn,
-        observation.update.round,
-        rounds,
-        0.0 if local is None else local.learning_rate,
-    )
+    context = round_of(observation, rounds)
     cleaned = []
     size = len(images) if local is None else local.batch_size
     for rebuilt, classes in zip(images.split(size), labels.split(size), strict=True):
@@ -101,6 +92,14 @@ def subtract_expected_noise(
             estimate = (rebuilt - torch.stack(noise)).clamp(0, 1)
         cleaned.append(estimate)
     return torch.cat(cleaned)
+
+
+def round_of(observation: Observation, rounds: int) -> RoundContext:
+    """What a client's defense was told of the round, as far as it is seen; of ``rounds`` in all."""
+    model = copy.deepcopy(observation.model)
+    model.load_state_dict(dict(observation.global_state))
+    rate = observation.local_training.learning_rate if observation.grants("local training") else 0.0
+    return RoundContext(model, observation.global_state, observation.loss_fn, observation.update.round, rounds, rate)
 
 
 def expected_noise(surplus: Float[Tensor, "c h w"], simulated: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:

@@ -29,6 +29,8 @@ class AdaptiveSettings(BaseModel):
     subtract_noise: bool = Field(
         True, description="of a defense that adds noise to images: subtract what it is expected to add"
     )
-    denoiser: Literal["none", "total-variation", "non-local-means"] = Field(
-        "none", description="what is run over the reconstructed images at the end"
+    denoiser: Literal["none", "total-variation", "non-local-means", "learned"] = Field(
+        "none",
+        description="what is run over the reconstructed images at the end. learned: a remover trained on public images "
+        "that a copy of the defense protected, in place of subtracting; total variation where no noise lies on images",
     )

@@ -23,8 +23,8 @@ from shadow_defense.attacks.removers.worst_case import (
     scores,
 )
 from shadow_defense.data.dataset import ImageSet, concatenated
-from shadow_defense.defenses.base import Batch, Defense, RoundContext
-from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.base import Defense, RoundContext
+from shadow_defense.defenses.copied import MOST_COPIED, protected_by
 from shadow_defense.experiment.handed_over import protecting_once
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
@@ -40,12 +40,6 @@ from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 
 BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "experiment/tasks/bounding.py")
-
-BATCH = 8
-"""Images that a defense protects together."""
-
-MOST_COPIED = 600
-"""Public images that an attacker protects with its own copy of a defense, to learn from the pairs."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +64,6 @@ class Bound:
     @property
     def withheld(self) -> bool:
         return not all(self.planted.values())
-
-
-def is_bounded(settings: DefenseSettings) -> bool:
-    """Whether an arm's protected images can be handed to the attacker: it acts on images alone, and mixes none."""
-    return settings.acts_on() == ("batch",) and not settings.kind().mixes_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,20 +192,8 @@ class _Case:
 
     def _protected(self, defense: Defense, images: ImageSet) -> Float[Tensor, "n c h w"]:
         """What a client trains on in the first round, in [0, 1]."""
-        scene, normalisation = self.scene, self.scene.dataset.normalisation
-        training, model = scene.config.training, scene.new_model(self.arm).to(scene.device)
-        model.train(training.batch_norm == "train")
+        scene, training, model = self.scene, self.scene.config.training, self.scene.new_model(self.arm)
+        model.to(scene.device).train(training.batch_norm == "train")
         state = {name: tensor.clone() for name, tensor in on_host(model.state_dict()).items()}
         context = RoundContext(model, state, training.loss_function(), 0, training.rounds, training.learning_rate_at(0))
-        normalised = normalisation.apply(images.unit_images())
-        defense.prepare(normalised, images.sample_ids, self.progress)
-        defense.begin_round(context)
-        batches = [slice(start, start + BATCH) for start in range(0, len(images), BATCH)]
-        protected = [
-            defense.protect_batch(
-                Batch(normalised[at].to(scene.device), images.labels[at].to(scene.device), images.sample_ids[at]),
-                context,
-            ).images.cpu()
-            for at in batches
-        ]
-        return normalisation.invert(torch.cat(protected))
+        return protected_by(defense, images, context, scene.dataset.normalisation, self.progress)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shadow_defense.defenses.copied import BATCH, MOST_COPIED
 from shadow_defense.experiment.forecast import preparing_seconds, round_seconds
 from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.bounding import BATCH, MOST_COPIED, Bounding
+from shadow_defense.experiment.tasks.bounding import Bounding
 from shadow_defense.experiment.tasks.breaking import Breaking
 from shadow_defense.experiment.tasks.central import Central, public_federation
 from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting

@@ -18,7 +18,7 @@ from shadow_defense.experiment.plans.evidence.reading import Study
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.bounding import Bound, Bounding, is_bounded
+from shadow_defense.experiment.tasks.bounding import Bound, Bounding
 from shadow_defense.experiment.tasks.central import Central
 from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.trial import Trial
@@ -126,7 +126,7 @@ class Evidence(Comparison):
         drawn: dict[str, Bounding] = {}
         for model, trial in self.first_trials().items():
             for arm, settings in trial.config.arms.items():
-                if is_bounded(settings):
+                if settings.on_images_alone:
                     own = Bounding(base_of(trial), arm, audited, steps)
                     found[model, arm] = drawn.setdefault(arm, own) if settings.kind().draws_once else own
         return found
