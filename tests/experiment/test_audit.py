@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+import shadow_defense
 from shadow_defense.attacks.build import reconstruct
 from shadow_defense.cli.app import app
 from shadow_defense.config import config_from
@@ -26,6 +27,7 @@ from shadow_defense.experiment.tasks.attacking import attack_seed
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.progress import Progress, Task
+from shadow_defense.report.records.audit import AuditPair
 from shadow_defense.seeds import named_generator
 from tests.attacks.clients import lenet, private, public
 from tests.experiment.audit_command import DIFFERENCE, LOCAL, MODEL, QUICK, Audit, update_of, write_images
@@ -378,10 +380,23 @@ def test_a_runs_first_update_by_an_attack_of_the_registry(audit: Audit, trained:
     assert results["attacks"]["r-gap"]["rebuilt"] is True
 
 
+def test_two_arms_side_by_side_are_one_page_and_one_record(trained: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["audit", str(trained.folder), "--arm", "noise,fedavg", "--attack", "r-gap", "--out", str(out), "--quiet"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    opened = shadow_defense.open_results(out)
+    assert opened.page.exists() and isinstance(opened.record, AuditPair)
+    for arm, audit in opened.record.audits.items():
+        assert shadow_defense.open_results(out / str(audit.subject["arm"])).record == audit
+        assert audit.subject["title"] == arm
+    assert [audit.assessment.status for audit in opened.record.audits.values()] == ["amber", "red"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
         (("--arm", "fedavgg"), "did you mean 'fedavg'"),
+        (("--arm", "noise,noise"), "expected one arm, or two different ones"),
         (("--round", "9"), "kept no update for --round 9: kept are rounds 1, 2"),
         (("--client", "client-9"), "clients client-1, client-2"),
         (("--attack", "gias"), "shadow-defense pretrain"),

@@ -12,18 +12,19 @@ from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.pages.compare import comparison_numbers
 from shadow_defense.report.pages.evidence import evidence_numbers
 from shadow_defense.report.pages.run import run_numbers
-from shadow_defense.report.records.audit import AttackEnd, AuditRecord, RiskRow
+from shadow_defense.report.records.audit import AttackEnd, AuditPair, AuditRecord, RiskRow
 from shadow_defense.report.records.calibration import CalibrationRecord, Leakage, Strength
 from shadow_defense.report.records.certificate import CertificateRecord
 from shadow_defense.report.records.comparison import ComparisonRecord
 from shadow_defense.report.records.evidence import EvidenceRecord
 from shadow_defense.report.records.risks import RiskEntry, RisksRecord
 from shadow_defense.report.records.run import RunRecord
+from shadow_defense.report.records.textures import TextureRow, TexturesRecord
 
 
 @singledispatch
 def numbers(record: object) -> Table[Any]:
-    """A record's numbers, one row each: of a run, comparison, calibration, the risks, an audit or a certificate.
+    """A record's numbers, one row each: of whatever :func:`shadow_defense.open_results` opens.
 
     Raises:
         ConfigError: for anything else.
@@ -37,6 +38,7 @@ numbers.register(EvidenceRecord, evidence_numbers)
 
 
 class _Rebuilt(NamedTuple):
+    arm: str
     attack: str
     end: AttackEnd
     row: RiskRow | None
@@ -45,14 +47,17 @@ class _Rebuilt(NamedTuple):
 SCORES = ("image", "psnr", "ssim", "lpips", "mean_image_ssim", "rdlv", "iip")
 
 
-@numbers.register
-def _audit(record: AuditRecord) -> Table[_Rebuilt]:
+def _rebuilt(record: AuditRecord, arm: str = "") -> list[_Rebuilt]:
     """A row for each reconstruction that was scored; of an attack without scores one row."""
-    rows = [
-        _Rebuilt(name, end, row)
+    return [
+        _Rebuilt(arm, name, end, row)
         for name, end in record.attacks.items()
         for row in (end.rows or (None,))  # type: ignore[arg-type, unused-ignore]
     ]
+
+
+@numbers.register
+def _audit(record: AuditRecord) -> Table[_Rebuilt]:
     columns: list[Column[_Rebuilt]] = [
         Column("attack", lambda each: each.attack),
         Column("verdict", lambda each: each.end.verdict),
@@ -60,7 +65,15 @@ def _audit(record: AuditRecord) -> Table[_Rebuilt]:
         Column("reconstruction", lambda each: None if each.row is None else each.row.reconstruction),
         *(Column(name, _score(name)) for name in SCORES),
     ]
-    return Table("", columns, rows)
+    return Table("", columns, _rebuilt(record))
+
+
+@numbers.register
+def _pair(record: AuditPair) -> Table[_Rebuilt]:
+    """The rows of both audits, under the arm that each is of."""
+    rows = [row for arm, audit in record.audits.items() for row in _rebuilt(audit, arm)]
+    columns = _audit(next(iter(record.audits.values()))).columns
+    return Table("", (Column[_Rebuilt]("arm", lambda each: each.arm), *columns), rows)
 
 
 def _score(name: str) -> Any:
@@ -95,6 +108,25 @@ def _calibration(record: CalibrationRecord) -> Table[_Measured]:
         Column("f1_macro", lambda each: each.strength.mean_f1),
     ]
     return Table("", columns, rows)
+
+
+@numbers.register
+def _textures(record: TexturesRecord) -> Table[TextureRow]:
+    """A row for the clean images, and for each texture at each of its strengths."""
+    rows = record.compared
+    columns: list[Column[TextureRow]] = [
+        Column("preset", lambda row: row.preset),
+        Column("strength", lambda row: row.strength),
+        Column("weakest", lambda row: row.weakest),
+        Column("on_front", lambda row: row.on_front),
+        *(Column(name, _value("leaks", name)) for name in dict.fromkeys(name for row in rows for name in row.leaks)),
+        *(Column(name, _value("worth", name)) for name in record.clean),
+    ]
+    return Table("", columns, rows)
+
+
+def _value(table: str, name: str) -> Any:
+    return lambda row: getattr(row, table).get(name)
 
 
 @numbers.register

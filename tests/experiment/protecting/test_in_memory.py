@@ -172,6 +172,7 @@ def test_the_first_example_of_the_readme(unaudited: None, monkeypatch: pytest.Mo
 def test_a_saved_certificate_is_read_again(tmp_path: Path) -> None:
     _, certificate = protect(IMAGES, LABELS)
     certificate.save(tmp_path)
+    assert certificate.save_page(tmp_path / "page.html").read_text() == (tmp_path / "certificate.html").read_text()
     read = shadow_defense.open_results(tmp_path)
     assert read.record.removers == certificate.record.removers  # type: ignore[attr-defined]
     assert read.record.worst == NUMBERS and read.record.hashes == certificate.record.hashes  # type: ignore[attr-defined]

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.report.each_record import HEADER, build_audit
 from tests.report.html_page import Page
-from tests.report.sentences.test_audit_sentences import CLEAN
 
 from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.pages.audit import render_audit
 from shadow_defense.report.pages.audit_pair import render_pair
 from shadow_defense.report.records.audit import (
-    Assessment,
     AttackEnd,
     AuditPair,
     AuditPictures,
@@ -22,8 +21,6 @@ from shadow_defense.report.records.audit import (
     RiskRow,
 )
 from shadow_defense.report.sentences.audit_assessment import NOT_COVERED
-
-ASSESSED = Assessment("amber", "Something of image 2 shows.", ("Look again.",), {"ggl": "another attack"})
 
 
 def row(index: int, image: int | None) -> RiskRow:
@@ -33,28 +30,15 @@ def row(index: int, image: int | None) -> RiskRow:
 @pytest.fixture
 def record() -> AuditRecord:
     rows = (row(0, 1), row(1, 0), row(2, None))
-    return AuditRecord(
+    return replace(
+        build_audit(),
         title="Audit of <client>",
-        created="2026-11-23",
-        command="shadow-defense audit run",
-        seed=0,
-        versions={"torch": "2"},
-        subject={},
-        model={},
-        image_shape=(1, 16, 16),
-        local_training=None,
         threat_models={
             "dlg": "informed server: a.\nIt sees b.",
             "r-gap": "eavesdropper: c.",
             "rog": "informed server: a.\nIt sees b.",
         },
-        attack_settings={},
-        facts=CLEAN,
         attacks={name: AttackEnd(sentences=("It failed.",), rows=rows if name == "dlg" else ()) for name in _ATTACKS},
-        diagnosis=(),
-        assessment=ASSESSED,
-        notes=("Nothing else was given.",),
-        verdict=("It failed.",),
     )
 
 
@@ -96,12 +80,11 @@ def test_it_says_what_follows_what_was_not_tried_and_what_is_not_covered(record:
 def test_two_updates_stand_side_by_side(record: AuditRecord) -> None:
     """Each image in a row, under each arm the closest that any attack came to it."""
     closer = replace(record.attacks["dlg"], rows=(RiskRow(reconstruction=1, image=0, psnr=20.0, ssim=0.9),))
-    other = replace(record, attacks={**record.attacks, "r-gap": closer}, assessment=replace(ASSESSED, status="red"))
+    other = replace(
+        record, attacks={**record.attacks, "r-gap": closer}, assessment=replace(record.assessment, status="red")
+    )
     pair = AuditPair(
-        title="Side <by> side",
-        created="2026-11-23",
-        command="shadow-defense audit run --arm a,b",
-        versions={"torch": "2"},
+        **{**HEADER, "title": "Side <by> side"},
         seed=0,
         audits={"No defense": record, "Protect <once>": other},
         verdict=(),

@@ -34,6 +34,9 @@ from shadow_defense.threads import threads_of_torch
 
 JSON, PAGE = "audit.json", "audit.html"
 
+PAIR = "pair.json"
+"""The record of two audits, beside the page on both."""
+
 LONGEST_UNROLL = 16
 """Local steps that are simulated to judge an attack that has no such setting of its own."""
 
@@ -61,7 +64,7 @@ def run_pair(
     command: str = "",
     progress: Progress | None = None,
 ) -> AuditPair:
-    """Audit two updates, each into a folder of its name, and write one page on both.
+    """Audit two updates, each into a folder of its name, and write ``pair.json`` and one page on both.
 
     Args:
         cases: by the folder's name, the title and the case.
@@ -82,6 +85,7 @@ def run_pair(
             f"{title}, {each.assessment.status}: {each.assessment.headline}" for title, each in audits.items()
         ),
     )
+    write_record(folder / PAIR, pair)
     write_text(folder / PAGE, render_pair(pair, {title: pictures for title, (_, pictures) in ended.items()}))
     return pair
 

@@ -10,8 +10,11 @@ from typing import Any
 from torch import nn
 
 from shadow_defense.experiment.protecting.certifying import as_json, write_certificate
+from shadow_defense.experiment.protecting.folder import PAGE
+from shadow_defense.files import write_text
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.numbers import numbers
+from shadow_defense.report.pages.certificate import render_certificate
 from shadow_defense.report.records.certificate import CertificateRecord, Example
 
 
@@ -55,6 +58,11 @@ class Certificate:
     def to_frame(self) -> Any:
         """A pandas data frame with a row for each remover's metric. Raises :class:`ConfigError` without pandas."""
         return numbers(self.record).to_frame()
+
+    def save_page(self, path: str | Path = PAGE) -> Path:
+        """Write the page, one file that loads nothing."""
+        write_text(Path(path), render_certificate(self.record, self.example))
+        return Path(path)
 
     def save(self, folder: str | Path) -> None:
         """Write ``certificate.json`` and ``certificate.html`` into a folder."""

@@ -34,7 +34,6 @@ def render_textures(record: TexturesRecord) -> str:
 
 def textures_table(record: TexturesRecord) -> Table[TextureRow]:
     """Every row, the clean images first."""
-    clean = TextureRow(preset="clean images", strength=0.0, weakest=False, leaks={}, worth=record.clean)
     columns: tuple[Column[TextureRow], ...] = (
         Column("Texture", lambda row: row.preset),
         Column("Strength", lambda row: f"{row.strength:g}" if row.leaks else None),
@@ -46,4 +45,4 @@ def textures_table(record: TexturesRecord) -> Table[TextureRow]:
         Column("F1 at the threshold", lambda row: row.worth.get("f1_threshold")),
         Column("AUC", lambda row: row.worth.get("auc")),
     )
-    return Table("Textures by what they leave and what they cost", columns, [clean, *record.rows])
+    return Table("Textures by what they leave and what they cost", columns, record.compared)

@@ -211,7 +211,7 @@ class AuditRecord(Header):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditPair(Header):
-    """The audits of one client's update in two arms, by the arm's title."""
+    """What ``pair.json`` holds: the audits of one client's update in two arms, by the arm's title."""
 
     seed: int
     audits: Mapping[str, AuditRecord]

@@ -57,6 +57,12 @@ class TexturesRecord(Header):
     verdict: tuple[str, ...] = ()
 
     @property
+    def compared(self) -> tuple[TextureRow, ...]:
+        """The clean images, then every texture at each of its strengths."""
+        clean = TextureRow(preset="clean images", strength=0.0, weakest=False, leaks={}, worth=self.clean)
+        return (clean, *self.rows)
+
+    @property
     def plane(self) -> Plane:
         """RDLV of the linear removal against macro F1."""
         points = tuple(
