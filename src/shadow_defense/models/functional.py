@@ -23,12 +23,15 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Put ``model`` in train or eval mode for the block; each module gets its own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
+    if any(mode != training for _, mode in modes):
+        model.train(training)
     try:
         yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            # A module's attribute takes long to set.
+            if module.training != mode:
+                module.training = mode
 
 
 class Substitution:

@@ -60,16 +60,20 @@ def _attribute_of(model: nn.Module) -> str | None:
     return next((WRAPPERS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in WRAPPERS), None)
 
 
-def first_names(model: nn.Module) -> dict[str, str]:
-    """For every name that a parameter or buffer can be reached by, the first: a shared one has several.
+def reached_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, then buffers, by every name that they can be reached by: a shared one has several."""
+    return dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
+
+
+def first_names(reached: Mapping[str, Tensor]) -> dict[str, str]:
+    """For every name the first of the same tensor.
 
     >>> layer = nn.Linear(1, 1, bias=False)
-    >>> first_names(nn.Sequential(layer, layer))
+    >>> first_names(reached_tensors(nn.Sequential(layer, layer)))
     {'0.weight': '0.weight', '1.weight': '0.weight'}
     """
     firsts: dict[int, str] = {}
-    tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-    return {name: firsts.setdefault(id(tensor), name) for name, tensor in tensors}
+    return {name: firsts.setdefault(id(tensor), name) for name, tensor in reached.items()}
 
 
 def named_state(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
@@ -82,38 +86,39 @@ def named_state(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
     Raises:
         ModelError: naming a tensor that only one of the two has, or whose shape differs.
     """
-    given = _by_name(model, state)
-    known = first_names(model)
+    # One walk through the model: of small networks each takes as long as a layer.
+    reached = reached_tensors(model)
+    known = first_names(reached)
+    given = _by_name(model, state, known)
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
         raise ModelError(
             f"the state holds tensor '{unknown}', which the model lacks: give one of the same architecture"
         )
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kept = set(model.state_dict(keep_vars=True))
     found: dict[str, Tensor] = {}
     for name, first in known.items():
         if name in given:
             found.setdefault(first, given[name])
-        elif name not in kept:
-            found.setdefault(first, own[first].detach())
-    for name, tensor in own.items():
+    if len(given) < len(known):
+        kept = set(model.state_dict(keep_vars=True))
+        for name, first in known.items():
+            if name not in given and name not in kept:
+                found.setdefault(first, reached[first].detach())
+    for name in dict.fromkeys(known.values()):
         if name not in found:
             raise ModelError(f"the state lacks tensor '{name}': give the state dict of the same architecture")
-        if found[name].shape != tensor.shape:
+        given_shape, own_shape = tuple(found[name].shape), tuple(reached[name].shape)
+        if given_shape != own_shape:
             raise ModelError(
-                f"tensor '{name}' has shape {tuple(found[name].shape)} in the state but {tuple(tensor.shape)} in the "
-                "model: give the state of the same architecture with the same number of classes"
+                f"tensor '{name}' has shape {given_shape} in the state but {own_shape} in the model: give the state of "
+                "the same architecture with the same number of classes"
             )
     return found
 
 
-def _by_name(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
+def _by_name(model: nn.Module, state: ModelState, known: Mapping[str, str]) -> dict[str, Tensor]:
     if isinstance(state, nn.Module):
-        plain = plain_module(state)
-        own = chain(plain.named_parameters(remove_duplicate=False), plain.named_buffers(remove_duplicate=False))
-        return {name: tensor.detach() for name, tensor in own}
-    names = [name for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)]
+        return {name: tensor.detach() for name, tensor in reached_tensors(plain_module(state)).items()}
     if isinstance(state, Mapping):
         # A module's extra state (get_extra_state) is no tensor and has no gradient: the model's own stays.
         named = {name: value for name, value in state.items() if isinstance(value, Tensor | np.ndarray | np.generic)}
@@ -122,6 +127,7 @@ def _by_name(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
             raise ModelError(
                 f"the state is a {type(state).__name__}: expected a module, its state dict, or a list of its arrays"
             )
+        names = [name for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)]
         if len(state) != len(names):
             raise ModelError(
                 f"the state is a list of {len(state)} arrays but the model's state dict has {len(names)} tensors: give "
@@ -136,4 +142,4 @@ def _by_name(model: nn.Module, state: ModelState) -> dict[str, Tensor]:
         }
     except (TypeError, ValueError) as error:
         raise ModelError(f"the state holds what is no tensor ({error}): give tensors or arrays of numbers") from error
-    return under_own_names(tensors, first_names(model), ())[0]
+    return under_own_names(tensors, known, ())[0]

@@ -10,6 +10,7 @@ for images, labels, sample_ids in loader:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -171,7 +172,8 @@ class ShadowGuard:
         check_round(round, rounds)
         if foreground is not None and not settings.foreground:
             raise DataError("a foreground was given but the settings spare none: set foreground=True, or give none")
-        batch = read_batch(images, labels, sample_ids, self.normalisation, device_of(plain_module(model)))
+        plain = plain_module(model)
+        batch = read_batch(images, labels, sample_ids, self.normalisation, device_of(plain))
         clean = batch.images[batch.firsts]
         check_size(self.noise_maps, clean)
         check_known(self.thumbnails, clean, batch.samples, self.normalisation)
@@ -179,16 +181,18 @@ class ShadowGuard:
             self.batches_protected += 1
             noise, noise_map = (stacked(each, batch.samples, clean) for each in (self.frozen, self.noise_maps))
             return Protection.of_batch(batch, noise, noise_map, None, None)
-        task = read_task(model, global_model, loss_fn, self._logits)
+        task = read_task(plain, global_model, loss_fn, self._logits)
         check_generator(self.generator, clean.shape[1], (clean.shape[2], clean.shape[3]))
         attacked, rebuilt, cam = round < settings.shadow_rounds, None, None
         derivative, synthesis = self.derivative, self.synthesis
         maps = {key: self.noise_maps[key] for key in batch.samples if key in self.noise_maps}
+        # After the shadow's rounds a new sample gets its map from the generator as it was left.
+        rendered = attacked or len(maps) < len(batch.samples)
         # The caller may hold gradients off around its data, or precision down; the attack needs both.
         with (
             torch.enable_grad(),
             torch.autocast(clean.device.type, enabled=False),
-            training_mode(self.generator.to(clean.device), False),
+            training_mode(self.generator.to(clean.device), False) if rendered else nullcontext(),
         ):
             # The model's part first: what it can't do is said before minutes of encoding.
             with model_in_words():
@@ -197,9 +201,8 @@ class ShadowGuard:
                 if attacked:
                     victim = victim_signals(task.model, batch.images, batch.labels, task.loss_fn)  # 3
             self._encode(clean, batch.samples)  # 2
-            if attacked or len(maps) < len(batch.samples):
+            if rendered:
                 codes = stacked(self.latents, batch.samples, clean)
-                # After the shadow's rounds a new sample gets its map from the generator as it was left.
                 tuned = before = {name: tensor.to(clean) for name, tensor in synthesis.items()}
                 if attacked:
                     tuned, derivative = attack_batch(  # 4

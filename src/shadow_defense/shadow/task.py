@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shadow_defense.errors import DefenseError, ModelError, ShadowDefenseError
 from shadow_defense.models.functional import LossFunction
-from shadow_defense.models.named_state import ModelState, named_state, plain_module
+from shadow_defense.models.named_state import ModelState, named_state, reached_tensors
 from shadow_defense.shadow.targets import training_loss
 
 
@@ -38,22 +38,24 @@ def read_task(
 ) -> TrainingTask:
     """The task, with its tensors checked.
 
+    Args:
+        model: without what it was wrapped in.
+
     Raises:
-        ModelError: for a model that cannot be carried, of which nothing is trained, or that the global one doesn't fit.
+        ModelError: for a model of which nothing is trained, or that the global one doesn't fit.
         DefenseError: where one of the two holds NaN or infinity.
     """
-    plain = plain_module(model)
-    if not any(parameter.requires_grad for parameter in plain.parameters()):
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("the model has no trainable parameter, so that no update is sent: unfreeze what you train")
-    global_state = named_state(plain, global_model)
-    for which, tensors in (("the model", named_state(plain, plain)), ("the global model", global_state)):
+    global_state = named_state(model, global_model)
+    for which, tensors in (("the model", reached_tensors(model)), ("the global model", global_state)):
         check_finite(which, tensors, "go back to its last finite state; no update leaves")
-    return TrainingTask(plain, global_state, training_loss(loss_fn), logits)
+    return TrainingTask(model, global_state, training_loss(loss_fn), logits)
 
 
 def check_finite(what: str, tensors: Mapping[str, Tensor], hint: str) -> None:
     """Raise :class:`DefenseError`, naming the tensor, where one holds NaN or infinity."""
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    floats = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
     # A sum is not finite where an entry is not: one pass over each, where to look at every entry takes four.
     if not floats or bool(torch.stack([tensor.sum().double() for tensor in floats.values()]).isfinite().all()):
         return
