@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from shadow_defense.config import preset_names
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError
 from shadow_defense.experiment.plans.comparison.grid import ABLATIONS, Grid
@@ -17,6 +18,7 @@ from shadow_defense.experiment.plans.comparison.reading import comparison_names,
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.tasks import keys as task_keys
 from shadow_defense.experiment.tasks.keys import attack_key, generator_key, score_key, training_key
+from shadow_defense.models.build import build_model
 from tests.experiment.comparison_grid import TINY, grid, the_scene
 
 
@@ -109,6 +111,17 @@ class TestReading:
         for name in comparison_names():
             load_grid(name)
             assert (folder / f"{name}.yaml").read_text().startswith(f"# shadow-defense compare {name}")
+
+    def test_every_model_of_the_package_trains_on_a_client_of_one_image(self) -> None:
+        """Batch norm needs more than one value a channel: a deep network's last layers may see one pixel."""
+        for name in (*comparison_names(), *preset_names()):
+            made = load_grid(name)
+            for model in made.models:
+                config = made.run_config(model, made.seeds[0])
+                if config.training.batch_norm == "train" and config.model.normalisation == "batch":
+                    size = config.data.image_size
+                    built = build_model(config.model, channels=1, classes=2, image_size=(size, size), seed=0)
+                    built.train()(torch.zeros(1, 1, size, size))
 
     def test_a_run_is_a_grid_of_its_arms(self) -> None:
         made = load_grid("demo")

@@ -20,9 +20,9 @@ from shadow_defense.attacks.analytic import explained
 from shadow_defense.attacks.target import matching_target
 from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
-from shadow_defense.errors import RunError
+from shadow_defense.errors import ModelError, RunError
 from shadow_defense.experiment.analysis import COLUMNS, score_table
-from shadow_defense.experiment.plans.run import STAGES, pretrain_stage, whole_run
+from shadow_defense.experiment.plans.run import STAGES, check_run, pretrain_stage, whole_run
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_tensors
@@ -180,6 +180,18 @@ def test_the_folder_keeps_its_configuration(tiny: dict[str, Any], tmp_path: Path
     (folder / "arms").mkdir()
     assert Run.create(folder, config_from(changed), restart=True).config.training.rounds == 4
     assert not (folder / "arms").exists()
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_train_on_is_said_at_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Of 32 pixels the stem of ImageNet leaves one to the last layers."""
+    tiny = {**tiny, "data": {**tiny["data"], "image_size": 32}}
+    model = {"name": "resnet18", "normalisation": "batch"}
+    run = Run.create(tmp_path / "run", config_from({**tiny, "model": {**model, "stem": "imagenet"}}))
+    with pytest.raises(ModelError, match=r"batch norm cannot train on a batch of one .* model.stem=small"):
+        check_run(run)
+    check_run(Run.create(tmp_path / "small", config_from({**tiny, "model": {**model, "stem": "small"}})))
+    frozen = {**tiny, "model": {**model, "stem": "imagenet"}, "training": {**tiny["training"], "batch_norm": "eval"}}
+    check_run(Run.create(tmp_path / "frozen", config_from(frozen)))
 
 
 def test_what_was_refused_does_not_stand_in_the_way(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def train_locally(
             sample_ids = tuple(client.train.sample_ids[index] for index in order.tolist())
             images = normalisation.apply(client.train.images[order].to(device).float() / 255)
             batch = Batch(images, client.train.labels[order].to(device), sample_ids)
-            with _one_value_explained():
+            with one_value_explained():
                 batch = defense.protect_batch(batch, context)
                 loss = loss_fn(model(batch.images), batch.labels)
             gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
@@ -122,7 +122,8 @@ def train_locally(
 
 
 @contextmanager
-def _one_value_explained() -> Iterator[None]:
+def one_value_explained() -> Iterator[None]:
+    """Turn what batch norm says of a single value a channel into a :class:`ModelError` that says how to mend it."""
     try:
         yield
     except ValueError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from shadow_defense.data.dataset import FederatedDataset
@@ -22,6 +23,7 @@ from shadow_defense.experiment.tasks.keys import deciding, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training_place import PLACE, Keep, TrainingPlace, read_keep
 from shadow_defense.federated.batch_norm_policy import check_public_images, evaluable_state, lacks_statistics
+from shadow_defense.federated.client import one_value_explained
 from shadow_defense.federated.rounds import TRAINING, Federation
 from shadow_defense.federated.training_folder import kept_updates, read_journal, state_folder, train_again
 from shadow_defense.federated.update import ALL_CLIENTS
@@ -145,12 +147,22 @@ def check_scene(scene: Scene) -> None:
     for name, arm in scene.config.arms.items():
         if lacks_statistics(scene.new_model(name), arm.share_bn, scene.config.training.batch_norm):
             check_public_images(scene.dataset.public.images, arm.share_bn)
+    _check_single_images(scene)
     for attack in scene.config.attacks:
         scene.attacked_updates(attack)
     _check_latent_spaces(scene)
     metrics = scene.config.metrics
     if metrics.lpips:
         load_lpips(metrics.lpips, metrics.lpips_weights)
+
+
+def _check_single_images(scene: Scene) -> None:
+    """Where a batch is of one image, batch norm in train mode needs more than a pixel of it in each layer."""
+    data, sizes = scene.dataset, {(len(client.train), client.batch_size) for client in scene.dataset.clients}
+    if scene.config.training.batch_norm == "train" and any(1 in (batch, images % batch) for images, batch in sizes):
+        model = scene.new_model(scene.reference).train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), one_value_explained():
+            model(torch.zeros(1, data.channels, *data.image_size))
 
 
 def _check_latent_spaces(scene: Scene) -> None:
