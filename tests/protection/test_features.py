@@ -58,14 +58,14 @@ def texture_of(constants: Constants, strength: float) -> Features:
 
 def test_the_numbers_of_public_images_have_mean_0_and_covariance_i(constants: Constants, public: Tensor) -> None:
     assert constants.reader is not None
-    numbers = constants.reader.numbers(public).double()
+    numbers = constants.reader.network.numbers(public).double()
     assert numbers.mean(dim=0).abs().max() < 1e-3
     assert (torch.cov(numbers.T) - torch.eye(3)).abs().max() < 2e-3
 
 
 def test_the_first_number_is_the_margin_of_the_classes(constants: Constants, clean: Tensor) -> None:
     assert constants.reader is not None
-    first = constants.reader.numbers(clean)[:, 0]
+    first = constants.reader.network.numbers(clean)[:, 0]
     labels = torch.arange(len(clean)) % 2
     apart = (first[labels == 1].mean() - first[labels == 0].mean()).abs()
     assert apart > 1.0
@@ -85,11 +85,11 @@ def test_nothing_is_kept_but_the_numbers(constants: Constants, clean: Tensor) ->
 def test_numbers_read_before_are_not_read_again_and_never_of_another_image(constants: Constants, clean: Tensor) -> None:
     assert constants.reader is not None
     images = clean.clone()
-    first = constants.reader.numbers(images)
-    assert constants.reader.numbers(images) is first
+    first = constants.reader.network.numbers(images)
+    assert constants.reader.network.numbers(images) is first
     images[0] += 0.1
-    assert not torch.equal(constants.reader.numbers(images)[0], first[0])
-    assert torch.equal(constants.reader.numbers(clean), first)
+    assert not torch.equal(constants.reader.network.numbers(images)[0], first[0])
+    assert torch.equal(constants.reader.network.numbers(clean), first)
 
 
 def test_the_removal_is_the_best_linear_one_of_the_numbers(constants: Constants, public: Tensor) -> None:

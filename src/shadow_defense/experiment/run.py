@@ -18,7 +18,7 @@ from shadow_defense.experiment.folder import CONFIG, config_of, holds_results, o
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation
+from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation, read_sent
 from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.pretraining import GENERATOR
 from shadow_defense.experiment.tasks.training_place import TrainingPlace
@@ -139,7 +139,8 @@ class Run(Trial):
 
     def observation(self, job: Job) -> Observation:
         """What the job's attacker sees. Raises :class:`RunError` where the update was not kept."""
-        return build_observation(self, job, self.arm_folder(job.arm), self.generator_path)
+        training = self.arm_folder(job.arm)
+        return build_observation(self, job, read_sent(self, job, training), training, self.generator_path)
 
     def name_generator(self) -> None:
         """A link from the name that people know to the result in the store, whether it is there yet or not."""

@@ -38,8 +38,7 @@ def build_texture(
     assert constants.spared is not None
     if settings.texture == "features":
         assert constants.reader is not None
-        assert constants.told is not None
-        return Features(whitening, constants.reader, constants.told, constants.spared, strength, settings.floor)
+        return Features(whitening, constants.reader, constants.spared, strength, settings.floor)
     return Task(whitening, constants.spared, strength, settings.floor)
 
 

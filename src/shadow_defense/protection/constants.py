@@ -19,8 +19,8 @@ from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
-from shadow_defense.protection.features import told_by
-from shadow_defense.protection.reader import Reader, measure_reader, read_reader
+from shadow_defense.protection.features import MeasuredReader, told_by
+from shadow_defense.protection.reader import measure_reader, read_reader
 from shadow_defense.protection.settings import TextureName, TextureSettings
 from shadow_defense.protection.whitening import Whitening, measure_whitening
 
@@ -38,16 +38,16 @@ class Constants:
     whitening: Whitening
     spared: Float[Tensor, "k j"] | None
     strength: float
-    reader: Reader | None = None
-    told: Float[Tensor, "k j"] | None = None
+    reader: MeasuredReader | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """By name."""
         found = {name: getattr(self.whitening, name) for name in ("mean", "directions", "deviations")}
-        optional = {"spared": self.spared, "told": self.told}
-        found |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        if self.spared is not None:
+            found["spared"] = self.spared
         if self.reader is not None:
-            found |= {READER + name: tensor for name, tensor in self.reader.state_dict().items()}
+            found["told"] = self.reader.told
+            found |= {READER + name: tensor for name, tensor in self.reader.network.state_dict().items()}
         return found
 
 
@@ -89,7 +89,7 @@ def measure_constants(
     if settings.texture == "task":
         return Constants(whitening, spared, settings.strength)
     reader = measure_reader(replace(classifier, model=classifier.model.to(CPU)), unit, settings.directions)
-    return Constants(whitening, spared, settings.strength, reader, told_by(reader, whitening, unit))
+    return Constants(whitening, spared, settings.strength, MeasuredReader(reader, told_by(reader, whitening, unit)))
 
 
 def kept_constants(
@@ -139,8 +139,8 @@ def read_constants(path: Path, hint: str) -> Constants | None:
             tensors["mean"], tensors["directions"], tensors["deviations"], metadata["rest"], (channels, height, width)
         )
         network = {name.removeprefix(READER): tensor for name, tensor in tensors.items() if name.startswith(READER)}
-        reader = read_reader(network, whitening.shape) if network else None
-        return Constants(whitening, tensors.get("spared"), metadata["strength"], reader, tensors.get("told"))
+        reader = MeasuredReader(read_reader(network, whitening.shape), tensors["told"]) if network else None
+        return Constants(whitening, tensors.get("spared"), metadata["strength"], reader)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} is damaged: {hint}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +19,13 @@ MAPPED = 0.1
 In bytes a mapped one has a fiftieth or less, and a few that were clipped more; clean radiographs and fundus images
 have a third at least.
 """
+
+
+class MeasuredReader(NamedTuple):
+    """phi, and ``P = E[w phi^T]`` over public images: what it tells of an image by what is linear."""
+
+    network: Reader
+    told: Float[Tensor, "k j"]
 
 
 class Reading(nn.Module):
@@ -50,8 +59,7 @@ class Features(Task):
     """``w' = V (phi(x) + t n1) + (I - V V^T) n2``: as :class:`.Task`, with phi in place of ``V^T w`` (docs/protect.md).
 
     Args:
-        reader: phi.
-        told: ``P = E[w phi^T]`` over public images, what phi tells of an image by what is linear.
+        reader: phi, with P.
         shown: V, orthonormal columns in whitened coordinates, along which phi is shown.
         strength, floor: t and s, as of :class:`.Task`.
     """
@@ -59,14 +67,13 @@ class Features(Task):
     def __init__(
         self,
         whitening: Whitening,
-        reader: Reader,
-        told: Float[Tensor, "k j"],
+        reader: MeasuredReader,
         shown: Float[Tensor, "k j"],
         strength: float,
         floor: float = 0.0,
     ) -> None:
         super().__init__(whitening, shown, strength, floor)
-        self.reader, self.told = reader, told
+        self.reader, self.told = reader
 
     def kept(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return self.whitening.images(self.reader.numbers(images) @ self.spared.T)

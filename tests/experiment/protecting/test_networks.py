@@ -79,7 +79,7 @@ def test_features_are_those_of_a_network_that_learned_the_models_answers() -> No
     constants = choose_constants(protect_preset("recommended", directions=1), (), UNLABELLED, 64, Progress(), networks)
     others = torch.from_numpy(labelled(60, 21)[0])[:, None].float() / 255
     assert constants.reader is not None
-    read, margin = constants.reader.numbers(others)[:, 0], Square()(others)[:, 1]
+    read, margin = constants.reader.network.numbers(others)[:, 0], Square()(others)[:, 1]
     assert abs(float(torch.corrcoef(torch.stack([read, margin]))[0, 1])) > 0.8
 
 

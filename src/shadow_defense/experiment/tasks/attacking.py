@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -87,9 +88,10 @@ class Attacking(Task):
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene, job = self.scene, self.job
-        place = (store.place(self.training), generator_file(scene, store))
-        observation, judge = (build_observation(scene, job, *place, judging=judging) for judging in (False, True))
-        seed = attack_seed(scene, job)
+        training, generator = store.place(self.training), generator_file(scene, store)
+        sent, seed = read_sent(scene, job, training), attack_seed(scene, job)
+        observation = build_observation(scene, job, sent, training, generator)
+        judge = observation_of(scene, job, *sent, generator, threat=JUDGE)
         if self.randomised:
             observation, judge = randomised(observation, seed), randomised(judge, seed)
         steps = progress.start(self.counted, self.steps())
@@ -101,32 +103,44 @@ class Attacking(Task):
         return Reconstruction.load(store.place(self) / RECONSTRUCTION)
 
 
-def build_observation(scene: Scene, job: Job, training: Path, generator: Path, *, judging: bool = False) -> Observation:
-    """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them.
+class Sent(NamedTuple):
+    """What a client sent in a round, and the global model from which it computed it."""
 
-    Args:
-        training: the folder of the attacked arm's training.
-        generator: the shadow generator's file, whether it is there or not.
-        judging: what who chooses between attacks sees of the same update, in place of the attacker.
+    model: nn.Module
+    global_state: Mapping[str, Tensor]
+    update: ModelUpdate
+
+
+def read_sent(scene: Scene, job: Job, training: Path) -> Sent:
+    """Of the job's arm, client and round, from the folder of the arm's training.
 
     Raises:
         RunError: where the training is not as far, or has not kept the update.
     """
-    model, hint = scene.new_model(job.arm).to(scene.device), train_again(training)
-    absent = withheld_names(model, scene.config.arms[job.arm].share_bn)
+    hint = train_again(training)
+    if read_journal(training)[0] <= job.round:
+        raise RunError(f"arm '{job.arm}' is not at round {job.round + 1} yet: run the stage `train` first")
+    model = scene.new_model(job.arm).to(scene.device)
+    global_state, _ = read_tensors(round_folder(training, job.round) / "global.safetensors", hint)
+    update = ModelUpdate.load(update_path(training, job.round, job.client), hint)
+    update.check_against(global_state, absent=withheld_names(model, scene.config.arms[job.arm].share_bn))
+    return Sent(model, global_state, update)
 
-    def of_round(round: int, earlier: Sequence[Observation] = ()) -> Observation:
-        if read_journal(training)[0] <= round:
-            raise RunError(f"arm '{job.arm}' is not at round {round + 1} yet: run the stage `train` first")
-        global_state, _ = read_tensors(round_folder(training, round) / "global.safetensors", hint)
-        update = ModelUpdate.load(update_path(training, round, job.client), hint)
-        update.check_against(global_state, absent=absent)
-        judge = JUDGE if judging else None
-        return observation_of(scene, replace(job, round=round), model, global_state, update, generator, earlier, judge)
 
-    before = () if judging else scene.config.attacks[job.attack].earlier_rounds(job.round)
-    earlier = [of_round(round) for round in before if update_path(training, round, job.client).exists()]
-    return of_round(job.round, earlier)
+def build_observation(scene: Scene, job: Job, sent: Sent, training: Path, generator: Path) -> Observation:
+    """What the job's attacker sees, cut to its threat model; with the rounds before as far as it uses them.
+
+    Args:
+        training: the folder of the attacked arm's training, for the rounds before.
+        generator: the shadow generator's file, whether it is there or not.
+
+    Raises:
+        RunError: where an update of the rounds before is damaged.
+    """
+    rounds = scene.config.attacks[job.attack].earlier_rounds(job.round)
+    before = [replace(job, round=round) for round in rounds if update_path(training, round, job.client).exists()]
+    earlier = [observation_of(scene, each, *read_sent(scene, each, training), generator) for each in before]
+    return observation_of(scene, job, *sent, generator, earlier)
 
 
 def observation_of(
