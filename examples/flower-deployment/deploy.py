@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,8 @@ import yaml
 from processes import Deployment
 
 from shadow_defense.config import config_from
+from shadow_defense.experiment.audit.of_run import case_of_run
+from shadow_defense.experiment.audit.running import PAGE, run_audit
 from shadow_defense.experiment.plans.run import pretrain_stage
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.training_folder import read_journal
@@ -90,10 +91,11 @@ def main() -> int:
                 return 1
     print("all processes stopped")
     for name, (arm, client) in (AUDITS_OF_AVERAGES if given.secure else AUDITS).items():
-        audit = ["audit", str(server.folder), "--arm", arm, "--client", client, "--out", str(folder / "audit" / name)]
-        failed = subprocess.run([sys.executable, "-m", "shadow_defense.cli", *audit]).returncode
-        if failed:
-            return failed
+        out = folder / "audit" / name
+        command = f"shadow-defense audit {server.folder} --arm {arm} --client {client} --out {out}"
+        asked = {"round": None, "attacks": (), "threat_model": None, "iterations": None}
+        record = run_audit(out, case_of_run(server.folder, arm=arm, client=client, **asked), command=command)
+        print(f"{name}, {record.assessment.status}: {record.assessment.headline} See {out / PAGE}")
     return 0
 
 

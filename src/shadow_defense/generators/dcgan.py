@@ -34,7 +34,8 @@ def _check(image_size: int, channels: int) -> None:
 
 def _initialise(module: nn.Module) -> None:
     """Weights ~ N(0, 0.02), as DCGAN's paper (Radford et al. 2016, section 3) asks."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+    # Shapes alone have nothing to draw, and torch would import its compiler for it: longer than a generator loads.
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not module.weight.is_meta:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
