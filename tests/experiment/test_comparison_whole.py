@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shadow_defense.attacks.observation import Reconstruction
+from shadow_defense.experiment.plans.comparison import grid as grids
 from shadow_defense.experiment.plans.comparison.gathering import write_results
-from shadow_defense.experiment.plans.comparison.grid import ABLATIONS
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.run import STAGES
 from shadow_defense.experiment.run import Run
@@ -28,9 +28,19 @@ from shadow_defense.report.records.reading import load_record
 from shadow_defense.report.records.scores import MEAN_IMAGE, RANDOM_UPDATE
 from tests.experiment.comparison_grid import TINY, fixed_cost, grid, scorings_of
 
+ABLATIONS = {name: grids.ABLATIONS[name] for name in ("without-growth", "uniform-noise")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_parts() -> Iterator[None]:
+    """Two parts are taken away here: that each can be is in test_comparison_grid.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grids, "ABLATIONS", ABLATIONS)
+        yield
+
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, ComparisonRecord]:
+def finished(few_parts: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, ComparisonRecord]:
     """A whole tiny comparison with ablations, one of whose trainings fails."""
     folder = tmp_path_factory.mktemp("comparison") / "out"
     broken = {"noise-broken": {"defense": "noise", "options": {"scale": 1e38}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from shadow_defense.data.dataset import ImageSet, Parts
 from shadow_defense.experiment.protecting import calibrating
 from shadow_defense.experiment.protecting.calibrating import Calibrating, calibrate_textures
 from shadow_defense.experiment.protecting.knowledge import PublicImages
-from shadow_defense.experiment.protecting.utility import Worth
+from shadow_defense.experiment.protecting.utility import Worth, worth_of
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.pareto import dominates
 from shadow_defense.progress import Progress
@@ -77,7 +78,8 @@ def test_what_nothing_reaches_is_said_of_each(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "worth_of", partial(worth_of, epochs=1))
     out = tmp_path / "out"
     settings = tmp_path / "settings.yaml"
     settings.write_text("data: {source: chest_phantom, image_size: 16, images: 220}\n")

@@ -34,8 +34,7 @@ def protect(images: Any, labels: Any = None, **changes: Any) -> tuple[Any, shado
     return shadow_defense.protect(images, labels, **given)
 
 
-@pytest.mark.slow
-def test_a_certificate_of_arrays(site: Path, tmp_path: Path) -> None:
+def test_a_certificate_of_arrays(site: Path, quick: None, tmp_path: Path) -> None:
     """Steps 2 and 3 as a person would: protect, look, save."""
     protected, certificate = protect(IMAGES, LABELS, **QUICK)
     assert (protected.shape, protected.dtype) == (IMAGES.shape, np.uint8)

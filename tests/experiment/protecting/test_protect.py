@@ -211,9 +211,8 @@ def test_a_folder_of_images_comes_out_as_a_folder(
         assert (image.size, image.mode) == ((12, 12), "L")
 
 
-@pytest.mark.slow
 def test_a_withheld_verdict_gives_no_numbers(
-    hospital: Path, tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+    hospital: Path, tmp_path: Path, site: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted fault: the attacker's copy of the defense draws otherwise than the defense."""
     from shadow_defense.protection.white import White
