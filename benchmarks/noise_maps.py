@@ -1,13 +1,15 @@
-"""What fewer iterations leave of Shadow Defense's noise maps, image by image.
+"""What fewer iterations leave of Shadow Defense's noise maps, image by image, beside what other draws do.
 
     python benchmarks/noise_maps.py --variants attack_iterations=2 latent_iterations=10,latent_starts=512
     python benchmarks/noise_maps.py --set data.source=retinamnist data.path=retinamnist.npz --variants ...
+    python benchmarks/noise_maps.py --seeds 1 2 3
 
 Of a configuration's clients, with its generator pre-trained as it says: the maps after all rounds with a pseudo attack,
 at the global models of an undefended training, of the first Shadow arm with ``--reference`` and with each of the
-variants in its options. Told is Spearman's correlation with the reference's map of the same image, and processor
-seconds of protection. "another image": between the reference's maps of two images, what a map is worth that knows
-nothing of its own.
+variants in its options; with ``--seeds`` of the reference's options again, but for one seed: that of the generator's
+pre-training, of the latent codes' starts, or of the order of images. Told is Spearman's correlation with the
+reference's map of the same image, and processor seconds of protection. "another image": between the reference's maps of
+two images, what a map is worth that knows nothing of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -39,7 +41,20 @@ from shadow_defense.generators.training import pretrain
 PLAIN, SHADOW = "undefended", "shadow"
 
 
-def train(scene: Scene, defense: Defense, client: str, state: dict[str, Tensor], round: int) -> LocalResult:
+class Seeds(NamedTuple):
+    """What a map may depend on besides image and settings, each beside the configuration's own seed."""
+
+    generator: int = 0
+    codes: int = 0
+    order: int = 0
+
+
+OWN = Seeds()
+
+
+def train(
+    scene: Scene, defense: Defense, client: str, state: dict[str, Tensor], round: int, order: int = 0
+) -> LocalResult:
     """A client's round from a global state."""
     training = scene.config.training
     return train_locally(
@@ -51,7 +66,7 @@ def train(scene: Scene, defense: Defense, client: str, state: dict[str, Tensor],
         round=round,
         normalisation=scene.dataset.normalisation,
         loss_fn=training.loss_function(),
-        seed=scene.config.seed,
+        seed=scene.config.seed + order,
     )
 
 
@@ -66,15 +81,18 @@ def global_states(scene: Scene, rounds: int) -> list[dict[str, Tensor]]:
     return states
 
 
-def noise_maps(scene: Scene, generator: Generator, states: list[dict[str, Tensor]]) -> tuple[list[Tensor], float]:
+def noise_maps(
+    scene: Scene, generator: Generator, states: list[dict[str, Tensor]], seeds: Seeds = OWN
+) -> tuple[list[Tensor], float]:
     """The maps of all clients' images as their guards hold them after the last of the rounds, and seconds."""
     maps, begun = list[Tensor](), time.process_time()
     for client in scene.dataset.clients:
         defense = build_defense(scene, SHADOW, generator, client.name)
         assert isinstance(defense, ShadowDefense)
+        defense.guard.seed += seeds.codes
         prepare_defense(defense, client, scene.dataset.normalisation)
         for round, state in enumerate(states):
-            train(scene, defense, client.name, state, round)
+            train(scene, defense, client.name, state, round, seeds.order)
         maps += [defense.guard.noise_maps[sample] for sample in sorted(defense.guard.noise_maps)]
     return maps, time.process_time() - begun
 
@@ -101,7 +119,8 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="demo", help="a preset or a YAML file")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--reference", default="", metavar="NAME=VALUE,...", help="options of the long one")
-    parser.add_argument("--variants", nargs="+", required=True, metavar="NAME=VALUE,...")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME=VALUE,...")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="added to each of three seeds, one at a time")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -115,8 +134,13 @@ def main() -> None:
         return plain.varied(config.model_copy(update={"arms": {PLAIN: DefenseSettings(), SHADOW: shadow}}))
 
     plain = Scene(config.model_copy(update={"arms": {PLAIN: DefenseSettings()}}))
-    with tempfile.TemporaryDirectory() as folder:
-        generator = pretrain(config.generator, plain.dataset.public.images, seed=config.seed, folder=Path(folder))
+
+    def pretrained(seed: int) -> Generator:
+        with tempfile.TemporaryDirectory() as folder:
+            public = plain.dataset.public.images
+            return pretrain(config.generator, public, seed=config.seed + seed, folder=Path(folder))
+
+    generator = pretrained(0)
     rounds = min(int(arm.options.get("shadow_rounds", 20)), config.training.rounds)
     states = global_states(plain, rounds)
     reference, seconds = noise_maps(scene_with(""), generator, states)
@@ -126,6 +150,13 @@ def main() -> None:
         maps, seconds = noise_maps(scene_with(variant), generator, states)
         found = [rank_correlation(a, b) for a, b in zip(maps, reference, strict=True)]
         result[variant] = {**told(found), "seconds": seconds}
+    for name in Seeds._fields if given.seeds else ():
+        found = list[float]()
+        for seed in given.seeds:
+            seeds = Seeds(**{name: seed})
+            maps, _ = noise_maps(scene_with(""), pretrained(seed) if seeds.generator else generator, states, seeds)
+            found += [rank_correlation(a, b) for a, b in zip(maps, reference, strict=True)]
+        result[f"another seed of the {name}"] = told(found)
     if given.json:
         print(json.dumps(result))
         return
