@@ -29,9 +29,8 @@ from shadow_defense.experiment.plans.risks import (
 )
 from shadow_defense.experiment.plans.risks.cost import Times
 from shadow_defense.experiment.plans.risks.names import NAMES, chosen_numbers
-from shadow_defense.experiment.plans.risks.risk import shadow_arm
+from shadow_defense.experiment.plans.risks.risk import Image, image_values, shadow_arm
 from shadow_defense.experiment.plans.risks.running import RISKS, run_risks
-from shadow_defense.experiment.plans.risks.values import Image, image_values
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.central import public_federation

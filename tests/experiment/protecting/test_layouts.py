@@ -12,9 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from shadow_defense.errors import ConfigError, DataError
-from shadow_defense.experiment.protecting.layouts.layout import Layout
-from shadow_defense.experiment.protecting.layouts.pictures import target_of
-from shadow_defense.experiment.protecting.layouts.reading import read_layout
+from shadow_defense.experiment.protecting.layouts import Layout, read_layout, target_of
 from shadow_defense.experiment.protecting.material import read_material
 from tests.data.test_dicom import WINDOW
 from tests.data.test_dicom import write as write_dicom

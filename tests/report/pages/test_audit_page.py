@@ -11,8 +11,7 @@ from tests.report.each_record import HEADER, build_audit
 from tests.report.html_page import Page
 
 from shadow_defense.report.kit.pictures import picture
-from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.pages.audit_pair import render_pair
+from shadow_defense.report.pages.audit import render_audit, render_pair
 from shadow_defense.report.records.audit import (
     AttackEnd,
     AuditPair,

@@ -13,11 +13,11 @@ from tests.report.html_page import HOSTILE, Page, renamed
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.formatting import plain
 from shadow_defense.report.pages.compare import (
+    comparison_markdown,
     comparison_numbers,
     comparison_summary,
     render_comparison,
 )
-from shadow_defense.report.pages.compare_markdown import comparison_markdown
 from shadow_defense.report.records.comparison import ComparisonPictures, ComparisonRecord
 from shadow_defense.report.records.scores import Row, ScoreTable, measurements
 from shadow_defense.seeds import named_generator

@@ -23,8 +23,7 @@ from shadow_defense.files import write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.lpips import Lpips, load_lpips
 from shadow_defense.progress import Progress
-from shadow_defense.report.pages.audit import render_audit
-from shadow_defense.report.pages.audit_pair import render_pair
+from shadow_defense.report.pages.audit import render_audit, render_pair
 from shadow_defense.report.records.audit import AttackEnd, AuditPair, AuditPictures, AuditRecord, Facts
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.audit_assessment import assess

@@ -16,7 +16,7 @@ from shadow_defense.attacks.removers.worst_case import distances, found_again, i
 from shadow_defense.errors import DataError, shown
 from shadow_defense.experiment.protecting.auditing import audit_images, audited_places, measured
 from shadow_defense.experiment.protecting.building import choose_constants
-from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, example_of, write_certificate
+from shadow_defense.experiment.protecting.certificate import Origin, certificate_of, example_of, write_certificate
 from shadow_defense.experiment.protecting.folder import ASKED, read_finished
 from shadow_defense.experiment.protecting.forecast import Tell, forecast
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material

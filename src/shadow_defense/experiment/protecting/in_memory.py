@@ -15,8 +15,7 @@ from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
-from shadow_defense.experiment.protecting.certificate import Certificate
-from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, example_of
+from shadow_defense.experiment.protecting.certificate import Certificate, Origin, certificate_of, example_of
 from shadow_defense.experiment.protecting.folder import site_secret
 from shadow_defense.experiment.protecting.given_images import read_given
 from shadow_defense.experiment.protecting.knowledge import PublicImages, read_public

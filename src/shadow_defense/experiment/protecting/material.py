@@ -10,8 +10,7 @@ import torch
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import ConfigError, DataError
 from shadow_defense.experiment.protecting.knowledge import PublicImages, cut_public, read_public, refuse_private
-from shadow_defense.experiment.protecting.layouts.layout import Layout
-from shadow_defense.experiment.protecting.layouts.reading import read_layout
+from shadow_defense.experiment.protecting.layouts import Layout, read_layout
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.seeds import named_generator

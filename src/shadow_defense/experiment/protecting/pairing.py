@@ -12,10 +12,7 @@ from shadow_defense.data.images import as_bytes
 from shadow_defense.errors import DataError, shown
 from shadow_defense.experiment.protecting.folder import read_finished
 from shadow_defense.experiment.protecting.knowledge import PublicImages
-from shadow_defense.experiment.protecting.layouts.archive import ArchiveLayout
-from shadow_defense.experiment.protecting.layouts.layout import Layout
-from shadow_defense.experiment.protecting.layouts.pictures import target_of
-from shadow_defense.experiment.protecting.layouts.reading import read_layout
+from shadow_defense.experiment.protecting.layouts import ArchiveLayout, Layout, read_layout, target_of
 from shadow_defense.protection.building import freeze
 from shadow_defense.protection.constants import hash_of
 from shadow_defense.protection.frozen import FrozenProtection

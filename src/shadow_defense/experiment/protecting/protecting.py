@@ -13,7 +13,7 @@ from torch import Tensor
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
-from shadow_defense.experiment.protecting.certifying import Origin, certificate_of, example_of, write_certificate
+from shadow_defense.experiment.protecting.certificate import Origin, certificate_of, example_of, write_certificate
 from shadow_defense.experiment.protecting.folder import (
     CERTIFICATE,
     CONSTANTS,
@@ -25,7 +25,7 @@ from shadow_defense.experiment.protecting.folder import (
     write_transform,
 )
 from shadow_defense.experiment.protecting.forecast import Tell, forecast
-from shadow_defense.experiment.protecting.layouts.layout import Chunks, Layout
+from shadow_defense.experiment.protecting.layouts import Chunks, Layout
 from shadow_defense.experiment.protecting.material import CHOOSING, Material, Request, read_material
 from shadow_defense.experiment.protecting.networks import check_networks, read_networks
 from shadow_defense.experiment.protecting.pairing import read_earlier

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from shadow_defense.attacks.removers.learned import TRAINING, pairs_found, train_remover
-from shadow_defense.attacks.removers.suite import Knowledge, planted_breaks, removers_for
+from shadow_defense.attacks.removers.suite import Knowledge, breaks_unknown_noise, planted_breaks, removers_for
 from shadow_defense.attacks.removers.unknown import AsGiven
 from shadow_defense.attacks.removers.worst_case import (
     Scores,
@@ -30,14 +30,55 @@ from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.breaking import Breaking
-from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training_key
+from shadow_defense.experiment.tasks.keys import TRAINING_CODE, computed_on, key_of, public_key, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.states import on_host
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Whether sparse noise was broken."""
+
+    sparse_noise: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Breaking(RecordTask[Broken]):
+    """A learned remover, trained for so many steps, on sparse noise: where it fails, no worst case counts."""
+
+    scene: Scene
+    remover_steps: int
+
+    kind = "break"
+    counted = TRAINING
+    file = "break.json"
+    record = Broken
+
+    @cached_property
+    def key(self) -> str:
+        code = code_hash("attacks/removers", "protection", "experiment/tasks/bounding.py")
+        return key_of(code, public_key(self.scene), self.remover_steps, *computed_on(self.scene))
+
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}: sparse noise that a remover has to break"
+
+    def describe(self) -> Mapping[str, object]:
+        return {"remover_steps": self.remover_steps}
+
+    def steps(self) -> int:
+        return self.remover_steps
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        data = self.scene.dataset
+        known = Knowledge(data.public.unit_images(), data.public.labels, data.classes, device=self.scene.device)
+        seed, steps = self.scene.config.seed, self.remover_steps
+        self.save(store, Broken(breaks_unknown_noise(known, seed=seed, steps=steps, progress=progress)))
+
 
 BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "experiment/tasks/bounding.py")
 

@@ -1,8 +1,9 @@
-"""The page of an audit: what was rebuilt, how close it is, who the attacker is, and why it worked or failed."""
+"""The page of an audit: what was rebuilt, how close it is, who the attacker is, and why it worked or failed;
+and of two updates side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from jaxtyping import Float
@@ -14,11 +15,12 @@ from shadow_defense.report.kit.metrics import METRICS
 from shadow_defense.report.kit.pictures import Picture, picture
 from shadow_defense.report.kit.table import Column, Table
 from shadow_defense.report.kit.template import render_page
-from shadow_defense.report.records.audit import AttackEnd, AuditPictures, AuditRecord, RiskRow
+from shadow_defense.report.pages.run_pictures import THUMBNAIL, Tile
+from shadow_defense.report.records.audit import AttackEnd, AuditPair, AuditPictures, AuditRecord, RiskRow
 from shadow_defense.report.sentences.audit_assessment import NOT_COVERED, OFFICER, RULES
 
 MOST_SHOWN = 32
-"""Reconstructions of each attack that are drawn; all are in the tensors beside the page."""
+"""Reconstructions of each attack, or of a pair images, that are drawn; all are in the tensors beside the page."""
 
 GROUPS = {
     "hides": "What hides the images",
@@ -122,3 +124,61 @@ def _threat_models(texts: Mapping[str, str]) -> dict[str, str]:
         ", ".join(name for name, other in texts.items() if other == text): text
         for text in dict.fromkeys(texts.values())
     }
+
+
+def render_pair(record: AuditPair, pictures: Mapping[str, AuditPictures]) -> str:
+    """The whole page as one HTML document.
+
+    Args:
+        pictures: by the arm's title, as ``record.audits``.
+
+    Raises:
+        DataError: when an image has neither one nor three channels.
+    """
+    truths = next(iter(pictures.values())).truths
+    rows = [] if truths is None else [_row(record, pictures, place) for place in range(min(len(truths), MOST_SHOWN))]
+    return render_page("audit_pair", record, seeds=(record.seed,), sheet=rows, table=_table(record), rule=RULE)
+
+
+def _row(record: AuditPair, pictures: Mapping[str, AuditPictures], image: int) -> list[Tile | None]:
+    truths = next(iter(pictures.values())).truths
+    assert truths is not None
+    described = f"Image {image + 1} of the client"
+    original = Tile(picture(truths[image], "", described, least=THUMBNAIL))
+    return [original, *(_tile(title, audit, pictures[title], image) for title, audit in record.audits.items())]
+
+
+def _tile(title: str, audit: AuditRecord, pictures: AuditPictures, image: int) -> Tile | None:
+    """The closest that any attack came to an image."""
+    found = [
+        (row.share, name, row)
+        for name, end in audit.attacks.items()
+        for row in end.rows
+        if row.image == image and row.share is not None
+    ]
+    if not found:
+        return None
+    _, name, row = max(found, key=lambda each: each[0])
+    drawn = pictures.reconstructions[name][row.reconstruction]
+    described = f"Image {image + 1} rebuilt with {title}"
+    lines = (f"by {name}", f"SSIM {number(row.ssim, 2)}")
+    return Tile(picture(drawn, "", described, *lines, least=THUMBNAIL), row.recognition)
+
+
+def _table(record: AuditPair) -> Table[str]:
+    def ended(title: str) -> Column[str]:
+        return Column(title, _reader(record.audits[title]))
+
+    names = list(next(iter(record.audits.values())).attacks)
+    columns = (Column[str]("Attack", lambda name: name), *(ended(title) for title in record.audits))
+    return Table("How each attack ended", columns, names, kind="words")
+
+
+def _reader(audit: AuditRecord) -> Callable[[str], str]:
+    def read(name: str) -> str:
+        end = audit.attacks[name]
+        best = end.best
+        numbers = "" if best is None else f", SSIM {number(best.ssim, 2)}, PSNR {number(best.psnr, 1, 'dB')}"
+        return f"{end.verdict}{numbers}"
+
+    return read

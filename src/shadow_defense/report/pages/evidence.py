@@ -11,8 +11,7 @@ from shadow_defense.report.kit.charts import Panel
 from shadow_defense.report.kit.formatting import MISSING, markdown_text, number
 from shadow_defense.report.kit.plane import plane_svg
 from shadow_defense.report.kit.table import Column, Table
-from shadow_defense.report.pages.compare import render_comparison
-from shadow_defense.report.pages.compare_markdown import comparison_markdown
+from shadow_defense.report.pages.compare import comparison_markdown, render_comparison
 from shadow_defense.report.records.comparison import ComparisonPictures, Plane, PlanePoint
 from shadow_defense.report.records.evidence import (
     F1_LOST,

@@ -30,8 +30,7 @@ from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
-from shadow_defense.report.pages.compare import comparison_numbers, render_comparison
-from shadow_defense.report.pages.compare_markdown import comparison_markdown
+from shadow_defense.report.pages.compare import comparison_markdown, comparison_numbers, render_comparison
 from shadow_defense.report.records.comparison import (
     ComparisonPictures,
     ComparisonRecord,

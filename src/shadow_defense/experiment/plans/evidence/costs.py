@@ -9,8 +9,7 @@ from shadow_defense.experiment.forecast import preparing_seconds, round_seconds
 from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.bounding import Bounding
-from shadow_defense.experiment.tasks.breaking import Breaking
+from shadow_defense.experiment.tasks.bounding import Bounding, Breaking
 from shadow_defense.experiment.tasks.central import Central, public_federation
 from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
 from shadow_defense.experiment.tasks.predicting import Predicting

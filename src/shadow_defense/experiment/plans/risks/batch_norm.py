@@ -8,8 +8,18 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.plans.risks.risk import NO_DEFENSE, UNDEFENDED, Risk, Trials, changed, main_attack
-from shadow_defense.experiment.plans.risks.values import Values, differences, image_values, mean_of
+from shadow_defense.experiment.plans.risks.risk import (
+    NO_DEFENSE,
+    UNDEFENDED,
+    Risk,
+    Trials,
+    Values,
+    changed,
+    differences,
+    image_values,
+    main_attack,
+    mean_of,
+)
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.models.build import MODELS

@@ -11,10 +11,13 @@ from shadow_defense.experiment.plans.risks.risk import (
     UNDEFENDED,
     Risk,
     Trials,
+    Values,
     changed,
+    differences,
+    image_values,
     main_attack,
+    mean_of,
 )
-from shadow_defense.experiment.plans.risks.values import Values, differences, image_values, mean_of
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.metrics.confidence import Estimate

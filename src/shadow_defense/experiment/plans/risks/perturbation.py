@@ -12,18 +12,16 @@ from shadow_defense.experiment.plans.risks.risk import (
     UNDEFENDED,
     Risk,
     Trials,
-    changed,
-    main_attack,
-    shadow_arm,
-)
-from shadow_defense.experiment.plans.risks.values import (
     Values,
+    changed,
     differences,
     f1_change,
     final_f1,
     image_values,
+    main_attack,
     mean_of,
     mean_over,
+    shadow_arm,
 )
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial

@@ -16,10 +16,14 @@ from shadow_defense.experiment.plans.risks.risk import (
     UNDEFENDED,
     Risk,
     Trials,
+    Values,
     changed,
+    differences,
+    final_f1,
+    image_values,
     main_attack,
+    mean_of,
 )
-from shadow_defense.experiment.plans.risks.values import Values, differences, final_f1, image_values, mean_of
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.central import PUBLIC, Central, public_federation

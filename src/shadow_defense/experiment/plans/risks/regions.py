@@ -13,13 +13,15 @@ from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
     NO_DEFENSE,
     UNDEFENDED,
+    Image,
     Risk,
     Trials,
     changed,
+    differences,
     main_attack,
+    mean_of,
     shadow_arm,
 )
-from shadow_defense.experiment.plans.risks.values import Image, differences, mean_of
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.trial import Trial

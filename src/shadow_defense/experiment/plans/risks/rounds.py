@@ -10,13 +10,16 @@ from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
     NO_DEFENSE,
     UNDEFENDED,
+    Image,
     Risk,
     Trials,
+    Values,
     changed,
+    image_values,
     main_attack,
+    mean_of,
     spread_rounds,
 )
-from shadow_defense.experiment.plans.risks.values import Image, Values, image_values, mean_of
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.metrics.intervals import slope

@@ -1,1 +1,0 @@
-"""Data sets that come in and go out in the same layout, with other images in place of their own."""
