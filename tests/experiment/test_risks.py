@@ -33,8 +33,8 @@ from shadow_defense.experiment.plans.risks.risk import Image, image_values, shad
 from shadow_defense.experiment.plans.risks.running import RISKS, run_risks
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
-from shadow_defense.experiment.tasks.central import public_federation
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
+from shadow_defense.experiment.tasks.training import public_federation
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.files import read_json, read_tensors
 from shadow_defense.metrics.confidence import Estimate

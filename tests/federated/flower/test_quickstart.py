@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests.experiment.protecting.conftest import FOUND
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.flower.test_deployment import told_of, wait_until
 from tests.federated.processes import LOOPBACK, listening
 
 import shadow_defense
 from shadow_defense.experiment.audit.of_run import case_of_run
+from shadow_defense.experiment.protecting import in_memory
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.flower.environment import SILENT
 from shadow_defense.files import read_json
@@ -114,12 +116,12 @@ def test_it_trains_on_a_protected_folder_without_a_changed_line_of_code(
 ) -> None:
     """Only ``data:`` of its federation.yaml names the folder, as it would name any."""
     monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "site"))
+    # What removers make of them has no part in it.
+    monkeypatch.setattr(in_memory, "audit_protection", lambda *_: FOUND)
     draws = np.random.default_rng(0)
     clean, public = (draws.integers(0, 256, (count, 16, 16), dtype=np.uint8) for count in (24, 60))
     labels = np.arange(24) % 2
-    protected, _ = shadow_defense.protect(
-        clean, labels, public=public, preset="white", strength=0.5, audited=20, remover_steps=50
-    )
+    protected, _ = shadow_defense.protect(clean, labels, public=public, preset="white", strength=0.5)
     np.savez(tmp_path / "protected.npz", train_images=protected, train_labels=labels)
     app, run = tmp_path / "app", tmp_path / "run"
     shutil.copytree(EXAMPLES / "flower-quickstart" / "quickstart", app / "quickstart")

@@ -17,11 +17,10 @@ from shadow_defense.experiment.protecting.auditing import audit_protection
 from shadow_defense.experiment.protecting.building import site_constants
 from shadow_defense.experiment.protecting.certificate import Certificate, Origin, certificate_of, example_of
 from shadow_defense.experiment.protecting.folder import site_secret
-from shadow_defense.experiment.protecting.given_images import read_given
+from shadow_defense.experiment.protecting.given_images import ProtectedDataset, read_given, read_items
 from shadow_defense.experiment.protecting.knowledge import PublicImages, read_public
 from shadow_defense.experiment.protecting.material import Material, checked
 from shadow_defense.experiment.protecting.networks import Networks, check_networks
-from shadow_defense.experiment.protecting.protected_dataset import ProtectedDataset, read_items
 from shadow_defense.experiment.protecting.settings import protect_preset, targets_of
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator, as_generator, private_copy

@@ -1,25 +1,26 @@
-"""The task of one federated training: an arm, with its defense, from the first round to the last."""
+"""The task of one federated training: an arm, with its defense, from the first round to the last; and of one on
+the public images alone, which no client takes part in."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from shadow_defense.data.dataset import FederatedDataset
+from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import Resources
 from shadow_defense.defenses.kind import Site
-from shadow_defense.errors import GeneratorError, RunError
+from shadow_defense.errors import ConfigError, GeneratorError, RunError
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import deciding, training_key
+from shadow_defense.experiment.tasks.keys import deciding, key_of, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training_place import PLACE, Keep, TrainingPlace, read_keep
 from shadow_defense.federated.batch_norm_policy import check_public_images, evaluable_state, lacks_statistics
@@ -256,3 +257,36 @@ def final_model(scene: Scene, arm: str, folder: Path) -> nn.Module:
     share_bn = scene.config.arms[arm].share_bn
     model.to(scene.device).load_state_dict(evaluable_state(model, state, share_bn, training.batch_norm, scene.dataset))
     return model
+
+
+BATCH_SIZE = 16
+
+PUBLIC = "public"
+
+
+class Central(Training):
+    """Plain SGD on the public images, one epoch a round."""
+
+    kind = "central-training"
+
+    @cached_property
+    def key(self) -> str:
+        return key_of("central", training_key(self.scene, self.arm))
+
+    @property
+    def about(self) -> str:
+        return f"seed {self.scene.config.seed}: central training on public images"
+
+    def compute(self, store: Store, progress: Progress) -> None:
+        place, data = store.place(self), public_federation(self.scene)
+        federation(self.scene, self.arm, place, {PUBLIC: Defense()}, {}, data).run(progress)
+
+
+def public_federation(scene: Scene) -> FederatedDataset:
+    """The scene's data with one client in place of all others, that holds the public images."""
+    data = scene.dataset
+    if len(data.public) == 0:
+        raise ConfigError("a training on the public images needs some: raise data.public_fraction")
+    nothing = data.test.subset([])
+    only = ClientData(PUBLIC, data.public, nothing, nothing, min(BATCH_SIZE, len(data.public)))
+    return replace(data, clients=(only,))

@@ -33,7 +33,7 @@ training: {rounds: 1, learning_rate: 0.05}
 arms: {plain: {defense: none}}
 attacks: {ig: {attack: inverting-gradients, options: {iterations: 8}}}
 metrics: {lpips: null}
-workers: 2
+workers: 0
 """
 
 

@@ -10,9 +10,9 @@ from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bounding, Breaking
-from shadow_defense.experiment.tasks.central import Central, public_federation
 from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
 from shadow_defense.experiment.tasks.predicting import Predicting
+from shadow_defense.experiment.tasks.training import Central, public_federation
 from shadow_defense.experiment.tasks.updating import Updating
 from shadow_defense.progress import Progress
 

@@ -19,8 +19,8 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, Bounding
-from shadow_defense.experiment.tasks.central import Central
 from shadow_defense.experiment.tasks.predicting import Predicting
+from shadow_defense.experiment.tasks.training import Central
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import VictimTrial
 from shadow_defense.metrics.contrasts import within_seeds

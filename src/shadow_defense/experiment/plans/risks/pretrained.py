@@ -26,8 +26,8 @@ from shadow_defense.experiment.plans.risks.risk import (
 )
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.central import PUBLIC, Central, public_federation
 from shadow_defense.experiment.tasks.scoring import Score
+from shadow_defense.experiment.tasks.training import PUBLIC, Central, public_federation
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.federated.training_folder import state_folder
 from shadow_defense.report.records.risks import Finding, Row
