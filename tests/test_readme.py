@@ -143,7 +143,7 @@ def test_the_guards_snippet_runs_as_it_stands(tmp_path: Path, monkeypatch: pytes
 
 def test_flowers_three_lines_are_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
     clientapp = pytest.importorskip("flwr.clientapp")
-    names: dict[str, Any] = {"app": clientapp.ClientApp(), "MEAN": (0.5,), "STD": (0.5,)}
+    names: dict[str, Any] = {"ClientApp": clientapp.ClientApp, "MEAN": (0.5,), "STD": (0.5,)}
     exec(snippet("ShadowGuardMod, guarded"), names)
     assert names["app"]._registered_funcs
 

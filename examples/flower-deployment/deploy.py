@@ -91,6 +91,8 @@ def main() -> int:
                 return 1
     print("all processes stopped")
     for name, (arm, client) in (AUDITS_OF_AVERAGES if given.secure else AUDITS).items():
+        if arm not in server.config.arms:
+            continue
         out = folder / "audit" / name
         command = f"shadow-defense audit {server.folder} --arm {arm} --client {client} --out {out}"
         asked = {"round": None, "attacks": (), "threat_model": None, "iterations": None}

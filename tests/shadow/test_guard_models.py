@@ -54,6 +54,13 @@ class Transformer(nn.Module):
         return self.head(self.layer(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
 
 
+class Viewed(Alone):
+    """The same network with its feature maps flattened as Flower's template does it, which asks how they lie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).view(-1, 256))
+
+
 def protected(model: nn.Module, **changes: Any) -> Tensor:
     return guard().protect(**step(model=model, **changes))
 
@@ -171,3 +178,7 @@ def test_nan_in_the_model_s_work_is_named() -> None:
         with pytest.raises(DefenseError, match=r"Grad-CAM\+\+ holds NaN or infinity in 'i0'"):
             chosen.protect(**step(model=Overflowing()))
         assert chosen.noise_maps == {}
+
+
+def test_a_network_that_asks_how_its_feature_maps_lie_is_guarded_alike() -> None:
+    torch.testing.assert_close(protected(Viewed()), protected(Alone()), rtol=0, atol=1e-5)

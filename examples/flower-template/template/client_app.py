@@ -8,11 +8,11 @@ from shadow_defense.federated.flower.shadow_guard_mod import ShadowGuardMod, gua
 from template.task import Net, load_data
 from template.task import train as train_fn
 
-app = ClientApp()
 QUICK = ShadowSettings(latent_iterations=100)  # 500 unless told otherwise: this is an example
+app = ClientApp(mods=[ShadowGuardMod("~/shadow-generator.safetensors", QUICK, metrics=["train_loss"])])  # <-
 
 
-@app.train(mods=[ShadowGuardMod("~/shadow-generator.safetensors", QUICK, metrics=["train_loss"])])  # <-
+@app.train()
 def train(msg: Message, context: Context) -> Message:
     model = Net()
     model.load_state_dict(msg.content["arrays"].to_torch_state_dict())

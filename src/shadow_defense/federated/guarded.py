@@ -62,7 +62,7 @@ class guarded:  # noqa: N801
         now = _GUARDING.get()
         if now is None:
             raise DefenseError(
-                "nothing guards this training: write @app.train(mods=[ShadowGuardMod(...)]) in front of it on Flower, "
+                "nothing guards this training: write ClientApp(mods=[ShadowGuardMod(...)]) on Flower, "
                 "take its rounds by ShadowGuardSite(...).receive() on NVFlare"
             )
         self._loader, self._now = loader, now

@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
-from shadow_defense.models.functional import LossFunction, Substitution, loss_gradients
+from shadow_defense.models.functional import LossFunction, Substitution, functional_call, loss_gradients
 from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
 from shadow_defense.models.two_passes import FirstPass, derivative_along, on_the_graph
 from shadow_defense.models.update_losses import LossSlope, UpdateLoss
@@ -46,6 +46,33 @@ def channels_last(tensor: Tensor) -> Tensor:
     return laid.requires_grad_(tensor.requires_grad)
 
 
+def laid_out(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    images: Float[Tensor, "n c h w"],
+    labels: Tensor,
+    loss_fn: LossFunction,
+) -> dict[str, Tensor]:
+    """``parameters`` :func:`channels_last`, or as they are where model or loss take feature maps to lie as usual.
+
+    So does ``x.view(-1, 400)``, which networks are often written with: it refuses what lies otherwise.
+
+    Args:
+        images, labels: to try it on, of which one is enough.
+    """
+    laid = {name: channels_last(tensor) for name, tensor in parameters.items()}
+    try:
+        with torch.no_grad():
+            loss_fn(functional_call(model, {**laid, **buffers}, (images[:1],)), labels[:1])
+    except torch.OutOfMemoryError:
+        raise
+    # Whatever a stranger's model raises; what has nothing to do with the layout it raises again where it is run.
+    except Exception:
+        return dict(parameters)
+    return laid
+
+
 class SimulatedGradient:
     """``g(x) = d loss(theta, x) / d theta``, which autograd can differentiate by the images x.
 
@@ -60,7 +87,7 @@ class SimulatedGradient:
 
     Args:
         parameters: theta, leaves that require gradients; they stay as they are from a call to its derivative;
-            fastest :func:`channels_last`.
+            fastest :func:`laid_out`.
         buffers: written to in train mode, once a call.
         recorder: open, where batch-norm statistics are wanted.
         method: what an earlier object found out about the same model.

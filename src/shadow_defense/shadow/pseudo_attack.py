@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
-from shadow_defense.models.simulated_gradient import Derivative, SimulatedGradient, channels_last
+from shadow_defense.models.simulated_gradient import Derivative, SimulatedGradient, channels_last, laid_out
 from shadow_defense.shadow.batch import ShadowBatch
 from shadow_defense.shadow.task import TrainingTask, check_finite, model_in_words
 from shadow_defense.shadow.victim import VictimSignals
@@ -118,11 +118,12 @@ def pseudo_attack(
     tuned = {name: tensor.detach().clone().requires_grad_() for name, tensor in synthesis.items()}
     optimiser = torch.optim.Adam(list(tuned.values()), lr=learning_rate, fused=True)
     own, buffers = split_state(model, global_state, like=images)
-    parameters = {name: channels_last(tensor) for name, tensor in own.items()}
     victim = VictimSignals(
         {name: channels_last(tensor) for name, tensor in victim.gradients.items()}, victim.statistics
     )
     losses = []
+    with training_mode(model, False):
+        parameters = laid_out(model, own, buffers, images, labels, loss_fn)
     with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
         gradient = SimulatedGradient(model, parameters, buffers, loss_fn, recorder, derivative)
         for _ in range(iterations):

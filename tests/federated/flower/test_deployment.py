@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from tests.experiment.in_process import train_arm
 from tests.federated.processes import LOOPBACK, listening, talking, told
 
+from shadow_defense.config import config_from
+from shadow_defense.experiment.run import Run
 from shadow_defense.federated.client_state import ClientState, ClientStateFolder
 from shadow_defense.federated.flower.environment import SILENT
+from shadow_defense.federated.flower.secure_aggregation.fixed_point import FixedPoint
 from shadow_defense.federated.training_folder import round_folder, state_folder, update_path
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
@@ -48,9 +54,11 @@ def half_written(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def example_running(out: Path) -> Iterator[subprocess.Popen[str]]:
+def example_running(
+    out: Path, *flags: str, example: Path = EXAMPLES / "flower-deployment"
+) -> Iterator[subprocess.Popen[str]]:
     """The example's script; what it does not stop itself is a failure of the test that uses this."""
-    command = [sys.executable, str(EXAMPLES / "flower-deployment" / "deploy.py"), "--out", str(out)]
+    command = [sys.executable, str(example / "deploy.py"), "--out", str(out), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(out.parent)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -104,6 +112,31 @@ def test_the_example_runs_audits_and_leaves_nothing_behind(tmp_path: Path) -> No
         key = out / "flower" / f"keys-{number - 1}" / "node.key"
         assert key.stat().st_mode & 0o077 == 0
     assert not list(server.rglob("*secret*")) and not half_written(out)
+
+
+def test_by_secure_aggregation_the_server_has_the_average_and_no_update(tmp_path: Path) -> None:
+    """One undefended round of the example: the average is that of a training in one process, which masks nothing."""
+    example, out = tmp_path / "example", tmp_path / "out"
+    shutil.copytree(EXAMPLES / "flower-deployment", example)
+    values = yaml.safe_load((example / "federation.yaml").read_text())
+    values |= {"training": {**values["training"], "rounds": 1}, "arms": {"none": values["arms"]["none"]}}
+    (example / "federation.yaml").write_text(yaml.safe_dump(values))
+    with example_running(out, "--secure", example=example) as process:
+        output, errors = process.communicate()
+    assert process.returncode == 0, f"{output}\n{errors}"
+    assert told_of(out) == []
+    arm = out / "server" / "hospitals" / "arms" / "none"
+    assert recorded(arm, 0) == ["all-clients"] and not list((out / "server").rglob("update-client*"))
+    assert rebuilt(out, "average-undefended")[1] == "all-clients in round 1: No defense"
+    alone = Run.create(tmp_path / "alone", config_from(values))
+    train_arm(alone, "none")
+    expected, found = (
+        read_tensors(state_folder(folder, 1) / "global.safetensors")[0] for folder in (alone.arm_folder("none"), arm)
+    )
+    error = FixedPoint(3, 8).largest_error(13, 3)
+    for name, tensor in expected.items():
+        difference = (found[name].double() - tensor.double()).abs()
+        assert bool((difference <= error + 2**-22 * (1 + tensor.abs())).all()), name
 
 
 def rebuilt(out: Path, audit: str) -> tuple[bool, str, list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from tests.federated.flower.in_process_grid import InProcessGrid
@@ -47,18 +47,18 @@ def template(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 def app_of(template: ModuleType, mod: ShadowGuardMod) -> ClientApp:
     """The template's training behind another mod: the function that its decorator registered has none around it."""
-    app = ClientApp()
-    app.train(mods=[mod])(template.train)
+    app = ClientApp(mods=[mod])
+    app.train()(template.train)
     return app
 
 
-def trained(app: ClientApp, states: Path, rounds: int = 1) -> InProcessGrid:
+def trained(app: ClientApp, states: Path, rounds: int = 1, fraction_evaluate: float = 0.0) -> InProcessGrid:
     net = importlib.import_module("template.task").Net
     grid = InProcessGrid(app, 2, {"state-dir": str(states)})
     for context in grid.contexts.values():
         context.run_config.update({"local-epochs": 1, "num-server-rounds": 2})
     torch.manual_seed(0)
-    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy = FedAvg(fraction_evaluate=fraction_evaluate)
     strategy.start(grid=grid, initial_arrays=ArrayRecord(net().state_dict()), num_rounds=rounds)
     return grid
 
@@ -81,6 +81,21 @@ def test_the_template_trains_on_protected_batches(template: ModuleType, tmp_path
     none = trained(app_of(template, mod(settings=QUICK.model_copy(update={"strength": 1e-9}))), tmp_path / "none")
     protected, plain = (each.replies[0].content["arrays"].to_torch_state_dict() for each in (guarding, none))
     assert any(not torch.allclose(protected[name], tensor, atol=1e-4) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize(("images", "leaves"), [(12, True), (4, False)])
+def test_an_apps_evaluations_pass_it_too(template: ModuleType, tmp_path: Path, images: int, leaves: bool) -> None:
+    app = app_of(template, mod(metrics=["train_loss", "eval_loss"]))
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"eval_loss": 0.123456, "num-examples": images})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    grid = trained(app, tmp_path, fraction_evaluate=1.0)
+    evaluated = [reply for reply in grid.replies if reply.metadata.message_type == "evaluate"]
+    assert [reply.has_error() for reply in evaluated] == [not leaves] * 2
+    assert not leaves or dict(evaluated[0].content["metrics"]) == {"eval_loss": 0.123, "num-examples": 12}
 
 
 def test_a_round_asked_again_is_answered_by_what_left(template: ModuleType, tmp_path: Path) -> None:
@@ -130,7 +145,7 @@ def test_a_deployment_without_a_folder_sends_nothing_and_a_simulation_has_one(
 
 
 def test_outside_of_a_mod_nothing_is_guarded() -> None:
-    with pytest.raises(DefenseError, match=r"@app.train\(mods=\[ShadowGuardMod"):
+    with pytest.raises(DefenseError, match=r"ClientApp\(mods=\[ShadowGuardMod"):
         guarded([], nn.Identity())
 
 

@@ -41,9 +41,9 @@ ROUNDS = "num-server-rounds"
 class ShadowGuardMod(ProtectingMod):
     """Keeps a guard for the node and lets a training's model leave only where it drew guarded batches.
 
-    ``@app.train(mods=[ShadowGuardMod(...)])``, and ``guarded(loader, model)`` in place of the loader. It
-    belongs first in the list of mods. The guard's state and the secret of its draws lie in the folder of the site
-    (docs/flower.md); a round asked again is answered by what left before.
+    ``ClientApp(mods=[ShadowGuardMod(...)])``, so that evaluations pass it too, and ``guarded(loader, model)`` in place
+    of the training's loader. It belongs first in the list of mods. The guard's state and the secret of its draws lie in
+    the folder of the site (docs/flower.md); a round asked again is answered by what left before.
 
     Args:
         generator: file that ``shadow-defense pretrain`` wrote, or a module to [-1, 1]; the node's ``shadow-generator``
