@@ -47,30 +47,26 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 
 def laid_out(
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
-    images: Float[Tensor, "n c h w"],
-    labels: Tensor,
-    loss_fn: LossFunction,
+    model: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Float[Tensor, "n c h w"]
 ) -> dict[str, Tensor]:
-    """``parameters`` :func:`channels_last`, or as they are where model or loss take feature maps to lie as usual.
+    """``parameters`` :func:`channels_last`, or as they are where the model takes its feature maps to lie as usual.
 
-    So does ``x.view(-1, 400)``, which networks are often written with: it refuses what lies otherwise.
+    So does ``x.view(-1, 400)``, with which networks are often written: it refuses what lies otherwise. The same goes
+    for a loss of outputs that are maps.
 
     Args:
-        images, labels: to try it on, of which one is enough.
+        images: to try it on, of which one is enough.
     """
     laid = {name: channels_last(tensor) for name, tensor in parameters.items()}
     try:
         with torch.no_grad():
-            loss_fn(functional_call(model, {**laid, **buffers}, (images[:1],)), labels[:1])
+            output = functional_call(model, {**laid, **buffers}, (images[:1],))
     except torch.OutOfMemoryError:
         raise
     # Whatever a stranger's model raises; what has nothing to do with the layout it raises again where it is run.
     except Exception:
         return dict(parameters)
-    return laid
+    return dict(parameters) if isinstance(output, Tensor) and not output.is_contiguous() else laid
 
 
 class SimulatedGradient:

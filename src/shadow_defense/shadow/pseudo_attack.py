@@ -123,7 +123,7 @@ def pseudo_attack(
     )
     losses = []
     with training_mode(model, False):
-        parameters = laid_out(model, own, buffers, images, labels, loss_fn)
+        parameters = laid_out(model, own, buffers, images)
     with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
         gradient = SimulatedGradient(model, parameters, buffers, loss_fn, recorder, derivative)
         for _ in range(iterations):
