@@ -152,6 +152,16 @@ def test_a_model_that_a_file_alone_names_is_not_run(module: str, tmp_path: Path)
     assert config_from(values).model.name == f"{module}:net"
 
 
+def test_a_name_in_the_environment_is_enough_and_without_it_that_is_what_is_asked_for(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"model": {"name": f"{module}:net"}}
+    with pytest.raises(ModelError, match=f"name it in the command too, as --model {module}:net"):
+        config_from(values)
+    monkeypatch.setenv(NAMED, f"{module}:net")
+    assert build_model(config_from(values).model, channels=1, classes=3, image_size=(SIDE, SIDE), seed=0).training
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [

@@ -13,7 +13,7 @@ from pathlib import Path
 import shadow_defense
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.config import RunConfig, config_from
-from shadow_defense.errors import RunError, ShadowDefenseError, shown
+from shadow_defense.errors import ModelError, RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.folder import CONFIG, config_of, holds_results, open_folder
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import STORE, Store
@@ -90,6 +90,9 @@ class Run(Trial):
         _check_format(folder)
         try:
             return cls(folder, config_from(as_mapping(read_yaml(written), str(written))))
+        except ModelError as error:
+            # One of the user's own, which the command has to name; the configuration is as it was written.
+            raise ModelError(f"{written}: {error}") from error
         except ShadowDefenseError as error:
             raise RunError(
                 f"{written} cannot be read as a configuration: {error}; write the run's "

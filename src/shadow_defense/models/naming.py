@@ -43,6 +43,12 @@ def name_model(place: str) -> str:
     return place
 
 
+def look_where_named(place: str) -> None:
+    """Let a module that the environment names be found in the working directory too, as if ``--model`` named it."""
+    if os.environ.get(NAMED) == place:
+        look_here()
+
+
 def check_named(place: str) -> None:
     """Raise :class:`ModelError` where :func:`name_model` was not told ``place``, in this process or its parents.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shadow_defense.errors import ModelError
 from shadow_defense.models.kind import ModelKind
-from shadow_defense.models.naming import check_named, is_model_file, is_own
+from shadow_defense.models.naming import check_named, is_model_file, is_own, look_where_named
 from shadow_defense.registry import Registry
 
 OWN: dict[str, ModelKind | str] = {
@@ -28,7 +28,14 @@ class ModelRegistry(Registry[ModelKind]):
 
             kind = file_kind(name)
         else:
-            kind = super().find(name, *others)
+            look_where_named(name)
+            try:
+                kind = super().find(name, *others)
+            except ModelError:
+                # Once it is named it is found in the working directory: that comes before every other remedy.
+                if is_own(name):
+                    check_named(name)
+                raise
         # What an entry point names was named by who installed it.
         if kind.own and is_own(name):
             check_named(name)
