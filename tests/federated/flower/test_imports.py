@@ -27,6 +27,12 @@ def test_the_apps_and_a_round_import_nothing_that_only_other_stages_need(tmp_pat
         "from tests.federated.flower import sites\n"
         f"sites.on_flower(Path({str(tmp_path)!r}), sites.named('noise'))\n"
         "print('TRAINED', heavy())\n"
+        "from shadow_defense.generators.build import load_generator, save_generator\n"
+        "from shadow_defense.generators.dcgan import DCGANGenerator\n"
+        f"path = Path({str(tmp_path / 'generator.safetensors')!r})\n"
+        "save_generator(path, DCGANGenerator(z_dim=4, width=4), 'dcgan', {})\n"
+        "load_generator(path)\n"
+        "print('LOADED', heavy())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert "IMPORTED []\nTRAINED []\n" in done.stdout, done.stdout + done.stderr
+    assert "IMPORTED []\nTRAINED []\nLOADED []\n" in done.stdout, done.stdout + done.stderr
