@@ -9,6 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shadow_defense.models.adam import Adam
+
+WEIGHT_DECAY = 0.01
+"""AdamW's default in torch."""
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -57,8 +62,7 @@ def invert_latents(
         initial: starting codes, of any shape: drawn from a standard normal distribution, or encoded from such.
     """
     z = initial.detach().clone().requires_grad_()
-    optimiser = torch.optim.AdamW([z], lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones=list(halvings(iterations)), gamma=0.5)
+    optimiser, halved = Adam([z], weight_decay=WEIGHT_DECAY), halvings(iterations)
     best_z = initial.detach().clone()
     best_error = images.new_full((len(images),), torch.inf)
     stale = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -73,7 +77,6 @@ def invert_latents(
         done = iteration + 1
         if bool((stale >= patience).all()):
             break
-        (z.grad,) = torch.autograd.grad(error.sum(), z)
-        optimiser.step()
-        schedule.step()
+        rate = learning_rate * 0.5 ** sum(each <= iteration for each in halved)
+        optimiser.step(torch.autograd.grad(error.sum(), z), rate)
     return Inversion(best_z, best_error, done)

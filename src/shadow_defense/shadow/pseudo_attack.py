@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shadow_defense.models.adam import Adam
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
@@ -116,7 +117,7 @@ def pseudo_attack(
         DefenseError: when a parameter ended as NaN or infinity.
     """
     tuned = {name: tensor.detach().clone().requires_grad_() for name, tensor in synthesis.items()}
-    optimiser = torch.optim.Adam(list(tuned.values()), lr=learning_rate, fused=True)
+    optimiser = Adam(tuned.values(), fused=True)
     own, buffers = split_state(model, global_state, like=images)
     victim = VictimSignals(
         {name: channels_last(tensor) for name, tensor in victim.gradients.items()}, victim.statistics
@@ -131,9 +132,7 @@ def pseudo_attack(
             gradients, statistics = gradient(fake, labels)
             loss = shadow_loss(fake, images, gradients, victim, statistics, weights)
             slopes = torch.autograd.grad(loss.total, list(tuned.values()), allow_unused=True)
-            for tensor, slope in zip(tuned.values(), slopes, strict=True):
-                tensor.grad = slope
-            optimiser.step()
+            optimiser.step(slopes, learning_rate)
             losses.append(loss.total.item())
     found = {name: tensor.detach() for name, tensor in tuned.items()}
     check_finite(

@@ -31,8 +31,14 @@ def test_the_apps_and_a_round_import_nothing_that_only_other_stages_need(tmp_pat
         "from shadow_defense.generators.dcgan import DCGANGenerator\n"
         f"path = Path({str(tmp_path / 'generator.safetensors')!r})\n"
         "save_generator(path, DCGANGenerator(z_dim=4, width=4), 'dcgan', {})\n"
-        "load_generator(path)\n"
-        "print('LOADED', heavy())\n"
+        "import torch\n"
+        "from shadow_defense import ShadowGuard, ShadowSettings\n"
+        "guard = ShadowGuard(load_generator(path), ShadowSettings(latent_iterations=1))\n"
+        "from torch import nn\n"
+        "model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(392, 2))\n"
+        "where = {'model': model, 'global_model': model, 'loss_fn': torch.nn.functional.cross_entropy}\n"
+        "guard.protect(torch.zeros(1, 1, 16, 16), [0], ['a'], round=0, rounds=1, **where)\n"
+        "print('COMPILER', 'torch._dynamo' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert "IMPORTED []\nTRAINED []\nLOADED []\n" in done.stdout, done.stdout + done.stderr
+    assert "IMPORTED []\nTRAINED []\nCOMPILER False\n" in done.stdout, done.stdout + done.stderr
