@@ -54,8 +54,9 @@ def prepare(folder: Path, secure: bool) -> tuple[Run, list[str]]:
     for number in range(len(server.dataset.clients)):
         hospital = folder / f"hospital-{number + 1}"
         site = Run.create(hospital / RUN, config)
-        site.generator_path.parent.mkdir(exist_ok=True)
-        shutil.copyfile(server.generator_path, site.generator_path)
+        if config.needs_generator:
+            site.generator_path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(server.generator_path, site.generator_path)
         # A hospital of its own would name the defended arm only: this one shows what happens without.
         arms = " ".join(config.arms)
         where = f'run-dir="{site.folder}" state-dir="{hospital / "state"}"'
