@@ -18,13 +18,13 @@ from shadow_defense.generators.build import build_networks, save_generator
 from shadow_defense.generators.settings import GeneratorSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 
 
 def commands(page: Path) -> list[list[str]]:
     """The arguments of every `shadow-defense` that stands on a line of its own."""
     text = re.sub(r"\\\n\s*", "", page.read_text())
-    lines = re.findall(r"^ +(?:\$ )?(?:\.venv/bin/)?shadow-defense (.+)$", text, re.MULTILINE)
+    lines = re.findall(r"^ +(?:\$ )?(?:[A-Z_]+=\S+ )?(?:\.venv/bin/)?shadow-defense (.+)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 

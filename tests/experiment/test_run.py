@@ -28,6 +28,7 @@ from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.psnr import psnr as decibels
+from shadow_defense.models.naming import NAMED, name_model
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row
 from tests.experiment.conftest import TINY, numbers
@@ -192,6 +193,22 @@ def test_a_batch_of_one_that_batch_norm_cannot_train_on_is_said_at_once(tiny: di
     check_run(Run.create(tmp_path / "small", config_from({**tiny, "model": {**model, "stem": "small"}})))
     frozen = {**tiny, "model": {**model, "stem": "imagenet"}, "training": {**tiny["training"], "batch_norm": "eval"}}
     check_run(Run.create(tmp_path / "frozen", config_from(frozen)))
+
+
+def test_a_program_whose_feature_maps_nobody_sees_is_said_at_once(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of TorchScript only the outputs are known, and the guard's diagnosis looks at its last feature map."""
+    monkeypatch.setenv(NAMED, "")
+    data, options = tiny["data"], {"latent_iterations": 1}
+    pixels = data["image_size"] ** 2
+    torch.jit.trace(nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2)), torch.zeros(2, pixels)).save(tmp_path / "net.ts")
+    model = {"name": name_model(str(tmp_path / "net.ts")), "normalisation": "none"}
+    values = {**tiny, "model": model, "arms": {"mine": {"defense": "shadow", "options": options}}}
+    with pytest.raises(ModelError, match=r"no convolutional feature map.*\(arms.mine.options.foreground=false\)"):
+        check_run(Run.create(tmp_path / "run", config_from(values)))
+    values["arms"] = {"mine": {"defense": "shadow", "options": {**options, "foreground": False}}}
+    check_run(Run.create(tmp_path / "run", config_from(values)))
 
 
 def test_what_was_refused_does_not_stand_in_the_way(tiny: dict[str, Any], tmp_path: Path) -> None:

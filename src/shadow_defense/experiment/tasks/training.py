@@ -16,7 +16,7 @@ from shadow_defense.data.dataset import ClientData, FederatedDataset
 from shadow_defense.defenses.base import Defense
 from shadow_defense.defenses.build import Resources
 from shadow_defense.defenses.kind import Site
-from shadow_defense.errors import ConfigError, GeneratorError, RunError
+from shadow_defense.errors import ConfigError, GeneratorError, ModelError, RunError
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
@@ -33,6 +33,7 @@ from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.generators.interface import Generator
 from shadow_defense.metrics.lpips import load_lpips
 from shadow_defense.metrics.utility import evaluate
+from shadow_defense.models.class_activation import find_cam_layer
 from shadow_defense.progress import Progress
 
 
@@ -152,6 +153,7 @@ def check_scene(scene: Scene) -> None:
     for attack in scene.config.attacks:
         scene.attacked_updates(attack)
     _check_latent_spaces(scene)
+    _check_foregrounds(scene)
     metrics = scene.config.metrics
     if metrics.lpips:
         load_lpips(metrics.lpips, metrics.lpips_weights)
@@ -181,6 +183,17 @@ def _check_latent_spaces(scene: Scene) -> None:
                     f"arm '{name}' asks for latent_space={space} but the generator has {', '.join(spaces)}: choose one "
                     "of them, or a StyleGAN3 generator"
                 )
+
+
+def _check_foregrounds(scene: Scene) -> None:
+    """An arm that spares what the diagnosis rests on needs a model in which feature maps are seen."""
+    data = scene.dataset
+    for name, arm in scene.config.arms.items():
+        if any(getattr(part, "foreground", False) for part in arm.parts().values()):
+            try:
+                find_cam_layer(scene.new_model(name), torch.zeros(1, data.channels, *data.image_size))
+            except ModelError as error:
+                raise ModelError(f"{error} (arms.{name}.options.foreground=false)") from error
 
 
 def check_defense(scene: Scene, arm: str, generator: Path) -> None:
