@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 
 class Adam:
@@ -28,7 +29,8 @@ class Adam:
     def step(self, gradients: Sequence[Tensor | None], learning_rate: float) -> None:
         """One step along ``gradients``, one for each parameter; without one it stays."""
         reached = {place: gradient for place, gradient in enumerate(gradients) if gradient is not None}
-        adam(
+        rule = adamw if self._weight_decay else adam
+        rule(
             [self._parameters[place] for place in reached],
             list(reached.values()),
             [self._means[place] for place in reached],
@@ -36,7 +38,6 @@ class Adam:
             [],
             [self._steps[place] for place in reached],
             fused=self._fused,
-            decoupled_weight_decay=True,
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
