@@ -1,6 +1,6 @@
 """What fewer iterations leave of Shadow Defense's noise maps, image by image, beside what other draws do.
 
-    python benchmarks/noise_maps.py --variants attack_iterations=2 latent_iterations=10,latent_starts=512
+    python benchmarks/noise_maps.py --variants attack_iterations=2 latent_iterations=10,latent_examples=512
     python benchmarks/noise_maps.py --set data.source=retinamnist data.path=retinamnist.npz --variants ...
     python benchmarks/noise_maps.py --seeds 1 2 3
 

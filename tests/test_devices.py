@@ -57,7 +57,7 @@ QUICK: Mapping[str, dict[str, Any]] = {
     "censor": {"trials": 2},
     "dcs": {"steps": 1},
     "protect-once": {"texture": "white"},
-    "shadow": {"latent_iterations": 2, "latent_starts": 1},
+    "shadow": {"latent_iterations": 2, "latent_examples": 2},
 }
 """Options of defenses that take long, or want another model."""
 

@@ -37,7 +37,7 @@ def test_the_same_is_made_of_protected_images(
     monkeypatch.setattr(bounding, "MOST_COPIED", 8)
     arms = {
         "once": {"defense": "protect-once", "options": {"texture": "white"}},
-        "shadow": {"defense": "shadow", "options": {"latent_iterations": 1, "latent_starts": 1}},
+        "shadow": {"defense": "shadow", "options": {"latent_iterations": 1}},
     }
     generator = build_networks(GeneratorSettings(name="dcgan", width=4, z_dim=8), image_size=16, channels=1, seed=0)[0]
 

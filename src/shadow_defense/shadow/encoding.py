@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from shadow_defense.shadow.rendering import render
 
 ENCODED_AT_ONCE = 64
 """Images a batch of latent inversion, and codes that are rendered at once: codes do not depend on it, memory does."""
+
+RIDGE = 0.3
+"""Of the linear map from images to codes, in units of a drawn image's mean squared length."""
 
 
 def starting_codes(
@@ -38,7 +43,7 @@ def starting_codes(
         return generator.encode(z, space)
 
 
-def nearest_codes(
+def inferred_codes(
     generator: Generator,
     images: Float[Tensor, "n c h w"],
     count: int,
@@ -47,22 +52,25 @@ def nearest_codes(
     space: LatentSpace = "z",
     seed: int = 0,
 ) -> Float[Tensor, "n *code"]:
-    """Of ``count`` codes ``encode(z, space)``, ``z ~ N(0, I)``, for each image that of the least squared error.
+    """``encode(z, space)`` of the z that a linear map reads off each image, at the length that codes have.
 
-    The codes are the same for all images, so that they are rendered once; an image's own does not depend on the others.
+    Ridge regression of z on G(z) over ``count`` draws of ``z ~ N(0, I)``: with the centred images X of the draws Z,
+    ``z(x) = Z' (X X' + a I)^-1 X (x - mean)``, then ``z sqrt(dim) / ||z||_2``, a from :data:`RIDGE`. The draws are the
+    same for all images; an image's code does not depend on the others.
     """
-    z = torch.randn(count, generator.z_dim, generator=named_generator(seed, "latent starts")).to(images)
-    size, flat = (images.shape[2], images.shape[3]), images.flatten(1)
+    z = torch.randn(count, generator.z_dim, generator=named_generator(seed, "latent examples")).to(images)
+    size = (images.shape[2], images.shape[3])
     with torch.no_grad():
-        codes = generator.encode(z, space)
-        distances = [
-            # By matrix products the distance of two images would depend on how many there are.
-            torch.cdist(flat, rendered.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-            for rendered in (
-                render(generator, {}, part, size, normalisation, space=space) for part in codes.split(ENCODED_AT_ONCE)
-            )
-        ]
-    return codes[torch.cat(distances, dim=1).argmin(1)]
+        codes = generator.encode(z, space).split(ENCODED_AT_ONCE)
+        drawn = torch.cat([render(generator, {}, each, size, normalisation, space=space) for each in codes]).flatten(1)
+        mean = drawn.mean(0)
+        centred = drawn - mean
+        products = centred @ centred.T
+        ridge = RIDGE * products.diagonal().mean().clamp_min(1e-12)
+        weights = centred.T @ torch.linalg.solve(products + ridge * torch.eye(count).to(products), z)
+        # One after the other: in a product of matrices an image's digits would depend on how many there are.
+        read = torch.stack([(image - mean) @ weights for image in images.flatten(1)])
+        return generator.encode(math.sqrt(generator.z_dim) * F.normalize(read, dim=1), space)
 
 
 def encode_samples(
@@ -75,7 +83,7 @@ def encode_samples(
     seed: int = 0,
     learning_rate: float = 1e-3,
     iterations: int = 500,
-    starts: int = 1,
+    examples: int = 0,
     progress: Progress | None = None,
 ) -> Float[Tensor, "n *code"]:
     """The latent codes of ``images`` (step 2 of docs/method.md), found with the generator as it was given.
@@ -84,7 +92,8 @@ def encode_samples(
         images: normalised images to encode.
         sample_ids: a stable name for each image.
         iterations: most iterations of latent inversion; 0 keeps the starting codes.
-        starts: 1: each image starts from a code of its own; more: from the nearest of so many (:func:`nearest_codes`).
+        examples: 0: each image starts from a random code of its own; more: from what a linear map reads off it that was
+            fitted to so many (:func:`inferred_codes`).
 
     Raises:
         GeneratorError: when the generator has no such space.
@@ -92,10 +101,10 @@ def encode_samples(
     task = (progress or Progress()).start("encoding images", len(images))
     found = []
     with training_mode(generator, False):
-        if starts == 1:
-            initial = starting_codes(generator, sample_ids, images, space=space, seed=seed)
+        if examples:
+            initial = inferred_codes(generator, images, examples, normalisation, space=space, seed=seed)
         else:
-            initial = nearest_codes(generator, images, starts, normalisation, space=space, seed=seed)
+            initial = starting_codes(generator, sample_ids, images, space=space, seed=seed)
         # Detached: only the code is sought, and the graph need not hold what the parameters' gradients would take.
         pretrained = {name: parameter.detach() for name, parameter in generator.synthesis_parameters().items()}
         for chunk, start in zip(images.split(ENCODED_AT_ONCE), initial.split(ENCODED_AT_ONCE), strict=True):

@@ -280,7 +280,7 @@ class ShadowGuard:
             seed=self.seed,
             learning_rate=self.settings.latent_learning_rate,
             iterations=self.settings.latent_iterations if self.settings.latent_pretraining else 0,
-            starts=self.settings.latent_starts,
+            examples=self.settings.latent_examples,
             progress=progress,
         ).cpu()
         found = dict(zip(names, codes.unbind(), strict=True))

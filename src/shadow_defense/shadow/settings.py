@@ -21,12 +21,12 @@ class ShadowSettings(BaseModel):
     latent_space: LatentSpace = Field("z", description="step 2: space of the latent codes; z is the paper's")
     latent_pretraining: bool = Field(True, description="step 2; false keeps the random starting codes (ablation)")
     latent_iterations: int = Field(500, ge=1, le=1_000_000, description="step 2: most iterations of latent inversion")
-    latent_starts: int = Field(
-        1,
-        ge=1,
+    latent_examples: int = Field(
+        0,
+        ge=0,
         le=100_000,
-        description="step 2: random codes, the same for all images, of which each image starts from the nearest; 1 is "
-        "the paper's: one of its own for each image",
+        description="step 2: random codes, the same for all images, to whose images a linear map is fitted that says "
+        "where each image starts; 0 is the paper's: a random code for each image",
     )
     latent_learning_rate: float = Field(1e-3, gt=0, description="step 2: learning rate of AdamW")
     shadow_rounds: int = Field(20, ge=0, le=1_000_000, description="step 4: rounds with a pseudo attack, r_shadow")
