@@ -77,8 +77,8 @@ def textures_verdict(record: TexturesRecord) -> tuple[str, ...]:
     best = max(meeting, key=lambda row: row.worth["f1"] or 0.0)
     others = ", ".join(f"{row.arm} ({_f1(row.worth)})" for row in meeting if row is not best)
     return (
-        f"At the target {record.target}, {best.arm} keeps most: a macro F1 of {_f1(best.worth)}, where clean images give "
-        f"{_f1(record.clean)}." + (f" The others: {others}." if others else ""),
+        f"At the target {record.target}, {best.arm} keeps most: a macro F1 of {_f1(best.worth)}, where clean images "
+        f"give {_f1(record.clean)}." + (f" The others: {others}." if others else ""),
         f"It leaves {best.leaks['psnr']:.2f} dB above the mean image, and {best.leaks['linkage']:.1%} are found first.",
     )
 
