@@ -59,6 +59,8 @@ def test_holm_is_that_of_statsmodels_by_hand() -> None:
 
 def test_four_times_the_images_halve_the_interval() -> None:
     assert images_to_settle(Estimate(3.0, (1.0, 5.0), 25), 2.0) == 100
+    # A share's interval is longer above: 8 found of 300 do not settle a bar of 5 %.
+    assert images_to_settle(Estimate(0.027, (0.012, 0.052), 300), 0.05) == 355
     assert images_to_settle(Estimate(2.0, (1.0, 3.0), 25), 2.0) is None
     assert images_to_settle(Estimate(2.0, None, 1), 1.0) is None
 

@@ -100,13 +100,15 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 def images_to_settle(estimate: Estimate, bar: float) -> int | None:
     """How many images, at the same mean and spread, bring the interval to one side of ``bar``.
 
-    ``n (h / |mean - bar|)^2``, h half the interval: an interval narrows with the root of n. None where the mean lies
-    at the bar, or there is no interval.
+    ``n (h / |mean - bar|)^2``, h from the mean to the interval's end on the bar's side: an interval narrows with the
+    root of n. So it is never fewer than n where the bar lies within. None where the mean lies at the bar, or there is
+    no interval.
 
     >>> images_to_settle(Estimate(1.0, (-1.0, 3.0), 50), 0.0)
     200
     """
     if estimate.interval is None or estimate.mean == bar:
         return None
-    half = (estimate.interval[1] - estimate.interval[0]) / 2
+    low, high = estimate.interval
+    half = high - estimate.mean if bar > estimate.mean else estimate.mean - low
     return math.ceil(estimate.count * (half / abs(estimate.mean - bar)) ** 2)
