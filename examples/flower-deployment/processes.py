@@ -8,11 +8,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +28,8 @@ PATIENCE = 120.0
 
 LEAVE = 15.0
 """Seconds that a process may take to stop before it is killed."""
+
+STOPPED_BY = (signal.SIGINT, signal.SIGTERM)
 
 
 class Deployment:
@@ -74,14 +77,15 @@ class Deployment:
             encoding="utf-8",
         )
         host, port = self.address.split(":")
-        self.superlink = self._launch(
-            "superlink",
-            *("flower-superlink", "--host", host, "--port", port, "--enable-supernode-auth"),
-            *("--ssl-ca-certfile", str(self.certificates / "ca.pem")),
-            *("--ssl-certfile", str(self.certificates / "server.pem")),
-            *("--ssl-keyfile", str(self.certificates / "server.key")),
-            "--disable-runtime-dependency-installation",
-        )
+        with signals_later():
+            self.superlink = self._launch(
+                "superlink",
+                *("flower-superlink", "--host", host, "--port", port, "--enable-supernode-auth"),
+                *("--ssl-ca-certfile", str(self.certificates / "ca.pem")),
+                *("--ssl-certfile", str(self.certificates / "server.pem")),
+                *("--ssl-keyfile", str(self.certificates / "server.key")),
+                "--disable-runtime-dependency-installation",
+            )
         self._wait_until_healthy()
         for number in range(len(self.node_configs)):
             keys = self.folder / f"keys-{number}"
@@ -99,13 +103,14 @@ class Deployment:
         if number in self.nodes:
             # What an earlier process left behind: a client that trains on does not hear at once that it is alone.
             stop_all([self.nodes.pop(number)])
-        self.nodes[number] = self._launch(
-            f"node-{number}",
-            *("flower-supernode", "--superlink", self.address, "--host", LOOPBACK, "--port", str(free_port())),
-            *("--root-certificates", str(self.certificates / "ca.pem")),
-            *("--auth-supernode-private-key", str(self.folder / f"keys-{number}" / "node.key")),
-            *("--node-config", self.node_configs[number]),
-        )
+        with signals_later():
+            self.nodes[number] = self._launch(
+                f"node-{number}",
+                *("flower-supernode", "--superlink", self.address, "--host", LOOPBACK, "--port", str(free_port())),
+                *("--root-certificates", str(self.certificates / "ca.pem")),
+                *("--auth-supernode-private-key", str(self.folder / f"keys-{number}" / "node.key")),
+                *("--node-config", self.node_configs[number]),
+            )
 
     def run(self, app: Path, **settings: str | int | float) -> str:
         """Submit a Flower app, wait for its end, and give the server's log; ``round_timeout=60`` sets round-timeout."""
@@ -158,6 +163,23 @@ class Deployment:
                 return
             time.sleep(0.3)
         raise RuntimeError(f"SuperLink did not start: see {self.folder / 'logs' / 'superlink.log'}")
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Ctrl-C and `kill` wait for the end of the block: a process that is just being started would be left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPED_BY}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def stop_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:

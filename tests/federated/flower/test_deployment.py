@@ -262,6 +262,18 @@ def check_interrupted_example(out: Path) -> None:
     wait_until(lambda: told_of(out) == [], 60, "processes are left")
 
 
+def test_an_interrupt_waits_until_a_started_process_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that came between a process's start and its entry left the process running, known to nobody."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "flower-deployment"))
+    known = []
+    with pytest.raises(KeyboardInterrupt), importlib.import_module("processes").signals_later():
+        signal.raise_signal(signal.SIGINT)
+        known.append("a process")
+    assert known == ["a process"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_a_run_survives_refusals_damage_and_a_killed_supernode(deployment: Any, tmp_path: Path) -> None:
     """In one deployment, since starting one takes longer than a round."""
     check_withheld_updates(deployment, tmp_path)
