@@ -213,3 +213,38 @@ def test_an_audit_computes_where_the_model_lies(
         torch.testing.assert_close(ours, images, atol=tolerance, rtol=tolerance)
         assert found.record.attacks[name].distance == pytest.approx(expected.record.attacks[name].distance, abs=1e-4)
     assert found.record.facts == expected.record.facts
+
+
+def test_a_network_that_asks_how_its_feature_maps_lie_is_audited() -> None:
+    """``x.view(-1, n)``, as in torch's own tutorial, refuses maps whose channels lie last."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 16 * 16, 2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.features(images).view(-1, 4 * 16 * 16))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, images = Viewing(), torch.rand(1, 1, 16, 16)
+    loss = nn.functional.cross_entropy(model(images), torch.tensor([1]))
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    names = [name for name, _ in model.named_parameters()]
+    update = {name: -0.1 * gradient for name, gradient in zip(names, gradients, strict=True)}
+    found = shadow_defense.audit(
+        model,
+        model.state_dict(),
+        update,
+        images=images,
+        labels=[1],
+        mean=[0.5],
+        std=[0.25],
+        learning_rate=0.1,
+        optimiser="sgd",
+        loss="ce",
+        steps=1,
+        iterations=2,
+    )
+    assert "PSNR" in str(found)

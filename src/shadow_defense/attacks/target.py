@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from shadow_defense.attacks.surrogate import Surrogate
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.optimiser import OptimiserName
 from shadow_defense.models.functional import split_state
-from shadow_defense.models.simulated_gradient import channels_last
+from shadow_defense.models.simulated_gradient import layout_for
 
 Beyond = Literal["averaged", "truncated", "surrogate"]
 """What becomes of more local steps than are unrolled."""
@@ -78,9 +79,11 @@ def client_simulation(observation: Observation, longest_unroll: int, beyond: Bey
     """
     own, buffers = split_state(observation.model, observation.global_state)
     # Both in one order: products of simulated and observed updates read them side by side.
-    parameters = {name: channels_last(tensor) for name, tensor in own.items()}
+    tried = torch.zeros(1, *observation.image_shape, device=observation.device)
+    lay = layout_for(observation.model, own, buffers, tried)
+    parameters = {name: lay(tensor) for name, tensor in own.items()}
     sent = tuple(name for name in parameters if name not in observation.update.withheld)
-    observed = [channels_last(observation.update.tensors[name].detach()) for name in sent]
+    observed = [lay(observation.update.tensors[name].detach()) for name in sent]
     samples = observation.update.samples
     notes = [PARAMETERS_WITHHELD] if len(sent) < len(parameters) else []
     last: int | None = None

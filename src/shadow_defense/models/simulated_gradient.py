@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
-from shadow_defense.models.functional import LossFunction, Substitution, functional_call, loss_gradients
+from shadow_defense.models.functional import LossFunction, Substitution, functional_call, loss_gradients, training_mode
 from shadow_defense.models.kinks import RecordedKinks, ReplayedKinks
 from shadow_defense.models.two_passes import FirstPass, derivative_along, on_the_graph
 from shadow_defense.models.update_losses import LossSlope, UpdateLoss
@@ -46,27 +46,31 @@ def channels_last(tensor: Tensor) -> Tensor:
     return laid.requires_grad_(tensor.requires_grad)
 
 
-def laid_out(
+def layout_for(
     model: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Float[Tensor, "n c h w"]
-) -> dict[str, Tensor]:
-    """``parameters`` :func:`channels_last`, or as they are where the model takes its feature maps to lie as usual.
+) -> Callable[[Tensor], Tensor]:
+    """:func:`channels_last`, or nothing where the model takes its feature maps to lie as usual.
 
     So does ``x.view(-1, 400)``, with which networks are often written: it refuses what lies otherwise. The same goes
     for a loss of outputs that are maps.
 
     Args:
-        images: to try it on, of which one is enough.
+        images: to try it on, in eval mode, of which one is enough.
     """
     laid = {name: channels_last(tensor) for name, tensor in parameters.items()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), training_mode(model, False):
             output = functional_call(model, {**laid, **buffers}, (images[:1],))
     except torch.OutOfMemoryError:
         raise
     # Whatever a stranger's model raises; what has nothing to do with the layout it raises again where it is run.
     except Exception:
-        return dict(parameters)
-    return dict(parameters) if isinstance(output, Tensor) and not output.is_contiguous() else laid
+        return _as_it_lies
+    return _as_it_lies if isinstance(output, Tensor) and not output.is_contiguous() else channels_last
+
+
+def _as_it_lies(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class SimulatedGradient:
@@ -83,7 +87,7 @@ class SimulatedGradient:
 
     Args:
         parameters: theta, leaves that require gradients; they stay as they are from a call to its derivative;
-            fastest :func:`laid_out`.
+            fastest as :func:`layout_for` has them.
         buffers: written to in train mode, once a call.
         recorder: open, where batch-norm statistics are wanted.
         method: what an earlier object found out about the same model.

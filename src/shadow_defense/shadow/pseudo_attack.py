@@ -13,7 +13,7 @@ from shadow_defense.models.adam import Adam
 from shadow_defense.models.batchnorm import BatchStatistics, BatchStatisticsRecorder
 from shadow_defense.models.functional import LossFunction, split_state, training_mode
 from shadow_defense.models.image_priors import frobenius_variation, statistics_distance
-from shadow_defense.models.simulated_gradient import Derivative, SimulatedGradient, channels_last, laid_out
+from shadow_defense.models.simulated_gradient import Derivative, SimulatedGradient, layout_for
 from shadow_defense.shadow.batch import ShadowBatch
 from shadow_defense.shadow.task import TrainingTask, check_finite, model_in_words
 from shadow_defense.shadow.victim import VictimSignals
@@ -119,12 +119,10 @@ def pseudo_attack(
     tuned = {name: tensor.detach().clone().requires_grad_() for name, tensor in synthesis.items()}
     optimiser = Adam(tuned.values(), fused=True)
     own, buffers = split_state(model, global_state, like=images)
-    victim = VictimSignals(
-        {name: channels_last(tensor) for name, tensor in victim.gradients.items()}, victim.statistics
-    )
+    lay = layout_for(model, own, buffers, images)
+    victim = VictimSignals({name: lay(tensor) for name, tensor in victim.gradients.items()}, victim.statistics)
+    parameters = {name: lay(tensor) for name, tensor in own.items()}
     losses = []
-    with training_mode(model, False):
-        parameters = laid_out(model, own, buffers, images)
     with training_mode(model, False), BatchStatisticsRecorder(model) as recorder:
         gradient = SimulatedGradient(model, parameters, buffers, loss_fn, recorder, derivative)
         for _ in range(iterations):
