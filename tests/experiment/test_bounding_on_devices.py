@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from shadow_defense.attacks.removers import copied
 from shadow_defense.attacks.removers.suite import Knowledge
 from shadow_defense.config import config_from
 from shadow_defense.data.dataset import concatenated
@@ -34,7 +35,7 @@ def test_the_same_is_made_of_protected_images(
     tiny: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bounding, "MOST_COPIED", 8)
+    monkeypatch.setattr(copied, "MOST_COPIED", 8)
     arms = {
         "once": {"defense": "protect-once", "options": {"texture": "white"}},
         "shadow": {"defense": "shadow", "options": {"latent_iterations": 1}},

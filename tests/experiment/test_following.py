@@ -12,8 +12,9 @@ import pytest
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import ConfigError, RunError
-from shadow_defense.experiment import loggers as module
-from shadow_defense.experiment.loggers import following, logger_named
+from shadow_defense.experiment import following as module
+from shadow_defense.experiment.following import following
+from shadow_defense.experiment.loggers import logger_named
 from shadow_defense.experiment.run import Run
 from shadow_defense.federated.training_folder import write_journal
 

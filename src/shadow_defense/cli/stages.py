@@ -46,7 +46,8 @@ def _run_all(
     if loaded.workers != 0:
         preload()
     from shadow_defense.cli.progress import progress_unless
-    from shadow_defense.experiment.loggers import following, logger_named
+    from shadow_defense.experiment.following import following
+    from shadow_defense.experiment.loggers import logger_named
     from shadow_defense.experiment.plans.run import check_run, whole_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding

@@ -12,10 +12,11 @@ from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
+from shadow_defense.experiment.tasks.checking import check_scene
 from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.experiment.tasks.removing import Removing
 from shadow_defense.experiment.tasks.scoring import Score, Scoring
-from shadow_defense.experiment.tasks.training import Training, check_scene
+from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.report.records.run import Round
 
 

@@ -88,9 +88,9 @@ class AdaptiveAttack(BaseModel):
             for one, each in zip(found, seen, strict=True)
         ]
         images = cleaned[-1]
+        # An attack that finds another number of images in another round cannot say which they are.
+        alike = [number for number, each in enumerate(cleaned) if each.shape == images.shape]
         if len(found) > 1:
-            # An attack that finds another number of images in another round cannot say which they are.
-            alike = [number for number, each in enumerate(cleaned) if each.shape == images.shape]
             images = average_over_rounds(
                 [cleaned[number] for number in alike], [found[number].labels for number in alike]
             )
@@ -98,7 +98,8 @@ class AdaptiveAttack(BaseModel):
         if learns:
             if task:
                 task.advance(0, "learning to remove the noise")
-            images = learned_remover(seen).remove(images.cpu(), attacked.labels.cpu()).estimates.to(images)
+            remover = learned_remover([seen[number] for number in alike])
+            images = remover.remove(images.cpu(), attacked.labels.cpu()).estimates.to(images)
             notes.append("the noise removed by a network that learned it on public images")
         elif chosen.denoiser != "none":
             name = WHERE_NOTHING_IS_LEARNT if chosen.denoiser == "learned" else chosen.denoiser

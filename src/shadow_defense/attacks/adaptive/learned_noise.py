@@ -13,10 +13,9 @@ from torch import Tensor
 
 from shadow_defense.attacks.adaptive.image_noise import round_of
 from shadow_defense.attacks.observation import Observation
+from shadow_defense.attacks.removers.copied import copied, protected_by
 from shadow_defense.attacks.removers.learned import LearnedRemover, pairs_found, train_remover
 from shadow_defense.attacks.removers.unknown import AsGiven
-from shadow_defense.data.dataset import ImageSet
-from shadow_defense.defenses.copied import MOST_COPIED, protected_by
 from shadow_defense.defenses.kind import Resources
 from shadow_defense.seeds import seed_for
 
@@ -59,7 +58,7 @@ class _Lesson:
 @lru_cache(maxsize=KEPT)
 def _learnt(lesson: _Lesson) -> LearnedRemover:
     last = lesson.seen[-1]
-    public = _public(last)
+    public = copied(last.auxiliary)
     protected = torch.stack([_protected(each, lesson.digest) for each in lesson.seen]).mean(0)
     pairs = pairs_found(protected, public.unit_images(), public.labels)
     seed = seed_for(0, "learned noise", lesson.digest)
@@ -76,11 +75,7 @@ def _protected(observation: Observation, digest: str) -> Float[Tensor, "n c h w"
         Resources(generator, normalisation, observation.auxiliary, observation.classes, "simulated", draws)
     )
     context = round_of(observation, observation.rounds or round + 1)
-    return protected_by(copy, _public(observation), context, normalisation).clamp(0, 1)
-
-
-def _public(observation: Observation) -> ImageSet:
-    return observation.auxiliary.subset(range(min(MOST_COPIED, len(observation.auxiliary))))
+    return protected_by(copy, copied(observation.auxiliary), context, normalisation).clamp(0, 1)
 
 
 def _digest(seen: Sequence[Observation]) -> str:

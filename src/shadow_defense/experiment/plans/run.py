@@ -15,10 +15,11 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
+from shadow_defense.experiment.tasks.checking import check_defense, check_scene
 from shadow_defense.experiment.tasks.costing import Costing
 from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.experiment.tasks.scoring import Score
-from shadow_defense.experiment.tasks.training import Training, check_defense, check_scene
+from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.experiment.work import Workers
 from shadow_defense.federated.batch_norm_policy import MOST_PUBLIC_IMAGES, lacks_statistics, withheld_names
 from shadow_defense.files import write_text

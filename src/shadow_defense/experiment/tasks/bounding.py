@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from shadow_defense.attacks.removers.copied import copied, protected_by
 from shadow_defense.attacks.removers.learned import TRAINING, pairs_found, train_remover
 from shadow_defense.attacks.removers.suite import Knowledge, breaks_unknown_noise, planted_breaks, removers_for
 from shadow_defense.attacks.removers.unknown import AsGiven
@@ -24,7 +25,6 @@ from shadow_defense.attacks.removers.worst_case import (
 )
 from shadow_defense.data.dataset import ImageSet, concatenated
 from shadow_defense.defenses.base import Defense, RoundContext
-from shadow_defense.defenses.copied import MOST_COPIED, protected_by
 from shadow_defense.experiment.handed_over import protecting_once
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
@@ -214,7 +214,7 @@ class _Case:
     ) -> Removed:
         """Of a noise that no formula describes: learnt from public images, protected by a copy of the defense."""
         data, seed = self.scene.dataset, self.scene.config.seed
-        public = data.public.subset(range(len(data.public))[:MOST_COPIED])
+        public = copied(data.public)
         copy = build_defense(self.scene, self.arm, self.generator, "attacker")
         pairs = pairs_found(self._protected(copy, public), public.unit_images(), public.labels)
         remover = train_remover(

@@ -14,9 +14,9 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
+from shadow_defense.experiment.tasks.checking import check_defense
 from shadow_defense.experiment.tasks.pretraining import generator_file
 from shadow_defense.experiment.tasks.scoring import Score, Scoring
-from shadow_defense.experiment.tasks.training import check_defense
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.work import Workers
 from shadow_defense.progress import Progress, duration

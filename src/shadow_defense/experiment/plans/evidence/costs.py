@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadow_defense.defenses.copied import BATCH, MOST_COPIED
+from shadow_defense.attacks.removers.copied import BATCH, MOST_COPIED
 from shadow_defense.experiment.forecast import preparing_seconds, round_seconds
 from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
 from shadow_defense.experiment.scheduler import carry_out

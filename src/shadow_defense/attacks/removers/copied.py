@@ -18,6 +18,11 @@ MOST_COPIED = 600
 """Public images that an attacker protects with its own copy of a defense, to learn from the pairs."""
 
 
+def copied(public: ImageSet) -> ImageSet:
+    """The first :data:`MOST_COPIED` of the attacker's images."""
+    return public.subset(range(len(public))[:MOST_COPIED])
+
+
 def protected_by(
     defense: Defense,
     images: ImageSet,
