@@ -19,8 +19,9 @@ from shadow_defense.cli.calibrate import calibrate as calibrate_command
 from shadow_defense.config import config_from
 from shadow_defense.errors import DataError, ShadowDefenseError
 from shadow_defense.experiment.plans.calibration.bisection import (
-    Calibration,
     CalibrationSettings,
+    Points,
+    bisected,
     calibrate,
     worst_round,
 )
@@ -36,6 +37,7 @@ from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.report.numbers import numbers
 from shadow_defense.report.records.calibration import (
+    Bisected,
     CalibrationRecord,
     Chosen,
     Crossing,
@@ -78,8 +80,8 @@ def test_bisection_finds_both_crossings_of_a_falling_leakage(
     """The mean falls in a line and is 0.2 at ``root``; its upper end is there where the line is 0.2 - half."""
     slope = (start - 0.2) / root
     measure = Counted(lambda strength: leaking(start - slope * strength, half))
-    found = calibrate(measure, 0.2, most=2.0, tolerance=tolerance)
-    assert len(measure.asked) == len(set(measure.asked)) == len(found.points)
+    points, found = calibrate(measure, 0.2, most=2.0, tolerance=tolerance)
+    assert len(measure.asked) == len(set(measure.asked)) == len(points)
     assert len(measure.asked) <= 2 + 2 * math.ceil(math.log2(2.0 / tolerance) + 0.01)
     average = found.average
     assert average.fails is not None and average.holds is not None
@@ -109,19 +111,19 @@ def test_whatever_the_noise_what_is_certain_was_measured_so(seed: int, noise: fl
         return leaking(1 - strength / 2 + noise * (draw[0].item() - 0.5), 0.2 * draw[1].item())
 
     measure = Counted(leakage)
-    found = calibrate(measure, 0.5, most=3.0, tolerance=0.05)
+    points, found = calibrate(measure, 0.5, most=3.0, tolerance=0.05)
     assert len(measure.asked) == len(set(measure.asked)) <= 2 + 2 * math.ceil(math.log2(3.0 / 0.05))
-    assert list(found.points) == sorted(found.points)
+    assert list(points) == sorted(points)
     certain, average = found.certain, found.average
     if certain.holds is not None:
-        assert all(leak.high < 0.5 for strength, leak in found.points.items() if strength >= certain.holds)
+        assert all(leak.high < 0.5 for strength, leak in points.items() if strength >= certain.holds)
         # Below in the interval is below on average.
         assert average.holds is not None and average.holds <= certain.holds
     if certain.fails is not None:
-        assert found.points[certain.fails].high >= 0.5
+        assert points[certain.fails].high >= 0.5
     for rise in found.rises:
         assert rise.weaker < rise.stronger
-        assert found.points[rise.stronger].mean > found.points[rise.weaker].mean
+        assert points[rise.stronger].mean > points[rise.weaker].mean
 
 
 def test_measurements_that_contradict_monotone_leakage_are_noted() -> None:
@@ -133,49 +135,50 @@ def test_measurements_that_contradict_monotone_leakage_are_noted() -> None:
         1.5: leaking(0.2, 0.05),
         0.5: leaking(0.3, 0.1),
     }
-    found = calibrate(known.__getitem__, 0.5, most=2.0, tolerance=0.5)
-    assert set(found.points) == set(known)
+    points, found = calibrate(known.__getitem__, 0.5, most=2.0, tolerance=0.5)
+    assert set(points) == set(known)
     assert found.certain == Crossing(fails=1.0, holds=1.5)
     assert found.average == Crossing(fails=0.0, holds=0.5)
     assert found.leaks == 0.0
     # 0.15 = 0.45 - 0.3 lies below 0.4 = 0.3 + 0.1: the rise may be chance.
     assert found.rises == (Rise(0.5, 1.0, clear=False),)
     assert found.held_earlier == (0.5,)
-    sentences = doubt_sentences("growing", _entry(found))
+    sentences = doubt_sentences("growing", _entry(points, found))
     assert sentences[0].startswith("growing: strength 1 leaks more on average than 0.5, within the intervals")
     assert sentences[1].startswith("growing: strength 0.5 was below the target although 1 was not")
-    clear = Calibration(0.5, {0.0: leaking(0.9, 0.1), 1.0: leaking(0.3, 0.05), 2.0: leaking(0.45, 0.02)})
+    points = {0.0: leaking(0.9, 0.1), 1.0: leaking(0.3, 0.05), 2.0: leaking(0.45, 0.02)}
+    clear = bisected(points, 0.5)
     assert clear.rises == (Rise(1.0, 2.0, clear=True),)
-    assert "do not overlap" in doubt_sentences("growing", _entry(clear))[0]
+    assert "do not overlap" in doubt_sentences("growing", _entry(points, clear))[0]
 
 
 def test_an_attack_that_fails_by_itself_is_measured_once() -> None:
     measure = Counted(lambda strength: leaking(0.3, 0.1))
-    found = calibrate(measure, 0.5, most=3.0, tolerance=0.05)
+    points, found = calibrate(measure, 0.5, most=3.0, tolerance=0.05)
     assert measure.asked == [0.0]
     assert (found.outcome, found.certain.holds) == ("not needed", 0.0)
-    assert "proves nothing" in schedule_sentence("growing", _entry(found), TARGET)
+    assert "proves nothing" in schedule_sentence("growing", _entry(points, found), TARGET)
 
 
 def test_a_mean_below_the_target_from_the_start_still_asks_for_certainty() -> None:
-    found = calibrate(lambda strength: leaking(0.45 - 0.1 * strength, 0.12), 0.5, most=2.0, tolerance=0.1)
+    points, found = calibrate(lambda strength: leaking(0.45 - 0.1 * strength, 0.12), 0.5, most=2.0, tolerance=0.1)
     assert found.outcome == "found"
     assert found.average == Crossing(fails=None, holds=0.0)
     # 0.57 - 0.1 s < 0.5 from s = 0.7 on.
     assert found.certain == Crossing(fails=0.6875, holds=0.75)
-    assert "the mean alone is below it at every strength" in schedule_sentence("growing", _entry(found), TARGET)
+    assert "the mean alone is below it at every strength" in schedule_sentence("growing", _entry(points, found), TARGET)
 
 
 def test_a_greatest_strength_that_is_not_enough() -> None:
-    found = calibrate(lambda strength: leaking(0.9 - 0.2 * strength, 0.15), 0.5, most=2.5, tolerance=0.1)
+    points, found = calibrate(lambda strength: leaking(0.9 - 0.2 * strength, 0.15), 0.5, most=2.5, tolerance=0.1)
     assert (found.outcome, found.certain) == ("not enough", Crossing(fails=2.5, holds=None))
     assert found.average.holds is not None and 2.0 < found.average.holds <= 2.1
-    text = schedule_sentence("growing", _entry(found), TARGET)
+    text = schedule_sentence("growing", _entry(points, found), TARGET)
     assert "even strength 2.5 is not surely below SSIM 0.50 (SSIM 0.40 [0.25, 0.55])" in text
-    hopeless = calibrate(lambda strength: leaking(0.9, 0.1), 0.5, most=2.5, tolerance=0.1)
-    assert list(hopeless.points) == [0.0, 2.5]
+    few, hopeless = calibrate(lambda strength: leaking(0.9, 0.1), 0.5, most=2.5, tolerance=0.1)
+    assert list(few) == [0.0, 2.5]
     assert hopeless.leaks == 2.5
-    assert "even the mean stays at or above the target" in schedule_sentence("growing", _entry(hopeless), TARGET)
+    assert "even the mean stays at or above the target" in schedule_sentence("growing", _entry(few, hopeless), TARGET)
 
 
 TARGET = Limit("ssim", 0.5)
@@ -192,17 +195,10 @@ def _strength(strength: float, **leakage: Leakage) -> Strength:
     )
 
 
-def _entry(found: Calibration) -> ScheduleEntry:
+def _entry(points: Points, found: Bisected) -> ScheduleEntry:
     """What a bisection found, as the page has it."""
-    return ScheduleEntry(
-        outcome=found.outcome,
-        certain=found.certain,
-        average=found.average,
-        leaks=found.leaks,
-        rises=found.rises,
-        held_earlier=found.held_earlier,
-        measurements=tuple(_strength(strength, ssim=leakage) for strength, leakage in found.points.items()),
-    )
+    measured = tuple(_strength(strength, ssim=leakage) for strength, leakage in points.items())
+    return ScheduleEntry(**vars(found), measurements=measured)
 
 
 def test_worst_round_by_hand() -> None:

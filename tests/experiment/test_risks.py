@@ -29,7 +29,7 @@ from shadow_defense.experiment.plans.risks import (
 )
 from shadow_defense.experiment.plans.risks.cost import Times
 from shadow_defense.experiment.plans.risks.names import NAMES, chosen_numbers
-from shadow_defense.experiment.plans.risks.risk import Image, image_values, shadow_arm
+from shadow_defense.experiment.plans.risks.risk import Image, rebuilt, shadow_arm
 from shadow_defense.experiment.plans.risks.running import RISKS, run_risks
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
@@ -50,6 +50,12 @@ from shadow_defense.report.sentences.risks import WORDINGS
 
 def values(*numbers: float, seed: int = 0, client: str = "client-1") -> dict[Image, float]:
     return {(seed, client, f"image-{index}"): number for index, number in enumerate(numbers)}
+
+
+def of_both(**scores: dict[Image, float]) -> dict[Image, dict[str, float]]:
+    """PSNR and SSIM of each image, from those of all; where one alone is given, it is both."""
+    psnr, ssim = scores.get("psnr", scores.get("ssim", {})), scores.get("ssim", scores.get("psnr", {}))
+    return {image: {"psnr": value, "ssim": ssim[image]} for image, value in psnr.items()}
 
 
 def interval(mean: float, low: float, high: float) -> Estimate:
@@ -93,53 +99,54 @@ def test_risk_1_by_hand() -> None:
         ssim[f"gradients-{scale}"] = values(0.4, 0.3)
     utility = {name: Estimate(0.8, None, 1) for name in ssim if name != MEAN_IMAGE}
     change = {name: interval(-0.05, -0.06, -0.04) for name in utility if name != "fedavg"}
-    scores = {"ssim": ssim, "psnr": ssim}
-    found = perturbation.finding(scores, utility, change)
+    found = perturbation.finding({name: of_both(ssim=each) for name, each in ssim.items()}, utility, change)
     sentence = checked(1, found)
     assert found.value.mean == pytest.approx(0.2)
     assert (found.value.count, found.outcome) == (2, "supported")
     # Only the arms below the mean image's 0.5 are hidden, each with its cost of 5 points.
     assert "gradients-0.001 (−5.0 points of F1), gradients-0.01 (−5.0 points of F1)" in sentence
     assert "uniform" not in sentence.split("in both with")[1]
-    easy = {**ssim, MEAN_IMAGE: values(0.9, 0.9)}
-    assert "little to hide" in checked(1, perturbation.finding({"ssim": easy, "psnr": easy}, utility, change))
+    easy = {name: of_both(ssim=each) for name, each in {**ssim, MEAN_IMAGE: values(0.9, 0.9)}.items()}
+    assert "little to hide" in checked(1, perturbation.finding(easy, utility, change))
     # Low in SSIM alone is not hidden.
     high = {name: values(30.0, 30.0) for name in ssim} | {MEAN_IMAGE: values(15.0, 15.0)}
-    assert "No setting brings" in checked(1, perturbation.finding({"ssim": ssim, "psnr": high}, utility, change))
+    open_ = {name: of_both(ssim=each, psnr=high[name]) for name, each in ssim.items()}
+    assert "No setting brings" in checked(1, perturbation.finding(open_, utility, change))
     turned = {**ssim, **{name: ssim[name.replace("uniform", "targeted")] for name in ssim if "uniform" in name}}
     turned |= {name: ssim[name.replace("targeted", "uniform")] for name in ssim if "targeted" in name}
-    assert perturbation.finding({"ssim": turned, "psnr": turned}, utility, change).outcome == "contradicted"
+    against = perturbation.finding({name: of_both(ssim=each) for name, each in turned.items()}, utility, change)
+    assert against.outcome == "contradicted"
 
 
 def test_risk_2_by_hand() -> None:
     """PSNR gains of 2, 4 and 6 dB: mean 4, half width t(0.975, 2) * 2 / sqrt 3 = 4.303 * 1.1547 = 4.968."""
-    scores = {
-        "psnr": {
-            batch_norm.WITH: values(22.0, 24.0, 26.0),
-            batch_norm.WITHOUT: values(20.0, 20.0, 20.0),
-            MEAN_IMAGE: values(15.0, 15.0, 15.0),
-        },
-        "ssim": {name: values(0.5, 0.5, 0.5) for name in (batch_norm.WITH, batch_norm.WITHOUT, MEAN_IMAGE)},
+    psnr = {
+        batch_norm.WITH: values(22.0, 24.0, 26.0),
+        batch_norm.WITHOUT: values(20.0, 20.0, 20.0),
+        MEAN_IMAGE: values(15.0, 15.0, 15.0),
     }
-    found = batch_norm.finding(scores, 0.01)
+    images = {name: of_both(psnr=each, ssim=values(0.5, 0.5, 0.5)) for name, each in psnr.items()}
+    found = batch_norm.finding(images, 0.01)
     assert found.value.mean == pytest.approx(4.0)
     assert found.value.interval is not None
     assert found.value.interval[0] == pytest.approx(4 - 4.968, abs=2e-3)
     assert found.outcome == "not clear"
     assert "Neither beats" not in checked(2, found)
-    scores["psnr"][MEAN_IMAGE] = values(30.0, 30.0, 30.0)
-    assert "Neither beats the mean image" in checked(2, batch_norm.finding(scores, 0.01))
+    images[MEAN_IMAGE] = of_both(psnr=values(30.0, 30.0, 30.0))
+    assert "Neither beats the mean image" in checked(2, batch_norm.finding(images, 0.01))
 
 
 def test_risk_3_by_hand() -> None:
     """Lines of slope 2 and 1 over the rounds 1, 2 and 4; an image that a round lacks has no line."""
-    by_round = {1: values(10.0, 7.0, 1.0), 2: values(12.0, 8.0), 4: values(16.0, 10.0, 1.0)}
-    found = rounds.finding({"psnr": by_round, "ssim": by_round}, 9.0)
+    scores = {1: values(10.0, 7.0, 1.0), 2: values(12.0, 8.0), 4: values(16.0, 10.0, 1.0)}
+    by_round = {round: of_both(psnr=each) for round, each in scores.items()}
+    found = rounds.finding(by_round, 9.0)
     assert "in round 1 to" in checked(3, found)
     assert (found.value.mean, found.value.count) == (pytest.approx(1.5), 2)
-    assert rounds.slopes(by_round) == pytest.approx({key: 2.0 - place for place, key in enumerate(by_round[2])})
+    assert rounds.slopes(by_round, "psnr") == pytest.approx([2.0, 1.0])
     # Neither a line: 0, 1, 0 over 1, 2, 3 has slope 0.
-    assert list(rounds.slopes({1: values(0.0), 2: values(1.0), 3: values(0.0)}).values()) == [0.0]
+    peak = {round: of_both(psnr=values(float(round == 2))) for round in (1, 2, 3)}
+    assert rounds.slopes(peak, "psnr") == [0.0]
 
 
 def test_risk_4_by_hand() -> None:
@@ -148,7 +155,8 @@ def test_risk_4_by_hand() -> None:
         pretrained.FRESH: {1: values(10.0, 10.0), 4: values(12.0, 12.0)},
         pretrained.PRETRAINED: {1: values(13.0, 15.0), 4: values(11.0, 11.0)},
     }
-    found = pretrained.finding({"psnr": scores, "ssim": scores}, 9.0, 0.71)
+    images = {start: {round: of_both(psnr=own) for round, own in each.items()} for start, each in scores.items()}
+    found = pretrained.finding(images, 9.0, 0.71)
     assert found.value.mean == pytest.approx(4.0)
     assert "−1.00 ± 0.00 dB in round 4".replace(" ", "\xa0") in checked(4, found).replace(" ", "\xa0")
     assert "0.71" in WORDINGS[4].notes_of(found)[0]
@@ -157,8 +165,7 @@ def test_risk_4_by_hand() -> None:
 def test_risk_5_by_hand() -> None:
     """Gains of 8 and 10 dB against 1 and 3 dB: 7 dB; Welch with equal variances of 2 has 2 degrees of freedom."""
     alone = {**values(8.0, client="a"), **values(10.0, client="b")}
-    gains = {1: alone, 2: values(1.0, 3.0, client="c")}
-    found = client_size.finding({"psnr": gains, "ssim": gains})
+    found = client_size.finding({1: of_both(psnr=alone), 2: of_both(psnr=values(1.0, 3.0, client="c"))})
     assert "between 1 and 2." in checked(5, found)
     assert found.value.mean == pytest.approx(7.0)
     assert found.value.interval is not None
@@ -211,7 +218,7 @@ def test_risk_7_finds_a_right_map_a_wrong_one_and_one_that_says_nothing() -> Non
 
 
 def test_no_interval_is_never_clear() -> None:
-    one = rounds.finding({"psnr": {1: values(1.0), 2: values(2.0)}, "ssim": {1: values(1.0), 2: values(2.0)}}, 0.0)
+    one = rounds.finding({round: of_both(psnr=values(float(round))) for round in (1, 2)}, 0.0)
     assert (one.value.mean, one.value.interval, one.outcome) == (1.0, None, "not clear")
 
 
@@ -271,9 +278,9 @@ def test_scores_are_read_by_seed_client_and_image(
     ]
     monkeypatch.setattr(trials[0], "scores", lambda: scores)
     monkeypatch.setattr(trials[1], "scores", lambda: [Score("fedavg", "ig", 0, "a", (row(5.0),), seed=4)])
-    found = image_values(trials, "fedavg", "psnr_whole", attack="ig")
-    assert found == {(3, "a", "x"): 15.0, (4, "a", "x"): 5.0}
-    assert image_values(trials, "fedavg", "psnr_whole", attack="ig", round=2) == {(3, "a", "x"): 20.0}
+    found = rebuilt(trials, "fedavg", attack="ig")
+    assert found == {(3, "a", "x"): {"psnr": 15.0}, (4, "a", "x"): {"psnr": 5.0}}
+    assert rebuilt(trials, "fedavg", attack="ig", round=2) == {(3, "a", "x"): {"psnr": 20.0}}
 
 
 def test_the_registry_and_the_choice() -> None:
@@ -425,7 +432,7 @@ def test_the_command_writes_the_page(base: RunConfig, tmp_path: Path) -> None:
 
 
 def test_the_page_escapes_what_it_is_given() -> None:
-    finding = rounds.finding({"psnr": {1: values(1.0), 2: values(2.0)}, "ssim": {1: values(1.0), 2: values(2.0)}}, 0.0)
+    finding = rounds.finding({round: of_both(psnr=values(float(round))) for round in (1, 2)}, 0.0)
     texts = {"name": "x", "claim": "<b>", "experiment": "e", "outcome": "not clear", "sentence": "<i>"}
     entry = RiskEntry(number=3, finding=finding, results=("<u>",), **texts)
     header = {"title": "<script>", "created": "d", "command": "k"}

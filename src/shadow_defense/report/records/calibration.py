@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -85,23 +86,29 @@ class Rise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleEntry:
-    """What bisection found for one schedule.
+class Bisected:
+    """What follows from the leakage at measured strengths.
 
     Attributes:
-        outcome: ``found``, ``not needed`` or ``not enough``.
+        outcome: not needed: no defense leaks less than the target; not enough: the greatest strength leaks more.
         certain: by the whole interval; ``average``: by the mean alone.
         leaks: up to here the whole interval lies at or above the target.
-        held_earlier: strengths that held although a stronger one failed.
-        measurements: the weakest first; strength 0 is the undefended arm.
+        rises: where the means contradict that more noise leaks less.
+        held_earlier: strengths that held although a stronger one failed: chance, or no monotone leakage.
     """
 
-    outcome: str
+    outcome: Literal["found", "not needed", "not enough"]
     certain: Crossing
     average: Crossing
     leaks: float | None
     rises: tuple[Rise, ...]
     held_earlier: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleEntry(Bisected):
+    """One schedule; ``measurements``: the weakest first, strength 0 is the undefended arm."""
+
     measurements: tuple[Strength, ...]
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.limit import Limit
-from shadow_defense.report.records.calibration import Crossing, Leakage, Rise
+from shadow_defense.report.records.calibration import Bisected, Crossing, Leakage, Rise
 from shadow_defense.shadow.noise import Schedule
 
 DIGITS = 4
@@ -81,71 +80,43 @@ def crossing(points: Points, below: Below) -> Crossing:
     return Crossing(None if fails == -math.inf else fails, holds)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What was measured for one schedule, and what follows.
-
-    Attributes:
-        points: the leakage at each measured strength, weakest first; 0 is no defense.
-    """
-
-    target: float
-    points: Points
-
-    @property
-    def outcome(self) -> Literal["found", "not needed", "not enough"]:
-        """Not needed: no defense leaks less than the target; not enough: the greatest strength leaks more."""
-        leaks = list(self.points.values())
-        if leaks[0].high < self.target:
-            return "not needed"
-        return "found" if leaks[-1].high < self.target else "not enough"
-
-    @property
-    def certain(self) -> Crossing:
-        """Where the upper end of the leakage's interval begins to lie below the target."""
-        return crossing(self.points, lambda leakage: leakage.high < self.target)
-
-    @property
-    def average(self) -> Crossing:
-        """Where the mean alone begins to lie below the target."""
-        return crossing(self.points, lambda leakage: leakage.mean < self.target)
-
-    @property
-    def leaks(self) -> float | None:
-        """The strongest measured strength whose whole interval lies at the target or above it."""
-        return crossing(self.points, lambda leakage: leakage.low < self.target).fails
-
-    @property
-    def rises(self) -> tuple[Rise, ...]:
-        """Where the measured means contradict that more noise leaks less."""
-        return tuple(
+def bisected(points: Points, target: float) -> Bisected:
+    """What follows from ``points``, the leakage at each measured strength, weakest first; 0 is no defense."""
+    leaks, certain = list(points.values()), crossing(points, lambda leakage: leakage.high < target)
+    enough = "found" if leaks[-1].high < target else "not enough"
+    return Bisected(
+        outcome="not needed" if leaks[0].high < target else enough,
+        certain=certain,
+        average=crossing(points, lambda leakage: leakage.mean < target),
+        leaks=crossing(points, lambda leakage: leakage.low < target).fails,
+        rises=tuple(
             Rise(weaker, stronger, clear=after.low > before.high)
-            for (weaker, before), (stronger, after) in itertools.pairwise(self.points.items())
+            for (weaker, before), (stronger, after) in itertools.pairwise(points.items())
             if after.mean > before.mean
-        )
-
-    @property
-    def held_earlier(self) -> tuple[float, ...]:
-        """Strengths that kept below the target although a stronger one did not: chance, or no monotone leakage."""
-        fails = self.certain.fails
-        return tuple(
-            s for s, leakage in self.points.items() if fails is not None and s < fails and leakage.high < self.target
-        )
+        ),
+        held_earlier=tuple(
+            strength
+            for strength, leakage in points.items()
+            if certain.fails is not None and strength < certain.fails and leakage.high < target
+        ),
+    )
 
 
-def calibrate(measure: Callable[[float], Leakage], target: float, *, most: float, tolerance: float) -> Calibration:
+def calibrate(
+    measure: Callable[[float], Leakage], target: float, *, most: float, tolerance: float
+) -> tuple[Points, Bisected]:
     """Bisect for the weakest strength at which the leakage is below ``target``: surely, then on average.
 
     First the upper ends of the intervals, then the means are followed from 0 and ``most`` to a bracket no wider than
     ``tolerance``; no strength is measured twice. Both searches take at most ``2 + 2 ceil(log2(most / tolerance))``
     measurements. Bisection believes that more noise leaks less; measurements that say otherwise are in
-    :attr:`Calibration.rises` and :attr:`Calibration.held_earlier`, and what is reported as certain is a strength that
-    was measured, with every stronger measured one, as below the target.
+    ``rises`` and ``held_earlier``, and what is reported as certain is a strength that was measured, with every
+    stronger measured one, as below the target.
 
     Args:
         measure: the leakage at a strength (4 decimals); with noise, it must answer alike for the same strength.
 
-    >>> found = calibrate(lambda s: Leakage(1 - s, 0.8 - s, 1.2 - s, 1, 8), 0.5, most=2.0, tolerance=0.1)
+    >>> _, found = calibrate(lambda s: Leakage(1 - s, 0.8 - s, 1.2 - s, 1, 8), 0.5, most=2.0, tolerance=0.1)
     >>> found.outcome, found.certain, found.average
     ('found', Crossing(fails=0.6875, holds=0.75), Crossing(fails=0.5, holds=0.5625))
     """
@@ -154,7 +125,8 @@ def calibrate(measure: Callable[[float], Leakage], target: float, *, most: float
         points[most] = measure(most)
         _bisect(points, measure, lambda leakage: leakage.high < target, tolerance)
         _bisect(points, measure, lambda leakage: leakage.mean < target, tolerance)
-    return Calibration(target, dict(sorted(points.items())))
+    ordered = dict(sorted(points.items()))
+    return ordered, bisected(ordered, target)
 
 
 def _bisect(points: dict[float, Leakage], measure: Callable[[float], Leakage], below: Below, tolerance: float) -> None:

@@ -139,16 +139,8 @@ class Calibrating:
             return measurements[strength].leakage[self.settings.target.metric]
 
         chosen = self.settings
-        found = calibrate(leakage, chosen.target.value, most=chosen.most, tolerance=chosen.tolerance)
-        return ScheduleEntry(
-            outcome=found.outcome,
-            certain=found.certain,
-            average=found.average,
-            leaks=found.leaks,
-            rises=found.rises,
-            held_earlier=found.held_earlier,
-            measurements=tuple(measurements[strength] for strength in found.points),
-        )
+        points, found = calibrate(leakage, chosen.target.value, most=chosen.most, tolerance=chosen.tolerance)
+        return ScheduleEntry(**vars(found), measurements=tuple(measurements[strength] for strength in points))
 
     def scorings_of(self, strength: float, schedule: Schedule) -> list[Scoring]:
         """Of a measured setting, with the first seed."""

@@ -9,16 +9,14 @@ from shadow_defense.attacks.gradinversion import GradInversion
 from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.risks.risk import (
-    NO_DEFENSE,
-    UNDEFENDED,
+    Rebuilt,
     Risk,
     Trials,
-    Values,
     changed,
     differences,
-    image_values,
     main_attack,
-    mean_of,
+    means,
+    rebuilt,
 )
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
@@ -60,7 +58,6 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
         data={"split": {"kind": "sizes", "sizes": SIZES, "batch_sizes": SIZES}},
         model={"normalisation": "batch"},
         training={"rounds": 1, "local_epochs": 1, "batch_norm": "train"},
-        arms={UNDEFENDED: NO_DEFENSE},
         attacks=attacks,
     )
     return {"clients": Trial(config, store)}
@@ -70,25 +67,19 @@ def measure(seeds: Sequence[Trials]) -> Finding:
     found = [trials["clients"] for trials in seeds]
     weight = found[0].config.attacks[WITH].build()
     assert isinstance(weight, GradInversion)
-    scores = {
-        column: {
-            WITH: image_values(found, UNDEFENDED, f"{column}_whole", attack=WITH),
-            WITHOUT: image_values(found, UNDEFENDED, f"{column}_whole", attack=WITHOUT),
-            MEAN_IMAGE: image_values(found, MEAN_IMAGE, f"{column}_whole", attack=WITH),
-        }
-        for column in ("psnr", "ssim")
+    found_by = {
+        WITH: rebuilt(found, attack=WITH),
+        WITHOUT: rebuilt(found, attack=WITHOUT),
+        MEAN_IMAGE: rebuilt(found, MEAN_IMAGE, attack=WITH),
     }
-    return finding(scores, weight.batch_norm)
+    return finding(found_by, weight.batch_norm)
 
 
-def finding(scores: Mapping[str, Mapping[str, Values]], weight: float) -> Finding:
-    """From PSNR and SSIM of both attacks and of the mean image, by image; ``weight`` is that of the statistics."""
-    psnr, ssim = (mean_of(differences(scores[column][WITH], scores[column][WITHOUT])) for column in ("psnr", "ssim"))
-    rows = [
-        Row(name, {column: mean_of(values[name]) for column, values in scores.items()})
-        for name in (WITH, WITHOUT, MEAN_IMAGE)
-    ]
-    return Finding(value=psnr, rows=tuple(rows), more={"ssim": ssim}, facts={"weight": weight})
+def finding(images: Mapping[str, Rebuilt], weight: float) -> Finding:
+    """From both attacks and the mean image, by image; ``weight`` is that of the statistics."""
+    gain = differences(images[WITH], images[WITHOUT])
+    rows = tuple(Row(name, means(images[name])) for name in (WITH, WITHOUT, MEAN_IMAGE))
+    return Finding(value=gain["psnr"], rows=rows, more={"ssim": gain["ssim"]}, facts={"weight": weight})
 
 
 RISK = Risk(

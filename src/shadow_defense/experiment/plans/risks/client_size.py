@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from shadow_defense.config import RunConfig
 from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
-    NO_DEFENSE,
-    UNDEFENDED,
+    COLUMNS,
+    Image,
+    Rebuilt,
     Risk,
     Trials,
-    Values,
     changed,
-    differences,
-    image_values,
     main_attack,
-    mean_of,
+    means,
+    rebuilt,
 )
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
@@ -36,7 +35,6 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
         # One step on the whole of a client's images: nothing but their number differs.
         data={"split": {"kind": "sizes", "sizes": sizes, "batch_sizes": sizes}},
         training={"rounds": 1, "local_epochs": 1},
-        arms={UNDEFENDED: NO_DEFENSE},
         attacks={ATTACK: main_attack(base, [1], clients=None, longest_client=None)},
     )
     return {"clients": Trial(config, store)}
@@ -47,26 +45,21 @@ def measure(seeds: Sequence[Trials]) -> Finding:
     size_of = {
         (trial.config.seed, client.name): len(client.train) for trial in found for client in trial.dataset.clients
     }
-    gains = {}
-    for column in ("psnr", "ssim"):
-        attacked, blank = (image_values(found, arm, f"{column}_whole") for arm in (UNDEFENDED, MEAN_IMAGE))
-        above = differences(attacked, blank)
-        gains[column] = {
-            size: {image: gain for image, gain in above.items() if size_of[image[:2]] == size}
-            for size in sorted(set(size_of.values()))
-        }
+    attacked, blank = rebuilt(found), rebuilt(found, MEAN_IMAGE)
+    gains: dict[int, dict[Image, dict[str, float]]] = {size: {} for size in sorted(set(size_of.values()))}
+    for image, own in attacked.items():
+        if image in blank:
+            gains[size_of[image[:2]]][image] = {column: own[column] - blank[image][column] for column in COLUMNS}
     return finding(gains)
 
 
-def finding(gains: Mapping[str, Mapping[int, Values]]) -> Finding:
-    """From PSNR and SSIM above the mean image's, by the client's number of images and by image."""
-    psnr = gains["psnr"]
-    alone, crowded = (list(psnr[size].values()) for size in (min(psnr), max(psnr)))
+def finding(gains: Mapping[int, Rebuilt]) -> Finding:
+    """From what was reached above the mean image, by the client's number of images and by image."""
+    alone, crowded = ([gain["psnr"] for gain in gains[size].values()] for size in (min(gains), max(gains)))
     rows = []
-    for size, values in psnr.items():
-        clients = len({image[:2] for image in values})
-        above = {column: mean_of(gains[column][size]) for column in ("psnr", "ssim")}
-        rows.append(Row(str(size), {**above, "clients": Estimate(float(clients), None, 1)}))
+    for size, images in gains.items():
+        clients = len({image[:2] for image in images})
+        rows.append(Row(str(size), {**means(images), "clients": Estimate(float(clients), None, 1)}))
     return Finding(value=welch_difference(alone, crowded), rows=tuple(rows))
 
 

@@ -8,19 +8,19 @@ from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
+    COLUMNS,
     NO_DEFENSE,
     UNDEFENDED,
+    Rebuilt,
     Risk,
     Trials,
-    Values,
     changed,
     differences,
     f1_change,
     final_f1,
-    image_values,
     main_attack,
-    mean_of,
-    mean_over,
+    means,
+    rebuilt,
     shadow_arm,
 )
 from shadow_defense.experiment.store import Store
@@ -56,38 +56,32 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
 def measure(seeds: Sequence[Trials]) -> Finding:
     found = [trials["noise"] for trials in seeds]
     names = list(found[0].config.arms)
-    scores = {
-        column: {name: image_values(found, name, f"{column}_whole") for name in (*names, MEAN_IMAGE)}
-        for column in ("ssim", "psnr")
-    }
+    images = {name: rebuilt(found, name) for name in (*names, MEAN_IMAGE)}
     utility = {name: mean_interval([final_f1(trial, name) for trial in found]) for name in names}
-    return finding(scores, utility, {name: f1_change(found, name, UNDEFENDED) for name in names[1:]})
+    return finding(images, utility, {name: f1_change(found, name, UNDEFENDED) for name in names[1:]})
 
 
-def finding(
-    scores: Mapping[str, Mapping[str, Values]], utility: Mapping[str, Estimate], cost: Mapping[str, Estimate]
-) -> Finding:
-    """From SSIM and PSNR by arm and image, macro F1 by arm, and its change against no defense."""
-    ssim, psnr = (uniform_minus_targeted(scores[column]) for column in ("ssim", "psnr"))
+def finding(images: Mapping[str, Rebuilt], utility: Mapping[str, Estimate], cost: Mapping[str, Estimate]) -> Finding:
+    """From what was rebuilt by arm and image, macro F1 by arm, and its change against no defense."""
     rows = []
     for name in (*utility, MEAN_IMAGE):
-        values = {column: mean_of(scores[column][name]) for column in ("ssim", "psnr")}
+        values = means(images[name])
         if name in utility:
             values["f1"] = utility[name]
         if name in cost:
-            values["f1_difference"] = cost[name]
-            for column in ("ssim", "psnr"):
-                change = differences(scores[column][name], scores[column][UNDEFENDED])
-                values[f"{column}_difference"] = mean_of(change)
+            change = differences(images[name], images[UNDEFENDED])
+            values |= {"f1_difference": cost[name], **{f"{column}_difference": change[column] for column in COLUMNS}}
         rows.append(Row(name, values))
+    psnr, ssim = (uniform_minus_targeted(images, column) for column in COLUMNS)
     return Finding(value=ssim, rows=tuple(rows), more={"psnr": psnr})
 
 
-def uniform_minus_targeted(scores: Mapping[str, Values]) -> Estimate:
+def uniform_minus_targeted(images: Mapping[str, Rebuilt], column: str) -> Estimate:
     """A score that uniform noise leaves minus what targeted noise leaves, averaged over strengths, then images."""
-    return mean_of(
-        mean_over([differences(scores[f"uniform-{each}"], scores[f"targeted-{each}"]) for each in STRENGTHS])
-    )
+    pairs = [(images[f"uniform-{each}"], images[f"targeted-{each}"]) for each in STRENGTHS]
+    common = [image for image in pairs[0][0] if all(image in side for pair in pairs for side in pair)]
+    changes = ([uniform[image][column] - targeted[image][column] for uniform, targeted in pairs] for image in common)
+    return mean_interval([sum(each) / len(each) for each in changes])
 
 
 RISK = Risk(

@@ -12,17 +12,17 @@ from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
+    COLUMNS,
     NO_DEFENSE,
-    UNDEFENDED,
+    Rebuilt,
     Risk,
     Trials,
-    Values,
     changed,
     differences,
     final_f1,
-    image_values,
     main_attack,
-    mean_of,
+    means,
+    rebuilt,
 )
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
@@ -97,7 +97,6 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
     central = CentralTrial(changed(base, training=training, arms={PUBLIC: NO_DEFENSE}, attacks={}), store)
     config = changed(
         base,
-        arms={UNDEFENDED: NO_DEFENSE},
         attacks={ATTACK: main_attack(base, early)},
         # The schedule of the learning rate does not depend on how long the training is.
         training={"rounds": early[-1]},
@@ -108,27 +107,19 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
 def measure(seeds: Sequence[Trials]) -> Finding:
     starts = {name: [trials[name] for trials in seeds] for name in (FRESH, PRETRAINED)}
     attacked = [round + 1 for round in starts[FRESH][0].config.attacked_rounds(ATTACK)]
-    scores = {
-        column: {
-            name: {round: image_values(found, UNDEFENDED, f"{column}_whole", round=round) for round in attacked}
-            for name, found in starts.items()
-        }
-        for column in ("psnr", "ssim")
-    }
-    blank = mean_of(image_values(starts[FRESH], MEAN_IMAGE, "psnr_whole")).mean
+    images = {name: {round: rebuilt(found, round=round) for round in attacked} for name, found in starts.items()}
+    blank = means(rebuilt(starts[FRESH], MEAN_IMAGE))["psnr"].mean
     utility = [final_f1(trials[PUBLIC], PUBLIC) for trials in seeds]
-    return finding(scores, blank, math.fsum(utility) / len(utility))
+    return finding(images, blank, math.fsum(utility) / len(utility))
 
 
-def finding(scores: Mapping[str, Mapping[str, Mapping[int, Values]]], blank: float, start_f1: float) -> Finding:
-    """From PSNR and SSIM by start, round (counted from 1) and image; the mean image's PSNR; F1 of the start."""
+def finding(images: Mapping[str, Mapping[int, Rebuilt]], blank: float, start_f1: float) -> Finding:
+    """From what was rebuilt by start, round (counted from 1) and image; the mean image's PSNR; F1 of the start."""
     rows = []
-    for round in scores["psnr"][FRESH]:
-        values = {}
-        for column, starts in scores.items():
-            fresh, begun = starts[FRESH][round], starts[PRETRAINED][round]
-            values[f"{column}_{FRESH}"], values[f"{column}_{PRETRAINED}"] = mean_of(fresh), mean_of(begun)
-            values[f"{column}_difference"] = mean_of(differences(begun, fresh))
+    for round, fresh in images[FRESH].items():
+        begun = images[PRETRAINED][round]
+        kinds = {FRESH: means(fresh), PRETRAINED: means(begun), "difference": differences(begun, fresh)}
+        values = {f"{column}_{kind}": each[column] for column in COLUMNS for kind, each in kinds.items()}
         rows.append(Row(str(round), values))
     facts = {"mean image": blank, "start_f1": start_f1, "epochs": float(EPOCHS)}
     return Finding(value=rows[0].values["psnr_difference"], rows=tuple(rows), facts=facts)

@@ -11,7 +11,6 @@ from torch import Tensor
 from shadow_defense.config import RunConfig
 from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
-    NO_DEFENSE,
     UNDEFENDED,
     Image,
     Risk,
@@ -19,7 +18,7 @@ from shadow_defense.experiment.plans.risks.risk import (
     changed,
     differences,
     main_attack,
-    mean_of,
+    means,
     shadow_arm,
 )
 from shadow_defense.experiment.store import Store
@@ -48,7 +47,7 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
         "training": {"rounds": 1, "local_epochs": 1},
         "attacks": {ATTACK: main_attack(base, [1], clients=None, longest_client=None)},
     }
-    undefended = changed(base, arms={UNDEFENDED: NO_DEFENSE}, **each)
+    undefended = changed(base, **each)
     maps = changed(base, arms={SHADOW: shadow_arm(base)}, **each)
     return {"undefended": Trial(undefended, store), "maps": MapsTrial(maps, store)}
 
@@ -129,16 +128,21 @@ def finding(maps: Mapping[Image, Tensor], errors: Mapping[Image, Tensor], seed: 
         OTHER: {image: maps[images[place - 1]] for place, image in enumerate(images)},
         SHUFFLED: {image: _shuffled(maps[image], seed, image) for image in images},
     }
-    ranks = {
-        name: {image: agreement(own[image], errors[image]) for image in images} for name, own in candidates.items()
+    measured = {
+        name: {
+            image: {
+                "rank": agreement(own[image], errors[image]),
+                "marked": marked_error(own[image], errors[image]),
+            }
+            for image in images
+        }
+        for name, own in candidates.items()
     }
-    marked = {
-        name: {image: marked_error(own[image], errors[image]) for image in images} for name, own in candidates.items()
-    }
+    shuffled, other = (differences(measured[OWN], measured[name], ("rank",))["rank"] for name in (SHUFFLED, OTHER))
     return Finding(
-        value=mean_of(differences(ranks[OWN], ranks[SHUFFLED])),
-        rows=tuple(Row(name, {"rank": mean_of(ranks[name]), "marked": mean_of(marked[name])}) for name in candidates),
-        more={OTHER: mean_of(differences(ranks[OWN], ranks[OTHER]))},
+        value=shuffled,
+        rows=tuple(Row(name, means(each, ("rank", "marked"))) for name, each in measured.items()),
+        more={OTHER: other},
         facts={"marked share": MARKED},
     )
 

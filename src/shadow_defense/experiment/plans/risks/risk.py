@@ -12,13 +12,13 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError
-from shadow_defense.experiment.analysis import Image, by_image
+from shadow_defense.experiment.analysis import Image, by_image, compared
 from shadow_defense.experiment.plans.risks.names import NAMES
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.experiment.tasks.training import final_model
 from shadow_defense.experiment.trial import Trial
-from shadow_defense.metrics.confidence import Estimate, mean_interval, paired_difference
+from shadow_defense.metrics.confidence import Estimate, paired_difference
 from shadow_defense.metrics.intervals import f1_difference
 from shadow_defense.metrics.utility import predict
 from shadow_defense.report.records.risks import Finding
@@ -60,9 +60,12 @@ class Risk:
 
 
 def changed(base: RunConfig, **groups: Any) -> RunConfig:
-    """The base with other values: a dict changes the keys of its group, ``arms`` and ``attacks`` are replaced."""
+    """The base with other values: a dict changes the keys of its group, ``arms`` and ``attacks`` are replaced.
+
+    Without ``arms`` nothing is defended.
+    """
     values = base.as_dict()
-    for name, value in groups.items():
+    for name, value in {"arms": {UNDEFENDED: NO_DEFENSE}, **groups}.items():
         if name in ("arms", "attacks"):
             values[name] = {key: settings.model_dump(mode="json") for key, settings in value.items()}
         elif isinstance(value, dict):
@@ -99,7 +102,10 @@ def spread_rounds(rounds: int, most: int) -> tuple[int, ...]:
     return tuple(sorted({round(1 + (rounds - 1) * step / (most - 1)) for step in range(most)}))
 
 
-Values = Mapping[Image, float]
+COLUMNS = ("psnr", "ssim")
+
+Rebuilt = Mapping[Image, Mapping[str, float]]
+"""Of each image what is measured of its reconstruction, such as :data:`COLUMNS` over the whole image."""
 
 
 @lru_cache(maxsize=64)
@@ -108,35 +114,31 @@ def scores_of(trial: Trial) -> list[Score]:
     return trial.scores()
 
 
-def image_values(
-    trials: Sequence[Trial], arm: str, column: str, *, attack: str = ATTACK, round: int | None = None
-) -> dict[Image, float]:
-    """A column of the scores for each image; the mean over its attacked rounds, or that of one ``round``.
+def rebuilt(
+    trials: Sequence[Trial], arm: str = UNDEFENDED, *, attack: str = ATTACK, round: int | None = None
+) -> dict[Image, dict[str, float]]:
+    """:data:`COLUMNS` of each image; the mean over its attacked rounds, or those of one ``round``.
 
     Args:
         trials: one a seed.
-        column: such as ``psnr_whole``.
         round: counted from 1, as people do.
     """
     index = None if round is None else round - 1
     found = by_image([score for trial in trials for score in scores_of(trial)], arm, attack, index)
-    return {image: metrics[column] for image, metrics in found.items() if column in metrics}
+    return {
+        image: {column: metrics[f"{column}_whole"] for column in COLUMNS if f"{column}_whole" in metrics}
+        for image, metrics in found.items()
+    }
 
 
-def mean_of(values: Values) -> Estimate:
-    """The mean over images."""
-    return mean_interval(list(values.values()))
+def means(images: Rebuilt, names: Sequence[str] = COLUMNS) -> dict[str, Estimate]:
+    """The mean of each name over the images."""
+    return compared(images, {}, names)[0]
 
 
-def differences(first: Values, second: Values) -> dict[Image, float]:
-    """``first - second`` for the images that both have."""
-    return {image: value - second[image] for image, value in first.items() if image in second}
-
-
-def mean_over(tables: Sequence[Values]) -> dict[Image, float]:
-    """The mean over several measurements of each image, for the images that all have."""
-    common = [image for image in tables[0] if all(image in table for table in tables)]
-    return {image: sum(table[image] for table in tables) / len(tables) for image in common}
+def differences(first: Rebuilt, second: Rebuilt, names: Sequence[str] = COLUMNS) -> dict[str, Estimate]:
+    """The mean of ``first - second`` over the images that both have."""
+    return compared(first, second, names)[1]
 
 
 def final_f1(trial: Trial, arm: str) -> float:

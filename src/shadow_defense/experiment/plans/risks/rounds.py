@@ -8,20 +8,19 @@ from shadow_defense.config import RunConfig
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.risks.risk import (
     ATTACK,
-    NO_DEFENSE,
-    UNDEFENDED,
-    Image,
+    COLUMNS,
+    Rebuilt,
     Risk,
     Trials,
-    Values,
     changed,
-    image_values,
     main_attack,
-    mean_of,
+    means,
+    rebuilt,
     spread_rounds,
 )
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.trial import Trial
+from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.intervals import slope
 from shadow_defense.report.records.risks import Finding, Row
 from shadow_defense.report.records.scores import MEAN_IMAGE
@@ -34,34 +33,28 @@ def trials(base: RunConfig, store: Store) -> dict[str, Trial]:
     if rounds < 2:
         raise ConfigError(f"risk 3 follows leakage over the rounds: set training.rounds to 2 or more, not {rounds}")
     attack = main_attack(base, spread_rounds(rounds, MOST_ROUNDS))
-    return {"rounds": Trial(changed(base, arms={UNDEFENDED: NO_DEFENSE}, attacks={ATTACK: attack}), store)}
+    return {"rounds": Trial(changed(base, attacks={ATTACK: attack}), store)}
 
 
 def measure(seeds: Sequence[Trials]) -> Finding:
     found = [trials["rounds"] for trials in seeds]
     attacked = [round + 1 for round in found[0].config.attacked_rounds(ATTACK)]
-    scores = {
-        column: {round: image_values(found, UNDEFENDED, f"{column}_whole", round=round) for round in attacked}
-        for column in ("psnr", "ssim")
-    }
-    return finding(scores, mean_of(image_values(found, MEAN_IMAGE, "psnr_whole")).mean)
+    by_round = {round: rebuilt(found, round=round) for round in attacked}
+    return finding(by_round, means(rebuilt(found, MEAN_IMAGE))["psnr"].mean)
 
 
-def slopes(by_round: Mapping[int, Values]) -> dict[Image, float]:
+def slopes(by_round: Mapping[int, Rebuilt], column: str) -> list[float]:
     """For each image that every round has, the least-squares slope of its score over the rounds."""
-    rounds = list(by_round)
-    images = [image for image in by_round[rounds[0]] if all(image in by_round[round] for round in rounds)]
-    return {image: slope(rounds, [by_round[round][image] for round in rounds]) for image in images}
+    rounds, (first, *later) = list(by_round), list(by_round.values())
+    common = [image for image in first if all(image in images for images in later)]
+    return [slope(rounds, [images[image][column] for images in by_round.values()]) for image in common]
 
 
-def finding(scores: Mapping[str, Mapping[int, Values]], blank: float) -> Finding:
-    """From PSNR and SSIM by round (counted from 1) and image, and the mean image's PSNR."""
-    psnr, ssim = (mean_of(slopes(scores[column])) for column in ("psnr", "ssim"))
-    rows = [
-        Row(str(round), {column: mean_of(scores[column][round]) for column in ("psnr", "ssim")})
-        for round in scores["psnr"]
-    ]
-    return Finding(value=psnr, rows=tuple(rows), more={"ssim": ssim}, facts={"mean image": blank})
+def finding(by_round: Mapping[int, Rebuilt], blank: float) -> Finding:
+    """From what was rebuilt by round (counted from 1) and image, and the mean image's PSNR."""
+    psnr, ssim = (mean_interval(slopes(by_round, column)) for column in COLUMNS)
+    rows = tuple(Row(str(round), means(images)) for round, images in by_round.items())
+    return Finding(value=psnr, rows=rows, more={"ssim": ssim}, facts={"mean image": blank})
 
 
 RISK = Risk(
