@@ -22,7 +22,7 @@ from shadow_defense.config import config_from
 from shadow_defense.data.dataset import ImageSet
 from shadow_defense.errors import ModelError, RunError
 from shadow_defense.experiment.analysis import COLUMNS, score_table
-from shadow_defense.experiment.plans.run import STAGES, check_run, pretrain_stage, whole_run
+from shadow_defense.experiment.plans.run import STAGES, pretrain_stage, whole_run
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
 from shadow_defense.files import read_tensors
@@ -189,10 +189,10 @@ def test_a_batch_of_one_that_batch_norm_cannot_train_on_is_said_at_once(tiny: di
     model = {"name": "resnet18", "normalisation": "batch"}
     run = Run.create(tmp_path / "run", config_from({**tiny, "model": {**model, "stem": "imagenet"}}))
     with pytest.raises(ModelError, match=r"batch norm cannot train on a batch of one .* model.stem=small"):
-        check_run(run)
-    check_run(Run.create(tmp_path / "small", config_from({**tiny, "model": {**model, "stem": "small"}})))
+        run.check()
+    Run.create(tmp_path / "small", config_from({**tiny, "model": {**model, "stem": "small"}})).check()
     frozen = {**tiny, "model": {**model, "stem": "imagenet"}, "training": {**tiny["training"], "batch_norm": "eval"}}
-    check_run(Run.create(tmp_path / "frozen", config_from(frozen)))
+    Run.create(tmp_path / "frozen", config_from(frozen)).check()
 
 
 def test_a_program_whose_feature_maps_nobody_sees_is_said_at_once(
@@ -206,9 +206,9 @@ def test_a_program_whose_feature_maps_nobody_sees_is_said_at_once(
     model = {"name": name_model(str(tmp_path / "net.ts")), "normalisation": "none"}
     values = {**tiny, "model": model, "arms": {"mine": {"defense": "shadow", "options": options}}}
     with pytest.raises(ModelError, match=r"no convolutional feature map.*\(arms.mine.options.foreground=false\)"):
-        check_run(Run.create(tmp_path / "run", config_from(values)))
+        Run.create(tmp_path / "run", config_from(values)).check()
     values["arms"] = {"mine": {"defense": "shadow", "options": {**options, "foreground": False}}}
-    check_run(Run.create(tmp_path / "run", config_from(values)))
+    Run.create(tmp_path / "run", config_from(values)).check()
 
 
 def test_what_was_refused_does_not_stand_in_the_way(tiny: dict[str, Any], tmp_path: Path) -> None:

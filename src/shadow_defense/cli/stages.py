@@ -48,13 +48,13 @@ def _run_all(
     from shadow_defense.cli.progress import progress_unless
     from shadow_defense.experiment.following import following
     from shadow_defense.experiment.loggers import logger_named
-    from shadow_defense.experiment.plans.run import check_run, whole_run
+    from shadow_defense.experiment.plans.run import whole_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
     on_measurement = None if log is None else logger_named(log)
     with holding(out):
-        run = Run.create(out, loaded, restart=restart, check=check_run)
+        run = Run.create(out, loaded, restart=restart, check=Run.check)
         if not quiet:
             typer.echo(f"run directory: {out}")
         logged = nullcontext() if on_measurement is None else following(run, on_measurement)
@@ -102,7 +102,6 @@ def _stage_command(
         config_of(folder)
     else:
         load_config(config, with_choices(overrides, engine), files=True)
-    from shadow_defense.experiment.plans.run import check_run
     from shadow_defense.experiment.run import Run
     from shadow_defense.folder_lock import holding
 
@@ -110,7 +109,7 @@ def _stage_command(
     opened = Run.open(folder) if config is None else None
     loaded = opened.config if opened else load_config(str(config), with_choices(overrides, engine))
     with holding(folder):
-        run = opened or Run.create(folder, loaded, check=check_run)
+        run = opened or Run.create(folder, loaded, check=Run.check)
         _stage(name, run, quiet)
 
 

@@ -35,11 +35,6 @@ FORECAST_FROM = 128
 """Side of images, in pixels, from which on it is measured before a training how long it will take."""
 
 
-def check_run(run: Run) -> None:
-    """Raise what would stop the run, before anything is written or computed."""
-    run.check()
-
-
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the shadow generator on the public images, or take the one that the configuration names."""
     if run.config.needs_generator:

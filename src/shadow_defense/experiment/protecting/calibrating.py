@@ -12,18 +12,17 @@ from shadow_defense.data.dataset import FederatedDataset, ImageSet, Parts, conca
 from shadow_defense.data.images import as_bytes
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.described import made
-from shadow_defense.experiment.protecting.building import gallery_for
+from shadow_defense.experiment.protecting.building import choose_constants, gallery_for
 from shadow_defense.experiment.protecting.knowledge import PublicImages
 from shadow_defense.experiment.protecting.settings import PRESETS, ProtectSettings, protect_preset
 from shadow_defense.experiment.protecting.utility import worth_of
-from shadow_defense.experiment.protecting.weakest import LEAKS, weakest_strength
+from shadow_defense.experiment.protecting.weakest import LEAKS
 from shadow_defense.files import write_text
 from shadow_defense.metrics.limit import Limit
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import build_texture
-from shadow_defense.protection.constants import measure_constants
 from shadow_defense.protection.texture import Texture
 from shadow_defense.report.pages.textures import render_textures
 from shadow_defense.report.records.reading import write_record
@@ -70,19 +69,12 @@ class Calibrating:
 
     def rows(self, settings: ProtectSettings, preset: str) -> list[TextureRow]:
         """A texture at :data:`AROUND` its weakest strength. Raises :class:`ConfigError` where none meets the target."""
-        public, unit = self.public, self.public.images.float() / 255
-        constants = measure_constants(
-            settings, public.images, public.labels, seed=self.seed, progress=self.progress, device=self.device
-        )
-
-        def make(strength: float) -> Texture:
-            return build_texture(settings, replace(constants, strength=strength), public.images)
-
-        weakest = weakest_strength(make, unit, self.target, gallery=self.gallery)
+        public, unit = self.public.images, self.public.images.float() / 255
+        constants = choose_constants(settings, (self.target,), self.public, self.gallery, self.progress)
         found = []
         for factor in AROUND:
-            strength = weakest if factor == 1 else float(f"{factor * weakest:.3g}")
-            texture = make(strength)
+            strength = constants.strength if factor == 1 else float(f"{factor * constants.strength:.3g}")
+            texture = build_texture(settings, replace(constants, strength=strength), public)
             leaks = {measure: leak([texture], unit, self.gallery) for measure, (leak, _) in LEAKS.items()}
             worth = self.worth(texture, f"{preset} {strength:g}")
             row = TextureRow(preset=preset, strength=strength, weakest=factor == 1, leaks=leaks, worth=worth)
@@ -120,7 +112,8 @@ def calibrate_textures(work: Calibrating, title: str, command: str) -> TexturesR
     """
     rows: list[TextureRow] = []
     not_reached = {}
-    chosen = {name: protect_preset(name, seed=work.seed) for name in PRESETS if PRESETS[name]["texture"] != "decoy"}
+    given = {"seed": work.seed, "device": work.device.type}
+    chosen = {name: protect_preset(name, **given) for name in PRESETS if PRESETS[name]["texture"] != "decoy"}
     task = work.progress.start("calibrating textures", len(chosen))
     for name, settings in chosen.items():
         try:
