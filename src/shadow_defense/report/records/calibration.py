@@ -85,6 +85,9 @@ class Rise:
     clear: bool
 
 
+Outcome = Literal["found", "not needed", "not enough"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bisected:
     """What follows from the leakage at measured strengths.
@@ -97,7 +100,7 @@ class Bisected:
         held_earlier: strengths that held although a stronger one failed: chance, or no monotone leakage.
     """
 
-    outcome: Literal["found", "not needed", "not enough"]
+    outcome: Outcome
     certain: Crossing
     average: Crossing
     leaks: float | None

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shadow_defense.errors import DataError
 from shadow_defense.metrics.confidence import mean_interval
 from shadow_defense.metrics.limit import Limit
-from shadow_defense.report.records.calibration import Bisected, Crossing, Leakage, Rise
+from shadow_defense.report.records.calibration import Bisected, Crossing, Leakage, Outcome, Rise
 from shadow_defense.shadow.noise import Schedule
 
 DIGITS = 4
@@ -83,7 +83,7 @@ def crossing(points: Points, below: Below) -> Crossing:
 def bisected(points: Points, target: float) -> Bisected:
     """What follows from ``points``, the leakage at each measured strength, weakest first; 0 is no defense."""
     leaks, certain = list(points.values()), crossing(points, lambda leakage: leakage.high < target)
-    enough = "found" if leaks[-1].high < target else "not enough"
+    enough: Outcome = "found" if leaks[-1].high < target else "not enough"
     return Bisected(
         outcome="not needed" if leaks[0].high < target else enough,
         certain=certain,
