@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.federated.stopping import killed_before
 from torch import nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset, Normalisation
@@ -58,16 +59,8 @@ def test_stopped_and_resumed_equals_unbroken(
 
     straight, stopped, resumed = federation("straight"), federation("stopped"), federation("stopped")
     straight.run()
-    whole = stopped.run_round
-
-    def killed(round: int) -> dict[str, Any]:
-        if round == 2:
-            raise KeyboardInterrupt
-        return whole(round)
-
-    stopped.run_round = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        stopped.run()
+        killed_before(stopped, 2).run()
     resumed.run()
     assert measured(resumed) == measured(straight)
     assert all(torch.equal(tensor, resumed.global_state[name]) for name, tensor in straight.global_state.items())

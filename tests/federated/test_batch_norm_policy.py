@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.federated.stopping import killed_before
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ClientData, FederatedDataset, ImageSet, Normalisation
@@ -171,16 +172,8 @@ def test_a_client_goes_on_with_its_own_values(tmp_path: Path) -> None:
 def test_stopped_and_resumed_equals_unbroken(policy: SharedBatchNorm, stop_before: int, tmp_path: Path) -> None:
     straight, stopped, resumed = (federation(tmp_path / name, policy) for name in ("straight", "stopped", "stopped"))
     straight.run()
-    whole = stopped.run_round
-
-    def killed(round: int) -> dict[str, Any]:
-        if round == stop_before:
-            raise KeyboardInterrupt
-        return whole(round)
-
-    stopped.run_round = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        stopped.run()
+        killed_before(stopped, stop_before).run()
     resumed.run()
     assert_same(straight.global_state, resumed.global_state)
     for site, own in straight.own_state.items():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.federated.stopping import killed_before
 from tests.federated.three_sites import NORMALISATION, SIZES, build, dataset, evaluate, shadow
 from torch import Tensor
 
@@ -25,10 +26,6 @@ from shadow_defense.files import read_json, read_tensors
 ROUNDS = 4
 
 
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
 def shadows() -> dict[str, Defense]:
     return {name: shadow(name) for name in SIZES}
 
@@ -37,11 +34,9 @@ def plain() -> dict[str, Defense]:
     return {name: Defense() for name in SIZES}
 
 
-def federation(
-    folder: Path, defenses: Mapping[str, Defense] | None = None, *, stop_before: int | None = None, **changes: Any
-) -> Federation:
+def federation(folder: Path, defenses: Mapping[str, Defense] | None = None, **changes: Any) -> Federation:
     settings = TrainingSettings(**{"rounds": ROUNDS, "learning_rate": 0.1, "milestones": (2,), **changes})
-    made = Federation(
+    return Federation(
         build(),
         dataset(),
         defenses or plain(),
@@ -52,16 +47,6 @@ def federation(
         folder=folder,
         keep={0: tuple(SIZES), 3: ("site-2",)},
     )
-    if stop_before is not None:
-        whole = made.run_round
-
-        def killed(round: int) -> dict[str, Any]:
-            if round == stop_before:
-                raise KilledError
-            return whole(round)
-
-        made.run_round = killed  # type: ignore[method-assign]
-    return made
 
 
 def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -79,8 +64,8 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
 def test_stopped_and_resumed_equals_unbroken(tmp_path: Path, defenses: Any, stop_before: int) -> None:
     straight = federation(tmp_path / "straight", defenses())
     straight.run()
-    with pytest.raises(KilledError):
-        federation(tmp_path / "stopped", defenses(), stop_before=stop_before).run()
+    with pytest.raises(KeyboardInterrupt):
+        killed_before(federation(tmp_path / "stopped", defenses()), stop_before).run()
     resumed = federation(tmp_path / "stopped", defenses())
     resumed.run()
     assert_same(straight.global_state, resumed.global_state)
@@ -100,8 +85,8 @@ def test_a_kill_while_saving_keeps_the_previous_round(tmp_path: Path) -> None:
     """The next state's files are there, whole or half, but the journal does not name them yet."""
     straight = federation(tmp_path / "straight")
     straight.run()
-    with pytest.raises(KilledError):
-        federation(tmp_path / "stopped", stop_before=2).run()
+    with pytest.raises(KeyboardInterrupt):
+        killed_before(federation(tmp_path / "stopped"), 2).run()
     half = tmp_path / "stopped" / "state-0003"
     half.mkdir()
     (half / "global.safetensors").write_bytes(b"half")
@@ -113,7 +98,7 @@ def test_a_kill_while_saving_keeps_the_previous_round(tmp_path: Path) -> None:
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     federation(tmp_path).run()
-    again = federation(tmp_path, stop_before=0)
+    again = killed_before(federation(tmp_path), 0)
     again.run()
     assert again.rounds_done == ROUNDS and len(again.history) == ROUNDS
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from flwr.app import Context
 from tests.federated.flower.in_process_grid import InProcessGrid, start
-from tests.federated.three_sites import NORMALISATION, SIZES, build, dataset, evaluate, images
+from tests.federated.three_sites import NORMALISATION, SIZES, build, dataset, evaluate, images, shadow
 from torch import Tensor
 
 from shadow_defense.defenses.base import Defense
@@ -37,18 +37,31 @@ def named(name: str, **options: Any) -> MakeDefense:
     return make
 
 
-def in_one_process(folder: Path, defense: MakeDefense, share_bn: SharedBatchNorm = "all") -> dict[str, Tensor]:
+PLAIN = named("none")
+DEFENSES: dict[str, MakeDefense] = {
+    "none": PLAIN,
+    "shadow": shadow,
+    "local-dp": named("local-dp"),
+    "clip+noise": named("clip+noise", clip={"place": "update"}),
+}
+
+KEEP = {0: tuple(SIZES), 2: ("site-2",)}
+
+
+def in_one_process(
+    folder: Path, defense: MakeDefense, share_bn: SharedBatchNorm = "all", settings: TrainingSettings = SETTINGS
+) -> dict[str, Tensor]:
     """The global model of the engine that Flower is compared with."""
     made = Federation(
         build(),
         dataset(),
         {name: defense(name) for name in SIZES},
-        SETTINGS,
+        settings,
         F.cross_entropy,
         evaluate,
         seed=0,
         folder=folder,
-        keep={0: tuple(SIZES), 2: ("site-2",)},
+        keep=KEEP,
         share_bn=share_bn,
     )
     made.run()
@@ -88,7 +101,7 @@ def server(folder: Path, share_bn: SharedBatchNorm = "all", **changes: Any) -> F
         "settings": SETTINGS,
         "evaluate": evaluate,
         "folder": folder,
-        "keep": {0: tuple(SIZES), 2: ("site-2",)},
+        "keep": KEEP,
         "share_bn": share_bn,
     }
     return FlowerServer(**{**given, **changes})

@@ -13,7 +13,6 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid
-from tests.federated.three_sites import shadow
 from torch import Tensor
 
 from shadow_defense.defenses.base import Batch, Defense, RoundContext
@@ -27,14 +26,6 @@ from shadow_defense.federated.training_folder import round_folder, state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_json, read_tensors
 
-PLAIN = sites.named("none")
-DEFENSES = {
-    "none": PLAIN,
-    "shadow": shadow,
-    "local-dp": sites.named("local-dp"),
-    "clip+noise": sites.named("clip+noise", clip={"place": "update"}),
-}
-
 
 def final(folder: Path) -> dict[str, Tensor]:
     return read_tensors(state_folder(folder, sites.SETTINGS.rounds) / "global.safetensors")[0]
@@ -47,10 +38,10 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("name", sites.DEFENSES)
 def test_the_same_global_model_as_in_one_process(name: str, tmp_path: Path) -> None:
-    expected = sites.in_one_process(tmp_path / "one", DEFENSES[name])
-    sites.on_flower(tmp_path / "flower", DEFENSES[name])
+    expected = sites.in_one_process(tmp_path / "one", sites.DEFENSES[name])
+    sites.on_flower(tmp_path / "flower", sites.DEFENSES[name])
     assert_same(final(tmp_path / "flower"), expected)
     # What an attack reads is the same too.
     for file in ("round-0000/update-site-1", "round-0000/update-site-3", "round-0002/update-site-2"):
@@ -71,8 +62,8 @@ def test_the_same_global_model_as_in_one_process(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("policy", ["parameters", "stats", "none"])
 def test_what_of_batch_norm_stays_never_leaves(policy: SharedBatchNorm, tmp_path: Path) -> None:
-    expected = sites.in_one_process(tmp_path / "one", PLAIN, policy)
-    grid = sites.on_flower(tmp_path / "flower", PLAIN, policy)
+    expected = sites.in_one_process(tmp_path / "one", sites.PLAIN, policy)
+    grid = sites.on_flower(tmp_path / "flower", sites.PLAIN, policy)
     assert_same(final(tmp_path / "flower"), expected)
     withheld = withheld_names(sites.build(), policy)
     assert withheld
@@ -86,8 +77,8 @@ def test_what_of_batch_norm_stays_never_leaves(policy: SharedBatchNorm, tmp_path
 
 def test_single_precision_differs_by_rounding_only(tmp_path: Path) -> None:
     """As in a deployment, where double precision would double the upload."""
-    expected = sites.in_one_process(tmp_path / "one", PLAIN)
-    grid = sites.on_flower(tmp_path / "flower", PLAIN, client={"exact": False})
+    expected = sites.in_one_process(tmp_path / "one", sites.PLAIN)
+    grid = sites.on_flower(tmp_path / "flower", sites.PLAIN, client={"exact": False})
     for name, tensor in final(tmp_path / "flower").items():
         assert tensor.dtype == expected[name].dtype
         torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-6)
@@ -230,7 +221,7 @@ def test_a_damaged_state_withholds_that_clients_update_only(tmp_path: Path, capl
 
 
 def test_another_defenses_state_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    grid = sites.on_flower(tmp_path, PLAIN, settings=sites.SETTINGS.model_copy(update={"rounds": 1}))
+    grid = sites.on_flower(tmp_path, sites.PLAIN, settings=sites.SETTINGS.model_copy(update={"rounds": 1}))
     other = InProcessGrid(
         build_client_app(sites.participants(tmp_path / "clients", sites.named("local-dp"))), len(sites.SIZES)
     )
@@ -243,7 +234,7 @@ def test_another_defenses_state_is_named(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Message:
     """What a server sends a client in the first round."""
-    return sites.on_flower(tmp_path_factory.mktemp("asked"), PLAIN).sent[0]
+    return sites.on_flower(tmp_path_factory.mktemp("asked"), sites.PLAIN).sent[0]
 
 
 @pytest.mark.parametrize("wrong", ["shape", "missing", "unexpected", "no round", "late round"])
@@ -262,19 +253,19 @@ def test_a_message_that_does_not_fit_is_refused(wrong: str, asked: Message, tmp_
         del message.content["config"]["server-round"]
     if wrong == "late round":
         message.content["config"]["server-round"] = 4
-    fresh = InProcessGrid(build_client_app(sites.participants(tmp_path / "fresh", PLAIN)), len(sites.SIZES))
+    fresh = InProcessGrid(build_client_app(sites.participants(tmp_path / "fresh", sites.PLAIN)), len(sites.SIZES))
     reply = fresh.answer(message)
     assert reply.has_error() and reply.error.code == WITHHELD
     assert not list((tmp_path / "fresh").rglob("*.safetensors"))
 
 
 def test_a_server_of_another_model_is_named(tmp_path: Path) -> None:
-    sites.on_flower(tmp_path, PLAIN)
+    sites.on_flower(tmp_path, sites.PLAIN)
     history = read_json(tmp_path / "history.json")
     assert history["rounds_done"] == 3 and all("sum" in entry for entry in history["history"])
     (state_folder(tmp_path, 3) / "global.safetensors").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"state-0003/global\.safetensors"):
-        sites.on_flower(tmp_path, PLAIN)
+        sites.on_flower(tmp_path, sites.PLAIN)
 
 
 def test_a_client_in_the_place_of_another_sends_nothing(tmp_path: Path) -> None:

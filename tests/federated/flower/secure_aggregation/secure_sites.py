@@ -6,20 +6,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from flwr.app import Message
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
 from tests.federated.flower import sites
 from tests.federated.flower.in_process_grid import InProcessGrid, start
 from tests.federated.three_sites import SIZES, build, dataset, evaluate
-from torch import Tensor
 
 from shadow_defense.defenses.places import SharedBatchNorm
 from shadow_defense.federated.flower.secure_aggregation.client_app import build_secure_client_app
 from shadow_defense.federated.flower.secure_aggregation.fixed_point import FixedPoint
 from shadow_defense.federated.flower.secure_aggregation.server_app import SecureServer
 from shadow_defense.federated.flower.server_app import build_server_app
-from shadow_defense.federated.rounds import Federation
 
 FIXED_POINT = FixedPoint(len(SIZES), max(SIZES.values()))
 ONE_ROUND = sites.SETTINGS.model_copy(update={"rounds": 1, "milestones": ()})
@@ -45,7 +42,7 @@ def secure_server(folder: Path, share_bn: SharedBatchNorm = "all", **changes: An
         "settings": sites.SETTINGS,
         "evaluate": evaluate,
         "folder": folder,
-        "keep": {0: tuple(SIZES), 2: ("site-2",)},
+        "keep": sites.KEEP,
         "share_bn": share_bn,
         "most_images": max(SIZES.values()),
     }
@@ -71,23 +68,3 @@ def by_secure_aggregation(
     made = secure_server(folder, share_bn, **changes)
     start(build_server_app(lambda context: made), grid)
     return grid
-
-
-def one_round_in_one_process(
-    folder: Path, defense: sites.MakeDefense, share_bn: SharedBatchNorm = "all"
-) -> dict[str, Tensor]:
-    """The global model after the first round, with every client's update on disk."""
-    made = Federation(
-        build(),
-        dataset(),
-        {name: defense(name) for name in SIZES},
-        ONE_ROUND,
-        F.cross_entropy,
-        evaluate,
-        seed=0,
-        folder=folder,
-        keep={0: tuple(SIZES)},
-        share_bn=share_bn,
-    )
-    made.run()
-    return dict(made.global_state)

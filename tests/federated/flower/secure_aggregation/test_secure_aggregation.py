@@ -19,9 +19,8 @@ from tests.federated.flower.secure_aggregation.secure_sites import (
     ONE_ROUND,
     STAGES,
     by_secure_aggregation,
-    one_round_in_one_process,
 )
-from tests.federated.three_sites import SIZES, build, shadow
+from tests.federated.three_sites import SIZES, build
 from torch import Tensor
 
 from shadow_defense.defenses.places import SharedBatchNorm
@@ -32,13 +31,6 @@ from shadow_defense.federated.training_folder import state_folder
 from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 
-PLAIN = sites.named("none")
-DEFENSES = {
-    "none": PLAIN,
-    "shadow": shadow,
-    "local-dp": sites.named("local-dp"),
-    "clip+noise": sites.named("clip+noise", clip={"place": "update"}),
-}
 IMAGES = sum(SIZES.values())
 
 
@@ -64,10 +56,10 @@ def assert_within_the_fixed_point(found: Mapping[str, Tensor], expected: Mapping
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("name", sites.DEFENSES)
 def test_a_rounds_global_model_is_that_of_one_process_up_to_the_fixed_point(name: str, tmp_path: Path) -> None:
-    expected = one_round_in_one_process(tmp_path / "one", DEFENSES[name])
-    by_secure_aggregation(tmp_path / "secure", DEFENSES[name], settings=ONE_ROUND, client={"settings": ONE_ROUND})
+    expected = sites.in_one_process(tmp_path / "one", sites.DEFENSES[name], settings=ONE_ROUND)
+    by_secure_aggregation(tmp_path / "secure", sites.DEFENSES[name], settings=ONE_ROUND, client={"settings": ONE_ROUND})
     assert_within_the_fixed_point(final(tmp_path / "secure", 1), expected)
     # All that the server records, and can be attacked.
     assert sorted(file.name for file in (tmp_path / "secure" / "round-0000").iterdir()) == [
@@ -83,9 +75,9 @@ def test_a_rounds_global_model_is_that_of_one_process_up_to_the_fixed_point(name
 
 @pytest.mark.parametrize("policy", ["parameters", "stats", "none"])
 def test_what_of_batch_norm_stays_is_in_no_sum(policy: SharedBatchNorm, tmp_path: Path) -> None:
-    expected = one_round_in_one_process(tmp_path / "one", PLAIN, policy)
+    expected = sites.in_one_process(tmp_path / "one", sites.PLAIN, policy, ONE_ROUND)
     settings: dict[str, Any] = {"settings": ONE_ROUND}
-    grid = by_secure_aggregation(tmp_path / "secure", PLAIN, policy, client=settings, **settings)
+    grid = by_secure_aggregation(tmp_path / "secure", sites.PLAIN, policy, client=settings, **settings)
     assert_within_the_fixed_point(final(tmp_path / "secure", 1), expected)
     withheld = withheld_names(build(), policy)
     shared = sum(tensor.numel() for name, tensor in build().state_dict().items() if name not in withheld)
@@ -102,7 +94,7 @@ def masked_row(reply: Message) -> np.ndarray:
 
 def test_no_message_says_anything_but_masked_words_and_keys(tmp_path: Path) -> None:
     """Not the number of images either, which Flower's own form sends in the clear."""
-    grid = by_secure_aggregation(tmp_path, DEFENSES["clip+noise"])
+    grid = by_secure_aggregation(tmp_path, sites.DEFENSES["clip+noise"])
     said = {
         "setup": {"pk1", "pk2"},
         "share_keys": {"dsts", "ctxts"},
@@ -146,9 +138,9 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 def test_the_server_reads_no_single_update(tmp_path: Path) -> None:
-    one_round_in_one_process(tmp_path / "one", PLAIN)
+    sites.in_one_process(tmp_path / "one", sites.PLAIN, settings=ONE_ROUND)
     settings: dict[str, Any] = {"settings": ONE_ROUND}
-    grid = by_secure_aggregation(tmp_path / "secure", PLAIN, client=settings, **settings)
+    grid = by_secure_aggregation(tmp_path / "secure", sites.PLAIN, client=settings, **settings)
     updates = updates_of(tmp_path / "one")
     rows = {
         list(SIZES)[reply.metadata.src_node_id - 100]: masked_row(reply)
@@ -175,9 +167,9 @@ def test_the_server_reads_no_single_update(tmp_path: Path) -> None:
 
 def test_clients_that_put_their_heads_together_find_the_last_ones_update(tmp_path: Path) -> None:
     """What no secure aggregation hides: n U = sum of all - sum of theirs."""
-    one_round_in_one_process(tmp_path / "one", PLAIN)
+    sites.in_one_process(tmp_path / "one", sites.PLAIN, settings=ONE_ROUND)
     settings: dict[str, Any] = {"settings": ONE_ROUND}
-    by_secure_aggregation(tmp_path / "secure", PLAIN, client=settings, **settings)
+    by_secure_aggregation(tmp_path / "secure", sites.PLAIN, client=settings, **settings)
     average = ModelUpdate.load(tmp_path / "secure" / "round-0000" / "update-all-clients.safetensors")
     updates = updates_of(tmp_path / "one")
     last = updates.pop("site-3")
@@ -192,7 +184,7 @@ def test_clients_that_put_their_heads_together_find_the_last_ones_update(tmp_pat
 @pytest.mark.slow
 def test_a_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """Nothing in an average is drawn but the masks, which cancel."""
-    by_secure_aggregation(tmp_path / "straight", DEFENSES["clip+noise"])
+    by_secure_aggregation(tmp_path / "straight", sites.DEFENSES["clip+noise"])
 
     def killed(round: int) -> dict[str, Any]:
         if round == 1:
@@ -200,7 +192,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> 
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        by_secure_aggregation(tmp_path / "stopped", DEFENSES["clip+noise"], measured=killed)
-    by_secure_aggregation(tmp_path / "stopped", DEFENSES["clip+noise"])
+        by_secure_aggregation(tmp_path / "stopped", sites.DEFENSES["clip+noise"], measured=killed)
+    by_secure_aggregation(tmp_path / "stopped", sites.DEFENSES["clip+noise"])
     expected = final(tmp_path / "straight")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in final(tmp_path / "stopped").items())
