@@ -15,8 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_page() -> str:
-    """The README as a page of the site: links into docs/ are its neighbours, those to other files are plain text."""
+    """The README as a page of the site, without its badges: it loads nothing from elsewhere.
+
+    Links into docs/ are its neighbours, those to other files are plain text.
+    """
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    text = re.sub(r"^\[?!\[[^\]]+\]\(https://.*\n", "", text, flags=re.MULTILINE)
     return re.sub(r"\[([^\]]+)\]\((?:[A-Z]+(?:\.[a-z]+)?|examples/[^)]*)\)", r"\1", text)
 
 
