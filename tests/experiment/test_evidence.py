@@ -15,10 +15,11 @@ import torch
 import yaml
 
 from shadow_defense.cli.evidence import evidence as evidence_command
+from shadow_defense.data.dataset import measure_normalisation
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
-from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, decides, stopped_after
+from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, base_of, decides, stopped_after
 from shadow_defense.experiment.plans.evidence.reading import Study, load_study, study_sets
 from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1, predicted_of
 from shadow_defense.experiment.scheduler import carry_out
@@ -35,6 +36,7 @@ from shadow_defense.federated.update import ModelUpdate
 from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.models.build import build_model
+from shadow_defense.protection.directions import train_classifier
 from shadow_defense.report.records.evidence import EvidenceRecord, Left
 from shadow_defense.report.records.reading import load_record
 from tests.experiment.comparison_grid import fixed_cost
@@ -143,7 +145,7 @@ class TestWholeStudy:
         _, record = finished
         assert [client.train for client in record.data.clients.values()] == [1, 4, 20]
         settings = {setting.arm: setting for setting in record.settings}
-        assert list(settings) == ["fedavg", "once", "noise", "public images alone"]
+        assert list(settings) == ["fedavg", "once", "noise", "public images alone", "reading network alone"]
         assert all(setting.worth is not None for setting in settings.values())
         left = settings["noise"].left
         assert left is not None and left.by.startswith("ig, round") and not left.bounded
@@ -152,6 +154,25 @@ class TestWholeStudy:
         assert settings["once"].withheld and settings["once"].left is None
         assert settings["fedavg"].f1_lost is None and settings["noise"].f1_lost is not None
         assert {difference.by for difference in record.differences} == {"ig", "test images"}
+
+    def test_the_reading_network_is_one_that_saw_the_public_images_moved(
+        self, finished: tuple[Evidence, EvidenceRecord]
+    ) -> None:
+        """Trained again here, and scored by its definition: the share of pairs in the right order."""
+        plan, record = finished
+        data = base_of(trial(plan)).dataset
+        normalisation, images = measure_normalisation(data.public), data.public.unit_images()
+        network = train_classifier(images, data.public.labels, normalisation, seed=0, moved=True)
+        with torch.no_grad():
+            scores = network(normalisation.apply(data.test.unit_images())).softmax(dim=1)[:, 1].double()
+        ill, well = scores[data.test.labels == 1], scores[data.test.labels == 0]
+        before = (ill[:, None] > well).double() + 0.5 * (ill[:, None] == well).double()
+        settings = {setting.arm: setting for setting in record.settings}
+        first, own = settings["fedavg"].worth, settings["reading network alone"]
+        assert own.worth is not None and own.worth.auroc is not None and first is not None and first.auroc is not None
+        assert own.worth.auroc.mean == pytest.approx(before.mean().item(), abs=1e-6)
+        assert own.auroc_lost is not None
+        assert own.auroc_lost.mean == pytest.approx(first.auroc.mean - own.worth.auroc.mean)
 
     def test_nothing_is_computed_twice_and_the_files_are_read_again(
         self, finished: tuple[Evidence, EvidenceRecord]
@@ -248,7 +269,8 @@ class TestDecided:
         models = {name: {"model": {"name": "convnet", "width": width}} for name, width in (("a", 8), ("b", 16))}
         plan = evidence(tmp_path, seeds=[0, 1], defenses=arms, models={**models, "b": {**models["b"], "seeds": 1}})
         tested = [task for task in plan.tasks() if isinstance(task, Predicting)]
-        # Three arms and the public images alone of a's first seed, without noise of its second, b's first.
+        # Three arms and the public images alone of a's first seed, without noise of its second, b's first; the reading
+        # network is no training's.
         assert len(tested) == 4 + 3 + 4
         assert predicted_of(plan, "a", "noise") == {}
 
@@ -383,7 +405,8 @@ def test_worst_cases_come_first_then_trainings_then_attacks(tmp_path: Path) -> N
     models = {name: {"model": {"name": "convnet", "width": width}} for name, width in (("narrow", 8), ("wide", 16))}
     kinds = [task.kind for task in evidence(tmp_path, models=models, seeds=[0, 1]).tasks()]
     half = len(kinds) // 2
-    assert kinds[:half] == kinds[half:] == ["bound"] + ["predicted"] * 8 + ["score"] * (half - 9)
+    tested = (["predicted"] * 4 + ["reading-network"]) * 2
+    assert kinds[:half] == kinds[half:] == ["bound", *tested] + ["score"] * (half - 11)
 
 
 def test_bounds_are_of_the_protection(tmp_path: Path) -> None:

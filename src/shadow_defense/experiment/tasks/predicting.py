@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from shadow_defense.data.dataset import concatenated
+from torch import nn
+
+from shadow_defense.data.dataset import FederatedDataset, Normalisation, concatenated
 from shadow_defense.errors import DataError
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
@@ -60,13 +62,15 @@ class Predicting(RecordTask[Predicted]):
 
     def compute(self, store: Store, progress: Progress) -> None:
         scene = self.training.scene
-        data = scene.dataset
-        if len(data.test) == 0:
-            raise DataError("no test images to measure utility on: raise data.test_fraction")
         model = final_model(scene, self.training.arm, store.place(self.training))
-        called = classify(
-            model, data.test, concatenated([each.validation for each in data.clients]), data.normalisation
-        )
-        rows = tuple(tuple(row) for row in called.probabilities.tolist())
-        labels, classes = tuple(data.test.labels.tolist()), tuple(called.classes.tolist())
-        self.save(store, Predicted(labels, classes, rows, called.threshold))
+        self.save(store, predicted_by(model, scene.dataset, scene.dataset.normalisation))
+
+
+def predicted_by(model: nn.Module, data: FederatedDataset, normalisation: Normalisation) -> Predicted:
+    """Of a model that reads images so normalised. Raises :class:`DataError` without test images."""
+    if len(data.test) == 0:
+        raise DataError("no test images to measure utility on: raise data.test_fraction")
+    called = classify(model, data.test, concatenated([each.validation for each in data.clients]), normalisation)
+    rows = tuple(tuple(row) for row in called.probabilities.tolist())
+    labels, classes = tuple(data.test.labels.tolist()), tuple(called.classes.tolist())
+    return Predicted(labels, classes, rows, called.threshold)

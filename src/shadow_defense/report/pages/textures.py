@@ -19,7 +19,8 @@ def render_textures(record: TexturesRecord) -> str:
             row.arm: DefenseEntry(
                 defense="protect-once", summary="", acts_on=("batch",), family=row.preset, label=f"{row.strength:g}"
             )
-            for row in record.rows
+            # The clean images first: the first family is grey, as what the others are compared with.
+            for row in record.compared
         }
         charts = [Panel("RDLV of the linear removal against macro F1", plane_svg("plane", record.plane, entries))]
     return render_page(

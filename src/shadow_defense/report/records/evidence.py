@@ -16,6 +16,12 @@ F1_LOST, LEFT, FOUND = 0.01, 2.0, 0.05
 PUBLIC_ALONE = "public images alone"
 """The arm of a model that no client had a part in."""
 
+READING_ALONE = "reading network alone"
+"""The arm of a network like the one that protection reads with, which saw the public images moved."""
+
+CONTROLS = (PUBLIC_ALONE, READING_ALONE)
+"""Arms that know the public images with all their labels, and nothing else."""
+
 WORST_CASE, TEST_IMAGES = "worst case", "test images"
 """What a number is by that is of no attack."""
 
@@ -66,6 +72,7 @@ class Setting:
 
     Attributes:
         f1_lost: macro F1 against the first arm, paired by seed and image; None for that arm.
+        auroc_lost: the same of the area under the ROC curve, paired by seed; None with more than two classes too.
         withheld: whether the worst case counts for nothing, since a planted break was not broken.
     """
 
@@ -73,6 +80,7 @@ class Setting:
     arm: str
     worth: Worth | None = None
     f1_lost: Measure | None = None
+    auroc_lost: Measure | None = None
     left: Left | None = None
     withheld: bool = False
     on_front: bool = False

@@ -9,7 +9,7 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.contrasts import images_to_settle
 from shadow_defense.progress import duration
 from shadow_defense.report.kit.formatting import counted, listed, number, plain, with_interval
-from shadow_defense.report.records.evidence import F1_LOST, FOUND, LEFT, PUBLIC_ALONE, EvidenceRecord, Setting, against
+from shadow_defense.report.records.evidence import CONTROLS, F1_LOST, FOUND, LEFT, EvidenceRecord, Setting, against
 
 ASKED = (
     f"Asked: macro F1 lost at most {100 * F1_LOST:g} point, the worst case at most {LEFT:g} dB above the mean image, "
@@ -28,6 +28,7 @@ TASKS = {
     "break": "planted break",
     "central-training": "central training",
     "predicted": "tested model",
+    "reading-network": "reading network",
     "updates": "update set",
     "score": "scored attack",
 }
@@ -154,14 +155,14 @@ def _beside(settings: Sequence[Setting]) -> list[str]:
     """What a model is worth that no client had a part in: where it is worth as much, no F1 tells defenses apart."""
     said = []
     for each in settings:
-        if each.worth is not None and each.arm == PUBLIC_ALONE:
+        if each.worth is not None and each.arm in CONTROLS:
             adds = each.f1_lost is not None and against(each.f1_lost, 0.0) == "missed"
             so = (
                 "what clients add is counted from there"
                 if adds
                 else "that clients add to it is not shown, so F1 says little"
             )
-            said.append(f"{each.arm}, with their labels, reach F1 {plain(with_interval(each.worth.f1))}: {so}.")
+            said.append(f"{each.arm}, with all public labels: F1 {plain(with_interval(each.worth.f1))}: {so}.")
     return said
 
 

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from shadow_defense.attacks.removers.copied import BATCH, MOST_COPIED
 from shadow_defense.experiment.forecast import preparing_seconds, round_seconds
 from shadow_defense.experiment.plans.comparison.costs import UNKNOWN, Costs
+from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bounding, Breaking
 from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
 from shadow_defense.experiment.tasks.predicting import Predicting
+from shadow_defense.experiment.tasks.reading import Reading
 from shadow_defense.experiment.tasks.training import Central, public_federation
 from shadow_defense.experiment.tasks.updating import Updating
 from shadow_defense.progress import Progress
+from shadow_defense.protection.directions import EPOCHS
 
 CHOOSING = 30.0
 """Seconds in which a worst case measures public images, tries the linear removers, and chooses one for each image."""
@@ -34,7 +37,10 @@ class StudyCosts(Costs):
     def seconds(self, task: Task) -> float:
         if isinstance(task, Central):
             cost = self.cost_with(task.scene, task.arm)
-            return UNKNOWN if cost is None else task.scene.config.training.rounds * _on_public(task, cost)
+            return UNKNOWN if cost is None else task.scene.config.training.rounds * _on_public(task.scene, cost)
+        if isinstance(task, Reading):
+            cost = self.cost_with(task.scene, task.scene.reference)
+            return UNKNOWN if cost is None else EPOCHS * _on_public(task.scene, cost)
         if isinstance(task, Breaking):
             return CHOOSING + self._removing(task)
         if not isinstance(task, Updating | Predicting | Bounding):
@@ -57,9 +63,7 @@ class StudyCosts(Costs):
         return task.steps() * step.load(self._store).step_seconds if self._store.has(step) else UNKNOWN
 
 
-def _on_public(task: Central, cost: Cost) -> float:
+def _on_public(scene: Scene, cost: Cost) -> float:
     """Seconds of an undefended epoch on the public images."""
-    (client,) = public_federation(task.scene).clients
-    return task.scene.config.training.steps(len(client.train), client.batch_size) * cost.plain_seconds(
-        client.batch_size
-    )
+    (client,) = public_federation(scene).clients
+    return scene.config.training.steps(len(client.train), client.batch_size) * cost.plain_seconds(client.batch_size)

@@ -10,9 +10,8 @@ from pathlib import Path
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.plans.comparison.gathering import gathered, pictures
 from shadow_defense.experiment.plans.evidence.believing import believed
-from shadow_defense.experiment.plans.evidence.plan import Evidence, predictings
+from shadow_defense.experiment.plans.evidence.plan import Evidence, controls, predictings
 from shadow_defense.experiment.plans.evidence.statistics import differences_of, settings_of
-from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
@@ -23,7 +22,7 @@ from shadow_defense.report.pages.evidence import (
     result_table,
     setting_planes,
 )
-from shadow_defense.report.records.evidence import PUBLIC_ALONE, TEST_IMAGES, WORST_CASE, EvidenceRecord, Result
+from shadow_defense.report.records.evidence import TEST_IMAGES, WORST_CASE, EvidenceRecord, Result
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.evidence import answer
 
@@ -81,14 +80,9 @@ def results_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> lis
 def _tested(evidence: Evidence, model: str) -> Iterator[Result]:
     for seed in evidence.grid.seeds_of(model):
         trial = evidence.trial(model, seed)
-        tested: dict[str, Sequence[Predicting]] = {
-            **{arm: [each] for arm, each in predictings(trial).items()},
-            PUBLIC_ALONE: evidence.public_alone(trial),
-        }
-        for arm, tasks in tested.items():
-            for task in tasks:
-                if evidence.store.has(task):
-                    yield Result(model=model, arm=arm, seed=seed, by=TEST_IMAGES, task=task.name)
+        for arm, task in {**predictings(trial), **controls(trial)}.items():
+            if evidence.store.has(task):
+                yield Result(model=model, arm=arm, seed=seed, by=TEST_IMAGES, task=task.name)
 
 
 def _bounds(evidence: Evidence, model: str) -> Iterator[Result]:

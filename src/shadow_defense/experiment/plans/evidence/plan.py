@@ -17,16 +17,26 @@ from shadow_defense.experiment.plans.evidence.costs import StudyCosts
 from shadow_defense.experiment.plans.evidence.reading import Study
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import missing
+from shadow_defense.experiment.store import RecordTask
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, Bounding
-from shadow_defense.experiment.tasks.predicting import Predicting
+from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
+from shadow_defense.experiment.tasks.reading import Reading
 from shadow_defense.experiment.tasks.training import Central
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.victims import VictimTrial
 from shadow_defense.metrics.contrasts import within_seeds
 from shadow_defense.metrics.intervals import share_interval
 from shadow_defense.progress import Progress
-from shadow_defense.report.records.evidence import FOUND, LEFT, WORST_CASE, Left, against
+from shadow_defense.report.records.evidence import (
+    FOUND,
+    LEFT,
+    PUBLIC_ALONE,
+    READING_ALONE,
+    WORST_CASE,
+    Left,
+    against,
+)
 
 RING_AGAIN = 5.0
 """Seconds after which time that is up is said once more: what is raised in a finaliser is swallowed."""
@@ -97,19 +107,9 @@ class Evidence(Comparison):
         """What trainings are worth, and scores; the trainings themselves are needed for both."""
         return [*self.worth_of(trial), *trial.scorings_with_control]
 
-    def worth_of(self, trial: Trial) -> list[Predicting]:
-        """What every model says of the test images, that of the public images alone last."""
-        return [*predictings(trial).values(), *self.public_alone(trial)]
-
-    def public_alone(self, trial: Trial) -> list[Predicting]:
-        """The control of a model that knows the public images with all their labels, and no client's.
-
-        Nothing where the public images are of another source, whose labels may mean other things.
-        """
-        base = base_of(trial)
-        if base.config.data.public_path is not None or base.config.data.public_source is not None:
-            return []
-        return [Predicting(Central(base, base.reference, engine_named("in-process")))]
+    def worth_of(self, trial: Trial) -> list[RecordTask[Predicted]]:
+        """What every model says of the test images, those of the public images alone last."""
+        return [*predictings(trial).values(), *controls(trial).values()]
 
     def labelled(self) -> Iterator[tuple[str, Task]]:
         yield from ((f"{model}, {task.about}", task) for (model, _), task in self.bounds.items())
@@ -194,6 +194,20 @@ def predictings(trial: Trial) -> dict[str, Predicting]:
     """By arm what its training says of the test images."""
     assert isinstance(trial, VictimTrial)
     return {arm: Predicting(training) for arm, training in trial.whole_trainings.items()}
+
+
+def controls(trial: Trial) -> dict[str, RecordTask[Predicted]]:
+    """By arm what models say of the test images that know the public images with all their labels, and no client's.
+
+    Where an arm protects once, a network like the one that protection reads with too. None where the public images are
+    of another source, whose labels may mean other things.
+    """
+    base = base_of(trial)
+    if base.config.data.public_path is not None or base.config.data.public_source is not None:
+        return {}
+    alone = {PUBLIC_ALONE: Predicting(Central(base, base.reference, engine_named("in-process")))}
+    once = any(settings.kind().draws_once for settings in base.config.arms.values())
+    return {**alone, READING_ALONE: Reading(base)} if once else {**alone}
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from torch import Tensor
 from shadow_defense.data.dataset import concatenated
 from shadow_defense.experiment.analysis import by_image
 from shadow_defense.experiment.plans.evidence.believing import attacked
-from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, predictings
+from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, controls, predictings
 from shadow_defense.experiment.scene import Job
-from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
+from shadow_defense.experiment.store import RecordTask
+from shadow_defense.experiment.tasks.predicting import Predicted
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval
 from shadow_defense.metrics.contrasts import contrast, ends, holm, images_to_settle, two_sided, within_seeds
@@ -26,7 +27,7 @@ from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.metrics.utility import utility
 from shadow_defense.report.kit.formatting import listed
 from shadow_defense.report.records.evidence import (
-    PUBLIC_ALONE,
+    CONTROLS,
     TEST_IMAGES,
     Difference,
     Left,
@@ -50,6 +51,7 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
                 arm=arm,
                 worth=_worth(own) if own else None,
                 f1_lost=None if own is first else _only(lost_f1(first, own)),
+                auroc_lost=None if own is first else _lost_auroc(first, own),
                 left=_left(evidence, model, arm, scores[model]),
                 withheld=(bound := evidence.bound(model, arm)) is not None and bound.withheld,
             )
@@ -57,23 +59,24 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
         ]
         found += _with_front([each for each in arms if each.worth or each.left or each.withheld])
         seeds = evidence.grid.seeds_of(model)
-        alone = {seed: evidence.public_alone(evidence.trial(model, seed)) for seed in seeds}
-        public = _loaded(evidence, alone)
-        if public:
-            lost = _only(lost_f1(first, public))
-            found.append(Setting(model=model, arm=PUBLIC_ALONE, worth=_worth(public), f1_lost=lost))
+        known = {seed: controls(evidence.trial(model, seed)) for seed in seeds}
+        for arm in CONTROLS:
+            own = _loaded(evidence, {seed: each[arm] for seed, each in known.items() if arm in each})
+            if own:
+                lost, curve = _only(lost_f1(first, own)), _lost_auroc(first, own)
+                found.append(Setting(model=model, arm=arm, worth=_worth(own), f1_lost=lost, auroc_lost=curve))
     return tuple(found)
 
 
 def predicted_of(evidence: Evidence, model: str, arm: str) -> dict[int, Predicted]:
     """By seed what the trainings of an arm say of the test images, as far as they are there."""
     tasks = {seed: predictings(evidence.trial(model, seed)) for seed in evidence.grid.seeds_of(model)}
-    return _loaded(evidence, {seed: [own[arm]] for seed, own in tasks.items() if arm in own})
+    return _loaded(evidence, {seed: own[arm] for seed, own in tasks.items() if arm in own})
 
 
-def _loaded(evidence: Evidence, tasks: Mapping[int, Sequence[Predicting]]) -> dict[int, Predicted]:
+def _loaded(evidence: Evidence, tasks: Mapping[int, RecordTask[Predicted]]) -> dict[int, Predicted]:
     store = evidence.store
-    return {seed: each.load(store) for seed, own in tasks.items() for each in own if store.has(each)}
+    return {seed: each.load(store) for seed, each in tasks.items() if store.has(each)}
 
 
 def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
@@ -91,17 +94,25 @@ def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> 
 def _worth(predicted: Mapping[int, Predicted]) -> Worth:
     draws = over_seeds(torch.stack([f1_draws(each, seed) for seed, each in predicted.items()]))
     values = tuple(f1_of(each) for each in predicted.values())
-    scored = [
-        utility(torch.tensor(each.probabilities, dtype=torch.float64), torch.tensor(each.labels))["auroc"]
-        for each in predicted.values()
-    ]
-    curves = [value for value in scored if value is not None]
+    curves = [value for value in map(_auroc, predicted.values()) if value is not None]
     return Worth(
         f1=Estimate(sum(values) / len(values), ends(draws), _images(predicted)),
         f1_of_seeds=values,
         auroc=mean_interval(curves) if curves else None,
         balanced=mean_interval([_balanced(each) for each in predicted.values()]),
     )
+
+
+def _auroc(predicted: Predicted) -> float | None:
+    probabilities = torch.tensor(predicted.probabilities, dtype=torch.float64)
+    return utility(probabilities, torch.tensor(predicted.labels))["auroc"]
+
+
+def _lost_auroc(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> Estimate | None:
+    """Of the seeds that both have."""
+    pairs = [(_auroc(first[seed]), _auroc(own[seed])) for seed in own if seed in first]
+    lost = [one - other for one, other in pairs if one is not None and other is not None]
+    return mean_interval(lost) if lost else None
 
 
 def _images(predicted: Mapping[int, Predicted]) -> int:
