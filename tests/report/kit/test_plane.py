@@ -12,7 +12,7 @@ from tests.report.comparison_record import estimate
 from tests.report.html_page import renamed
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.kit.labels import overlap
+from shadow_defense.report.kit.labels import Box, overlap
 from shadow_defense.report.kit.plane import (
     front_corners,
     plane_markers,
@@ -168,8 +168,12 @@ def test_labels_of_front_points_do_not_cover_one_another() -> None:
     svg = plane_svg("p", replace(plane, points=close, baseline={}), defenses)
     texts = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}text") if e.text in defenses]
     # The legend names every family too, further right than any point.
-    private, useful = (
-        min((float(e.attrib["x"]), float(e.attrib["y"])) for e in texts if e.text == name)
-        for name in ("private", "useful")
-    )
-    assert abs(private[0] - useful[0]) >= 30 or abs(private[1] - useful[1]) >= 11
+    private, useful = (min(_box(each) for each in texts if each.text == name) for name in ("private", "useful"))
+    assert overlap(private, useful) == 0
+
+
+def _box(text: ElementTree.Element) -> Box:
+    """Of letters of half the font's width or more, from the anchor to its side."""
+    x, y, width = float(text.attrib["x"]), float(text.attrib["y"]), 6.0 * len(text.text or "")
+    left = x - width if "text-anchor: end" in text.attrib["style"] else x
+    return left, y - 11, left + width, y

@@ -63,7 +63,8 @@ def place_labels(
         width, height = _size(text, _FONT)
         box = min(_places(x, y, width, height, far=True), key=lambda box: _cost(box, taken, frame, (x, y)))
         taken.append(box)
-        _write(axes, text, box, (x, y), _FONT)
+        # From the marker's side on: in a wider font than was reckoned with it grows away from the marker.
+        _write(axes, text, box, (x, y), _FONT, from_right=box[2] <= x)
     for text, value in lines:
         height_on_page = scale * float(axes.transData.transform((0.0, value))[1])
         width, height = _size(text, _FONT)
@@ -85,7 +86,7 @@ def place_labels(
         ]
         if free:
             taken.append(free[0])
-            _write(axes, text, free[0], None, _SMALL_FONT)
+            _write(axes, text, free[0], None, _SMALL_FONT, from_right=free[0][2] <= x)
 
 
 def _size(text: str, font: float) -> tuple[float, float]:
