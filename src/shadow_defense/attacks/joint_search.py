@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from shadow_defense.attacks.search import Schedule
+from shadow_defense.models.adam import Adam
 from shadow_defense.progress import Task
 
 
@@ -54,7 +55,7 @@ def inside(low: Tensor, high: Tensor) -> Callable[[tuple[Tensor, ...]], None]:
 
     def constrain(variables: tuple[Tensor, ...]) -> None:
         for variable in variables:
-            variable.copy_(variable.clamp(low, high))
+            variable.clamp_(low, high)
 
     return constrain
 
@@ -88,7 +89,7 @@ def search_jointly(
         patience: the search ends where no restart's least total fell by a thousandth within so many iterations.
     """
     variables = tuple(start.detach().clone().requires_grad_() for start in initial)
-    optimiser = torch.optim.Adam(variables, lr=learning_rate)
+    optimiser = Adam(variables)
     best = tuple(variable.detach().clone() for variable in variables)
     best_total = best_matching = torch.full((len(variables[0]),), math.inf, device=variables[0].device)
     least = best_total
@@ -108,13 +109,11 @@ def search_jointly(
                 # Of values among which one is not finite the sum is not: a pass less than to look at each.
                 usable = usable & torch.isfinite(gradient.flatten(1).sum(1))
             share = iteration / iterations
-            for variable, gradient in zip(variables, gradients, strict=True):
-                usable_gradient = _choose(usable, gradient, torch.zeros_like(gradient))
-                variable.grad = sign(usable_gradient, share) if sign else usable_gradient
+            seen = [_choose(usable, gradient, torch.zeros_like(gradient)) for gradient in gradients]
+            if sign:
+                seen = [sign(gradient, share) for gradient in seen]
             rate = learning_rate * schedule(share)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.step()
+            optimiser.step(seen, rate)
             if noise:
                 for variable in variables:
                     variable += noise(variable, rate)

@@ -153,7 +153,8 @@ class SimulatedGradient:
     @torch.enable_grad()
     def first_pass(self, images: Tensor, labels: Tensor) -> FirstPass:
         """The pass at theta, with all that the second has to share with it."""
-        random, devices = torch.get_rng_state(), get_device_states(images)
+        random = torch.get_rng_state()
+        devices = ([], []) if images.device.type == "cpu" else get_device_states(images)
         images, kinks = images.detach().requires_grad_(), RecordedKinks()
         with nullcontext() if self._smooth else kinks:
             loss = self._loss(self._parameters.values(), self._buffers, images, labels)
