@@ -138,7 +138,7 @@ def test_a_resnet_with_adam_mixed_precision_workers_and_augmentation_is_guarded_
     generator = nn.Sequential(nn.Linear(8, 256), nn.Tanh(), nn.Unflatten(1, (1, 16, 16)))
     guard = shadow_defense.ShadowGuard(
         generator,
-        shadow_defense.ShadowSettings(latent_iterations=2, strength=1.0),
+        shadow_defense.ShadowSettings(latent_iterations=2, attack_iterations=1, strength=1.0),
         mean=list(norm.mean),
         std=list(norm.std),
         z_dim=8,

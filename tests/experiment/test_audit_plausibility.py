@@ -33,7 +33,7 @@ MODELS = {"lenet": "none", "convnet": "batch"}
 
 
 def new(kind: str) -> nn.Module:
-    settings = ModelSettings(name=kind, normalisation=MODELS[kind], width=16)
+    settings = ModelSettings(name=kind, normalisation=MODELS[kind], width=8)
     return build_model(settings, channels=1, classes=CLASSES, image_size=(SIDE, SIDE), seed=0)
 
 

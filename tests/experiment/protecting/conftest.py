@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from shadow_defense.data.dataset import Normalisation
 from shadow_defense.experiment.protecting import auditing
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.protection import constants
+from shadow_defense.protection.constants import hash_of
 from shadow_defense.report.records.certificate import Audited
 from tests.protection.gaussian_images import gaussian_images
 
@@ -43,6 +49,27 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_npz(folder / "private.npz", 60, 10)
     write_npz(folder / "public.npz", 240, 20)
     return folder
+
+
+@pytest.fixture(scope="session")
+def classifiers() -> dict[str, nn.Module]:
+    """By all that decides it."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _trained_once(classifiers: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same classifier of the same public images is trained for one test, and taken by the others."""
+    train = constants.train_classifier
+
+    def trained(images: Tensor, labels: Tensor, normalisation: Normalisation, **given: Any) -> nn.Module:
+        told = {name: str(value) for name, value in given.items() if name != "progress"}
+        name = f"{hash_of((images * 255).round().byte(), labels)} {normalisation} {told}"
+        if name not in classifiers:
+            classifiers[name] = train(images, labels, normalisation, **given)
+        return copy.deepcopy(classifiers[name])
+
+    monkeypatch.setattr(constants, "train_classifier", trained)
 
 
 @pytest.fixture

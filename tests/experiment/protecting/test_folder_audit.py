@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shadow_defense.attacks.removers import learned
 from shadow_defense.errors import ShadowDefenseError
 from shadow_defense.experiment.protecting import folder_audit, protecting
 from shadow_defense.experiment.protecting.folder_audit import FolderRequest, audit_folder
@@ -41,7 +42,11 @@ def noisy(hospital: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_somebody_else_s_protection_told_and_not_told(hospital: Path, noisy: Path, tmp_path: Path) -> None:
+def test_somebody_else_s_protection_told_and_not_told(
+    hospital: Path, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough to break what must be broken, in half of the time.
+    monkeypatch.setattr(learned, "BATCH_SIZE", 16)
     truth, public = hospital / "private.npz", hospital / "public.npz"
     told = audit(noisy, truth, public, tmp_path / "told", "white")
     blind = audit(noisy, truth, public, tmp_path / "blind")

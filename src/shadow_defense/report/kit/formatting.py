@@ -29,14 +29,14 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
     return f"{sign}{text}{_SPACE}{unit}" if unit else f"{sign}{text}"
 
 
-def signed(value: float | None, digits: int = 3, unit: str = "") -> str:
+def signed(value: float | None, digits: int = 3) -> str:
     """A difference, with its sign also where it is positive.
 
     >>> signed(0.25, 2), signed(-0.25, 2), signed(0.0, 1), signed(None)
     ('+0.25', '−0.25', '0.0', '–')
     """
-    text = number(value, digits, unit)
-    return f"+{text}" if value is not None and value > 0 and text.strip(f"0.{_SPACE}{unit}") else text
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
 
 
 def with_interval(estimate: Estimate, digits: int = 3) -> str:

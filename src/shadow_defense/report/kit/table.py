@@ -112,8 +112,8 @@ class Table(Generic[R]):
         writer.writerows([column.read(row) for column in self.columns] for row in self.rows)
         return buffer.getvalue()
 
-    def terminal(self, width: int = 38) -> TerminalTable:
-        """For rich; names longer than ``width`` are folded. Differences are left to the page."""
+    def terminal(self) -> TerminalTable:
+        """For rich; names longer than 38 characters are folded. Differences are left to the page."""
         from rich.table import Table as TerminalTable
         from rich.text import Text
 
@@ -126,7 +126,7 @@ class Table(Generic[R]):
             if position:
                 table.add_column(Text(column.title), justify="right", min_width=longest)
             else:
-                table.add_column(Text(column.title), max_width=width, min_width=min(longest, 12), overflow="fold")
+                table.add_column(Text(column.title), max_width=38, min_width=min(longest, 12), overflow="fold")
         for line in lines:
             table.add_row(*map(Text, line))
         return table
