@@ -21,7 +21,7 @@ from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
 from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, base_of, decides, stopped_after
 from shadow_defense.experiment.plans.evidence.reading import Study, load_study, study_sets
-from shadow_defense.experiment.plans.evidence.statistics import f1_of, lost_f1, predicted_of
+from shadow_defense.experiment.plans.evidence.statistics import added_auroc, f1_of, lost_f1, predicted_of
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring
@@ -310,6 +310,19 @@ class TestUtility:
         # One training lost nothing and one all: what the next would lose lies between, as sure as images may be.
         assert found[0].interval is not None and found[0].interval[1] - found[0].interval[0] > 0.5
         assert lost_f1({}, {0: calling([0, 0, 1, 1])}) is None
+
+    def test_what_an_arm_adds_to_the_reading_network(self) -> None:
+        """By hand: that network has three of four pairs in order; surer answers that have all four mend the fourth."""
+        reading, same = saying([0.1, 0.6, 0.4, 0.9]), saying([0.1, 0.6, 0.4, 0.9])
+        right, wrong = saying([0.1, 0.3, 0.7, 0.9]), saying([0.9, 0.8, 0.2, 0.1])
+        found = added_auroc({0: reading, 1: reading, 2: reading}, {0: same, 1: right, 2: wrong, 3: right})
+        assert found is not None and found.count == 3 and found.mean == pytest.approx((0 + 0.25 - 0.5) / 3)
+        assert added_auroc({}, {0: right}) is None
+
+
+def saying(probabilities: list[float]) -> Predicted:
+    """Of four images, the last two of class 1."""
+    return Predicted((0, 0, 1, 1), (0, 0, 1, 1), tuple((1 - each, each) for each in probabilities), 0.5)
 
 
 class TestReading:

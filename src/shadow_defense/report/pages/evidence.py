@@ -46,7 +46,11 @@ def _by(setting: Setting) -> str | None:
 def measures(setting: Setting) -> dict[str, Estimate]:
     """Every number of a setting by name."""
     worth, left = setting.worth, setting.left
-    found: dict[str, Estimate | None] = {"f1_lost": setting.f1_lost, "auroc_lost": setting.auroc_lost}
+    found: dict[str, Estimate | None] = {
+        "f1_lost": setting.f1_lost,
+        "auroc_lost": setting.auroc_lost,
+        "auroc_added": setting.auroc_added,
+    }
     if worth is not None:
         found |= {"f1": worth.f1, "auroc": worth.auroc, "balanced": worth.balanced}
     if left is not None:
@@ -73,6 +77,7 @@ BESIDE: tuple[Column[Setting], ...] = (
     _measure("Macro F1", "f1", about="threshold set on validation"),
     _measure("AUROC", "auroc"),
     _measure("AUROC lost", "auroc_lost", about="paired by training"),
+    _measure("AUROC added", "auroc_added", about="to the reading network's, by both answers together"),
     Column("F1 by seed", lambda each: " ".join(map(number, each.worth.f1_of_seeds)) if each.worth else None),
     _measure("Balanced accuracy", "balanced"),
     _measure("SSIM", "ssim"),

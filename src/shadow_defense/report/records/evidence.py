@@ -72,7 +72,9 @@ class Setting:
 
     Attributes:
         f1_lost: macro F1 against the first arm, paired by seed and image; None for that arm.
-        auroc_lost: the same of the area under the ROC curve, paired by seed; None with more than two classes too.
+        auroc_lost: the same of the area under the ROC curve, paired by seed.
+        auroc_added: what that area gains where the arm's answers are taken together with the reading network's, paired
+            by seed; None without one, or with more than two classes.
         withheld: whether the worst case counts for nothing, since a planted break was not broken.
     """
 
@@ -81,6 +83,7 @@ class Setting:
     worth: Worth | None = None
     f1_lost: Measure | None = None
     auroc_lost: Measure | None = None
+    auroc_added: Measure | None = None
     left: Left | None = None
     withheld: bool = False
     on_front: bool = False

@@ -28,6 +28,7 @@ from shadow_defense.metrics.utility import utility
 from shadow_defense.report.kit.formatting import listed
 from shadow_defense.report.records.evidence import (
     CONTROLS,
+    READING_ALONE,
     TEST_IMAGES,
     Difference,
     Left,
@@ -45,6 +46,11 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
     for model, trial in evidence.first_trials().items():
         predicted = {arm: predicted_of(evidence, model, arm) for arm in trial.config.arms}
         first = next(iter(predicted.values()))
+        known = {seed: controls(evidence.trial(model, seed)) for seed in evidence.grid.seeds_of(model)}
+        beside = {
+            arm: _loaded(evidence, {seed: each[arm] for seed, each in known.items() if arm in each}) for arm in CONTROLS
+        }
+        reading = beside[READING_ALONE]
         arms = [
             Setting(
                 model=model,
@@ -52,19 +58,25 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
                 worth=_worth(own) if own else None,
                 f1_lost=None if own is first else _only(lost_f1(first, own)),
                 auroc_lost=None if own is first else _lost_auroc(first, own),
+                auroc_added=added_auroc(reading, own),
                 left=_left(evidence, model, arm, scores[model]),
                 withheld=(bound := evidence.bound(model, arm)) is not None and bound.withheld,
             )
             for arm, own in predicted.items()
         ]
         found += _with_front([each for each in arms if each.worth or each.left or each.withheld])
-        seeds = evidence.grid.seeds_of(model)
-        known = {seed: controls(evidence.trial(model, seed)) for seed in seeds}
-        for arm in CONTROLS:
-            own = _loaded(evidence, {seed: each[arm] for seed, each in known.items() if arm in each})
-            if own:
-                lost, curve = _only(lost_f1(first, own)), _lost_auroc(first, own)
-                found.append(Setting(model=model, arm=arm, worth=_worth(own), f1_lost=lost, auroc_lost=curve))
+        found += [
+            Setting(
+                model=model,
+                arm=arm,
+                worth=_worth(own),
+                f1_lost=_only(lost_f1(first, own)),
+                auroc_lost=_lost_auroc(first, own),
+                auroc_added=None if own is reading else added_auroc(reading, own),
+            )
+            for arm, own in beside.items()
+            if own
+        ]
     return tuple(found)
 
 
@@ -113,6 +125,24 @@ def _lost_auroc(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) ->
     pairs = [(_auroc(first[seed]), _auroc(own[seed])) for seed in own if seed in first]
     lost = [one - other for one, other in pairs if one is not None and other is not None]
     return mean_interval(lost) if lost else None
+
+
+def added_auroc(reading: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> Estimate | None:
+    """What an arm's models add to the reading network: of the sum of both log odds, each with mean 0 and variance 1
+    over the test images, less that network's own. Of the seeds that both have, and of two classes."""
+    added = []
+    for seed in own:
+        if seed in reading and len(own[seed].probabilities[0]) == 2:
+            alone, together = _auroc(reading[seed]), _log_odds(reading[seed]) + _log_odds(own[seed])
+            likely = torch.sigmoid(together)
+            auroc = utility(torch.stack([1 - likely, likely], dim=1), torch.tensor(own[seed].labels))["auroc"]
+            added += [auroc - alone] if auroc is not None and alone is not None else []
+    return mean_interval(added) if added else None
+
+
+def _log_odds(predicted: Predicted) -> Float64[Tensor, "n"]:
+    odds = torch.tensor(predicted.probabilities, dtype=torch.float64)[:, 1].logit(eps=1e-9)
+    return (odds - odds.mean()) / odds.std().clamp_min(1e-9)
 
 
 def _images(predicted: Mapping[int, Predicted]) -> int:
