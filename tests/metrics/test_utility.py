@@ -64,35 +64,6 @@ def test_auroc_of_two_classes_is_the_share_of_ordered_pairs() -> None:
     assert result["auroc"] == pytest.approx(pairs.double().mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_number_is_torchmetrics_own_to_the_last_bit(dtype: torch.dtype) -> None:
-    """With two to six classes, some of them absent or never called, and with many ties or none."""
-    from torchmetrics.functional import classification
-
-    draws = named_generator(0, "utility", str(dtype))
-    for case in range(60):
-        classes, count = 2 + case % 5, 1 + 3 * case
-        drawn = torch.rand(count, classes, generator=draws, dtype=dtype)
-        drawn = drawn if case % 3 else (4 * drawn).round() + 0.1
-        given = drawn / drawn.sum(dim=1, keepdim=True)
-        labels = torch.randint(0, classes, (count,), generator=draws)
-        of = (given.argmax(dim=1), labels, classes)
-        expected = {
-            "accuracy": classification.multiclass_accuracy(*of, average="micro"),
-            "f1_micro": classification.multiclass_f1_score(*of, average="micro"),
-            "f1_macro": classification.multiclass_f1_score(*of, average="macro"),
-            **{
-                f"f1_class_{label}": score
-                for label, score in enumerate(classification.multiclass_f1_score(*of, average="none"))
-            },
-        }
-        found = utility(given, labels)
-        area = found.pop("auroc")
-        assert found == {name: float(value) for name, value in expected.items()}
-        if len(labels.unique()) == classes:
-            assert area == float(classification.multiclass_auroc(given, labels, classes))
-
-
 def test_an_absent_class_has_no_auroc_and_does_not_lower_the_macro_mean() -> None:
     result = utility(torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]), torch.tensor([0, 1]))
     assert result["auroc"] is None

@@ -9,8 +9,11 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 
-PRELOADED = ("shadow_defense.experiment.tasks", "torch._dynamo")
-"""What a worker has imported when it starts; the second, which torch imports with the first optimiser, takes long."""
+PRELOADED = ("shadow_defense.experiment.tasks", "torchmetrics.functional.classification", "torch._dynamo")
+"""What a worker has imported when it starts; the second takes as long as torch, and is imported late elsewhere.
+
+The third, which torch imports with the first optimiser, takes a second.
+"""
 
 
 class _Forked(popen_forkserver.Popen):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, pad
 
 from shadow_defense.data.dataset import FederatedDataset, ImageSet, Normalisation, check_labels
 from shadow_defense.errors import DataError
@@ -42,34 +41,28 @@ def utility(probabilities: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"
     >>> {name: round(value, 3) for name, value in result.items()}
     {'accuracy': 0.75, 'f1_micro': 0.75, 'f1_macro': 0.733, 'f1_class_0': 0.667, 'f1_class_1': 0.8, 'auroc': 1.0}
     """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_auroc,
+        multiclass_f1_score,
+    )
+
     if len(labels) == 0:
         raise DataError("no images to measure utility on: give at least one")
     classes = probabilities.shape[1]
     check_labels(labels.cpu().numpy(), classes, "labels")
     _check_probabilities(probabilities)
-    said, true = (one_hot(each, classes) for each in (probabilities.argmax(dim=1), labels))
-    hits, either = (said * true).sum(dim=0).float(), (said + true).sum(dim=0).float()
-    per_class, present = 2 * hits / either.clamp_min(1), (either > 0).float()
-    right = float(hits.sum() / len(labels))
-    absent = (true.sum(dim=0) == 0).any()
-    areas = [] if absent else [_area(probabilities[:, label], true[:, label]) for label in range(classes)]
-    return {
-        "accuracy": right,
-        "f1_micro": right,
-        "f1_macro": float((present * per_class / present.sum()).sum()),
-        **{f"f1_class_{label}": float(score) for label, score in enumerate(per_class)},
-        "auroc": float(torch.stack(areas).mean()) if areas else None,
+    predicted = probabilities.argmax(dim=1)
+    per_class = multiclass_f1_score(predicted, labels, classes, average="none")
+    result: dict[str, float | None] = {
+        "accuracy": float(multiclass_accuracy(predicted, labels, classes, average="micro")),
+        "f1_micro": float(multiclass_f1_score(predicted, labels, classes, average="micro")),
+        "f1_macro": float(multiclass_f1_score(predicted, labels, classes, average="macro")),
     }
-
-
-def _area(scores: Float[Tensor, "n"], positive: Int64[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Under the ROC curve, by trapezoids, so that a tie counts half; with images on both sides."""
-    order = scores.argsort(descending=True)
-    ranked = scores[order]
-    # Of equal scores the curve has one point.
-    last = pad(ranked[1:] != ranked[:-1], (0, 1), value=True)
-    found, wrong = (pad(each[order].cumsum(0)[last].float(), (1, 0)) for each in (positive, 1 - positive))
-    return torch.trapezoid(found / found[-1], wrong / wrong[-1])
+    result.update({f"f1_class_{i}": float(score) for i, score in enumerate(per_class)})
+    absent = (torch.bincount(labels, minlength=classes) == 0).any()
+    result["auroc"] = None if absent else float(multiclass_auroc(probabilities, labels, classes))
+    return result
 
 
 def best_threshold(probabilities: Float[Tensor, "n"], labels: Int64[Tensor, "n"]) -> float:
