@@ -113,3 +113,14 @@ def test_public_images_alone_stand_beside_and_what_is_missing_is_said() -> None:
     (beside,) = [each for each in said(replace(alone, f1_lost=near(0.1, 0.01))) if "public images alone" in each]
     assert "counted from there" in beside
     assert found[-1] == "Not all of the study is there. Still to be computed: 3 attacks."
+
+
+def test_what_is_added_to_the_reading_network_is_said_of_each_arm() -> None:
+    more, nothing = (
+        setting(arm, 0.0, 1.0, 0.02, auroc_added=near(gain, 0.005)) for arm, gain in (("a", 0.01), ("b", 0))
+    )
+    (both,) = [each for each in said(more, nothing) if "reading network" in each]
+    assert "by a 1.0 ± 0.5" in both and "by b not shown" in both
+    (neither,) = [each for each in said(nothing) if "reading network" in each]
+    assert "not shown of any arm" in neither
+    assert not [each for each in said(setting("c", 0.0, 1.0, 0.02)) if "reading network" in each]

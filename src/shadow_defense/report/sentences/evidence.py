@@ -9,7 +9,15 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.metrics.contrasts import images_to_settle
 from shadow_defense.progress import duration
 from shadow_defense.report.kit.formatting import counted, listed, number, plain, with_interval
-from shadow_defense.report.records.evidence import CONTROLS, F1_LOST, FOUND, LEFT, EvidenceRecord, Setting, against
+from shadow_defense.report.records.evidence import (
+    CONTROLS,
+    F1_LOST,
+    FOUND,
+    LEFT,
+    EvidenceRecord,
+    Setting,
+    against,
+)
 
 ASKED = (
     f"Asked: macro F1 lost at most {100 * F1_LOST:g} point, the worst case at most {LEFT:g} dB above the mean image, "
@@ -42,7 +50,14 @@ def answer(record: EvidenceRecord) -> list[str]:
         own = [setting for setting in record.settings if setting.model == model]
         works = own[0].gives_away
         defended = [setting for setting in own if setting.arm != record.first and (works or setting.bounded)]
-        said = [_is_there(defended), *_front(own), *_change(defended), *_beside(own), *_weak(own[0], works)]
+        said = [
+            _is_there(defended),
+            *_front(own),
+            *_change(defended),
+            *_beside(own),
+            *_added(own),
+            *_weak(own[0], works),
+        ]
         sentences += [f"{model}: {sentence}" for sentence in said]
     if record.missing:
         counts = listed([_tasks(kind, count) for kind, count in record.missing.items()])
@@ -164,6 +179,17 @@ def _beside(settings: Sequence[Setting]) -> list[str]:
             )
             said.append(f"{each.arm}, with all public labels: F1 {plain(with_interval(each.worth.f1))}: {so}.")
     return said
+
+
+def _added(settings: Sequence[Setting]) -> list[str]:
+    """Which arms know something that the reading network does not."""
+    known = [(each.arm, each.auroc_added) for each in settings if each.auroc_added is not None]
+    clear = {arm: added for arm, added in known if added.clear() and added.mean > 0}
+    others = [arm for arm, _ in known if arm not in clear]
+    said = [f"by {arm} {_written(_hundredfold(added))}" for arm, added in clear.items()]
+    said += [f"by {listed(others)} not shown" if clear else "not shown of any arm"] if others else []
+    points = "points that the reading network's AUROC is raised by, where it and an arm's model answer together"
+    return [f"{points}: {', '.join(said)}."] if known else []
 
 
 def forecast_sentence(name: str, tasks: Mapping[str, int], seconds: Mapping[str, float], processes: int) -> str:
