@@ -205,9 +205,12 @@ def controls(trial: Trial) -> dict[str, RecordTask[Predicted]]:
     base = base_of(trial)
     if base.config.data.public_path is not None or base.config.data.public_source is not None:
         return {}
-    alone = {PUBLIC_ALONE: Predicting(Central(base, base.reference, engine_named("in-process")))}
-    once = any(settings.kind().draws_once for settings in base.config.arms.values())
-    return {**alone, READING_ALONE: Reading(base)} if once else {**alone}
+    found: dict[str, RecordTask[Predicted]] = {
+        PUBLIC_ALONE: Predicting(Central(base, base.reference, engine_named("in-process")))
+    }
+    if any(settings.kind().draws_once for settings in base.config.arms.values()):
+        found[READING_ALONE] = Reading(base)
+    return found
 
 
 @contextmanager

@@ -51,32 +51,27 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
             arm: _loaded(evidence, {seed: each[arm] for seed, each in known.items() if arm in each}) for arm in CONTROLS
         }
         reading = beside[READING_ALONE]
-        arms = [
-            Setting(
+        priced = {
+            arm: Setting(
                 model=model,
                 arm=arm,
                 worth=_worth(own) if own else None,
                 f1_lost=None if own is first else _only(lost_f1(first, own)),
                 auroc_lost=None if own is first else _lost_auroc(first, own),
-                auroc_added=added_auroc(reading, own),
+                auroc_added=None if own is reading else added_auroc(reading, own),
+            )
+            for arm, own in {**predicted, **beside}.items()
+        }
+        arms = [
+            replace(
+                priced[arm],
                 left=_left(evidence, model, arm, scores[model]),
                 withheld=(bound := evidence.bound(model, arm)) is not None and bound.withheld,
             )
-            for arm, own in predicted.items()
+            for arm in predicted
         ]
         found += _with_front([each for each in arms if each.worth or each.left or each.withheld])
-        found += [
-            Setting(
-                model=model,
-                arm=arm,
-                worth=_worth(own),
-                f1_lost=_only(lost_f1(first, own)),
-                auroc_lost=_lost_auroc(first, own),
-                auroc_added=None if own is reading else added_auroc(reading, own),
-            )
-            for arm, own in beside.items()
-            if own
-        ]
+        found += [priced[arm] for arm in beside if priced[arm].worth]
     return tuple(found)
 
 
