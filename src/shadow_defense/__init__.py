@@ -9,9 +9,10 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from shadow_defense.experiment.audit.in_memory import Audit, audit
     from shadow_defense.experiment.protecting.certificate import Certificate
-    from shadow_defense.experiment.protecting.in_memory import protect
+    from shadow_defense.experiment.protecting.in_memory import protect, public_network
     from shadow_defense.experiment.results import Results, open_results
     from shadow_defense.generators.build import load_generator
+    from shadow_defense.models.together import answer_together
     from shadow_defense.shadow.guard import Protection, ShadowGuard
     from shadow_defense.shadow.settings import ShadowSettings, shadow_preset
 
@@ -23,10 +24,12 @@ __all__ = [
     "ShadowGuard",
     "ShadowSettings",
     "__version__",
+    "answer_together",
     "audit",
     "load_generator",
     "open_results",
     "protect",
+    "public_network",
     "shadow_preset",
 ]
 
@@ -35,6 +38,8 @@ _HOMES = {
     "audit": "shadow_defense.experiment.audit.in_memory",
     "Certificate": "shadow_defense.experiment.protecting.certificate",
     "protect": "shadow_defense.experiment.protecting.in_memory",
+    "public_network": "shadow_defense.experiment.protecting.in_memory",
+    "answer_together": "shadow_defense.models.together",
     "load_generator": "shadow_defense.generators.build",
     "open_results": "shadow_defense.experiment.results",
     "Results": "shadow_defense.experiment.results",

@@ -21,7 +21,7 @@ from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
 from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, base_of, decides, stopped_after
 from shadow_defense.experiment.plans.evidence.reading import Study, load_study, study_sets
-from shadow_defense.experiment.plans.evidence.statistics import added_auroc, f1_of, lost_f1, predicted_of
+from shadow_defense.experiment.plans.evidence.statistics import beside_reading, f1_of, lost_f1, predicted_of
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.tasks import measuring
@@ -297,7 +297,8 @@ class TestPieces:
 
 
 def calling(called: list[int]) -> Predicted:
-    return Predicted((0, 0, 1, 1), tuple(called), tuple((0.5, 0.5) for _ in called), 0.5)
+    even = tuple((0.5, 0.5) for _ in called)
+    return Predicted((0, 0, 1, 1), tuple(called), even, 0.5, even, (0, 0, 1, 1))
 
 
 class TestUtility:
@@ -315,14 +316,21 @@ class TestUtility:
         """By hand: that network has three of four pairs in order; surer answers that have all four mend the fourth."""
         reading, same = saying([0.1, 0.6, 0.4, 0.9]), saying([0.1, 0.6, 0.4, 0.9])
         right, wrong = saying([0.1, 0.3, 0.7, 0.9]), saying([0.9, 0.8, 0.2, 0.1])
-        found = added_auroc({0: reading, 1: reading, 2: reading}, {0: same, 1: right, 2: wrong, 3: right})
-        assert found is not None and found.count == 3 and found.mean == pytest.approx((0 + 0.25 - 0.5) / 3)
-        assert added_auroc({}, {0: right}) is None
+        undefended = dict.fromkeys(range(4), reading)
+        found = beside_reading(dict.fromkeys(range(3), reading), {0: same, 1: right, 2: wrong, 3: right}, undefended)
+        assert found is not None and found.auroc_added is not None and found.f1_lost is not None
+        assert found.auroc_added.count == 3
+        assert found.auroc_added.mean == pytest.approx((0 + 0.25 - 0.5) / 3)
+        # At the best thresholds: three of four right alone and beside itself, four beside the right one, two beside the
+        # wrong one, which calls the second image 1 and the third 0.
+        assert found.worth.f1_of_seeds == pytest.approx([(2 / 3 + 4 / 5) / 2, 1.0, f1_of(calling([0, 1, 0, 1]))])
+        assert beside_reading({}, {0: right}, undefended) is None
 
 
 def saying(probabilities: list[float]) -> Predicted:
     """Of four images, the last two of class 1."""
-    return Predicted((0, 0, 1, 1), (0, 0, 1, 1), tuple((1 - each, each) for each in probabilities), 0.5)
+    both = tuple((1 - each, each) for each in probabilities)
+    return Predicted((0, 0, 1, 1), (0, 0, 1, 1), both, 0.5, both, (0, 0, 1, 1))
 
 
 class TestReading:

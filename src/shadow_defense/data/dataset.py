@@ -110,6 +110,11 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def none(cls, channels: int) -> Normalisation:
+        """That leaves images as they are."""
+        return cls((0.0,) * channels, (1.0,) * channels)
+
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1)
         return like.new_tensor(self.mean).view(shape), like.new_tensor(self.std).view(shape)

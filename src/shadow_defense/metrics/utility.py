@@ -129,13 +129,23 @@ class Classified:
     threshold: float | None
 
 
-def classify(model: nn.Module, test: ImageSet, validation: ImageSet | None, normalisation: Normalisation) -> Classified:
-    """What a model says of the test images; :class:`DataError` without validation images where they are asked for."""
-    probabilities = torch.softmax(predict(model, test, normalisation).double(), dim=1)
-    if validation is None or probabilities.shape[1] != 2:
+def probabilities_of(model: nn.Module, images: ImageSet, normalisation: Normalisation) -> Float64[Tensor, "n classes"]:
+    """What a model says of a whole set, as :func:`predict`."""
+    return torch.softmax(predict(model, images, normalisation).double(), dim=1)
+
+
+def classify(
+    probabilities: Float64[Tensor, "n classes"],
+    validated: tuple[Float64[Tensor, "v classes"], Int64[Tensor, "v"]] | None,
+) -> Classified:
+    """The classes of images, by what a model says of them and of validation images, whose labels are known.
+
+    Raises:
+        DataError: without validation images where they are asked for.
+    """
+    if validated is None or probabilities.shape[1] != 2:
         return Classified(probabilities, probabilities.argmax(dim=1), None)
-    validated = torch.softmax(predict(model, validation, normalisation).double(), dim=1)
-    threshold = best_threshold(validated[:, 1], validation.labels)
+    threshold = best_threshold(validated[0][:, 1], validated[1])
     return Classified(probabilities, (probabilities[:, 1] > threshold).long(), threshold)
 
 

@@ -91,7 +91,7 @@ def read_reader(tensors: dict[str, Tensor], shape: tuple[int, int, int]) -> Read
     channels, height, width = shape
     network = build_model(MODEL, channels=channels, classes=2, image_size=(height, width), seed=0)
     assert isinstance(network, ConvNet)
-    nothing = Normalisation((0.0,) * channels, (1.0,) * channels)
+    nothing = Normalisation.none(channels)
     reader = Reader(network.features, nothing, torch.zeros_like(tensors["centre"]), torch.zeros_like(tensors["reads"]))
     reader.load_state_dict(tensors)
     return reader

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.report.records.evidence import PUBLIC_ALONE, EvidenceRecord, Left, Setting, Worth
+from shadow_defense.report.records.evidence import PUBLIC_ALONE, EvidenceRecord, Left, Setting, Together, Worth
 from shadow_defense.report.sentences.evidence import answer
 
 
@@ -117,10 +117,19 @@ def test_public_images_alone_stand_beside_and_what_is_missing_is_said() -> None:
 
 def test_what_is_added_to_the_reading_network_is_said_of_each_arm() -> None:
     more, nothing = (
-        setting(arm, 0.0, 1.0, 0.02, auroc_added=near(gain, 0.005)) for arm, gain in (("a", 0.01), ("b", 0))
+        setting(arm, 0.0, 1.0, 0.02, together=Together(worth=WORTH, auroc_added=near(gain, 0.005), f1_lost=None))
+        for arm, gain in (("a", 0.01), ("b", 0))
     )
     (both,) = [each for each in said(more, nothing) if "reading network" in each]
     assert "by a 1.0 ± 0.5" in both and "by b not shown" in both
     (neither,) = [each for each in said(nothing) if "reading network" in each]
     assert "not shown of any arm" in neither
     assert not [each for each in said(setting("c", 0.0, 1.0, 0.02)) if "reading network" in each]
+
+
+def test_what_both_answers_cost_is_said_of_arms_that_hide_the_images() -> None:
+    both = Together(worth=WORTH, auroc_added=near(0.01, 0.005), f1_lost=near(0.002, 0.004))
+    hidden, seen = setting("a", 0.05, 1.0, 0.02, together=both), setting("b", 0.05, 3.0, 0.02, together=both)
+    (found,) = [each for each in said(hidden, seen) if "where both answer" in each]
+    assert "a loses 0.2 ± 0.4 points (met)" in found and "b loses" not in found
+    assert not [each for each in said(seen) if "where both answer" in each]

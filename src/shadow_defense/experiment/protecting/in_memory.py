@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from shadow_defense.data.dataset import ImageSet, Normalisation
@@ -27,6 +27,7 @@ from shadow_defense.generators.interface import Generator, as_generator, private
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import freeze
 from shadow_defense.protection.directions import Classifier
+from shadow_defense.protection.public_network import train_public_network
 
 
 def protect(
@@ -110,13 +111,33 @@ def protect(
     return (ProtectedDataset(images, frozen) if dataset else given.like(frozen.trained_on(pixels))), certificate
 
 
+def public_network(public: Any, public_labels: Any = None, *, seed: int = 0) -> nn.Module:
+    """A small network of the public images alone, to answer beside a federated model (:func:`answer_together`).
+
+    What a model of protected images knows beyond public ones shows where both answer (docs/protect.md).
+
+    Args:
+        public: images as :func:`protect` takes them, but for a path.
+        public_labels: n classes; a data set brings its own.
+
+    Returns:
+        A module from images in [0, 1] to logits, in eval mode.
+
+    Raises:
+        DataError: for images that cannot be used, or without labels of two classes.
+    """
+    images, labels = _with_labels(public, public_labels)
+    if labels is None:
+        raise DataError("the public images have no labels: give public_labels, one class an image")
+    return train_public_network(images, labels, seed=seed)
+
+
 def _networks(generator: str | Path | nn.Module | None, model: nn.Module | None, channels: int) -> Networks:
     if isinstance(generator, str | Path):
         decoys: Generator | None = load_generator(Path(generator))
     else:
         decoys = None if generator is None else as_generator(private_copy(generator))
-    as_they_are = Normalisation((0.0,) * channels, (1.0,) * channels)
-    return Networks(decoys, None if model is None else Classifier(model, as_they_are))
+    return Networks(decoys, None if model is None else Classifier(model, Normalisation.none(channels)))
 
 
 def _public(public: Any, labels: Any, like: ImageSet, seed: int) -> PublicImages:
@@ -124,18 +145,22 @@ def _public(public: Any, labels: Any, like: ImageSet, seed: int) -> PublicImages
         if labels is not None:
             raise DataError("public_labels go with an array: a path brings its own; leave them out")
         return read_public(str(public), like, seed)
-    if isinstance(public, np.ndarray | Tensor):
-        images = read_given(public, "public images").images
-    else:
-        images, behind = read_items(public)
-        labels = behind if labels is None and any(each is not None for each in behind) else labels
+    images, told = _with_labels(public, labels)
     if images.shape[1:] != like.images.shape[1:]:
         raise DataError(
             f"public images are {tuple(images.shape[1:])} (channels, height, width), the others "
             f"{tuple(like.images.shape[1:])}: bring them to one size"
         )
-    told = None if labels is None else _classes(labels, len(images), "public_labels")
     return PublicImages(images, told, 1 if told is None else int(told.max()) + 1)
+
+
+def _with_labels(public: Any, labels: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, "n"] | None]:
+    if isinstance(public, np.ndarray | Tensor):
+        images = read_given(public, "public images").images
+    else:
+        images, behind = read_items(public)
+        labels = behind if labels is None and any(each is not None for each in behind) else labels
+    return images, None if labels is None else _classes(labels, len(images), "public_labels")
 
 
 def _classes(labels: Any, count: int, what: str) -> Int64[Tensor, "n"]:

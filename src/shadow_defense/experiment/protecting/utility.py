@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from shadow_defense.data.dataset import Normalisation, Parts, measure_normalisation
 from shadow_defense.errors import DataError
-from shadow_defense.metrics.utility import classify, utility
+from shadow_defense.metrics.utility import classify, probabilities_of, utility
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.placement import CPU
 from shadow_defense.protection.directions import EPOCHS, train_classifier
@@ -51,7 +51,9 @@ def worth_of_model(model: nn.Module, normalisation: Normalisation, parts: Parts)
     """
     if parts.test is None:
         raise DataError("utility needs a test part: give a source that has one")
-    called = classify(model, parts.test, parts.validation, normalisation)
+    known = parts.validation
+    validated = None if known is None else (probabilities_of(model, known, normalisation), known.labels)
+    called = classify(probabilities_of(model, parts.test, normalisation), validated)
     scores = utility(called.probabilities, parts.test.labels)
     worth = Worth(f1=_number(scores["f1_macro"]), f1_threshold=None, auc=scores["auroc"])
     if called.threshold is not None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, Normalisation, concatenated
 from shadow_defense.errors import DataError
@@ -15,8 +17,12 @@ from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import SCORE_CODE, key_of
 from shadow_defense.experiment.tasks.training import Training, final_model
-from shadow_defense.metrics.utility import classify
+from shadow_defense.metrics.utility import classify, probabilities_of
+from shadow_defense.models.together import together, weight
 from shadow_defense.progress import Progress
+
+LEAST_PROBABILITY = 1e-9
+"""Below which answers are taken for equally sure: some are 0 in double precision."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,15 @@ class Predicted:
             classes, else the most probable one.
         probabilities: of each class, by image.
         threshold: of class 1, for the greatest macro F1 on the clients' validation images.
+        validated, validated_labels: the probabilities of those, and the classes that they have.
     """
 
     labels: tuple[int, ...]
     called: tuple[int, ...]
     probabilities: tuple[tuple[float, ...], ...]
     threshold: float | None
+    validated: tuple[tuple[float, ...], ...]
+    validated_labels: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +79,45 @@ def predicted_by(model: nn.Module, data: FederatedDataset, normalisation: Normal
     """Of a model that reads images so normalised. Raises :class:`DataError` without test images."""
     if len(data.test) == 0:
         raise DataError("no test images to measure utility on: raise data.test_fraction")
-    called = classify(model, data.test, concatenated([each.validation for each in data.clients]), normalisation)
-    rows = tuple(tuple(row) for row in called.probabilities.tolist())
-    labels, classes = tuple(data.test.labels.tolist()), tuple(called.classes.tolist())
-    return Predicted(labels, classes, rows, called.threshold)
+    validation = concatenated([each.validation for each in data.clients])
+    said = [probabilities_of(model, images, normalisation) for images in (data.test, validation)]
+    return _predicted(said[0], data.test.labels, said[1], validation.labels)
+
+
+def asked_together(first: Predicted, second: Predicted) -> Predicted:
+    """What two models say together (:mod:`shadow_defense.models.together`), weighed by the validation images."""
+    assert (first.labels, first.validated_labels) == (second.labels, second.validated_labels)
+    known = [_log(each.validated) for each in (first, second)]
+    weights = [weight(each) for each in known]
+    tested = together([_log(each.probabilities) for each in (first, second)], weights)
+    return _predicted(
+        tested.softmax(dim=1),
+        torch.tensor(first.labels),
+        together(known, weights).softmax(dim=1),
+        torch.tensor(first.validated_labels),
+    )
+
+
+def _log(probabilities: Sequence[Sequence[float]]) -> Float64[Tensor, "n classes"]:
+    return torch.tensor(probabilities, dtype=torch.float64).clamp_min(LEAST_PROBABILITY).log()
+
+
+def _predicted(
+    tested: Float64[Tensor, "n classes"],
+    labels: Int64[Tensor, "n"],
+    validated: Float64[Tensor, "v classes"],
+    validated_labels: Int64[Tensor, "v"],
+) -> Predicted:
+    called = classify(tested, (validated, validated_labels))
+    return Predicted(
+        labels=tuple(labels.tolist()),
+        called=tuple(called.classes.tolist()),
+        probabilities=_rows(tested),
+        threshold=called.threshold,
+        validated=_rows(validated),
+        validated_labels=tuple(validated_labels.tolist()),
+    )
+
+
+def _rows(values: Float64[Tensor, "n classes"]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in values.tolist())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from shadow_defense.data.dataset import measure_normalisation
+from shadow_defense.data.dataset import Normalisation
 from shadow_defense.defenses.protect_once import PUBLIC_SEED
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
@@ -15,11 +15,13 @@ from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.tasks.keys import SCORE_CODE, computed_on, images_key, key_of
 from shadow_defense.experiment.tasks.predicting import Predicted, predicted_by
 from shadow_defense.progress import Progress
-from shadow_defense.protection.directions import EPOCHS, train_classifier
+from shadow_defense.protection.directions import EPOCHS
+from shadow_defense.protection.public_network import train_public_network
 
 READING_CODE = (
     *SCORE_CODE,
     "protection/directions.py",
+    "protection/public_network.py",
     "experiment/tasks/predicting.py",
     "experiment/tasks/reading.py",
 )
@@ -47,15 +49,8 @@ class Reading(RecordTask[Predicted]):
         return {"seed": self.scene.config.seed, "epochs": EPOCHS, "device": self.scene.device.type}
 
     def compute(self, store: Store, progress: Progress) -> None:
-        public = self.scene.dataset.public
-        normalisation = measure_normalisation(public)
-        model = train_classifier(
-            public.unit_images(),
-            public.labels,
-            normalisation,
-            seed=PUBLIC_SEED,
-            moved=True,
-            progress=progress,
-            device=self.scene.device,
+        data = self.scene.dataset
+        network = train_public_network(
+            data.public.images, data.public.labels, seed=PUBLIC_SEED, progress=progress, device=self.scene.device
         )
-        self.save(store, predicted_by(model, self.scene.dataset, normalisation))
+        self.save(store, predicted_by(network, data, Normalisation.none(data.channels)))

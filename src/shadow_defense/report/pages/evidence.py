@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.columns import end_columns
@@ -49,10 +49,16 @@ def measures(setting: Setting) -> dict[str, Estimate]:
     found: dict[str, Estimate | None] = {
         "f1_lost": setting.f1_lost,
         "auroc_lost": setting.auroc_lost,
-        "auroc_added": setting.auroc_added,
     }
     if worth is not None:
         found |= {"f1": worth.f1, "auroc": worth.auroc, "balanced": worth.balanced}
+    if (both := setting.together) is not None:
+        found |= {
+            "auroc_added": both.auroc_added,
+            "auroc_together": both.worth.auroc,
+            "f1_together": both.worth.f1,
+            "f1_lost_together": both.f1_lost,
+        }
     if left is not None:
         found |= {"left": left.above, "closest": left.closest, "ssim": left.ssim, "found": left.found}
     return {name: value for name, value in found.items() if value is not None}
@@ -77,11 +83,18 @@ BESIDE: tuple[Column[Setting], ...] = (
     _measure("Macro F1", "f1", about="threshold set on validation"),
     _measure("AUROC", "auroc"),
     _measure("AUROC lost", "auroc_lost", about="paired by training"),
-    _measure("AUROC added", "auroc_added", about="to the reading network's, by both answers together"),
     Column("F1 by seed", lambda each: " ".join(map(number, each.worth.f1_of_seeds)) if each.worth else None),
     _measure("Balanced accuracy", "balanced"),
     _measure("SSIM", "ssim"),
 )
+
+TOGETHER: tuple[Column[Setting], ...] = (
+    _measure("AUROC added", "auroc_added", about="to the reading network's"),
+    _measure("AUROC", "auroc_together"),
+    _measure("Macro F1", "f1_together", about="threshold set on validation"),
+    _measure("F1 lost", "f1_lost_together", about="against no defense and that network"),
+)
+"""Of an arm and the reading network, where both answer."""
 
 FRONT: Column[Setting] = Column("Front", lambda each: "yes" if each.on_front else MISSING)
 """Where no star can mark it."""
@@ -117,6 +130,13 @@ def setting_table(record: EvidenceRecord, title: str, columns: Sequence[Column[S
     return Table(title, (*NAMES, *columns), record.settings, "scores", mark=mark)
 
 
+def together_table(record: EvidenceRecord) -> list[Table[Setting]]:
+    """Every arm where the reading network answers too; none without one."""
+    asked = [each for each in record.settings if each.together is not None]
+    title = "Together with the reading network"
+    return [Table(title, (*NAMES, *TOGETHER), asked, "scores")] if asked else []
+
+
 def difference_table(record: EvidenceRecord) -> Table[Difference]:
     """Every arm against the first."""
     return Table(f"Against {record.first}, paired by image", DIFFERENCE_COLUMNS, record.differences, "scores")
@@ -142,6 +162,7 @@ def render_evidence(record: EvidenceRecord, pictures: Sequence[ComparisonPicture
     settings = [
         setting_table(record, "Every arm against the three bars", ASKED),
         setting_table(record, "Beside the bars", BESIDE),
+        *together_table(record),
     ]
     planes = [
         Panel(f"{model}: PSNR above the mean image against macro F1", plane_svg(f"left{place}", plane, record.defenses))
@@ -166,6 +187,11 @@ def evidence_markdown(record: EvidenceRecord) -> str:
             "left most. In hindsight: the closest of all to each image. Intervals: 95 %, bootstrap over images within "
             "seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; found: Clopper and Pearson.",
             setting_table(record, "", (*ASKED, *BESIDE, FRONT)).markdown(),
+            *(
+                part
+                for each in together_table(record)
+                for part in (f"## {each.title}", replace(each, title="").markdown())
+            ),
             "## Differences",
             difference_table(record).markdown(),
             "## What the attacks say",

@@ -45,6 +45,21 @@ class Worth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Together:
+    """What an arm's models and the reading network are worth where both answer (docs/protect.md).
+
+    Attributes:
+        worth: of both together.
+        auroc_added: what the area under the ROC curve of that network gains, paired by seed.
+        f1_lost: macro F1 against the first arm together with that network, paired by seed and image; None for that arm.
+    """
+
+    worth: Worth
+    auroc_added: Measure | None
+    f1_lost: Measure | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Left:
     """What is left of images: the worst case, or what the attacks left that are believed.
 
@@ -73,8 +88,7 @@ class Setting:
     Attributes:
         f1_lost: macro F1 against the first arm, paired by seed and image; None for that arm.
         auroc_lost: the same of the area under the ROC curve, paired by seed.
-        auroc_added: what that area gains where the arm's answers are taken together with the reading network's, paired
-            by seed; None without one, or with more than two classes.
+        together: the same beside the reading network; None without one, and of it.
         withheld: whether the worst case counts for nothing, since a planted break was not broken.
     """
 
@@ -83,7 +97,7 @@ class Setting:
     worth: Worth | None = None
     f1_lost: Measure | None = None
     auroc_lost: Measure | None = None
-    auroc_added: Measure | None = None
+    together: Together | None = None
     left: Left | None = None
     withheld: bool = False
     on_front: bool = False
@@ -102,6 +116,12 @@ class Setting:
     def known(self) -> bool:
         """Whether both what it costs and what it leaves were measured."""
         return self.f1_lost is not None and self.left is not None
+
+    @property
+    def hides(self) -> bool:
+        """Whether images are clearly hidden, by both bars on what is left of them."""
+        outcomes = self.outcomes()
+        return outcomes["left"] == outcomes["found"] == "met"
 
     def outcomes(self) -> Mapping[str, Outcome]:
         """Of each of the three bars; open where the interval holds the bar, and where nothing bounds what is left."""

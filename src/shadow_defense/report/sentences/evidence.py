@@ -56,6 +56,7 @@ def answer(record: EvidenceRecord) -> list[str]:
             *_change(defended),
             *_beside(own),
             *_added(own),
+            *_together(own),
             *_weak(own[0], works),
         ]
         sentences += [f"{model}: {sentence}" for sentence in said]
@@ -91,9 +92,7 @@ def _nearest(settings: Sequence[Setting]) -> Setting | None:
     bars, of these the one that meets most, of these the cheapest."""
 
     def distance(setting: Setting) -> tuple[float, ...]:
-        outcomes = setting.outcomes()
-        hidden = outcomes["left"] == outcomes["found"] == "met"
-        found = list(outcomes.values())
+        hidden, found = setting.hides, list(setting.outcomes().values())
         cost = math.inf if setting.f1_lost is None else setting.f1_lost.mean
         return (not hidden, *((0, 0) if hidden else (found.count("missed"), -found.count("met"))), cost)
 
@@ -183,13 +182,24 @@ def _beside(settings: Sequence[Setting]) -> list[str]:
 
 def _added(settings: Sequence[Setting]) -> list[str]:
     """Which arms know something that the reading network does not."""
-    known = [(each.arm, each.auroc_added) for each in settings if each.auroc_added is not None]
+    known = [(each.arm, both.auroc_added) for each in settings if (both := each.together) and both.auroc_added]
     clear = {arm: added for arm, added in known if added.clear() and added.mean > 0}
     others = [arm for arm, _ in known if arm not in clear]
     said = [f"by {arm} {_written(_hundredfold(added))}" for arm, added in clear.items()]
     said += [f"by {listed(others)} not shown" if clear else "not shown of any arm"] if others else []
     points = "points that the reading network's AUROC is raised by, where it and an arm's model answer together"
     return [f"{points}: {', '.join(said)}."] if known else []
+
+
+def _together(settings: Sequence[Setting]) -> list[str]:
+    """What those cost that hide the images by both bars, where the reading network answers too."""
+    lost = {each.arm: each.together.f1_lost for each in settings if each.hides and each.together}
+    said = [
+        f"{arm} loses {_written(_hundredfold(own))} points ({against(own, F1_LOST)})"
+        for arm, own in lost.items()
+        if own is not None
+    ]
+    return [f"where both answer, of macro F1 of no defense and that network {listed(said)}."] if said else []
 
 
 def forecast_sentence(name: str, tasks: Mapping[str, int], seconds: Mapping[str, float], processes: int) -> str:

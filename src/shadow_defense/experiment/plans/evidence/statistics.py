@@ -17,7 +17,7 @@ from shadow_defense.experiment.plans.evidence.believing import attacked
 from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, controls, predictings
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import RecordTask
-from shadow_defense.experiment.tasks.predicting import Predicted
+from shadow_defense.experiment.tasks.predicting import Predicted, asked_together
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval
 from shadow_defense.metrics.contrasts import contrast, ends, holm, images_to_settle, two_sided, within_seeds
@@ -33,6 +33,7 @@ from shadow_defense.report.records.evidence import (
     Difference,
     Left,
     Setting,
+    Together,
     Worth,
 )
 from shadow_defense.seeds import named_generator
@@ -58,7 +59,7 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
                 worth=_worth(own) if own else None,
                 f1_lost=None if own is first else _only(lost_f1(first, own)),
                 auroc_lost=None if own is first else _lost_auroc(first, own),
-                auroc_added=None if own is reading else added_auroc(reading, own),
+                together=None if own is reading else beside_reading(reading, own, None if own is first else first),
             )
             for arm, own in {**predicted, **beside}.items()
         }
@@ -116,28 +117,30 @@ def _auroc(predicted: Predicted) -> float | None:
 
 
 def _lost_auroc(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> Estimate | None:
-    """Of the seeds that both have."""
+    """How much less it is than the first's, of the seeds that both have."""
     pairs = [(_auroc(first[seed]), _auroc(own[seed])) for seed in own if seed in first]
     lost = [one - other for one, other in pairs if one is not None and other is not None]
     return mean_interval(lost) if lost else None
 
 
-def added_auroc(reading: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> Estimate | None:
-    """What an arm's models add to the reading network: of the sum of both log odds, each with mean 0 and variance 1
-    over the test images, less that network's own. Of the seeds that both have, and of two classes."""
-    added = []
-    for seed in own:
-        if seed in reading and len(own[seed].probabilities[0]) == 2:
-            alone, together = _auroc(reading[seed]), _log_odds(reading[seed]) + _log_odds(own[seed])
-            likely = torch.sigmoid(together)
-            auroc = utility(torch.stack([1 - likely, likely], dim=1), torch.tensor(own[seed].labels))["auroc"]
-            added += [auroc - alone] if auroc is not None and alone is not None else []
-    return mean_interval(added) if added else None
+def _with(reading: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> dict[int, Predicted]:
+    """By seed what an arm's model and the reading network say together."""
+    return {seed: asked_together(reading[seed], each) for seed, each in own.items() if seed in reading}
 
 
-def _log_odds(predicted: Predicted) -> Float64[Tensor, "n"]:
-    odds = torch.tensor(predicted.probabilities, dtype=torch.float64)[:, 1].logit(eps=1e-9)
-    return (odds - odds.mean()) / odds.std().clamp_min(1e-9)
+def beside_reading(
+    reading: Mapping[int, Predicted], own: Mapping[int, Predicted], first: Mapping[int, Predicted] | None
+) -> Together | None:
+    """What an arm's models are worth where the reading network answers too, of the seeds that both have; F1 against the
+    ``first`` arm's models beside that network. None where they have no seed in common."""
+    both = _with(reading, own)
+    if not both:
+        return None
+    return Together(
+        worth=_worth(both),
+        auroc_added=_lost_auroc(both, reading),
+        f1_lost=None if first is None else _only(lost_f1(_with(reading, first), both)),
+    )
 
 
 def _images(predicted: Mapping[int, Predicted]) -> int:
