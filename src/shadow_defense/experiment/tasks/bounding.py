@@ -152,8 +152,7 @@ class Bounding(RecordTask[Bound]):
         scene, data = self.scene, self.scene.dataset
         generator = load_arm_generator(scene, self.arm, generator_file(scene, store))
         everybody = concatenated([client.train for client in data.clients])
-        draws = named_generator(scene.config.seed, "bound", "audited")
-        places = torch.randperm(len(everybody), generator=draws)[: self.audited].sort().values
+        places = audited_places(scene, len(everybody), self.audited)
         images = everybody.subset(places.tolist())
         knowledge = Knowledge(data.public.unit_images(), data.public.labels, data.classes, device=scene.device)
         case = _Case(scene, self.arm, generator, knowledge, self.remover_steps, progress)
@@ -173,6 +172,12 @@ class Bounding(RecordTask[Bound]):
                 planted={**planted, "sparse noise": self.breaking.load(store).sparse_noise},
             ),
         )
+
+
+def audited_places(scene: Scene, count: int, audited: int) -> Int64[Tensor, "n"]:
+    """Which of all clients' images are audited, the same for all arms."""
+    draws = named_generator(scene.config.seed, "bound", "audited")
+    return torch.randperm(count, generator=draws)[:audited].sort().values
 
 
 def _numbers(found: Scores) -> dict[str, tuple[float, ...]]:

@@ -22,7 +22,7 @@ READING_ALONE = "reading network alone"
 CONTROLS = (PUBLIC_ALONE, READING_ALONE)
 """Arms that know the public images with all their labels, and nothing else."""
 
-WORST_CASE, TEST_IMAGES = "worst case", "test images"
+WORST_CASE, TEST_IMAGES, MALICIOUS_SERVER = "worst case", "test images", "malicious server"
 """What a number is by that is of no attack."""
 
 Outcome = Literal["met", "missed", "open"]
@@ -64,7 +64,8 @@ class Left:
     """What is left of images: the worst case, or what the attacks left that are believed.
 
     Attributes:
-        by: ``worst case``, or the attacks, of how many updates each, with the round.
+        by: ``worst case``, ``malicious server`` with its rounds, or the attacks, of how many updates each, and the
+            round.
         above: PSNR above the mean image's, paired by image.
         closest: the same of what came closest to each image, of all attacks and rounds; of the worst case it is
             ``above`` itself. None where attacks were not compared.

@@ -37,6 +37,7 @@ TASKS = {
     "central-training": "central training",
     "predicted": "tested model",
     "reading-network": "reading network",
+    "planted": "malicious server",
     "updates": "update set",
     "score": "scored attack",
 }

@@ -12,6 +12,7 @@ from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bounding, Breaking
 from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
+from shadow_defense.experiment.tasks.planting import Planting
 from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.tasks.reading import Reading
 from shadow_defense.experiment.tasks.training import Central, public_federation
@@ -43,7 +44,7 @@ class StudyCosts(Costs):
             return UNKNOWN if cost is None else EPOCHS * _on_public(task.scene, cost)
         if isinstance(task, Breaking):
             return CHOOSING + self._removing(task)
-        if not isinstance(task, Updating | Predicting | Bounding):
+        if not isinstance(task, Updating | Predicting | Bounding | Planting):
             return super().seconds(task)
         arm = task.training.arm if isinstance(task, Predicting) else task.arm
         scene = task.training.scene if isinstance(task, Predicting) else task.scene
@@ -54,6 +55,8 @@ class StudyCosts(Costs):
             return cost.evaluation_seconds
         if isinstance(task, Updating):
             return len(scene.kept) * (preparing_seconds(scene, cost) + round_seconds(scene, cost))
+        if isinstance(task, Planting):
+            return task.steps() * (cost.prepare_seconds + task.looks * cost.step_seconds(1))
         images = task.audited + MOST_COPIED
         protecting = cost.start_seconds + images * (cost.prepare_seconds + cost.first_seconds(BATCH) / BATCH)
         return CHOOSING + protecting + self._removing(task)

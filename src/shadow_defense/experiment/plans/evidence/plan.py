@@ -20,6 +20,7 @@ from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.store import RecordTask
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, Bounding
+from shadow_defense.experiment.tasks.planting import Planting
 from shadow_defense.experiment.tasks.predicting import Predicted, Predicting
 from shadow_defense.experiment.tasks.reading import Reading
 from shadow_defense.experiment.tasks.training import Central
@@ -28,9 +29,11 @@ from shadow_defense.experiment.victims import VictimTrial
 from shadow_defense.metrics.contrasts import within_seeds
 from shadow_defense.metrics.intervals import share_interval
 from shadow_defense.progress import Progress
+from shadow_defense.report.kit.formatting import counted
 from shadow_defense.report.records.evidence import (
     FOUND,
     LEFT,
+    MALICIOUS_SERVER,
     PUBLIC_ALONE,
     READING_ALONE,
     WORST_CASE,
@@ -116,19 +119,23 @@ class Evidence(Comparison):
         yield from super().labelled()
 
     @cached_property
-    def bounds(self) -> dict[tuple[str, str], Bounding]:
+    def bounds(self) -> dict[tuple[str, str], Bounding | Planting]:
         """By model and arm, of the first seed: images are many there, and no model is needed for most.
 
-        What is drawn once is the same for all models, and audited once.
+        What is drawn once is the same for all models, and audited once; so is what a malicious server reads, which
+        sends a model of its own.
         """
-        audited, steps = self.grid.audited, self.grid.remover_steps
-        found: dict[tuple[str, str], Bounding] = {}
-        drawn: dict[str, Bounding] = {}
+        audited, steps, looks = self.grid.audited, self.grid.remover_steps, self.grid.training.rounds
+        found: dict[tuple[str, str], Bounding | Planting] = {}
+        once: dict[str, Bounding | Planting] = {}
         for model, trial in self.first_trials().items():
             for arm, settings in trial.config.arms.items():
+                kind = settings.kind()
                 if settings.on_images_alone:
                     own = Bounding(base_of(trial), arm, audited, steps)
-                    found[model, arm] = drawn.setdefault(arm, own) if settings.kind().draws_once else own
+                    found[model, arm] = once.setdefault(arm, own) if kind.draws_once else own
+                elif not kind.searches and not kind.protects_nothing:
+                    found[model, arm] = once.setdefault(arm, Planting(base_of(trial), arm, audited, looks))
         return found
 
     def bound(self, model: str, arm: str) -> Bound | None:
@@ -139,7 +146,13 @@ class Evidence(Comparison):
     def worst_case(self, model: str, arm: str) -> Left | None:
         """What an arm's worst case leaves, where it is there and counts."""
         bound = self.bound(model, arm)
-        return None if bound is None else left_by(bound, self.grid.seeds[0], once=self.is_drawn_once(model, arm))
+        if bound is None:
+            return None
+        settings, rounds = self.first_trials()[model].config.arms[arm], self.grid.training.rounds
+        of = WORST_CASE if settings.on_images_alone else f"{MALICIOUS_SERVER}, {counted(rounds, 'round')}"
+        once = self.is_drawn_once(model, arm)
+        by = f"{of} of round 1" if settings.on_images_alone and not once else of
+        return left_by(bound, self.grid.seeds[0], by, once=once)
 
     def run_for(
         self, seconds: float | None, tell: Callable[[Forecast], None], progress: Progress | None = None
@@ -155,7 +168,8 @@ class Evidence(Comparison):
                 waiting = self.prepared(progress or Progress())
                 tell(self.forecast_of(waiting))
                 # First what decides whether the rest is needed.
-                self.compute([task for task in waiting if isinstance(task, Bounding)], progress or Progress())
+                first = [task for task in waiting if isinstance(task, Bounding | Planting)]
+                self.compute(first, progress or Progress())
                 self.compute(self.remaining(), progress or Progress())
         except TimeUpError:
             return False
@@ -235,7 +249,7 @@ def stopped_after(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def left_by(bound: Bound, seed: int, *, once: bool) -> Left | None:
+def left_by(bound: Bound, seed: int, by: str, *, once: bool) -> Left | None:
     """What is left of the images of ``seed``; None where a planted break was not broken.
 
     Args:
@@ -246,7 +260,7 @@ def left_by(bound: Bound, seed: int, *, once: bool) -> Left | None:
     pairs = zip(bound.closest["psnr"], bound.mean_image["psnr"], strict=True)
     above = within_seeds({seed: [own - mean for own, mean in pairs]})
     return Left(
-        by=WORST_CASE if once else f"{WORST_CASE} of round 1",
+        by=by,
         above=above,
         closest=above,
         ssim=within_seeds({seed: bound.closest["ssim"]}),
