@@ -116,8 +116,9 @@ def no_traces(machine: Machine) -> None:
 def test_the_example_protects_and_records(
     machine: Machine, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Three sites that take turns in two places: each is a new process in every round.
-    code = machine.start("--update-defense", "gradient-sparsification", "--threads", "2")
+    # Three sites that take turns in one place: each is a new process in every round. Of two places on a busy machine
+    # NVFlare may give both to one site.
+    code = machine.start("--update-defense", "gradient-sparsification", "--threads", "1")
     assert code == 0, machine.output
     no_traces(machine)
     globals_ = [read_tensors(machine.seen(round) / "global.safetensors")[0] for round in (0, 1)]
