@@ -1,4 +1,4 @@
-"""What checks the shapes in signatures: beartype by jaxtyping's import hook, a function's checker when it is first called.
+"""What checks the shapes in signatures: beartype by jaxtyping's import hook, for a function when it is first called.
 
 Built where functions are defined, as the hook does, checkers take a fifth of what a process imports, and of most it
 never calls the function.
