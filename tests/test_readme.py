@@ -74,7 +74,7 @@ RUN_BY = {
     "shadow-defense data list": "tests/cli/test_cli.py",
     "shadow-defense evidence study.yaml": "tests/experiment/test_evidence.py",
     "shadow-defense evidence --data HOSPITALS": "tests/experiment/test_evidence.py",
-    "shadow-defense import-snapshot": "tests/generators/snapshots/test_command.py",
+    "shadow-defense import-snapshot": "tests/cli/test_cli.py",
     "shadow-defense pretrain --generator dcgan": "tests/experiment/test_pretraining.py",
     "shadow-defense pretrain --generator stylegan3-t ": "tests/generators/test_stylegan3_training.py",
     "shadow-defense run secure-aggregation": "tests/federated/flower/secure_aggregation/test_secure_run.py",

@@ -195,6 +195,15 @@ def test_damaged_data_is_one_line_and_loses_nothing(run: Callable[..., Ended], t
     assert (tmp_path / "good.npz").read_bytes() == whole
 
 
+def test_a_snapshot_that_would_run_a_program_is_refused(run: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "planted.pkl").write_bytes(b"\x80\x04cos\nsystem\nX\x0d\x00\x00\x00touch touched\x85R.")
+    result = run("import-snapshot", "planted.pkl", "-o", "out.safetensors")
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "'os.system'" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["planted.pkl"]
+
+
 def test_data_and_config_commands_print_what_they_say(run: Callable[..., Ended]) -> None:
     listed = run("data", "list").stdout
     for source in ("faces", "npz", "image_folder", "manifest", "dicom_folder", "chest_phantom", "fundus_phantom"):

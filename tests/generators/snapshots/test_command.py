@@ -1,12 +1,7 @@
-"""The command: what it prints of a snapshot, and one line when it refuses."""
+"""What the command prints of a snapshot."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 import torch
 
 from shadow_defense.cli.import_snapshot import snapshot_lines
@@ -39,20 +34,3 @@ def test_texts_of_the_file_cannot_move_the_cursor() -> None:
     lines = snapshot_lines(Snapshot(networks, {evil: [evil]}, None))
     assert all(line.isascii() and line.isprintable() for line in lines)
     assert "neither T nor R" in lines[1]
-
-
-@pytest.mark.slow
-def test_a_refused_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    (tmp_path / "planted.pkl").write_bytes(b"\x80\x04cos\nsystem\nX\x0d\x00\x00\x00touch touched\x85R.")
-    result = subprocess.run(
-        [sys.executable, "-m", "shadow_defense.cli", "import-snapshot", "planted.pkl", "-o", "out.safetensors"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert "'os.system'" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["planted.pkl"]
