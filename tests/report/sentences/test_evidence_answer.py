@@ -131,5 +131,5 @@ def test_what_both_answers_cost_is_said_of_arms_that_hide_the_images() -> None:
     both = Together(worth=WORTH, auroc_added=near(0.01, 0.005), f1_lost=near(0.002, 0.004))
     hidden, seen = setting("a", 0.05, 1.0, 0.02, together=both), setting("b", 0.05, 3.0, 0.02, together=both)
     (found,) = [each for each in said(hidden, seen) if "where both answer" in each]
-    assert "a loses 0.2 ± 0.4 points (met)" in found and "b loses" not in found
+    assert "network: a 0.2 ± 0.4 points (met)." in found
     assert not [each for each in said(seen) if "where both answer" in each]

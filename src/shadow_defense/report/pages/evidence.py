@@ -182,10 +182,11 @@ def evidence_markdown(record: EvidenceRecord) -> str:
         [
             "## Settings",
             f"Left: of {record.audited} protected images of the first seed what the closest of all removers makes of "
-            "each (worst case); of other arms what the attacks rebuilt of the victims' images (of each seed, by the "
-            f"images of the client: {sizes}), each update's by the attack that explains it best, in the round that "
-            "left most. In hindsight: the closest of all to each image. Intervals: 95 %, bootstrap over images within "
-            "seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; found: Clopper and Pearson.",
+            "each (worst case); of other arms what a malicious server reads of as many, or the attacks rebuilt of the "
+            f"victims' images (of each seed, by the images of the client: {sizes}), each update's by the attack that "
+            "explains it best, in the round that left most. In hindsight: the closest of all to each image. Intervals: "
+            "95 %, bootstrap over images within seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; "
+            "found: Clopper and Pearson.",
             setting_table(record, "", (*ASKED, *BESIDE, FRONT)).markdown(),
             *(
                 part

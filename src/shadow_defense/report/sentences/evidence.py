@@ -196,11 +196,11 @@ def _together(settings: Sequence[Setting]) -> list[str]:
     """What those cost that hide the images by both bars, where the reading network answers too."""
     lost = {each.arm: each.together.f1_lost for each in settings if each.hides and each.together}
     said = [
-        f"{arm} loses {_written(_hundredfold(own))} points ({against(own, F1_LOST)})"
+        f"{arm} {_written(_hundredfold(own))} points ({against(own, F1_LOST)})"
         for arm, own in lost.items()
         if own is not None
     ]
-    return [f"where both answer, of macro F1 of no defense and that network {listed(said)}."] if said else []
+    return [f"where both answer, macro F1 lost to no defense beside the same network: {listed(said)}."] if said else []
 
 
 def forecast_sentence(name: str, tasks: Mapping[str, int], seconds: Mapping[str, float], processes: int) -> str:
