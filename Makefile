@@ -8,9 +8,9 @@ export OMP_WAIT_POLICY := passive
 export PYTHONDONTWRITEBYTECODE :=
 
 TEST := env OMP_NUM_THREADS=1 $(RUN)/python -m pytest
-# Files in their order: the last ones are doctests, of which none keeps one process busy when the others have finished. Slow
-# tests wait for processes of their own, so that three workers leave two cores less idle than two do.
-IN_ORDER := --dist loadfile --no-loadscope-reorder
+# Files in their order, whole programs first and doctests last, of which none keeps one process busy when the others have
+# finished. Slow tests wait for processes of their own, so that three workers leave two cores less idle than two do.
+IN_ORDER := --dist loadfile --no-loadscope-reorder tests/test_*.py tests/[a-z]*/ src/shadow_defense
 
 .PHONY: install demo test test-engines test-others test-fast lint style types docs wheel benchmark clean
 
