@@ -100,9 +100,13 @@ def test_attacks_that_fail_without_a_defense_say_nothing_of_one() -> None:
     attacked = setting("attacked", 0.0, -6.0, 0.0)
     assert attacked.left is not None
     failing = replace(attacked.left, by="ig, round 1", bounded=False)
-    found = said(replace(attacked, left=failing), first=replace(attacked, arm="fedavg", left=failing))
+    first = replace(attacked, arm="fedavg", left=failing)
+    found = said(replace(attacked, left=failing), first=first)
     assert found[1] == "net: nothing was measured far enough for an answer."
     assert "without a defense, ig, round 1 leaves -6.0" in found[-1]
+    # A server's own layer does not fail there.
+    read = replace(attacked.left, by="malicious server, 3 rounds", above=near(9.0, 1.0), bounded=False)
+    assert "net: no: every arm clearly misses a bar; attacked" in said(replace(attacked, left=read), first=first)[1]
 
 
 def test_public_images_alone_stand_beside_and_what_is_missing_is_said() -> None:

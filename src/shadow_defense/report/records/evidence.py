@@ -109,6 +109,11 @@ class Setting:
         return self.left is not None and self.left.bounded
 
     @property
+    def stands(self) -> bool:
+        """Whether what is left says something where attacks rebuild nothing without a defense either."""
+        return self.left is not None and (self.bounded or self.left.by.startswith(MALICIOUS_SERVER))
+
+    @property
     def gives_away(self) -> bool:
         """Whether more than the mean image is clearly left: of the first arm, that attacks work here."""
         return self.left is not None and against(self.left.above, 0.0) == "missed"

@@ -50,7 +50,7 @@ def answer(record: EvidenceRecord) -> list[str]:
     for model in dict.fromkeys(setting.model for setting in record.settings):
         own = [setting for setting in record.settings if setting.model == model]
         works = own[0].gives_away
-        defended = [setting for setting in own if setting.arm != record.first and (works or setting.bounded)]
+        defended = [setting for setting in own if setting.arm != record.first and (works or setting.stands)]
         said = [
             _is_there(defended),
             *_front(own),

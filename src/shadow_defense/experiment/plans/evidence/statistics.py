@@ -242,7 +242,7 @@ def _with_front(settings: Sequence[Setting]) -> list[Setting]:
     What attacks left counts only where they rebuild what nothing protects: else everything looks protected. F1 is that
     lost to the first arm over common seeds, of which a dear arm has fewer.
     """
-    counting = settings if settings and settings[0].gives_away else [each for each in settings if each.bounded]
+    counting = settings if settings and settings[0].gives_away else [each for each in settings if each.stands]
     points = {
         each.arm: (0.0 if each.f1_lost is None else -each.f1_lost.mean, -each.left.above.mean)
         for each in counting
