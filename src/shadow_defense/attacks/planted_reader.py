@@ -24,11 +24,17 @@ PLANTED = "planted."
 """Before the names of the weights."""
 
 
-class PlantedReader(nn.Module):
-    """``GAIN (w . h(x)) v``, h the leading whitened principal components over public images, w trained from 0.
+def sign_of(label: int) -> int:
+    """v of a class: 1 and -1 in turn."""
+    return -1 if label % 2 else 1
 
-    The gradient of w is ``GAIN v . (softmax - y) h(x)``. Each of the k weights is a tensor of its own: what keeps the
-    largest entries of a tensor keeps all of them. The agreed model is there, and has no say.
+
+class PlantedReader(nn.Module):
+    """``GAIN (w . h(x)) v + b``, h the leading whitened principal components over public images, w trained from 0.
+
+    b makes the classes of either sign of v equally probable at w = 0, so that of an image of class y the gradient of w
+    by the cross entropy is ``-GAIN v_y h(x)``. Each of the k weights is a tensor of its own: what keeps the largest
+    entries of a tensor keeps all of them. The agreed model is there, and has no say.
 
     Args:
         reads: the normalisation of the images that come in.
@@ -40,12 +46,15 @@ class PlantedReader(nn.Module):
         self.register_buffer("mean", whitening.mean)
         self.register_buffer("directions", whitening.directions[:, :count] / whitening.deviations[:count])
         self.planted = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(count)])
-        self.register_buffer("answer", GAIN * torch.eye(classes)[0])
+        signs = torch.tensor([float(sign_of(label)) for label in range(classes)])
+        self.register_buffer("answer", GAIN * signs)
+        self.register_buffer("bias", -(signs[:, None] == signs).sum(dim=1).log())
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         centred = self.normalisation.invert(images).flatten(1) - self.get_buffer("mean")
         read = centred @ self.get_buffer("directions") @ torch.cat(list(self.planted))
-        return 0 * self.agreed(images) + read.unsqueeze(1) * self.get_buffer("answer")
+        planted = read.unsqueeze(1) * self.get_buffer("answer") + self.get_buffer("bias")
+        return planted + 0 * self.agreed(images)
 
     def as_sent(self) -> dict[str, Tensor]:
         """The state that clients get, in every round."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from shadow_defense.attacks.planted_reader import PLANTED, PlantedReader, Regression, learn
+from shadow_defense.attacks.planted_reader import PLANTED, PlantedReader, Regression, learn, sign_of
 from shadow_defense.attacks.removers.worst_case import scores
 from shadow_defense.data.dataset import ClientData, ImageSet, concatenated
 from shadow_defense.experiment.provenance import code_hash
@@ -92,7 +92,7 @@ class Planting(RecordTask[Bound]):
         server = _Server(scene, self.arm, generator, measure_whitening(scene.dataset.public.unit_images()), self.looks)
         task = progress.start(READING, self.steps())
         by, sent = min(
-            (server.read(min(count, server.whitening.count), known, images, task) for count in COUNTS),
+            (server.read(count, known, images, task) for count in server.counts()),
             key=lambda read: read[0].left(server.whitening),
         )
         task.finish()
@@ -124,6 +124,10 @@ class _Server:
     generator: Generator | None
     whitening: Whitening
     looks: int
+
+    def counts(self) -> list[int]:
+        """Of numbers that can be planted."""
+        return sorted({min(count, self.whitening.count) for count in COUNTS})
 
     def read(
         self, count: int, known: ImageSet, images: ImageSet, task: Steps
@@ -159,7 +163,7 @@ class _Server:
                 ).update.tensors
                 planted = torch.cat([update[f"{PLANTED}{number}"] for number in range(sent.shape[1])])
                 sent[place] += planted / training.learning_rate_at(round) / self.looks
-            # The label, which is granted, gives the sign.
-            sent[place] *= 1 if client.train.labels[0] == 0 else -1
+            # The label is granted.
+            sent[place] *= sign_of(int(client.train.labels[0]))
             task.advance()
         return sent
