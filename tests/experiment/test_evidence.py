@@ -116,7 +116,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, Eviden
         assert plan.run_for(None, lambda rest: told.append(rest.tasks))
     assert not plan.failures
     # Two trainings' updates; what is drawn once is trained and bounded, and not attacked.
-    assert told[0]["training"] == 3 and told[0]["updates"] == 2 and told[0]["bound"] == told[0]["planted"] == 1
+    assert told[0]["training"] == 3 and told[0]["updates"] == 2 and told[0]["bound"] == 1 and told[0]["planted"] == 2
     return plan, write_evidence(plan, "tiny", "shadow-defense evidence tiny.yaml")
 
 
@@ -430,14 +430,18 @@ def test_worst_cases_come_first_then_trainings_then_attacks(tmp_path: Path) -> N
     kinds = [task.kind for task in evidence(tmp_path, models=models, seeds=[0, 1]).tasks()]
     half = len(kinds) // 2
     tested = (["predicted"] * 4 + ["reading-network"]) * 2
-    assert kinds[:half] == kinds[half:] == ["bound", "planted", *tested] + ["score"] * (half - 12)
+    assert kinds[:half] == kinds[half:] == ["planted", "bound", "planted", *tested] + ["score"] * (half - 13)
 
 
 def test_bounds_are_of_the_protection(tmp_path: Path) -> None:
     first, second = evidence(tmp_path), evidence(tmp_path, audited=21)
     keys = {plan.bounds["convnet", "once"].key for plan in (first, second)}
     assert len(keys) == 2
-    assert {arm: type(bound) for (_, arm), bound in first.bounds.items()} == {"once": Bounding, "noise": Planting}
+    assert {arm: type(bound) for (_, arm), bound in first.bounds.items()} == {
+        "fedavg": Planting,
+        "once": Bounding,
+        "noise": Planting,
+    }
 
 
 def test_victims_are_positive() -> None:

@@ -65,18 +65,14 @@ def test_it_reads_what_nothing_hides_and_averages_noise_away(
     assert loud.above.mean < once < twice < none.above.mean
 
 
-def test_it_is_tried_where_images_are_not_drawn_once_and_something_is_done(evidence: Evidence) -> None:
-    assert {arm: type(task) for (_, arm), task in evidence.bounds.items()} == dict.fromkeys(
-        ("sparse", "quiet", "loud"), Planting
-    )
-
-
 def test_more_than_what_attacks_found_counts_and_bounds_nothing(
     evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planting, "COUNTS", (6,))
     monkeypatch.setattr(planting, "LEARNED_FROM", 60)
-    carry_out([evidence.bounds["convnet", arm] for arm in ("sparse", "loud")], evidence.store, evidence.workers)
+    carry_out([evidence.bounds["convnet", arm] for arm in ("none", "sparse", "loud")], evidence.store, evidence.workers)
     left = evidence.worst_case("convnet", "sparse")
     assert left is not None and left.by == "malicious server, 2 rounds" and not left.bounded
+    # The first arm is attacked whatever is read of it.
+    assert evidence.worst_case("convnet", "none") is not None and "none" not in evidence.decided("convnet")
     assert "sparse" in evidence.decided("convnet") and "loud" not in evidence.decided("convnet")

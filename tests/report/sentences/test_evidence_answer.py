@@ -87,12 +87,13 @@ def test_what_attacks_alone_found_bounds_nothing() -> None:
     """However little an attack found, another may find more."""
     attacked = setting("attacked", 0.0, -1.0, 0.0)
     assert attacked.left is not None
-    unbounded = replace(attacked, left=replace(attacked.left, by="ig, round 1", bounded=False))
+    by_attack = replace(attacked.left, by="ig, round 1", bounded=False)
+    unbounded = replace(attacked, left=by_attack, tried=by_attack)
     assert set(attacked.outcomes().values()) == {"met"}
     assert unbounded.outcomes() == {"f1": "met", "left": "open", "found": "open"}
     much = replace(attacked.left, above=near(9.0, 1.0), bounded=False)
     assert replace(unbounded, left=much).outcomes()["left"] == "missed"
-    open_house = replace(unbounded, arm="fedavg", left=much)
+    open_house = replace(unbounded, arm="fedavg", left=much, tried=much)
     assert "not shown, and not excluded: attacked" in said(unbounded, first=open_house)[1]
 
 
@@ -100,8 +101,8 @@ def test_attacks_that_fail_without_a_defense_say_nothing_of_one() -> None:
     attacked = setting("attacked", 0.0, -6.0, 0.0)
     assert attacked.left is not None
     failing = replace(attacked.left, by="ig, round 1", bounded=False)
-    first = replace(attacked, arm="fedavg", left=failing)
-    found = said(replace(attacked, left=failing), first=first)
+    first = replace(attacked, arm="fedavg", left=failing, tried=failing)
+    found = said(replace(attacked, left=failing, tried=failing), first=first)
     assert found[1] == "net: nothing was measured far enough for an answer."
     assert "without a defense, ig, round 1 leaves -6.0" in found[-1]
     # A server's own layer does not fail there.

@@ -90,6 +90,8 @@ class Setting:
         f1_lost: macro F1 against the first arm, paired by seed and image; None for that arm.
         auroc_lost: the same of the area under the ROC curve, paired by seed.
         together: the same beside the reading network; None without one, and of it.
+        left: the worst case, or what a malicious server or attacks left, whichever is more.
+        tried: what attacks left that are believed; None where the worst case bounds them.
         withheld: whether the worst case counts for nothing, since a planted break was not broken.
     """
 
@@ -100,6 +102,7 @@ class Setting:
     auroc_lost: Measure | None = None
     together: Together | None = None
     left: Left | None = None
+    tried: Left | None = None
     withheld: bool = False
     on_front: bool = False
 
@@ -111,12 +114,12 @@ class Setting:
     @property
     def stands(self) -> bool:
         """Whether what is left says something where attacks rebuild nothing without a defense either."""
-        return self.left is not None and (self.bounded or self.left.by.startswith(MALICIOUS_SERVER))
+        return self.left is not None and self.left != self.tried
 
     @property
     def gives_away(self) -> bool:
-        """Whether more than the mean image is clearly left: of the first arm, that attacks work here."""
-        return self.left is not None and against(self.left.above, 0.0) == "missed"
+        """Whether attacks clearly leave more than the mean image: of the first arm, that they work here."""
+        return self.tried is not None and against(self.tried.above, 0.0) == "missed"
 
     @property
     def known(self) -> bool:

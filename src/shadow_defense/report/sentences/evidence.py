@@ -158,11 +158,11 @@ def _change(settings: Sequence[Setting]) -> list[str]:
 
 def _weak(first: Setting, works: bool) -> list[str]:
     """Where attacks fail without a defense, what they left of defended updates says nothing."""
-    if works or first.left is None:
+    if works or first.tried is None:
         return []
     return [
-        f"without a defense, {first.left.by} leaves {_written(first.left.above)} dB above the mean image: the attacks "
-        "tried rebuild nothing here, and arms that they alone were tried on have no part in this answer."
+        f"without a defense, {first.tried.by} leaves {_written(first.tried.above)} dB above the mean image: the "
+        "attacks tried rebuild nothing here, and arms that they alone were tried on have no part in this answer."
     ]
 
 

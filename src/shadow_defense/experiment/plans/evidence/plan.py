@@ -100,10 +100,10 @@ class Evidence(Comparison):
         return found
 
     def decided(self, model: str) -> frozenset[str]:
-        """The arms whose worst case says by itself that they leave too much."""
+        """The arms whose worst case says by itself that they leave too much; not the first, beside which others are."""
         if self.grid.attack_all:
             return frozenset()
-        arms = self.first_trials()[model].config.arms
+        arms = list(self.first_trials()[model].config.arms)[1:]
         return frozenset(arm for arm in arms if (left := self.worst_case(model, arm)) is not None and decides(left))
 
     def tasks_of(self, trial: Trial) -> list[Task]:
@@ -134,7 +134,7 @@ class Evidence(Comparison):
                 if settings.on_images_alone:
                     own = Bounding(base_of(trial), arm, audited, steps)
                     found[model, arm] = once.setdefault(arm, own) if kind.draws_once else own
-                elif not kind.searches and not kind.protects_nothing:
+                elif not kind.searches:
                     found[model, arm] = once.setdefault(arm, Planting(base_of(trial), arm, audited, looks))
         return found
 

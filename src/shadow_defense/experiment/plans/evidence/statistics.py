@@ -63,10 +63,12 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
             )
             for arm, own in {**predicted, **beside}.items()
         }
+        tried = {arm: _tried(evidence, model, arm, scores[model]) for arm in predicted}
         arms = [
             replace(
                 priced[arm],
-                left=_left(evidence, model, arm, scores[model]),
+                left=_left(evidence, model, arm, tried[arm]),
+                tried=tried[arm],
                 withheld=(bound := evidence.bound(model, arm)) is not None and bound.withheld,
             )
             for arm in predicted
@@ -91,11 +93,14 @@ def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
     return None if lost is None else lost[0]
 
 
-def _left(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
-    """The worst case where it bounds all attacks; else that or what is believed of attacks, whichever left more."""
-    worst = evidence.worst_case(model, arm)
-    tried = None if evidence.is_drawn_once(model, arm) else _attacked(evidence, model, scores, arm)
-    known = [each for each in (worst, tried) if each is not None]
+def _tried(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
+    """What is believed of attacks, where no worst case bounds them."""
+    return None if evidence.is_drawn_once(model, arm) else _attacked(evidence, model, scores, arm)
+
+
+def _left(evidence: Evidence, model: str, arm: str, tried: Left | None) -> Left | None:
+    """The worst case, or what attacks left that were ``tried``, whichever is more."""
+    known = [each for each in (evidence.worst_case(model, arm), tried) if each is not None]
     return max(known, key=lambda each: each.above.mean, default=None)
 
 
