@@ -131,7 +131,7 @@ def _front(settings: Sequence[Setting]) -> list[str]:
     shown.sort(key=lambda each: each[1].above.mean)
     names = [f"{arm} ({number(left.above.mean, 1)} dB, F1 {number(worth.f1.mean)})" for arm, left, worth in shown]
     bounded = all(left.bounded for _, left, _ in shown)
-    beside = "" if bounded else "; where no worst case is known, what is left is what attacks found, and may be more"
+    beside = "" if bounded else "; where no worst case is known, what is left is what was found, and may be more"
     return [f"on the front of what is left and F1, best protected first: {plain(listed(names))}{beside}."]
 
 
