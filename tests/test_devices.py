@@ -127,8 +127,8 @@ ATTACKED: Mapping[str, Callable[[], nn.Module]] = {
 def rebuilt(attack: str, generator: Generator, device: torch.device) -> Reconstruction:
     iterates = "iterations" in ATTACKS[attack].attack.model_fields
     options = {"iterations": 2} if iterates else SHORT.get(attack, {})
-    # Their line searches go through Python at every operation, and are the same function.
-    options |= {"restarts": {"dlg": 1, "idlg": 2}[attack]} if attack in ("dlg", "idlg") else {}
+    # Their line searches go through Python at every operation.
+    options |= {"restarts": 2} if attack in ("dlg", "idlg") else {}
     threat = "malicious server" if attack == "robbing-the-fed" else "adaptive server"
     seen, _ = observation(ATTACKED.get(attack, lenet)().to(device), threat=threat, generator=generator)
     seen = replace(seen, _auxiliary=some_images("public", SIDE))

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from shadow_defense.attacks.removers import learned
-
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "docs" / "tutorials").glob("*.ipynb"))
 
 
@@ -21,8 +19,6 @@ def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("notebook", TUTORIALS, ids=lambda path: path.stem)
 def test_every_cell_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
-    # Enough to break what must be broken, in half of the time.
-    monkeypatch.setattr(learned, "BATCH_SIZE", 16)
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("SHADOW_DEFENSE_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)

@@ -210,8 +210,10 @@ def test_an_audit_computes_where_the_model_lies(
     for name, images in expected.pictures.reconstructions.items():
         ours = found.pictures.reconstructions[name]
         assert type(ours) is Tensor and ours.device.type == "cpu"
-        # Not all: an attack that steps by signs goes the other way where a gradient is zero but for its last bits.
-        assert ((ours - images).abs() <= tolerance + tolerance * images.abs()).float().mean() > 0.98
+        # An attack that steps by signs goes a step the other way where a gradient is zero but for its last bits.
+        apart = tolerance if name == "r-gap" else max(tolerance, 0.05)
+        torch.testing.assert_close(ours, images, atol=apart, rtol=tolerance)
+        assert ((ours - images).abs() <= tolerance + tolerance * images.abs()).float().mean() > 0.99
         assert found.record.attacks[name].distance == pytest.approx(expected.record.attacks[name].distance, abs=1e-4)
     assert found.record.facts == expected.record.facts
 

@@ -152,6 +152,9 @@ class TestWholeStudy:
         # Two iterations of an attack rebuild less than the mean image.
         assert left is not None and left.by == "malicious server, 2 rounds" and not left.bounded
         assert left.found.count == 20 and left.gallery == 25
+        tried = settings["noise"].tried
+        assert tried is not None and tried.by.startswith("ig, round") and not tried.bounded
+        assert tried.found.count == 4 and tried.gallery == 25
         # One step of training breaks no planted break: nothing follows from it.
         assert settings["once"].withheld and settings["once"].left is None
         assert settings["fedavg"].f1_lost is None and settings["noise"].f1_lost is not None

@@ -66,7 +66,7 @@ def test_random_state_is_restored_when_building_fails(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "channels"), [(16, 3), (28, 1), (224, 1)])
+@pytest.mark.parametrize(("size", "channels"), [(16, 3), (28, 1), (32, 3), (64, 3), (224, 1)])
 @pytest.mark.parametrize(("name", "normalisation"), VARIANTS)
 def test_logits_and_gradients_at_every_size(name: str, normalisation: str, size: int, channels: int) -> None:
     model = build(name, normalisation, size=size, channels=channels)
