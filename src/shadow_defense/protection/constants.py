@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from shadow_defense.data.dataset import ImageSet, measure_normalisation
 from shadow_defense.data.duplicates import digests
 from shadow_defense.errors import DataError, RunError
 from shadow_defense.files import read_tensors, write_tensors
 from shadow_defense.placement import CPU
 from shadow_defense.progress import Progress
-from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_classifier
+from shadow_defense.protection.directions import Classifier, labels_for, task_directions, train_public_classifier
 from shadow_defense.protection.features import MeasuredReader, told_by
 from shadow_defense.protection.reader import measure_reader, read_reader
 from shadow_defense.protection.settings import TextureName, TextureSettings
@@ -165,10 +164,6 @@ def _trained(
             f"the public images have no labels, which texture {texture} needs: give a folder with a sub-folder a "
             "class or an .npz, a model that tells the classes apart (--model), or --preset covariance"
         )
-    normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
     # What is read off images that it never saw is worth more of a network that saw them moved; directions are not.
     moved = texture == "features"
-    model = train_classifier(
-        images.float() / 255, labels, normalisation, seed=seed, moved=moved, progress=progress, device=device
-    )
-    return Classifier(model, normalisation), labels
+    return train_public_classifier(images, labels, seed=seed, moved=moved, progress=progress, device=device), labels

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shadow_defense.data.dataset import Normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation, measure_normalisation
 from shadow_defense.errors import DataError
 from shadow_defense.models.build import build_model
 from shadow_defense.models.functional import training_mode
@@ -120,6 +120,23 @@ def train_classifier(
         task.advance(note=f"loss {loss.item():.3f}")
     task.finish()
     return model.eval()
+
+
+def train_public_classifier(
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, "n"],
+    *,
+    seed: int,
+    moved: bool,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
+) -> Classifier:
+    """As :func:`train_classifier`, of images at 256 levels that are normalised by their own mean and deviation."""
+    normalisation = measure_normalisation(ImageSet(images, labels, tuple(map(str, range(len(images))))))
+    model = train_classifier(
+        images.float() / 255, labels, normalisation, seed=seed, moved=moved, progress=progress, device=device
+    )
+    return Classifier(model, normalisation)
 
 
 def _moved(images: Float[Tensor, "n c h w"], draws: torch.Generator) -> Float[Tensor, "n c h w"]:

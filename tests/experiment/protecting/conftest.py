@@ -16,7 +16,7 @@ from shadow_defense.experiment.protecting import auditing
 from shadow_defense.experiment.protecting.material import Request
 from shadow_defense.experiment.protecting.settings import ProtectSettings
 from shadow_defense.metrics.confidence import Estimate
-from shadow_defense.protection import constants
+from shadow_defense.protection import directions
 from shadow_defense.protection.constants import hash_of
 from shadow_defense.report.records.certificate import Audited
 from tests.protection.gaussian_images import gaussian_images
@@ -60,7 +60,7 @@ def classifiers() -> dict[str, nn.Module]:
 @pytest.fixture(autouse=True)
 def _trained_once(classifiers: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same classifier of the same public images is trained for one test, and taken by the others."""
-    train = constants.train_classifier
+    train = directions.train_classifier
 
     def trained(images: Tensor, labels: Tensor, normalisation: Normalisation, **given: Any) -> nn.Module:
         told = {name: str(value) for name, value in given.items() if name != "progress"}
@@ -69,7 +69,7 @@ def _trained_once(classifiers: dict[str, nn.Module], monkeypatch: pytest.MonkeyP
             classifiers[name] = train(images, labels, normalisation, **given)
         return copy.deepcopy(classifiers[name])
 
-    monkeypatch.setattr(constants, "train_classifier", trained)
+    monkeypatch.setattr(directions, "train_classifier", trained)
 
 
 @pytest.fixture

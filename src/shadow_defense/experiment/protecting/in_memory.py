@@ -26,8 +26,8 @@ from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator, as_generator, private_copy
 from shadow_defense.progress import Progress
 from shadow_defense.protection.building import freeze
-from shadow_defense.protection.directions import Classifier
-from shadow_defense.protection.public_network import train_public_network
+from shadow_defense.protection.directions import Classifier, train_public_classifier
+from shadow_defense.protection.public_network import PublicNetwork
 
 
 def protect(
@@ -129,7 +129,7 @@ def public_network(public: Any, public_labels: Any = None, *, seed: int = 0) -> 
     images, labels = _with_labels(public, public_labels)
     if labels is None:
         raise DataError("the public images have no labels: give public_labels, one class an image")
-    return train_public_network(images, labels, seed=seed)
+    return PublicNetwork(train_public_classifier(images, labels, seed=seed, moved=True)).eval()
 
 
 def _networks(generator: str | Path | nn.Module | None, model: nn.Module | None, channels: int) -> Networks:

@@ -36,6 +36,7 @@ from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.states import on_host
 from shadow_defense.generators.interface import Generator
 from shadow_defense.progress import Progress
+from shadow_defense.report.records.evidence import WORST_CASE
 from shadow_defense.seeds import named_generator
 
 
@@ -125,6 +126,7 @@ class Bounding(RecordTask[Bound]):
     file = "bound.json"
     record = Bound
     counted = TRAINING
+    way = WORST_CASE
 
     @cached_property
     def key(self) -> str:
@@ -134,6 +136,12 @@ class Bounding(RecordTask[Bound]):
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: worst case"
+
+    @property
+    def by(self) -> str:
+        """What a number of it is by."""
+        once = self.scene.config.arms[self.arm].kind().draws_once
+        return self.way if once else f"{self.way} of round 1"
 
     def describe(self) -> Mapping[str, object]:
         return {"arm": self.arm, "audited": self.audited, "remover_steps": self.remover_steps}
@@ -164,8 +172,8 @@ class Bounding(RecordTask[Bound]):
             store,
             Bound(
                 sample_ids=images.sample_ids,
-                closest=_numbers(in_hindsight(list(tables.values()))),
-                mean_image=_numbers(scores(mean.expand_as(truths), truths, mean)),
+                closest=psnr_and_ssim(in_hindsight(list(tables.values()))),
+                mean_image=psnr_and_ssim(scores(mean.expand_as(truths), truths, mean)),
                 found=tuple(linked["rank1"].tolist()),
                 gallery=len(everybody),
                 removers={name: float(each["psnr"].mean()) for name, each in tables.items()},
@@ -180,7 +188,8 @@ def audited_places(scene: Scene, count: int, audited: int) -> Int64[Tensor, "n"]
     return torch.randperm(count, generator=draws)[:audited].sort().values
 
 
-def _numbers(found: Scores) -> dict[str, tuple[float, ...]]:
+def psnr_and_ssim(found: Scores) -> dict[str, tuple[float, ...]]:
+    """As a :class:`Bound` has them."""
     return {name: tuple(found[name].tolist()) for name in ("psnr", "ssim")}
 
 

@@ -18,7 +18,7 @@ from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.bounding import Bound, audited_places
+from shadow_defense.experiment.tasks.bounding import Bound, audited_places, psnr_and_ssim
 from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
@@ -28,6 +28,8 @@ from shadow_defense.metrics.linkage import hits
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
 from shadow_defense.protection.whitening import Whitening, measure_whitening
+from shadow_defense.report.kit.formatting import counted
+from shadow_defense.report.records.evidence import MALICIOUS_SERVER
 from shadow_defense.seeds import named_generator, seed_for
 
 COUNTS = (16, 64)
@@ -61,6 +63,7 @@ class Planting(RecordTask[Bound]):
     file = "planted.json"
     record = Bound
     counted = READING
+    way = MALICIOUS_SERVER
 
     @cached_property
     def key(self) -> str:
@@ -69,6 +72,11 @@ class Planting(RecordTask[Bound]):
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: malicious server"
+
+    @property
+    def by(self) -> str:
+        """What a number of it is by."""
+        return f"{self.way}, {counted(self.looks, 'round')}"
 
     def describe(self) -> Mapping[str, object]:
         return {"arm": self.arm, "audited": self.audited, "rounds": self.looks}
@@ -107,8 +115,8 @@ class Planting(RecordTask[Bound]):
             store,
             Bound(
                 sample_ids=images.sample_ids,
-                closest={name: tuple(table[name].tolist()) for name in ("psnr", "ssim")},
-                mean_image={name: tuple(anybody[name].tolist()) for name in ("psnr", "ssim")},
+                closest=psnr_and_ssim(table),
+                mean_image=psnr_and_ssim(anybody),
                 found=tuple(hits(-misfit, places).tolist()),
                 gallery=len(everybody),
                 removers={f"{count} numbers": float(table["psnr"].mean())},

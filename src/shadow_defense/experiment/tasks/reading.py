@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from shadow_defense.data.dataset import Normalisation
 from shadow_defense.defenses.protect_once import PUBLIC_SEED
 from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
@@ -15,13 +14,11 @@ from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.tasks.keys import SCORE_CODE, computed_on, images_key, key_of
 from shadow_defense.experiment.tasks.predicting import Predicted, predicted_by
 from shadow_defense.progress import Progress
-from shadow_defense.protection.directions import EPOCHS
-from shadow_defense.protection.public_network import train_public_network
+from shadow_defense.protection.directions import EPOCHS, train_public_classifier
 
 READING_CODE = (
     *SCORE_CODE,
     "protection/directions.py",
-    "protection/public_network.py",
     "experiment/tasks/predicting.py",
     "experiment/tasks/reading.py",
 )
@@ -50,7 +47,12 @@ class Reading(RecordTask[Predicted]):
 
     def compute(self, store: Store, progress: Progress) -> None:
         data = self.scene.dataset
-        network = train_public_network(
-            data.public.images, data.public.labels, seed=PUBLIC_SEED, progress=progress, device=self.scene.device
+        network = train_public_classifier(
+            data.public.images,
+            data.public.labels,
+            seed=PUBLIC_SEED,
+            moved=True,
+            progress=progress,
+            device=self.scene.device,
         )
-        self.save(store, predicted_by(network, data, Normalisation.none(data.channels)))
+        self.save(store, predicted_by(network.model, data, network.normalisation))

@@ -12,7 +12,6 @@ from shadow_defense.experiment.plans.comparison.gathering import gathered, pictu
 from shadow_defense.experiment.plans.evidence.believing import believed
 from shadow_defense.experiment.plans.evidence.plan import Evidence, controls, predictings
 from shadow_defense.experiment.plans.evidence.statistics import differences_of, settings_of
-from shadow_defense.experiment.tasks.planting import Planting
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.files import write_text
 from shadow_defense.report.kit.plane import write_plane
@@ -23,7 +22,7 @@ from shadow_defense.report.pages.evidence import (
     result_table,
     setting_planes,
 )
-from shadow_defense.report.records.evidence import MALICIOUS_SERVER, TEST_IMAGES, WORST_CASE, EvidenceRecord, Result
+from shadow_defense.report.records.evidence import TEST_IMAGES, EvidenceRecord, Result
 from shadow_defense.report.records.reading import write_record
 from shadow_defense.report.sentences.evidence import answer
 
@@ -89,8 +88,7 @@ def _tested(evidence: Evidence, model: str) -> Iterator[Result]:
 def _bounds(evidence: Evidence, model: str) -> Iterator[Result]:
     for (name, arm), bounding in evidence.bounds.items():
         if name == model and evidence.store.has(bounding):
-            by = MALICIOUS_SERVER if isinstance(bounding, Planting) else WORST_CASE
-            yield Result(model=model, arm=arm, seed=evidence.grid.seeds[0], by=by, task=bounding.name)
+            yield Result(model=model, arm=arm, seed=evidence.grid.seeds[0], by=bounding.way, task=bounding.name)
 
 
 def _scored(evidence: Evidence, model: str, scores: Sequence[Score]) -> Iterator[Result]:

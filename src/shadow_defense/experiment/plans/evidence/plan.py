@@ -29,14 +29,11 @@ from shadow_defense.experiment.victims import VictimTrial
 from shadow_defense.metrics.contrasts import within_seeds
 from shadow_defense.metrics.intervals import share_interval
 from shadow_defense.progress import Progress
-from shadow_defense.report.kit.formatting import counted
 from shadow_defense.report.records.evidence import (
     FOUND,
     LEFT,
-    MALICIOUS_SERVER,
     PUBLIC_ALONE,
     READING_ALONE,
-    WORST_CASE,
     Left,
     against,
 )
@@ -148,11 +145,8 @@ class Evidence(Comparison):
         bound = self.bound(model, arm)
         if bound is None:
             return None
-        settings, rounds = self.first_trials()[model].config.arms[arm], self.grid.training.rounds
-        of = WORST_CASE if settings.on_images_alone else f"{MALICIOUS_SERVER}, {counted(rounds, 'round')}"
         once = self.is_drawn_once(model, arm)
-        by = f"{of} of round 1" if settings.on_images_alone and not once else of
-        return left_by(bound, self.grid.seeds[0], by, once=once)
+        return left_by(bound, self.grid.seeds[0], self.bounds[model, arm].by, once=once)
 
     def run_for(
         self, seconds: float | None, tell: Callable[[Forecast], None], progress: Progress | None = None

@@ -52,6 +52,7 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
             arm: _loaded(evidence, {seed: each[arm] for seed, each in known.items() if arm in each}) for arm in CONTROLS
         }
         reading = beside[READING_ALONE]
+        undefended = _with(reading, first)
         priced = {
             arm: Setting(
                 model=model,
@@ -59,7 +60,7 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
                 worth=_worth(own) if own else None,
                 f1_lost=None if own is first else _only(lost_f1(first, own)),
                 auroc_lost=None if own is first else _lost_auroc(first, own),
-                together=None if own is reading else beside_reading(reading, own, None if own is first else first),
+                together=None if own is reading else beside_reading(reading, own, None if own is first else undefended),
             )
             for arm, own in {**predicted, **beside}.items()
         }
@@ -134,17 +135,17 @@ def _with(reading: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> dic
 
 
 def beside_reading(
-    reading: Mapping[int, Predicted], own: Mapping[int, Predicted], first: Mapping[int, Predicted] | None
+    reading: Mapping[int, Predicted], own: Mapping[int, Predicted], undefended: Mapping[int, Predicted] | None
 ) -> Together | None:
-    """What an arm's models are worth where the reading network answers too, of the seeds that both have; F1 against the
-    ``first`` arm's models beside that network. None where they have no seed in common."""
+    """What an arm's models are worth where the reading network answers too, of the seeds that both have; F1 against
+    what the first arm's models and that network say. None where they have no seed in common."""
     both = _with(reading, own)
     if not both:
         return None
     return Together(
         worth=_worth(both),
         auroc_added=_lost_auroc(both, reading),
-        f1_lost=None if first is None else _only(lost_f1(_with(reading, first), both)),
+        f1_lost=None if undefended is None else _only(lost_f1(undefended, both)),
     )
 
 
