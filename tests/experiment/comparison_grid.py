@@ -8,8 +8,9 @@ from typing import Any
 from shadow_defense.experiment.plans.comparison.grid import Grid
 from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.costing import AttackStep, Cost, Costing, StepCost
+from shadow_defense.experiment.tasks.costing import Cost, Costing, StepCost
 from shadow_defense.experiment.tasks.scoring import Scoring
+from shadow_defense.experiment.tasks.timing import StepTime
 from shadow_defense.experiment.trial import Trial
 
 TINY: dict[str, Any] = {
@@ -49,6 +50,6 @@ def scorings_of(comparison: Comparison) -> list[Scoring]:
     return [scoring for _, trial in comparison.trials() for scoring in trial.scorings_with_control]
 
 
-def fixed_cost(_: object, task: Task, *__: object) -> Cost | AttackStep:
+def fixed_cost(_: object, task: Task, *__: object) -> Cost | StepTime:
     """In place of what would be measured in a process of its own."""
-    return COST if isinstance(task, Costing) else AttackStep(0.5)
+    return COST if isinstance(task, Costing) else StepTime(0.5)

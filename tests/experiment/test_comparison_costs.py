@@ -21,7 +21,7 @@ from shadow_defense.experiment.plans.comparison.plan import Comparison
 from shadow_defense.experiment.plans.run import forecast_text
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import missing
-from shadow_defense.experiment.tasks import costing, measuring
+from shadow_defense.experiment.tasks import costing, measuring, timing
 from shadow_defense.experiment.tasks.costing import Cost, Costing, StepCost
 from shadow_defense.progress import Progress, duration
 from shadow_defense.report.records.reading import read_record
@@ -84,7 +84,7 @@ class TestForecast:
         monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
         comparison = Comparison(tmp_path / "out", grid(defenses={"fedavg": {"defense": "none"}}, seeds=[0], workers=0))
         scene = comparison.trial("convnet", 0)
-        expected = costs.training_bytes(scene, "fedavg", 0)
+        expected = costs.training_bytes(scene, costs.model_bytes(scene, "fedavg"), 0)
         comparison.run()
         folder = comparison.store.place(scene.trainings["fedavg"])
         written = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
@@ -158,10 +158,41 @@ class TestMeasuring:
         assert found.costs.measure([], Progress()) == {}
         assert found.costs.cost_of("convnet", "noise-weak") == COST
 
+    def test_before_a_forecast_the_first_seed_has_a_generator_and_others_count_by_their_steps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(measuring, "in_own_process", fixed_cost)
+        found = Comparison(tmp_path / "out", grid(workers=0))
+        waiting = found.prepared(Progress())
+        first, second = (found.trial("convnet", seed).pretraining for seed in (0, 1))
+        assert found.store.has(first)
+        assert [task.key for task in waiting if task.kind == "generator"] == [second.key]
+        assert found.costs.seconds(second) == TINY["generator"]["steps"] * 0.5
+
+    def test_a_step_of_pretraining_takes_time(self, tmp_path: Path) -> None:
+        scene = the_scene(tmp_path, generator={**TINY["generator"], "steps": 1000})
+        measured = timing.GeneratorTiming(scene).measure(tmp_path / "none")
+        assert 0 < measured.step_seconds < 10, "a thousand steps were not made"
+
+    def test_models_of_all_seeds_are_as_large_as_the_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built = list[str]()
+
+        def count(scene: Any, arm: str) -> int:
+            built.append(arm)
+            return 100
+
+        monkeypatch.setattr(costs, "model_bytes", count)
+        found = Comparison(tmp_path / "out", grid(workers=0))
+        trainings = [training for _, trial in found.trials() for training in trial.trainings.values()]
+        assert len({found.costs.bytes_of(training) for training in trainings}) == 1
+        assert sorted(built) == sorted(found.trial("convnet", 0).config.arms)
+
     def test_steps_reported_together_count_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter([0.0, 1.0, 7.0])
-        monkeypatch.setattr(costing.time, "perf_counter", lambda: next(clock))
-        watch = costing._Stopwatch()
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+        watch = timing._Stopwatch()
         watch.advance()
         watch.advance(3)
         assert watch.seconds() == 2.0

@@ -15,8 +15,9 @@ from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
-from shadow_defense.experiment.tasks.costing import AttackCosting, Cost, Costing
-from shadow_defense.experiment.tasks.pretraining import generator_file
+from shadow_defense.experiment.tasks.costing import Cost, Costing
+from shadow_defense.experiment.tasks.pretraining import Pretraining, generator_file
+from shadow_defense.experiment.tasks.timing import AttackTiming, GeneratorTiming
 from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.experiment.trial import Trial
 from shadow_defense.experiment.work import Workers
@@ -38,7 +39,8 @@ class Costs:
     def __init__(self, grid: Grid, store: Store, workers: Workers, trial: Callable[[str, int], Trial]) -> None:
         self._grid, self._store, self._workers, self._trial = grid, store, workers, trial
         self._points = grid.points()
-        self._attack_steps: dict[tuple[str, str], AttackCosting] = {}
+        self._attack_steps: dict[tuple[str, str], AttackTiming] = {}
+        self._model_bytes: dict[tuple[str, str], int] = {}
         self.cost_of = cache(self._cost_of)
         """By model and arm: measured at the first strength of its family with that model; None for ablations."""
 
@@ -50,9 +52,10 @@ class Costs:
         costings = self.costings()
         for task in waiting:
             if isinstance(task, Attacking) and _attacked(task) not in self._attack_steps:
-                self._attack_steps[_attacked(task)] = AttackCosting(task.scene, task.job.attack)
+                self._attack_steps[_attacked(task)] = AttackTiming(task.scene, task.job.attack)
+        pretrained = {timing.key: timing for timing in map(_timing_of, waiting) if timing is not None}
         outcome = carry_out(
-            [*costings.values(), *self._attack_steps.values()],
+            [*costings.values(), *self._attack_steps.values(), *pretrained.values()],
             self._store,
             self._workers,
             progress,
@@ -84,6 +87,9 @@ class Costs:
             if step is None or not self._store.has(step):
                 return UNKNOWN
             return ATTACK_START + task.steps() * step.load(self._store).step_seconds
+        if (timing := _timing_of(task)) is not None:
+            known = self._store.has(timing)
+            return task.steps() * timing.load(self._store).step_seconds if known else UNKNOWN
         if not isinstance(task, Training):
             return SCORING
         cost = self.cost_with(task.scene, task.arm)
@@ -102,7 +108,12 @@ class Costs:
             return 0
         generator = generator_file(task.scene, self._store)
         size = generator.stat().st_size if task.needs() and generator.exists() else 0
-        return training_bytes(task.scene, task.arm, size)
+        config = task.scene.config
+        # A model is as large with every seed, and dear to build where a defense measures what goes before it.
+        like = config.model.model_dump_json(), config.arms[task.arm].model_dump_json()
+        if like not in self._model_bytes:
+            self._model_bytes[like] = model_bytes(task.scene, task.arm)
+        return training_bytes(task.scene, self._model_bytes[like], size)
 
     def _first(self, model: str) -> Trial:
         return self._trial(model, self._grid.seeds[0])
@@ -121,11 +132,22 @@ def _attacked(task: Attacking) -> tuple[str, str]:
     return task.job.attack, task.scene.config.model.model_dump_json()
 
 
-def training_bytes(scene: Scene, arm: str, generator_bytes: int) -> int:
+def _timing_of(task: Task) -> GeneratorTiming | None:
+    """What measures a generator's pre-training; None for other tasks, and where a file is copied."""
+    if not isinstance(task, Pretraining) or task.scene.config.generator.path is not None:
+        return None
+    return GeneratorTiming(task.scene)
+
+
+def model_bytes(scene: Scene, arm: str) -> int:
+    """Of an arm's model and what its defense puts before it."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in scene.new_model(arm).state_dict().values())
+
+
+def training_bytes(scene: Scene, one_model: int, generator: int) -> int:
     """What one training leaves on disk: kept rounds, the last state, and each client's generator where it has one."""
-    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in scene.new_model(arm).state_dict().values())
     kept = sum(1 + len(clients) for clients in scene.kept.values())
-    return model_bytes * (kept + 1) + generator_bytes * len(scene.dataset.clients)
+    return one_model * (kept + 1) + generator * len(scene.dataset.clients)
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -58,7 +58,7 @@ class Comparison:
             self._train_and_attack(waiting, progress)
 
     def prepared(self, progress: Progress) -> list[Task]:
-        """Check everything, train the generators, measure what defenses and attacks cost; returns what is waiting.
+        """Check everything, train the first seed's generators, measure what all costs; returns what is waiting.
 
         Raises:
             ShadowDefenseError: for what no result could be computed with.
@@ -130,15 +130,14 @@ class Comparison:
         return f"; or leave the pair out: leave_out: [{{model: {model}, defense: {point.family}, reason: ...}}]"
 
     def _pretrain(self, progress: Progress) -> None:
+        """The first seed's generators, which checks and measurements need; the others are needs of what uses them."""
         wanted: dict[Task, str] = {
-            trial.pretraining: f"{model}, seed {trial.config.seed}"
-            for model, trial in self.trials()
-            if trial.config.needs_generator
+            trial.pretraining: model for model, trial in self.first_trials().items() if trial.config.needs_generator
         }
-        name = f"pre-training {len(missing(list(wanted), self.store))} shadow generators, steps"
+        name = f"pre-training {counted(len(missing(list(wanted), self.store)), 'shadow generator')}, steps"
         failed = carry_out(list(wanted), self.store, self.workers, progress, name=name, isolate=True).failures
         for task, error in failed.items():
-            raise RunError(f"the shadow generator for {wanted[task]}, could not be trained: {error}")
+            raise RunError(f"the shadow generator for {wanted[task]} could not be trained: {error}")
 
     def _check_disk(self) -> None:
         trainings = [training for _, trial in self.trials() for training in trial.trainings.values()]

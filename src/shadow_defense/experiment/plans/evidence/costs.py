@@ -11,10 +11,11 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bounding, Breaking
-from shadow_defense.experiment.tasks.costing import Cost, RemoverCosting
+from shadow_defense.experiment.tasks.costing import Cost
 from shadow_defense.experiment.tasks.planting import Planting
 from shadow_defense.experiment.tasks.predicting import Predicting
 from shadow_defense.experiment.tasks.reading import Reading
+from shadow_defense.experiment.tasks.timing import RemoverTiming
 from shadow_defense.experiment.tasks.training import Central, public_federation
 from shadow_defense.experiment.tasks.updating import Updating
 from shadow_defense.progress import Progress
@@ -30,7 +31,7 @@ class StudyCosts(Costs):
     def measure(self, waiting: Sequence[Task], progress: Progress) -> dict[str, str]:
         found = super().measure(waiting, progress)
         bounds = (task for task in waiting if isinstance(task, Bounding))
-        removers = {costing.key: costing for costing in (RemoverCosting(task.scene) for task in bounds)}
+        removers = {timing.key: timing for timing in (RemoverTiming(task.scene) for task in bounds)}
         name = "measuring a remover's step"
         carry_out(list(removers.values()), self._store, self._workers, progress, name=name, isolate=True)
         return found
@@ -62,7 +63,7 @@ class StudyCosts(Costs):
         return CHOOSING + protecting + self._removing(task)
 
     def _removing(self, task: Breaking | Bounding) -> float:
-        step = RemoverCosting(task.scene)
+        step = RemoverTiming(task.scene)
         return task.steps() * step.load(self._store).step_seconds if self._store.has(step) else UNKNOWN
 
 
