@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from tests.attacks.clients import SHAPE, lenet, observation, private
@@ -10,6 +14,7 @@ from torch import Tensor
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import cosine_distance
+from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.psnr import psnr
 
 
@@ -50,3 +55,45 @@ def test_a_relative_prior_is_a_factor(relative: bool) -> None:
     without = total(0.0)
     expected = without * 1.25 if relative else without + 0.25
     torch.testing.assert_close(total(0.25), expected)
+
+
+@pytest.mark.parametrize(
+    ("client", "factors"),
+    [
+        ({}, 3),
+        ({"epochs": 2}, 1),
+        ({"told": "rmsprop"}, 1),
+        ({"threat": "honest-but-curious server"}, 3),
+        ({"threat": "eavesdropper"}, 1),
+    ],
+)
+def test_each_image_of_one_plain_step_has_a_factor_of_its_own(client: dict[str, Any], factors: int) -> None:
+    seen, _ = observation(lenet(), (0, 1, 1), **client)
+    candidates = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def total(prior: float) -> Tensor:
+        objective = MatchingObjective(
+            seen,
+            matching=cosine_distance,
+            prior=lambda images: images.new_tensor(prior),
+            relative_prior=True,
+            longest_unroll=4,
+        )
+        with objective:
+            return objective(candidates).total
+
+    torch.testing.assert_close(total(0.25), total(0.0) * 1.25**factors)
+
+
+@pytest.mark.slow
+def test_images_of_one_update_come_nearer_with_a_factor_each() -> None:
+    """Eight images, three models; than with one factor for all, as where nothing says that it was one step."""
+
+    def quality(seed: int, steps: int) -> float:
+        seen, _ = observation(lenet(seed=seed), (0, 0, 0, 0, 1, 1, 1, 1))
+        seen = replace(seen, update=replace(seen.update, steps=steps))
+        found = InvertingGradients(variant="fast", iterations=100).reconstruct(seen, seed=seed).images
+        return statistics.fmean(row["psnr_whole"] or 0.0 for row in score_reconstructions(found, private(8)))
+
+    each, shared = (statistics.fmean(quality(seed, steps) for seed in range(3)) for steps in (1, 0))
+    assert each > shared + 0.5

@@ -78,8 +78,9 @@ class InvertingGradients(BaseModel):
         """Rebuild the client's images from its update.
 
         Minimises ``1 - cos(U(x), U*) + a TV(x)`` over normalised images in the box of real ones, from noise, where
-        U(x) is the simulated update; the fast variant ``(1 - cos(U(x), U*)) (1 + a TV(x))``, which is least at the
-        truth whatever a is: beside a term of constant weight images are smoothed on and on once the update is matched.
+        U(x) is the simulated update; the fast variant ``(1 - cos(U(x), U*)) (1 + a TV(x))^n`` of n images, which is
+        least at the truth whatever a is: beside a term of constant weight images are smoothed on and on once the update
+        is matched. Of what is not one step of SGD n is 1 (docs/performance.md).
         Restarts are chosen by the matching term alone, never by looking at the truth.
         """
         started = time.perf_counter()

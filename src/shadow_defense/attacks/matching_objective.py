@@ -59,7 +59,9 @@ class MatchingObjective:
     Args:
         matching: D, which is fitted to the defense where the observation says how.
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
-        relative_prior: ``D (1 + prior)`` in place of ``D + prior``: the prior fades as D does.
+        relative_prior: ``D (1 + prior)^n`` in place of ``D + prior``: the prior fades as D does. Of an update that is
+            known to be one step of SGD n is the number of its images, each with a factor of its own; of others, which
+            are matched less closely, it is 1.
         longest_unroll, beyond: local steps up to which the client's training is unrolled, and what becomes of more.
         at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
             gives differs from what its candidates give alone by rounding. 1, wherever the model cannot be mapped
@@ -98,7 +100,10 @@ class MatchingObjective:
             if one_step and observation.matching.draws == 1:
                 self._of_gradient = DistanceFromDirection(self._observed)
         self._at_once = at_once if can_be_mapped(observation.model) else 1
-        self._batch_norm, self._relative_prior = batch_norm, relative_prior
+        self._batch_norm = batch_norm
+        plain = observation.update.steps == 1 and self._local.optimiser == "sgd"
+        factors = len(self.target.labels) if plain else 1
+        self._factors = factors if relative_prior else 0
         self._statistics: dict[str, BatchStatistics] | None = None
         self._recorder = BatchStatisticsRecorder(observation.model)
         self._gradient = SimulatedGradient(
@@ -161,7 +166,7 @@ class MatchingObjective:
             simulated = self._simulated(images, buffers, parameters, mapped)
             matched, statistics = self._matching(simulated.update, self._observed), simulated.statistics
         prior = self._prior(images)
-        total = matched * (1 + prior) if self._relative_prior else matched + prior
+        total = matched * (1 + prior) ** self._factors if self._factors else matched + prior
         if self._batch_norm:
             if self._statistics is None:
                 self._statistics = observed_statistics(self._observation, statistics[0])
