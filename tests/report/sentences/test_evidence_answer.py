@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from shadow_defense.metrics.confidence import Estimate
+from shadow_defense.report.pages.evidence import _bars
 from shadow_defense.report.records.evidence import PUBLIC_ALONE, EvidenceRecord, Left, Setting, Together, Worth
 from shadow_defense.report.sentences.evidence import answer
 
@@ -73,6 +74,16 @@ def test_the_nearest_is_the_cheapest_of_those_that_hide_the_images() -> None:
 def test_where_all_miss_a_bar_the_cheapest_that_hides_the_images_is_named() -> None:
     found = said(setting("strong", 0.3, 0.1, 0.0), setting("mild", 0.2, 1.0, 0.02), setting("leaky", 0.0, 5.0, 0.02))
     assert "net: no: every arm clearly misses a bar; mild" in found[1]
+
+
+def test_a_worst_case_that_misses_a_bar_decides_before_the_cost_is_known() -> None:
+    """And as long as something else is open the answer waits for it."""
+    more, less = (setting(arm, 0.0, left, 0.9, f1_lost=None) for arm, left in (("more", 9.0), ("less", 5.0)))
+    hidden = setting("hidden", 0.0, 1.0, 0.02, f1_lost=None)
+    assert "net: no: every arm clearly misses a bar; less (5.0" in said(more, less)[1]
+    assert said(more, hidden, less)[1] == "net: no answer yet: a bar is clearly missed by 2 of 3 arms."
+    assert said(hidden)[1] == "net: nothing was measured far enough for an answer."
+    assert [_bars(each) for each in (more, hidden)] == ["–, no, no", "–"]
 
 
 def test_the_closest_in_hindsight_stands_beside_what_is_believed() -> None:

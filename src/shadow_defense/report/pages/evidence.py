@@ -34,7 +34,10 @@ SIGNS = {"met": "yes", "missed": "no", "open": "open"}
 def _bars(setting: Setting) -> str:
     if not setting.known:
         return MISSING
-    return ", ".join(SIGNS[outcome] for outcome in setting.outcomes().values())
+    signs = {bar: SIGNS[outcome] for bar, outcome in setting.outcomes().items()}
+    if setting.f1_lost is None:
+        signs["f1"] = MISSING
+    return ", ".join(signs.values())
 
 
 def _by(setting: Setting) -> str | None:

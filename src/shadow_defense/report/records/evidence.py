@@ -123,8 +123,8 @@ class Setting:
 
     @property
     def known(self) -> bool:
-        """Whether both what it costs and what it leaves were measured."""
-        return self.f1_lost is not None and self.left is not None
+        """Whether both what it costs and what it leaves were measured, or the latter clearly misses a bar already."""
+        return self.left is not None and (self.f1_lost is not None or "missed" in self.outcomes().values())
 
     @property
     def hides(self) -> bool:

@@ -77,9 +77,13 @@ def _is_there(settings: Sequence[Setting]) -> str:
             f"not shown, and not excluded: {nearest.arm} comes nearest ({_numbers(nearest)}); open: "
             f"{_bars(nearest, 'open')}."
         )
-    nearest = _nearest([each for each in settings if each.known])
+    known = [each for each in settings if each.known]
+    nearest = _nearest(known)
     if nearest is None:
         return "nothing was measured far enough for an answer."
+    waiting = sum(not each.known and each.arm not in CONTROLS for each in settings)
+    if waiting:
+        return f"no answer yet: a bar is clearly missed by {len(known)} of {counted(len(known) + waiting, 'arm')}."
     return f"no: every arm clearly misses a bar; {nearest.arm} ({_numbers(nearest)}) misses {_bars(nearest, 'missed')}."
 
 
@@ -90,12 +94,13 @@ def _possible(settings: Sequence[Setting]) -> list[Setting]:
 
 def _nearest(settings: Sequence[Setting]) -> Setting | None:
     """The cheapest in F1 of those that hide the images by both bars; where none does, the one that misses fewest
-    bars, of these the one that meets most, of these the cheapest."""
+    bars, of these the one that meets most, of these the cheapest, and of unknown cost the one that leaves least."""
 
     def distance(setting: Setting) -> tuple[float, ...]:
         hidden, found = setting.hides, list(setting.outcomes().values())
         cost = math.inf if setting.f1_lost is None else setting.f1_lost.mean
-        return (not hidden, *((0, 0) if hidden else (found.count("missed"), -found.count("met"))), cost)
+        left = math.inf if setting.left is None else setting.left.above.mean
+        return (not hidden, *((0, 0) if hidden else (found.count("missed"), -found.count("met"))), cost, left)
 
     return min(settings, key=distance, default=None)
 
