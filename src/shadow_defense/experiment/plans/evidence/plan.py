@@ -172,7 +172,7 @@ class Evidence(Comparison):
     def forecast(self, progress: Progress | None = None) -> Forecast:
         """What the rest takes, by what defenses' and attacks' steps cost on this machine, measured where they were not.
 
-        Generators that defenses need are trained first. Errors as in :meth:`run`.
+        The first seed's generators are trained first, where defenses need them. Errors as in :meth:`run`.
         """
         return self.forecast_of(self.prepared(progress or Progress()))
 
