@@ -138,6 +138,8 @@ def test_what_is_added_to_the_reading_network_is_said_of_each_arm() -> None:
     )
     (both,) = [each for each in said(more, nothing) if "reading network" in each]
     assert "by a 1.0 ± 0.5" in both and "by b not shown" in both
+    leaky = replace(more, arm="leaky", left=setting("leaky", 0.0, 5.0, 0.02).left)
+    assert not [each for each in said(more, leaky) if "by leaky" in each or "and leaky" in each], "hides nothing"
     (neither,) = [each for each in said(nothing) if "reading network" in each]
     assert "not shown of any arm" in neither
     assert not [each for each in said(setting("c", 0.0, 1.0, 0.02)) if "reading network" in each]

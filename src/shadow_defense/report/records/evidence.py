@@ -132,6 +132,12 @@ class Setting:
         outcomes = self.outcomes()
         return outcomes["left"] == outcomes["found"] == "met"
 
+    @property
+    def shows(self) -> bool:
+        """Whether images are clearly not hidden, by either bar on what is left of them."""
+        outcomes = self.outcomes()
+        return "missed" in (outcomes["left"], outcomes["found"])
+
     def outcomes(self) -> Mapping[str, Outcome]:
         """Of each of the three bars; open where the interval holds the bar, and where nothing bounds what is left."""
         above = against(None if self.left is None else self.left.above, LEFT)

@@ -187,8 +187,9 @@ def _beside(settings: Sequence[Setting]) -> list[str]:
 
 
 def _added(settings: Sequence[Setting]) -> list[str]:
-    """Which arms know something that the reading network does not."""
-    known = [(each.arm, both.auroc_added) for each in settings if (both := each.together) and both.auroc_added]
+    """What knows something that the reading network does not: no defense, controls, and arms that may hide images."""
+    asked = [settings[0], *(each for each in settings[1:] if not each.shows)]
+    known = [(each.arm, both.auroc_added) for each in asked if (both := each.together) and both.auroc_added]
     clear = {arm: added for arm, added in known if added.clear() and added.mean > 0}
     others = [arm for arm, _ in known if arm not in clear]
     said = [f"by {arm} {_written(_hundredfold(added))}" for arm, added in clear.items()]
