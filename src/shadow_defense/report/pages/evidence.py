@@ -42,7 +42,7 @@ def _bars(setting: Setting) -> str:
 
 def _by(setting: Setting) -> str | None:
     if setting.withheld:
-        return "withheld: a planted break was not broken"
+        return "withheld: break not found"
     return None if setting.left is None else setting.left.by
 
 
