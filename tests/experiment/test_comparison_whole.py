@@ -168,8 +168,8 @@ class TestWholeComparison:
         assert load_record(ComparisonRecord, folder / "comparison.json", "again") == finished[1]
         computed = {path.parent.name for path in (folder / "store").glob("*/task.json")}
         traced = {f"{task.kind}-{task.key}" for task in finished[1].tasks}
-        # Of attacks a step was measured for the forecast alone; the broken arm's cost stands on no row.
-        assert {name.partition("-")[0] for name in computed - traced} <= {"attack", "cost"}
+        # A step of attacks and generators was measured for the forecast alone; the broken arm's cost stands on no row.
+        assert {name.rpartition("-")[0] for name in computed - traced} <= {"attack-cost", "generator-cost", "cost"}
         assert {"training", "generator", "score", "cost"} <= {
             task.kind for task in finished[1].tasks
         } and traced <= computed
