@@ -15,6 +15,9 @@ from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
 
+FAILED_BEFORE = "what it needs failed: "
+"""Before the error of what failed, however far ahead."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -82,7 +85,7 @@ class Work:
         self.outcome.failures[task] = line
         for other in list(self.unfinished.values()):
             if any(need.name == task.name for need in other.needs()):
-                self.end(other, f"what it needs failed: {line}")
+                self.end(other, FAILED_BEFORE + line.removeprefix(FAILED_BEFORE))
 
 
 def computed(task: Task, store: Store, counting: Counting, isolate: bool) -> str | None:
