@@ -14,6 +14,7 @@ from torch import Tensor
 from shadow_defense.attacks.inverting_gradients import InvertingGradients
 from shadow_defense.attacks.matching_objective import MatchingObjective
 from shadow_defense.attacks.objectives import cosine_distance
+from shadow_defense.attacks.observation import Observation
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.psnr import psnr
 
@@ -36,25 +37,26 @@ def test_a_variant_has_iterations_of_its_own() -> None:
     assert InvertingGradients(variant="fast", iterations=7, restarts=9, restarts_at_once=8).steps() == 14
 
 
+def total(seen: Observation, images: int, prior: float, *, relative: bool = True) -> Tensor:
+    """Of two candidates of so many images, by an objective whose prior is that number."""
+    candidates = torch.randn(2, images, *SHAPE, generator=torch.Generator().manual_seed(0))
+    objective = MatchingObjective(
+        seen,
+        matching=cosine_distance,
+        prior=lambda images: images.new_tensor(prior),
+        relative_prior=relative,
+        longest_unroll=4,
+    )
+    with objective:
+        return objective(candidates).total
+
+
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_relative_prior_is_a_factor(relative: bool) -> None:
     seen, _ = observation(lenet())
-    candidates = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
-
-    def total(prior: float) -> Tensor:
-        objective = MatchingObjective(
-            seen,
-            matching=cosine_distance,
-            prior=lambda images: images.new_tensor(prior),
-            relative_prior=relative,
-            longest_unroll=1,
-        )
-        with objective:
-            return objective(candidates).total
-
-    without = total(0.0)
+    without = total(seen, 1, 0.0, relative=relative)
     expected = without * 1.25 if relative else without + 0.25
-    torch.testing.assert_close(total(0.25), expected)
+    torch.testing.assert_close(total(seen, 1, 0.25, relative=relative), expected)
 
 
 @pytest.mark.parametrize(
@@ -69,20 +71,7 @@ def test_a_relative_prior_is_a_factor(relative: bool) -> None:
 )
 def test_each_image_of_one_plain_step_has_a_factor_of_its_own(client: dict[str, Any], factors: int) -> None:
     seen, _ = observation(lenet(), (0, 1, 1), **client)
-    candidates = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
-
-    def total(prior: float) -> Tensor:
-        objective = MatchingObjective(
-            seen,
-            matching=cosine_distance,
-            prior=lambda images: images.new_tensor(prior),
-            relative_prior=True,
-            longest_unroll=4,
-        )
-        with objective:
-            return objective(candidates).total
-
-    torch.testing.assert_close(total(0.25), total(0.0) * 1.25**factors)
+    torch.testing.assert_close(total(seen, 3, 0.25), total(seen, 3, 0.0) * 1.25**factors)
 
 
 @pytest.mark.slow
