@@ -19,7 +19,7 @@ from shadow_defense.data.dataset import measure_normalisation
 from shadow_defense.errors import ConfigError
 from shadow_defense.experiment.plans.evidence import plan as plan_module
 from shadow_defense.experiment.plans.evidence.gathering import write_evidence
-from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, base_of, decides, stopped_after
+from shadow_defense.experiment.plans.evidence.plan import Evidence, TimeUpError, base_of, stopped_after
 from shadow_defense.experiment.plans.evidence.reading import Study, load_study, study_sets
 from shadow_defense.experiment.plans.evidence.statistics import beside_reading, f1_of, lost_f1, predicted_of
 from shadow_defense.experiment.scheduler import carry_out
@@ -268,7 +268,7 @@ class TestDecided:
 
     @pytest.mark.parametrize(("above", "found", "decided"), [(9.0, 0.0, True), (1.0, 0.5, True), (1.0, 0.0, False)])
     def test_what_clearly_misses_a_bar_is_decided(self, above: float, found: float, decided: bool) -> None:
-        assert decides(Left(by="", above=near(above), ssim=near(0.5), found=near(found), gallery=9)) is decided
+        assert Left(by="", above=near(above), ssim=near(0.5), found=near(found), gallery=9).too_much is decided
 
     def test_dear_arms_and_models_are_computed_with_fewer_seeds(self, tmp_path: Path) -> None:
         arms = {**STUDY["defenses"], "noise": {"defense": "noise", "seeds": 1}}

@@ -82,6 +82,8 @@ def test_a_worst_case_that_misses_a_bar_decides_before_the_cost_is_known() -> No
     hidden = setting("hidden", 0.0, 1.0, 0.02, f1_lost=None)
     assert "net: no: every arm clearly misses a bar; less (5.0" in said(more, less)[1]
     assert said(more, hidden, less)[1] == "net: no answer yet: a bar is clearly missed by 2 of 3 arms."
+    withheld = Setting(model="net", arm="decoys", worth=WORTH, f1_lost=near(0.3, 0.01), withheld=True)
+    assert "net: no: every arm clearly misses a bar; less" in said(more, less, withheld)[1], "nothing more comes of it"
     assert said(hidden)[1] == "net: nothing was measured far enough for an answer."
     assert [_bars(each) for each in (more, hidden)] == ["–, no, no", "–"]
 

@@ -81,6 +81,11 @@ class Left:
     bounded: bool = False
     closest: Measure | None = None
 
+    @property
+    def too_much(self) -> bool:
+        """Whether one of the bars is clearly missed: whatever is found besides changes nothing."""
+        return "missed" in (against(self.above, LEFT), against(self.found, FOUND))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -124,19 +129,13 @@ class Setting:
     @property
     def known(self) -> bool:
         """Whether both what it costs and what it leaves were measured, or the latter clearly misses a bar already."""
-        return self.left is not None and (self.f1_lost is not None or "missed" in self.outcomes().values())
+        return self.left is not None and (self.f1_lost is not None or self.left.too_much)
 
     @property
     def hides(self) -> bool:
         """Whether images are clearly hidden, by both bars on what is left of them."""
         outcomes = self.outcomes()
         return outcomes["left"] == outcomes["found"] == "met"
-
-    @property
-    def shows(self) -> bool:
-        """Whether images are clearly not hidden, by either bar on what is left of them."""
-        outcomes = self.outcomes()
-        return "missed" in (outcomes["left"], outcomes["found"])
 
     def outcomes(self) -> Mapping[str, Outcome]:
         """Of each of the three bars; open where the interval holds the bar, and where nothing bounds what is left."""

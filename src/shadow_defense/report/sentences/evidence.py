@@ -81,7 +81,7 @@ def _is_there(settings: Sequence[Setting]) -> str:
     nearest = _nearest(known)
     if nearest is None:
         return "nothing was measured far enough for an answer."
-    waiting = sum(not each.known and each.arm not in CONTROLS for each in settings)
+    waiting = sum(not (each.known or each.withheld or each.arm in CONTROLS) for each in settings)
     if waiting:
         return f"no answer yet: a bar is clearly missed by {len(known)} of {counted(len(known) + waiting, 'arm')}."
     return f"no: every arm clearly misses a bar; {nearest.arm} ({_numbers(nearest)}) misses {_bars(nearest, 'missed')}."
@@ -188,7 +188,7 @@ def _beside(settings: Sequence[Setting]) -> list[str]:
 
 def _added(settings: Sequence[Setting]) -> list[str]:
     """What knows something that the reading network does not: no defense, controls, and arms that may hide images."""
-    asked = [settings[0], *(each for each in settings[1:] if not each.shows)]
+    asked = [settings[0], *(each for each in settings[1:] if not (each.left and each.left.too_much))]
     known = [(each.arm, both.auroc_added) for each in asked if (both := each.together) and both.auroc_added]
     clear = {arm: added for arm, added in known if added.clear() and added.mean > 0}
     others = [arm for arm, _ in known if arm not in clear]

@@ -30,12 +30,9 @@ from shadow_defense.metrics.contrasts import within_seeds
 from shadow_defense.metrics.intervals import share_interval
 from shadow_defense.progress import Progress
 from shadow_defense.report.records.evidence import (
-    FOUND,
-    LEFT,
     PUBLIC_ALONE,
     READING_ALONE,
     Left,
-    against,
 )
 
 RING_AGAIN = 5.0
@@ -101,7 +98,7 @@ class Evidence(Comparison):
         if self.grid.attack_all:
             return frozenset()
         arms = list(self.first_trials()[model].config.arms)[1:]
-        return frozenset(arm for arm in arms if (left := self.worst_case(model, arm)) is not None and decides(left))
+        return frozenset(arm for arm in arms if (left := self.worst_case(model, arm)) is not None and left.too_much)
 
     def tasks_of(self, trial: Trial) -> list[Task]:
         """What trainings are worth, and scores; the trainings themselves are needed for both."""
@@ -262,8 +259,3 @@ def left_by(bound: Bound, seed: int, by: str, *, once: bool) -> Left | None:
         found=share_interval(bound.found),
         gallery=bound.gallery,
     )
-
-
-def decides(left: Left) -> bool:
-    """Whether an arm clearly leaves more than it may: whatever attacks find besides changes nothing."""
-    return "missed" in (against(left.above, LEFT), against(left.found, FOUND))
