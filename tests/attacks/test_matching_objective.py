@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -44,12 +45,20 @@ def in_doubles(observed: Observation) -> Observation:
     )
 
 
-def losses(observed: Observation, at_once: int, matching: str, batch_norm: float) -> tuple[Tensor, Tensor, Tensor]:
+def losses(
+    observed: Observation,
+    at_once: int,
+    matching: str,
+    batch_norm: float,
+    *,
+    relative_prior: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Totals, matching losses and the gradient of five candidates."""
     objective = MatchingObjective(
         observed,
         matching=MATCHINGS[matching],
         prior=anisotropic_variation,
+        relative_prior=relative_prior,
         longest_unroll=8,
         at_once=at_once,
         batch_norm=batch_norm,
@@ -78,6 +87,27 @@ def test_a_batch_of_candidates_gives_what_each_gives_alone(
         for one, many in zip(alone, losses(observed, at_once, matching, 0.1), strict=True):
             torch.testing.assert_close(many, one, rtol=1e-8, atol=1e-10)
     assert alone[0].unique().numel() == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_relative_prior_pulls_no_harder_than_it_may(batch_size: int) -> None:
+    """Each candidate by itself, alone and in a batch; a bound that nothing reaches changes nothing, to the bit."""
+    observed = seen("convnet", "group", batch_size=batch_size)
+
+    def gradient(pull: float, at_once: int = 1) -> Tensor:
+        return losses(observed, at_once, "cosine", 0.0, relative_prior=pull)[2]
+
+    unbound, matching = gradient(math.inf), gradient(0.0)
+    assert torch.equal(gradient(1e9), unbound)
+    prior = unbound - matching
+    lengths = [torch.linalg.vector_norm(each.flatten(1), dim=1) for each in (matching, prior)]
+    # Between the candidates' own, so that it holds some of them back; one step has a factor for each of two images.
+    factors = batch_size
+    pull = (lengths[1] / lengths[0]).median().item() / factors
+    held = (pull * factors * lengths[0] / lengths[1]).clamp(max=1)
+    assert 0 < (held < 1).sum() < 5
+    for at_once in (1, 5):
+        torch.testing.assert_close(gradient(pull, at_once), matching + held.view(5, 1, 1, 1, 1) * prior)
 
 
 def test_running_statistics_in_eval_mode_with_momentum_and_weight_decay() -> None:

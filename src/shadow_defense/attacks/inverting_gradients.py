@@ -22,6 +22,9 @@ from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.progress import Task
 from shadow_defense.seeds import named_generator
 
+FAST_PULL = 0.7
+"""How many times as hard as the matching term the fast variant's smoothness may pull for each factor, at most."""
+
 
 class InvertingGradients(BaseModel):
     """The attack's settings; the defaults are the published ones for small images, with fewer iterations."""
@@ -80,7 +83,8 @@ class InvertingGradients(BaseModel):
         Minimises ``1 - cos(U(x), U*) + a TV(x)`` over normalised images in the box of real ones, from noise, where
         U(x) is the simulated update; the fast variant ``(1 - cos(U(x), U*)) (1 + a TV(x))^n`` of n images, which is
         least at the truth whatever a is: beside a term of constant weight images are smoothed on and on once the update
-        is matched. Of what is not one step of SGD n is 1 (docs/performance.md).
+        is matched. Of what is not one step of SGD n is 1. The gradient of the smoothness is at most 0.7 n times as
+        long as that of matching: in proportion to a mismatch that stays it would weigh too much (docs/performance.md).
         Restarts are chosen by the matching term alone, never by looking at the truth.
         """
         started = time.perf_counter()
@@ -89,7 +93,7 @@ class InvertingGradients(BaseModel):
             observation,
             matching=cosine_distance,
             prior=self._smoothness,
-            relative_prior=fast,
+            relative_prior=FAST_PULL if fast else None,
             longest_unroll=self.longest_unroll,
             beyond=self.beyond,
             at_once=self.restarts_at_once,

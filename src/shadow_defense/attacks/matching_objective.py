@@ -19,7 +19,7 @@ from shadow_defense.attacks.objectives import Matching, cosine_distance, directi
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.observed_statistics import NOTHING_IN_THE_BUFFERS, buffer_momentum, observed_statistics
 from shadow_defense.attacks.optimiser_rules import GRADIENT_ITSELF
-from shadow_defense.attacks.priors import average_statistics
+from shadow_defense.attacks.priors import average_statistics, pulled_no_harder
 from shadow_defense.attacks.target import Beyond, matching_target
 from shadow_defense.models.batchnorm import (
     BatchStatistics,
@@ -61,7 +61,8 @@ class MatchingObjective:
         prior: of one candidate's normalised images (n, c, h, w), already weighted.
         relative_prior: ``D (1 + prior)^n`` in place of ``D + prior``: the prior fades as D does. Of an update that is
             known to be one step of SGD n is the number of its images, each with a factor of its own; of others, which
-            are matched less closely, it is 1.
+            are matched less closely, it is 1. The number says how many times as hard as D each factor may move the
+            images, at most (:func:`~shadow_defense.attacks.priors.pulled_no_harder`). None: ``D + prior``.
         longest_unroll, beyond: local steps up to which the client's training is unrolled, and what becomes of more.
         at_once: candidates simulated in one batch (``torch.func.vmap``), at so many times the memory; what a batch
             gives differs from what its candidates give alone by rounding. 1, wherever the model cannot be mapped
@@ -82,7 +83,7 @@ class MatchingObjective:
         prior: ImagePrior,
         longest_unroll: int,
         beyond: Beyond = "averaged",
-        relative_prior: bool = False,
+        relative_prior: float | None = None,
         at_once: int = 1,
         batch_norm: float = 0.0,
     ) -> None:
@@ -102,8 +103,8 @@ class MatchingObjective:
         self._at_once = at_once if can_be_mapped(observation.model) else 1
         self._batch_norm = batch_norm
         plain = observation.update.steps == 1 and self._local.optimiser == "sgd"
-        factors = len(self.target.labels) if plain else 1
-        self._factors = factors if relative_prior else 0
+        self._factors = len(self.target.labels) if plain else 1
+        self._relative_prior = relative_prior
         self._statistics: dict[str, BatchStatistics] | None = None
         self._recorder = BatchStatisticsRecorder(observation.model)
         self._gradient = SimulatedGradient(
@@ -158,6 +159,9 @@ class MatchingObjective:
         *,
         mapped: bool,
     ) -> tuple[Tensor, Tensor]:
+        smooth = images
+        if self._relative_prior is not None:
+            images, smooth = pulled_no_harder(images, self._relative_prior * self._factors)
         if self._of_gradient and not mapped and not self._gradient.exact:
             batch = slice(self._local.batch_size)
             matched, seen = self._gradient.loss(images[batch], self.target.labels[batch], self._of_gradient)
@@ -165,8 +169,8 @@ class MatchingObjective:
         else:
             simulated = self._simulated(images, buffers, parameters, mapped)
             matched, statistics = self._matching(simulated.update, self._observed), simulated.statistics
-        prior = self._prior(images)
-        total = matched * (1 + prior) ** self._factors if self._factors else matched + prior
+        prior = self._prior(smooth)
+        total = matched + prior if self._relative_prior is None else matched * (1 + prior) ** self._factors
         if self._batch_norm:
             if self._statistics is None:
                 self._statistics = observed_statistics(self._observation, statistics[0])
