@@ -38,6 +38,7 @@ from shadow_defense.files import read_tensors
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.models.build import build_model
 from shadow_defense.protection.directions import train_classifier
+from shadow_defense.report.pages.evidence import evidence_numbers, render_evidence
 from shadow_defense.report.records.evidence import EvidenceRecord, Left
 from shadow_defense.report.records.reading import load_record
 from tests.experiment.comparison_grid import fixed_cost
@@ -159,6 +160,27 @@ class TestWholeStudy:
         assert settings["once"].withheld and settings["once"].left is None
         assert settings["fedavg"].f1_lost is None and settings["noise"].f1_lost is not None
         assert {difference.by for difference in record.differences} == {"ig", "test images"}
+
+    def test_what_attacks_left_is_told_by_the_size_of_the_client(
+        self, finished: tuple[Evidence, EvidenceRecord]
+    ) -> None:
+        """Two clients of one image and one of two; of another update's size nothing is in it."""
+        plan, record = finished
+        assert [(each.arm, each.size) for each in record.sizes] == [
+            (arm, size) for arm in ("fedavg", "noise") for size in (1, 2)
+        ]
+        alone, both = (each.left for each in record.sizes[:2])
+        assert alone.found.count == both.found.count == alone.above.count == both.above.count == 2
+        victim = trial(plan).dataset.clients[2]
+        assert len(victim.train) == 2
+        similar = [
+            [row.metrics["ssim_whole"] for row in score.matched().values()]
+            for score in plan.scores()["convnet"]
+            if (score.arm, score.client) == ("fedavg", victim.name)
+        ]
+        assert both.ssim.mean in [pytest.approx(sum(of_round) / 2) for of_round in similar]
+        assert "By the size of the client" in render_evidence(record)
+        assert "clients of 2" in evidence_numbers(record).csv()
 
     def test_the_reading_network_is_one_that_saw_the_public_images_moved(
         self, finished: tuple[Evidence, EvidenceRecord]

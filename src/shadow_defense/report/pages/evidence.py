@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.columns import end_columns
@@ -20,6 +21,8 @@ from shadow_defense.report.records.evidence import (
     TEST_IMAGES,
     Difference,
     EvidenceRecord,
+    Left,
+    OfSize,
     Result,
     Setting,
 )
@@ -46,6 +49,10 @@ def _by(setting: Setting) -> str | None:
     return None if setting.left is None else setting.left.by
 
 
+def _of_images(left: Left) -> dict[str, Estimate | None]:
+    return {"left": left.above, "closest": left.closest, "ssim": left.ssim, "found": left.found}
+
+
 def measures(setting: Setting) -> dict[str, Estimate]:
     """Every number of a setting by name."""
     worth, left = setting.worth, setting.left
@@ -63,7 +70,7 @@ def measures(setting: Setting) -> dict[str, Estimate]:
             "f1_lost_together": both.f1_lost,
         }
     if left is not None:
-        found |= {"left": left.above, "closest": left.closest, "ssim": left.ssim, "found": left.found}
+        found |= _of_images(left)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -140,6 +147,24 @@ def together_table(record: EvidenceRecord) -> list[Table[Setting]]:
     return [Table(title, (*NAMES, *TOGETHER), asked, "scores")] if asked else []
 
 
+SIZE_COLUMNS: tuple[Column[OfSize], ...] = (
+    Column("Arm", lambda each: each.arm),
+    Column("Model", lambda each: each.model),
+    Column("Images of the client", lambda each: each.size),
+    Column("Left (dB)", lambda each: each.left.above, 2, about="above the mean image, by attacks"),
+    Column("Found", lambda each: each.left.found),
+    Column("SSIM", lambda each: each.left.ssim),
+    Column("In hindsight (dB)", lambda each: each.left.closest, 2, about="the closest of all to each image"),
+    Column("Rebuilt", lambda each: each.left.above.count, about="images"),
+    Column("By", lambda each: each.left.by),
+)
+
+
+def size_table(record: EvidenceRecord) -> list[Table[OfSize]]:
+    """What attacks left by the size of the client; none where all victims have one."""
+    return [Table("By the size of the client", SIZE_COLUMNS, record.sizes, "scores")] if record.sizes else []
+
+
 def difference_table(record: EvidenceRecord) -> Table[Difference]:
     """Every arm against the first."""
     return Table(f"Against {record.first}, paired by image", DIFFERENCE_COLUMNS, record.differences, "scores")
@@ -166,6 +191,7 @@ def render_evidence(record: EvidenceRecord, pictures: Sequence[ComparisonPicture
         setting_table(record, "Every arm against the three bars", ASKED),
         setting_table(record, "Beside the bars", BESIDE),
         *together_table(record),
+        *size_table(record),
     ]
     planes = [
         Panel(f"{model}: PSNR above the mean image against macro F1", plane_svg(f"left{place}", plane, record.defenses))
@@ -175,6 +201,12 @@ def render_evidence(record: EvidenceRecord, pictures: Sequence[ComparisonPicture
     return render_comparison(
         record, pictures, "evidence", occasion="Evidence", left=planes, settings=settings, differences=differences
     )
+
+
+def _markdown(tables: Sequence[Table[Any]]) -> Iterator[str]:
+    for each in tables:
+        yield f"## {each.title}"
+        yield replace(each, title="").markdown()
 
 
 def evidence_markdown(record: EvidenceRecord) -> str:
@@ -191,11 +223,8 @@ def evidence_markdown(record: EvidenceRecord) -> str:
             "95 %, bootstrap over images within seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; "
             "found: Clopper and Pearson.",
             setting_table(record, "", (*ASKED, *BESIDE, FRONT)).markdown(),
-            *(
-                part
-                for each in together_table(record)
-                for part in (f"## {each.title}", replace(each, title="").markdown())
-            ),
+            *_markdown(together_table(record)),
+            *_markdown(size_table(record)),
             "## Differences",
             difference_table(record).markdown(),
             "## What the attacks say",
@@ -232,6 +261,10 @@ def evidence_numbers(record: EvidenceRecord) -> Table[Number]:
         for each in record.settings
         for name, value in measures(each).items()
     ]
+    for of in record.sizes:
+        by = f"{of.left.by}, clients of {of.size}"
+        known = _of_images(of.left).items()
+        rows += [Number(of.model, of.arm, name, by, value) for name, value in known if value is not None]
     for each in record.differences:
         rows.append(Number(each.model, each.arm, f"{each.measure}_difference", each.by, each.difference))
     return Table("", NUMBER_COLUMNS, rows)

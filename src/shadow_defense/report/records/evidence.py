@@ -162,6 +162,16 @@ def against(measure: Measure | None, bar: float) -> Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfSize:
+    """What attacks left of an arm's images at clients of one ``size``, in images."""
+
+    model: str
+    arm: str
+    size: int
+    left: Left
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """An arm against the first one, paired by image.
 
@@ -217,7 +227,8 @@ class EvidenceRecord(ComparisonRecord):
     Attributes:
         attacked: what the comparison of attacks says by itself.
         missing: how many results of each kind a longer run would add.
-        victims: images attacked of each seed by the size of the client that holds them.
+        victims: clients attacked of each seed by how many images they have.
+        sizes: what attacks left by the size of the client; empty where all have one.
     """
 
     settings: tuple[Setting, ...]
@@ -225,4 +236,5 @@ class EvidenceRecord(ComparisonRecord):
     missing: Mapping[str, int]
     victims: Mapping[str, int]
     audited: int
+    sizes: tuple[OfSize, ...] = ()
     attacked: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,21 +10,17 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from shadow_defense.data.dataset import concatenated
 from shadow_defense.experiment.analysis import by_image
-from shadow_defense.experiment.plans.evidence.believing import attacked
-from shadow_defense.experiment.plans.evidence.plan import Evidence, base_of, controls, predictings
-from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.plans.evidence.leftover import left_by_attacks
+from shadow_defense.experiment.plans.evidence.plan import Evidence, controls, predictings
 from shadow_defense.experiment.store import RecordTask
 from shadow_defense.experiment.tasks.predicting import Predicted, asked_together
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.metrics.confidence import Estimate, mean_interval
-from shadow_defense.metrics.contrasts import contrast, ends, holm, images_to_settle, two_sided, within_seeds
-from shadow_defense.metrics.intervals import DRAWS, macro_f1, share_interval
-from shadow_defense.metrics.linkage import hits
+from shadow_defense.metrics.contrasts import contrast, ends, holm, images_to_settle, two_sided
+from shadow_defense.metrics.intervals import DRAWS, macro_f1
 from shadow_defense.metrics.pareto import pareto_front
 from shadow_defense.metrics.utility import utility
-from shadow_defense.report.kit.formatting import listed
 from shadow_defense.report.records.evidence import (
     CONTROLS,
     READING_ALONE,
@@ -96,7 +91,7 @@ def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
 
 def _tried(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
     """What is believed of attacks, where no worst case bounds them."""
-    return None if evidence.is_drawn_once(model, arm) else _attacked(evidence, model, scores, arm)
+    return None if evidence.is_drawn_once(model, arm) else left_by_attacks(evidence, model, scores, arm)
 
 
 def _left(evidence: Evidence, model: str, arm: str, tried: Left | None) -> Left | None:
@@ -194,43 +189,6 @@ def lost_f1(first: Mapping[int, Predicted], own: Mapping[int, Predicted]) -> tup
     draws = over_seeds(torch.stack([f1_draws(first[seed], seed) - f1_draws(each, seed) for seed, each in both.items()]))
     lost = [f1_of(first[seed]) - f1_of(each) for seed, each in both.items()]
     return Estimate(sum(lost) / len(lost), ends(draws), _images(both)), two_sided(draws)
-
-
-def _attacked(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
-    """By the attacks that are believed, in the round that left most of the arm's images on average."""
-    left = attacked(scores, arm)
-    if left is None:
-        return None
-    by = Counter(score.attack for score in left.scores)
-    names = listed([f"{attack} ({count})" for attack, count in by.items()] if len(by) > 1 else list(by))
-    found, gallery = _found_again(evidence, model, arm, left.scores)
-    return Left(
-        by=f"{names}, round {left.round + 1}",
-        above=within_seeds(left.above),
-        ssim=within_seeds(left.similar),
-        found=share_interval(found),
-        gallery=gallery,
-        closest=within_seeds(left.closest),
-    )
-
-
-def _found_again(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> tuple[list[float], int]:
-    """Of each rebuilt image whether its own is the nearest of all clients' images, and how many those are."""
-    found: list[float] = []
-    count = 0
-    wanted = {(score.seed, Job(arm, score.attack, score.round, score.client)): score for score in scores}
-    for seed in evidence.grid.seeds_of(model):
-        trial = evidence.trial(model, seed)
-        everybody = concatenated([client.train for client in base_of(trial).dataset.clients])
-        gallery, count = everybody.unit_images().flatten(1), len(everybody)
-        places = {sample: place for place, sample in enumerate(everybody.sample_ids)}
-        for scoring in trial.scorings:
-            score = None if scoring.mean_image else wanted.get((seed, scoring.job))
-            if score is not None:
-                rebuilt = scoring.rebuilt(evidence.store, score)
-                distances = torch.cdist(torch.stack(list(rebuilt.values())).flatten(1), gallery)
-                found += hits(-distances, torch.tensor([places[sample] for sample in rebuilt])).tolist()
-    return found, count
 
 
 def _by_seed(own: ByImage, other: ByImage, name: str) -> dict[int, list[float]]:
