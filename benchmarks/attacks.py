@@ -49,6 +49,7 @@ MODELS = {
     # Of this one alone an update tells an image's contrast (docs/attacks.md).
     "convnet, not normalised": ModelSettings(name="convnet", activation="gelu", normalisation="none"),
     "resnet18": ModelSettings(name="resnet18", normalisation="group"),
+    "preactresnet18": ModelSettings(name="preactresnet18", normalisation="group"),
     "resnet18, batch norm": ModelSettings(name="resnet18", normalisation="batch"),
 }
 # One restart, so that an iteration is one simulated client; the group has its least number of members, two.

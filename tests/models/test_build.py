@@ -27,7 +27,13 @@ def build(name: str, normalisation: str, *, size: int = 32, channels: int = 3, s
 
 @pytest.mark.parametrize(
     ("name", "normalisation"),
-    [("convnet", "none"), ("densenet121", "group"), ("lenet", "none"), ("resnet18", "batch")],
+    [
+        ("convnet", "none"),
+        ("densenet121", "group"),
+        ("lenet", "none"),
+        ("preactresnet18", "group"),
+        ("resnet18", "batch"),
+    ],
 )
 def test_initialisation_depends_on_the_seed_alone(name: str, normalisation: str) -> None:
     torch.manual_seed(1)
@@ -89,6 +95,21 @@ def test_small_models_take_any_rectangle(name: str, height: int, width: int) -> 
     assert model(torch.zeros(1, 1, height, width)).shape == (1, 2)
 
 
+def test_what_pre_activation_adds_to_is_handed_on_as_it_is() -> None:
+    """Where blocks add nothing there is no ReLU on the way, and a shape changes by a convolution of h."""
+    model = build("preactresnet18", "group", size=16)
+    for block in model.blocks:
+        nn.init.zeros_(block.conv2.weight)
+    features = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(0))
+    same = model.blocks[:2](features)
+    assert torch.equal(same, features) and (same < 0).any()
+    third = model.blocks[2]
+    active = torch.relu(nn.functional.group_norm(features, 8, third.norm1.weight, third.norm1.bias))
+    expected = nn.functional.conv2d(active, third.shortcut.weight, stride=2)
+    torch.testing.assert_close(third(features), expected)
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 5)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 @pytest.mark.parametrize(("size", "stem"), [(8, "small"), (32, "imagenet"), (33, "imagenet"), (95, "auto")])
 def test_smallest_images(name: str, size: int, stem: str) -> None:
@@ -101,12 +122,13 @@ def test_only_the_chosen_normalisation_is_in_the_model(name: str, normalisation:
     modules = list(build(name, normalisation).modules())
     batch = sum(isinstance(module, _BatchNorm) for module in modules)
     group = sum(isinstance(module, nn.GroupNorm) for module in modules)
-    # ResNet-18: stem, 16 in the blocks, 3 shortcuts; DenseNet-121: stem, 2 in each of 58 layers, 3 transitions, last.
-    layers = {"convnet": 5, "lenet": 0, "resnet18": 20, "densenet121": 121}[name]
+    # ResNet-18: stem, 16 in the blocks, 3 shortcuts; with pre-activation 16 and the last.
+    # DenseNet-121: stem, 2 in each of 58 layers, 3 transitions, last.
+    layers = {"convnet": 5, "lenet": 0, "resnet18": 20, "preactresnet18": 17, "densenet121": 121}[name]
     assert (batch, group) == {"batch": (layers, 0), "group": (0, layers), "none": (0, 0)}[normalisation]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "densenet121"])
 def test_normalisation_does_not_shift_the_other_weights(name: str) -> None:
     """Group norm draws nothing: two variants of one seed start from the same convolutions."""
     batch, group = (dict(build(name, kind).named_parameters()) for kind in ("batch", "group"))
@@ -114,7 +136,7 @@ def test_normalisation_does_not_shift_the_other_weights(name: str) -> None:
     assert all(torch.equal(batch[key], group[key]) for key in batch)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "densenet121"])
 @pytest.mark.parametrize(("size", "shape"), [(95, (64, 3, 3, 3)), (96, (64, 3, 7, 7))])
 def test_stem_follows_the_size(name: str, size: int, shape: tuple[int, ...]) -> None:
     model = build(name, "group", size=size)
@@ -122,7 +144,8 @@ def test_stem_follows_the_size(name: str, size: int, shape: tuple[int, ...]) -> 
     assert first.weight.shape == shape
     # 95 px: no halving before the blocks; 96 px: two halvings.
     seen: list[int] = []
-    blocks = model.layer1 if name == "resnet18" else model.features.denseblock1
+    first_block = {"resnet18": "layer1", "preactresnet18": "blocks", "densenet121": "features.denseblock1"}
+    blocks = model.get_submodule(first_block[name])
     blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
     model(torch.zeros(1, 3, size, size))
     assert seen == [{95: 95, 96: 24}[size]]

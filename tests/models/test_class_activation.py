@@ -37,6 +37,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
         # With the ImageNet stem the last block is left with one pixel, which has no places to tell apart.
         ("resnet18", "batch", 32, "imagenet", "layer3"),
         ("densenet121", "batch", 32, "small", "class_layers.relu"),
+        ("preactresnet18", "batch", 32, "auto", "relu"),
     ],
 )
 def test_last_feature_map(name: str, normalisation: str, size: int, stem: str, layer: str) -> None:

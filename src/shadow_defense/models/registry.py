@@ -11,6 +11,7 @@ OWN: dict[str, ModelKind | str] = {
     "convnet": "shadow_defense.models.convnet",
     "densenet121": "shadow_defense.models.densenet",
     "lenet": "shadow_defense.models.lenet",
+    "preactresnet18": "shadow_defense.models.preactresnet",
     "resnet18": "shadow_defense.models.resnet",
 }
 
