@@ -90,6 +90,8 @@ def test_an_override_reaches_a_key_with_dots_in_it() -> None:
         (["attacks.x.attack=gradinversion", "attacks.x.threat_model=eavesdropper"], "does not grant"),
         (["attacks.x.rounds=[99]"], "asks for round 99: expected 1 to"),
         (["arms.a/b.defense=none"], "cannot be a folder"),
+        (["arms.dp-sgd.share_bn=all"], "arms.dp-sgd says no defense, which makes it 'none': add `defense: dp-sgd`"),
+        (["attacks.gifd.rounds=[1]"], "attacks.gifd says no attack, which makes it 'inverting-gradients'"),
         (["training.rounds"], "expected key.path=value"),
         (["seed.x=1"], "'seed' is a value, not a group of keys"),
         (["data.image_size=[1"], "not valid YAML"),

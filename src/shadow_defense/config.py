@@ -13,9 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.data.sources import SOURCES
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.devices import DEVICE_MEANING, DeviceName
 from shadow_defense.errors import (
     ConfigError,
@@ -35,7 +37,7 @@ from shadow_defense.models.registry import MODELS
 from shadow_defense.models.settings import ModelSettings
 from shadow_defense.plain_yaml import DEEPEST, as_mapping, parse_yaml, read_yaml
 from shadow_defense.registry import Registry
-from shadow_defense.validation import names_only, one_by_one, validated
+from shadow_defense.validation import check_called, names_only, one_by_one, validated
 
 FILES = {
     "data": ("path", "public_path"),
@@ -129,6 +131,8 @@ class RunConfig(BaseModel):
                     f"the name '{shown(name)}' cannot be a folder: use at most {LONGEST_NAME} letters, digits, '-', "
                     "'_' and '.'"
                 )
+        check_called("arms", self.arms, "defense", DEFENSES)
+        check_called("attacks", self.attacks, "attack", ATTACKS)
         if not self.arms:
             raise ConfigError("arms is empty: name at least one, such as `fedavg: {defense: none}`")
         for name, attack in self.attacks.items():

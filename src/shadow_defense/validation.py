@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError, ValidationInfo
 
-from shadow_defense.errors import ShadowDefenseError, shown
+from shadow_defense.errors import ConfigError, ShadowDefenseError, shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -54,6 +54,18 @@ def one_by_one(values: Any, check: Callable[[Any], Any], info: Any) -> Any:
         except ShadowDefenseError as error:
             raise type(error)(f"{info.field_name}.{shown(name)}: {error}") from error
     return checked
+
+
+def check_called(where: str, entries: Mapping[str, BaseModel], key: str, known: Container[str]) -> None:
+    """Refuse an entry that is called as one of ``known`` and leaves ``key``, which says what it is, at another default.
+
+    Raises:
+        ConfigError: for `dp-sgd: {}`, which would be no defense.
+    """
+    for name, entry in entries.items():
+        default = getattr(entry, key)
+        if name in known and name != default and key not in entry.model_fields_set:
+            raise ConfigError(f"{where}.{name} says no {key}, which makes it '{default}': add `{key}: {name}`")
 
 
 def _explain(failure: ValidationError, model: type[BaseModel], where: str) -> str:

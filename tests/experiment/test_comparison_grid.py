@@ -186,6 +186,12 @@ class TestReading:
             ({**TINY, "leave_out": ["x"]}, {"defenses": ["noise"]}, "leave_out.0 = 'x'"),
             ({"defenses": TINY["defenses"]}, {}, "names defenses and no models"),
             ({"model": "x"}, {}, "model = 'x'"),
+            ({**TINY, "attacks": {"gifd": {"rounds": [1]}}}, {}, "attacks.gifd says no attack"),
+            (
+                {**TINY, "defenses": {"fedavg": {}, "censor": {"preset": "paper"}}},
+                {},
+                "defenses.censor says no defense",
+            ),
         ],
     )
     def test_wrong_types_are_said_in_one_line(

@@ -9,13 +9,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.config import MetricSettings, RunConfig, config_from
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.defenses.build import DefenseSettings
+from shadow_defense.defenses.registry import DEFENSES
 from shadow_defense.errors import ConfigError, unknown_name
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.generators.settings import GeneratorSettings
-from shadow_defense.validation import one_by_one, validated
+from shadow_defense.validation import check_called, one_by_one, validated
 
 UNDEFENDED = "fedavg"
 
@@ -102,6 +104,8 @@ class Grid(BaseModel):
     def _consistent(self) -> Grid:
         if not self.models or not self.defenses or not self.attacks:
             raise ConfigError("a comparison needs at least one of models, defenses and attacks: name them in the file")
+        check_called("defenses", self.defenses, "defense", DEFENSES)
+        check_called("attacks", self.attacks, "attack", ATTACKS)
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds are {', '.join(map(str, self.seeds))}: give different numbers, 0 or more")
         for pair in self.leave_out:
