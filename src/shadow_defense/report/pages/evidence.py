@@ -150,12 +150,12 @@ def together_table(record: EvidenceRecord) -> list[Table[Setting]]:
 SIZE_COLUMNS: tuple[Column[OfSize], ...] = (
     Column("Arm", lambda each: each.arm),
     Column("Model", lambda each: each.model),
-    Column("Images of the client", lambda each: each.size),
+    Column("Images of the client", lambda each: each.size, 0),
     Column("Left (dB)", lambda each: each.left.above, 2, about="above the mean image, by attacks"),
     Column("Found", lambda each: each.left.found),
     Column("SSIM", lambda each: each.left.ssim),
     Column("In hindsight (dB)", lambda each: each.left.closest, 2, about="the closest of all to each image"),
-    Column("Rebuilt", lambda each: each.left.above.count, about="images"),
+    Column("Rebuilt", lambda each: each.left.above.count, 0, "images"),
     Column("By", lambda each: each.left.by),
 )
 
