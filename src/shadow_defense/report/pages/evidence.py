@@ -155,7 +155,7 @@ SIZE_COLUMNS: tuple[Column[OfSize], ...] = (
     Column("Found", lambda each: each.left.found),
     Column("SSIM", lambda each: each.left.ssim),
     Column("In hindsight (dB)", lambda each: each.left.closest, 2, about="the closest of all to each image"),
-    Column("Rebuilt", lambda each: each.left.above.count, 0, "images"),
+    Column("Rebuilt", lambda each: each.left.above.count, 0, about="images"),
     Column("By", lambda each: each.left.by),
 )
 
