@@ -154,7 +154,6 @@ SIZE_COLUMNS: tuple[Column[OfSize], ...] = (
     Column("Left (dB)", lambda each: each.left.above, 2, about="above the mean image, by attacks"),
     Column("Found", lambda each: each.left.found),
     Column("SSIM", lambda each: each.left.ssim),
-    Column("In hindsight (dB)", lambda each: each.left.closest, 2, about="the closest of all to each image"),
     Column("Rebuilt", lambda each: each.left.above.count, 0, about="images"),
     Column("By", lambda each: each.left.by),
 )
@@ -219,9 +218,9 @@ def evidence_markdown(record: EvidenceRecord) -> str:
             f"Left: of {record.audited} protected images of the first seed what the closest of all removers makes of "
             "each (worst case); of other arms what a malicious server reads of as many, or the attacks rebuilt of the "
             f"victims' images (of each seed, by the images of the client: {sizes}), each update's by the attack that "
-            "explains it best, in the round that left most. In hindsight: the closest of all to each image. Intervals: "
-            "95 %, bootstrap over images within seeds, of F1 over seeds too; AUROC and balanced accuracy: over seeds; "
-            "found: Clopper and Pearson.",
+            "explains it best, in the round and at the size that left most. In hindsight: the closest of all to each "
+            "image. Intervals: 95 %, bootstrap over images within seeds, of F1 over seeds too; AUROC and balanced "
+            "accuracy: over seeds; found: Clopper and Pearson.",
             setting_table(record, "", (*ASKED, *BESIDE, FRONT)).markdown(),
             *_markdown(together_table(record)),
             *_markdown(size_table(record)),

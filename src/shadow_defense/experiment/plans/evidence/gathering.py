@@ -10,7 +10,7 @@ from pathlib import Path
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.plans.comparison.gathering import gathered, pictures
 from shadow_defense.experiment.plans.evidence.believing import believed
-from shadow_defense.experiment.plans.evidence.leftover import left_by_size
+from shadow_defense.experiment.plans.evidence.leftover import sizes_of
 from shadow_defense.experiment.plans.evidence.plan import Evidence, controls, predictings
 from shadow_defense.experiment.plans.evidence.statistics import differences_of, settings_of
 from shadow_defense.experiment.tasks.scoring import Score
@@ -42,7 +42,7 @@ def write_evidence(evidence: Evidence, name: str, command: str) -> EvidenceRecor
     record = EvidenceRecord(
         **vars(gathered(evidence, scores, command)),
         settings=settings,
-        sizes=left_by_size(evidence, scores),
+        sizes=sizes_of(evidence, scores),
         differences=differences_of(evidence, scores),
         missing=Counter(task.kind for task in evidence.remaining()),
         victims={str(size): count for size, count in evidence.grid.victims.counts.items()},

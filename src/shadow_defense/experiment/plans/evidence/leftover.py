@@ -1,9 +1,10 @@
-"""What the attacks that are believed left: of all victims' images, and by how many images their client has."""
+"""What the attacks that are believed left of victims' images, by how many images their client has."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -19,23 +20,39 @@ from shadow_defense.report.kit.formatting import listed
 from shadow_defense.report.records.evidence import Left, OfSize
 
 
-def left_by_size(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[OfSize, ...]:
+def sizes_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[OfSize, ...]:
     """Of every arm that is attacked, where victims are of several sizes."""
     if len(evidence.grid.victims.counts) == 1:
         return ()
-    found = []
-    for model, trial in evidence.first_trials().items():
-        sizes = {client.name: len(client.train) for client in trial.dataset.clients}
-        for arm in trial.config.arms:
-            for size in sorted(evidence.grid.victims.counts):
-                own = [score for score in scores[model] if sizes[score.client] == size]
-                left = left_by_attacks(evidence, model, own, arm)
-                if left is not None:
-                    found.append(OfSize(model=model, arm=arm, size=size, left=left))
-    return tuple(found)
+    return tuple(
+        OfSize(model=model, arm=arm, size=size, left=left)
+        for model, trial in evidence.first_trials().items()
+        for arm in trial.config.arms
+        for size, left in _by_size(evidence, model, scores[model], arm).items()
+    )
 
 
 def left_by_attacks(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
+    """At clients of the size that leaks most: of all images together those of the largest clients would decide."""
+    sizes = _by_size(evidence, model, scores, arm)
+    if not sizes:
+        return None
+    size, left = max(sizes.items(), key=lambda each: each[1].above.mean)
+    return left if len(evidence.grid.victims.counts) == 1 else replace(left, by=f"{left.by}, clients of {size}")
+
+
+def _by_size(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> dict[int, Left]:
+    """What is left of an arm by how many images a client has, of the sizes of which something is scored."""
+    clients = {client.name: len(client.train) for client in evidence.first_trials()[model].dataset.clients}
+    found = {}
+    for size in sorted(evidence.grid.victims.counts):
+        left = _left(evidence, model, [score for score in scores if clients[score.client] == size], arm)
+        if left is not None:
+            found[size] = left
+    return found
+
+
+def _left(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
     """By the attacks that are believed, in the round that left most of the arm's images on average."""
     left = attacked(scores, arm)
     if left is None:
