@@ -10,7 +10,7 @@ from pathlib import Path
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.plans.comparison.gathering import gathered, pictures
 from shadow_defense.experiment.plans.evidence.believing import believed
-from shadow_defense.experiment.plans.evidence.leftover import sizes_of
+from shadow_defense.experiment.plans.evidence.leftover import left_by_size, sizes_of
 from shadow_defense.experiment.plans.evidence.plan import Evidence, controls, predictings
 from shadow_defense.experiment.plans.evidence.statistics import differences_of, settings_of
 from shadow_defense.experiment.tasks.scoring import Score
@@ -35,14 +35,15 @@ def write_evidence(evidence: Evidence, name: str, command: str) -> EvidenceRecor
         RunError: when nothing is there yet.
     """
     scores, folder = evidence.scores(), evidence.folder
-    settings = settings_of(evidence, scores)
+    left = left_by_size(evidence, scores)
+    settings = settings_of(evidence, left)
     if not settings:
         failed = "; ".join(f"{cell}: {error}" for cell, error in evidence.failures.items())
         raise RunError(f"nothing of the study is finished yet{f' ({failed})' if failed else ''}: give it more time")
     record = EvidenceRecord(
         **vars(gathered(evidence, scores, command)),
         settings=settings,
-        sizes=sizes_of(evidence, scores),
+        sizes=sizes_of(evidence, left),
         differences=differences_of(evidence, scores),
         missing=Counter(task.kind for task in evidence.remaining()),
         victims={str(size): count for size, count in evidence.grid.victims.counts.items()},

@@ -19,30 +19,39 @@ from shadow_defense.metrics.linkage import hits
 from shadow_defense.report.kit.formatting import listed
 from shadow_defense.report.records.evidence import Left, OfSize
 
+BySize = Mapping[int, Left]
+"""What is left by how many images a client has, of the sizes of which something is scored."""
 
-def sizes_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[OfSize, ...]:
+
+def left_by_size(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> dict[tuple[str, str], BySize]:
+    """By model and arm."""
+    return {
+        (model, arm): _by_size(evidence, model, scores[model], arm)
+        for model, trial in evidence.first_trials().items()
+        for arm in trial.config.arms
+    }
+
+
+def sizes_of(evidence: Evidence, left: Mapping[tuple[str, str], BySize]) -> tuple[OfSize, ...]:
     """Of every arm that is attacked, where victims are of several sizes."""
     if len(evidence.grid.victims.counts) == 1:
         return ()
     return tuple(
-        OfSize(model=model, arm=arm, size=size, left=left)
-        for model, trial in evidence.first_trials().items()
-        for arm in trial.config.arms
-        for size, left in _by_size(evidence, model, scores[model], arm).items()
+        OfSize(model=model, arm=arm, size=size, left=own)
+        for (model, arm), sizes in left.items()
+        for size, own in sizes.items()
     )
 
 
-def left_by_attacks(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> Left | None:
+def most_left(evidence: Evidence, sizes: BySize) -> Left | None:
     """At clients of the size that leaks most: of all images together those of the largest clients would decide."""
-    sizes = _by_size(evidence, model, scores, arm)
     if not sizes:
         return None
     size, left = max(sizes.items(), key=lambda each: each[1].above.mean)
     return left if len(evidence.grid.victims.counts) == 1 else replace(left, by=f"{left.by}, clients of {size}")
 
 
-def _by_size(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> dict[int, Left]:
-    """What is left of an arm by how many images a client has, of the sizes of which something is scored."""
+def _by_size(evidence: Evidence, model: str, scores: Sequence[Score], arm: str) -> BySize:
     clients = {client.name: len(client.train) for client in evidence.first_trials()[model].dataset.clients}
     found = {}
     for size in sorted(evidence.grid.victims.counts):

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from shadow_defense.experiment.analysis import by_image
-from shadow_defense.experiment.plans.evidence.leftover import left_by_attacks
+from shadow_defense.experiment.plans.evidence.leftover import BySize, most_left
 from shadow_defense.experiment.plans.evidence.plan import Evidence, controls, predictings
 from shadow_defense.experiment.store import RecordTask
 from shadow_defense.experiment.tasks.predicting import Predicted, asked_together
@@ -36,8 +36,12 @@ from shadow_defense.seeds import named_generator
 ByImage = Mapping[tuple[int, str, str], Mapping[str, float]]
 
 
-def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tuple[Setting, ...]:
-    """Every arm with every model of which something is known, and what public images alone are worth."""
+def settings_of(evidence: Evidence, left: Mapping[tuple[str, str], BySize]) -> tuple[Setting, ...]:
+    """Every arm with every model of which something is known, and what public images alone are worth.
+
+    Args:
+        left: by attacks, of each model and arm.
+    """
     found = []
     for model, trial in evidence.first_trials().items():
         predicted = {arm: predicted_of(evidence, model, arm) for arm in trial.config.arms}
@@ -59,7 +63,7 @@ def settings_of(evidence: Evidence, scores: Mapping[str, Sequence[Score]]) -> tu
             )
             for arm, own in {**predicted, **beside}.items()
         }
-        tried = {arm: _tried(evidence, model, arm, scores[model]) for arm in predicted}
+        tried = {arm: _tried(evidence, model, arm, left[model, arm]) for arm in predicted}
         arms = [
             replace(
                 priced[arm],
@@ -89,9 +93,9 @@ def _only(lost: tuple[Estimate, float] | None) -> Estimate | None:
     return None if lost is None else lost[0]
 
 
-def _tried(evidence: Evidence, model: str, arm: str, scores: Sequence[Score]) -> Left | None:
+def _tried(evidence: Evidence, model: str, arm: str, sizes: BySize) -> Left | None:
     """What is believed of attacks, where no worst case bounds them."""
-    return None if evidence.is_drawn_once(model, arm) else left_by_attacks(evidence, model, scores, arm)
+    return None if evidence.is_drawn_once(model, arm) else most_left(evidence, sizes)
 
 
 def _left(evidence: Evidence, model: str, arm: str, tried: Left | None) -> Left | None:
