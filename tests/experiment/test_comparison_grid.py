@@ -17,7 +17,7 @@ from shadow_defense.experiment.plans.comparison.grid import ABLATIONS, Grid
 from shadow_defense.experiment.plans.comparison.reading import comparison_names, load_grid
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.tasks import keys as task_keys
-from shadow_defense.experiment.tasks.keys import attack_key, generator_key, score_key, training_key
+from shadow_defense.experiment.tasks.keys import ATTACKING, attack_key, generator_key, score_key, training_key
 from shadow_defense.models.build import build_model
 from tests.experiment.comparison_grid import TINY, grid, the_scene
 
@@ -265,7 +265,7 @@ class TestContentKeys:
             patched.setattr(task_keys, "libraries", lambda: "torch 99")
             assert not set(before.values()) & set(keys(the_scene(tmp_path)).values())
         real = task_keys.code_hash
-        monkeypatch.setattr(task_keys, "code_hash", lambda *parts: real(*parts) + "x" * ("attacks" in parts))
+        monkeypatch.setattr(task_keys, "code_hash", lambda *roots: real(*roots) + "x" * (ATTACKING in roots))
         after = keys(the_scene(tmp_path))
         assert {name for name in before if before[name] != after[name]} == {"attack", "score"}
 

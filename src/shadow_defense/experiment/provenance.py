@@ -1,8 +1,7 @@
-"""What a number was computed with: the versions of libraries, the code itself, and how much memory."""
+"""What a number was computed with: the versions of libraries, and how much memory."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 import resource
@@ -35,18 +34,3 @@ def peak_megabytes() -> float:
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
     # Bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-@cache
-def code_hash(*parts: str) -> str:
-    """Of the source of some files and folders below the package: another hash, perhaps other numbers.
-
-    >>> code_hash("seeds.py") == code_hash("seeds.py") != code_hash("seeds.py", "metrics")
-    True
-    """
-    root, digest = Path(shadow_defense.__file__).parent, hashlib.sha256()
-    for part in sorted(parts):
-        for path in [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:20]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from shadow_defense.errors import ModelError, ShadowDefenseError, shown
 from shadow_defense.models.functional import training_mode
 from shadow_defense.models.kind import ModelKind
 from shadow_defense.models.named_state import plain_module
-from shadow_defense.models.naming import is_model_file
 from shadow_defense.models.opaque import load_opaque
 from shadow_defense.models.settings import ModelSettings
 
@@ -54,15 +51,6 @@ def file_kind(place: str) -> ModelKind:
         return answering(load_opaque(Path(place)), place, channels, classes, image_size)
 
     return ModelKind(place, "a program in a file", Arguments, build, ("batch", "group", "none"), own=True)
-
-
-def source_hash(place: str) -> str | None:
-    """Of the file in which a model of one's own lies; None for a model of this package, or without a file."""
-    if is_model_file(place):
-        file: str | None = place
-    else:
-        file = getattr(sys.modules.get(place.partition(":")[0]), "__file__", None) if ":" in place else None
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def answering(model: nn.Module, place: str, channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:

@@ -26,11 +26,11 @@ from shadow_defense.attacks.removers.worst_case import (
 from shadow_defense.data.dataset import ImageSet, concatenated
 from shadow_defense.defenses.base import Defense, RoundContext
 from shadow_defense.experiment.handed_over import protecting_once
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import TRAINING_CODE, computed_on, key_of, public_key, training_key
+from shadow_defense.experiment.tasks.keys import computed_on, key_of, public_key, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.states import on_host
@@ -61,7 +61,7 @@ class Breaking(RecordTask[Broken]):
 
     @cached_property
     def key(self) -> str:
-        code = code_hash("attacks/removers", "protection", "experiment/tasks/bounding.py")
+        code = code_hash(__name__)
         return key_of(code, public_key(self.scene), self.remover_steps, *computed_on(self.scene))
 
     @property
@@ -79,9 +79,6 @@ class Breaking(RecordTask[Broken]):
         known = Knowledge(data.public.unit_images(), data.public.labels, data.classes, device=self.scene.device)
         seed, steps = self.scene.config.seed, self.remover_steps
         self.save(store, Broken(breaks_unknown_noise(known, seed=seed, steps=steps, progress=progress)))
-
-
-BOUND_CODE = (*TRAINING_CODE, "attacks/removers", "experiment/tasks/bounding.py")
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ class Bounding(RecordTask[Bound]):
     @cached_property
     def key(self) -> str:
         asked = [self.audited, self.remover_steps]
-        return key_of(code_hash(*BOUND_CODE), training_key(self.scene, self.arm), asked)
+        return key_of(code_hash(__name__), training_key(self.scene, self.arm), asked)
 
     @property
     def about(self) -> str:

@@ -9,34 +9,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.defenses.build import DefenseSettings
-from shadow_defense.experiment.provenance import code_hash
+from shadow_defense.defenses.registry import DEFENSES, part_names
 from shadow_defense.experiment.scene import Job, Scene
-from shadow_defense.models.naming import is_own
+from shadow_defense.experiment.source import code_hash
+from shadow_defense.generators.registry import GENERATORS
+from shadow_defense.models.naming import is_model_file
+from shadow_defense.models.registry import MODELS
 from shadow_defense.report.records.reading import Settings
 
-COMMON = ("seeds.py", "data", "experiment/scene.py", "experiment/images.py", "federated/averaged_clients.py")
-GENERATOR_CODE = (*COMMON, "generators", "experiment/tasks/pretraining.py")
-TRAINING_CODE = (
-    *(*COMMON, "generators", "shadow", "defenses", "protection", "models", "federated", "metrics"),
-    *(
-        "experiment/tasks/training.py",
-        "experiment/tasks/training_place.py",
-        "experiment/engines.py",
-        "experiment/flower_apps.py",
-    ),
+PRETRAINING, TRAINING, ATTACKING, SCORING, COSTING = (
+    f"shadow_defense.experiment.tasks.{name}" for name in ("pretraining", "training", "attacking", "scoring", "costing")
 )
-ATTACK_CODE = (*COMMON, "attacks", "generators", "models", "federated", "metrics", "experiment/tasks/attacking.py")
-SCORE_CODE = (
-    *COMMON,
-    "models",
-    "metrics",
-    "federated/batch_norm_policy.py",
-    "experiment/tasks/scoring.py",
-    "experiment/tasks/training.py",
-)
-COST_CODE = (*TRAINING_CODE, "experiment/tasks/costing.py", "experiment/tasks/measuring.py")
-"""The source below the package that computes each kind of task: where it changes, results are computed anew."""
+OTHER_ENGINES = "shadow_defense.experiment.engines"
 
 
 def key_of(*parts: Any) -> str:
@@ -59,13 +45,9 @@ def file_hash(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def own_source(name: str) -> list[str]:
-    """The hash of the file of a model of one's own; of no other has the key an entry, so that it stays what it was."""
-    if not is_own(name):
-        return []
-    from shadow_defense.models.own import source_hash
-
-    return [source_hash(name) or ""]
+def modules_of(settings: DefenseSettings) -> list[str]:
+    """Where the defenses lie that ``settings`` name."""
+    return [DEFENSES.module(name) for name in part_names(settings.defense)]
 
 
 def images_key(scene: Scene) -> str:
@@ -88,14 +70,17 @@ def generator_key(scene: Scene) -> str:
     settings = scene.config.generator
     files = [file_hash(path) for path in (settings.path, settings.begin_from, settings.begin_from_discriminator)]
     chosen = settings.model_dump(mode="json", exclude={"path", "begin_from", "begin_from_discriminator"})
-    return key_of(code_hash(*GENERATOR_CODE), public_key(scene), chosen, files, *computed_on(scene))
+    code = code_hash(PRETRAINING, GENERATORS.module(settings.name))
+    return key_of(code, public_key(scene), chosen, files, *computed_on(scene))
 
 
 def start_key(scene: Scene) -> str:
     """Of what every training starts from: images and model."""
     model = scene.config.model
-    paths = [file_hash(model.start), file_hash(model.weights), *own_source(model.name)]
-    return key_of(images_key(scene), model.model_dump(mode="json", exclude={"start", "weights"}), paths)
+    in_file = is_model_file(model.name)
+    files = [file_hash(model.start), file_hash(model.weights), file_hash(Path(model.name)) if in_file else None]
+    code = None if in_file else code_hash(MODELS.module(model.name))
+    return key_of(images_key(scene), model.model_dump(mode="json", exclude={"start", "weights"}), files, code)
 
 
 def _generator_if(needed: bool, scene: Scene) -> str | None:
@@ -111,9 +96,9 @@ def training_key(scene: Scene, arm: str) -> str:
     """Not of the updates that are kept: more of them make it train again, with the same numbers."""
     settings, training = scene.config.arms[arm], scene.config.training.model_dump(mode="json")
     generator = _generator_if(settings.kind().needs_generator, scene)
-    code = code_hash(*TRAINING_CODE)
-    settled = deciding(settings)
-    return key_of(code, start_key(scene), settled, training, scene.config.engine, generator, *computed_on(scene))
+    engine = scene.config.engine
+    code = code_hash(TRAINING, *modules_of(settings), *([] if engine == "in-process" else [OTHER_ENGINES]))
+    return key_of(code, start_key(scene), deciding(settings), training, engine, generator, *computed_on(scene))
 
 
 def attack_key(scene: Scene, job: Job, training: str, randomised: bool) -> str:
@@ -122,7 +107,7 @@ def attack_key(scene: Scene, job: Job, training: str, randomised: bool) -> str:
     generator = _generator_if(settings.needs_generator, scene)
     chosen = [settings.attack, settings.resolved(), settings.threat_model]
     where = [job.attack, job.round, job.client, randomised]
-    return key_of(code_hash(*ATTACK_CODE), training, chosen, where, generator)
+    return key_of(code_hash(ATTACKING, ATTACKS.module(settings.attack)), training, chosen, where, generator)
 
 
 def score_key(scene: Scene, attack: str, reference: str) -> str:
@@ -130,13 +115,14 @@ def score_key(scene: Scene, attack: str, reference: str) -> str:
     metrics = scene.config.metrics
     settings = metrics.model_dump(mode="json", exclude={"lpips_weights"})
     found = [settings, file_hash(metrics.lpips_weights), scene.images.masks_sha256]
-    return key_of(code_hash(*SCORE_CODE), attack, reference, found)
+    return key_of(code_hash(SCORING), attack, reference, found)
 
 
 def cost_key(scene: Scene, arm: str) -> str:
     settings, training = scene.config.arms[arm], scene.config.training.model_dump(mode="json")
     generator = _generator_if(settings.kind().needs_generator, scene)
-    return key_of(code_hash(*COST_CODE), start_key(scene), deciding(settings), training, generator, *computed_on(scene))
+    code = code_hash(COSTING, *modules_of(settings))
+    return key_of(code, start_key(scene), deciding(settings), training, generator, *computed_on(scene))
 
 
 def deciding(settings: DefenseSettings) -> Settings:

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from shadow_defense.attacks.planted_reader import PLANTED, PlantedReader, Regression, learn, sign_of
 from shadow_defense.attacks.removers.worst_case import scores
 from shadow_defense.data.dataset import ClientData, ImageSet, concatenated
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, audited_places, psnr_and_ssim
-from shadow_defense.experiment.tasks.keys import TRAINING_CODE, key_of, training_key
+from shadow_defense.experiment.tasks.keys import key_of, training_key
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.client import prepare_defense, train_locally
@@ -37,8 +37,6 @@ COUNTS = (16, 64)
 
 LEARNED_FROM = 300
 """Public images, at most, whose updates the server learns from."""
-
-READING_CODE = (*TRAINING_CODE, "attacks/planted_reader.py", "attacks/removers", "experiment/tasks/planting.py")
 
 READING = "reading updates"
 """The name under which progress is reported, one step a client."""
@@ -67,7 +65,7 @@ class Planting(RecordTask[Bound]):
 
     @cached_property
     def key(self) -> str:
-        return key_of(code_hash(*READING_CODE), training_key(self.scene, self.arm), [self.audited, self.looks])
+        return key_of(code_hash(__name__), training_key(self.scene, self.arm), [self.audited, self.looks])
 
     @property
     def about(self) -> str:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from shadow_defense.data.dataset import FederatedDataset, Normalisation, concatenated
 from shadow_defense.errors import DataError
-from shadow_defense.experiment.provenance import code_hash
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import SCORE_CODE, key_of
+from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.training import Training, final_model
 from shadow_defense.metrics.utility import classify, probabilities_of
 from shadow_defense.models.together import together, weight
@@ -57,7 +57,7 @@ class Predicting(RecordTask[Predicted]):
 
     @cached_property
     def key(self) -> str:
-        return key_of(code_hash(*SCORE_CODE, "experiment/tasks/predicting.py"), self.training.key)
+        return key_of(code_hash(__name__), self.training.key)
 
     @property
     def about(self) -> str:

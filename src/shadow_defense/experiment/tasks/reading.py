@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shadow_defense.defenses.protect_once import PUBLIC_SEED
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
-from shadow_defense.experiment.tasks.keys import SCORE_CODE, computed_on, images_key, key_of
+from shadow_defense.experiment.tasks.keys import computed_on, images_key, key_of
 from shadow_defense.experiment.tasks.predicting import Predicted, predicted_by
 from shadow_defense.progress import Progress
 from shadow_defense.protection.directions import EPOCHS, train_public_classifier
-
-READING_CODE = (
-    *SCORE_CODE,
-    "protection/directions.py",
-    "experiment/tasks/predicting.py",
-    "experiment/tasks/reading.py",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +29,7 @@ class Reading(RecordTask[Predicted]):
 
     @cached_property
     def key(self) -> str:
-        return key_of(code_hash(*READING_CODE), images_key(self.scene), *computed_on(self.scene))
+        return key_of(code_hash(__name__), images_key(self.scene), *computed_on(self.scene))
 
     @property
     def about(self) -> str:

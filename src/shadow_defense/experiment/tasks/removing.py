@@ -11,12 +11,12 @@ import torch
 
 from shadow_defense.attacks.observation import Reconstruction
 from shadow_defense.experiment.handed_over import protecting_once, removals
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Job, Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
-from shadow_defense.experiment.tasks.keys import ATTACK_CODE, key_of
+from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.client import prepare_defense
@@ -35,7 +35,7 @@ class Removing(Attacking):
 
     @cached_property
     def key(self) -> str:
-        code = code_hash(*ATTACK_CODE, "experiment/handed_over.py", "experiment/tasks/removing.py")
+        code = code_hash(__name__)
         return key_of(code, self.training.key, [self.job.attack, self.job.client])
 
     def describe(self) -> Mapping[str, object]:

@@ -13,12 +13,11 @@ from tempfile import TemporaryDirectory
 from shadow_defense.attacks.removers.learned import pairs_of_own_making, train_remover
 from shadow_defense.attacks.removers.lmmse import LinearRemover
 from shadow_defense.defenses.base import Defense
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Job, Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import attack_seed, observation_of
 from shadow_defense.experiment.tasks.keys import (
-    TRAINING_CODE,
     attack_key,
     computed_on,
     key_of,
@@ -33,6 +32,7 @@ from shadow_defense.experiment.tasks.measuring import (
 )
 from shadow_defense.experiment.tasks.pretraining import generator_for_attack
 from shadow_defense.federated.states import on_host
+from shadow_defense.generators.registry import GENERATORS
 from shadow_defense.generators.training import pretrain
 from shadow_defense.progress import Progress
 from shadow_defense.progress import Task as Steps
@@ -40,8 +40,6 @@ from shadow_defense.protection.white import White
 from shadow_defense.protection.whitening import measure_whitening
 
 MEASURED_STEPS = 4
-
-TIMING_CODE = (*TRAINING_CODE, "experiment/tasks/timing.py", "experiment/tasks/measuring.py")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,8 @@ class GeneratorTiming(Measuring[StepTime]):
     def key(self) -> str:
         settings = self.scene.config.generator.model_dump(mode="json")
         shape = [self.scene.dataset.channels, *self.scene.dataset.image_size]
-        return key_of(code_hash(*TIMING_CODE), settings, shape, *computed_on(self.scene))
+        code = code_hash(__name__, GENERATORS.module(self.scene.config.generator.name))
+        return key_of(code, settings, shape, *computed_on(self.scene))
 
     @property
     def about(self) -> str:
@@ -144,8 +143,7 @@ class RemoverTiming(Measuring[StepTime]):
 
     @cached_property
     def key(self) -> str:
-        code = code_hash(*TIMING_CODE, "attacks/removers")
-        return key_of(code, public_key(self.scene), *computed_on(self.scene))
+        return key_of(code_hash(__name__), public_key(self.scene), *computed_on(self.scene))
 
     @property
     def about(self) -> str:

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.errors import RunError
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import TRAINING_CODE, images_key, key_of
+from shadow_defense.experiment.tasks.keys import images_key, key_of
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import Training, build_defense, federation
 from shadow_defense.federated.client import prepare_defense
@@ -26,8 +26,6 @@ from shadow_defense.federated.training_folder import (
 )
 from shadow_defense.files import link_file, read_tensors
 from shadow_defense.progress import Progress
-
-UPDATING_CODE = (*TRAINING_CODE, "experiment/tasks/updating.py", "experiment/victims.py")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ class Updating(Task):
 
     @cached_property
     def key(self) -> str:
-        return key_of(code_hash(*UPDATING_CODE), self.training.key, images_key(self.scene), sorted(self.scene.kept))
+        return key_of(code_hash(__name__), self.training.key, images_key(self.scene), sorted(self.scene.kept))
 
     @property
     def about(self) -> str:

@@ -13,8 +13,8 @@ import torch
 from shadow_defense.config import RunConfig
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.experiment.plans.risks.risk import NO_DEFENSE, Risk, Trials, changed, shadow_arm
-from shadow_defense.experiment.provenance import code_hash
 from shadow_defense.experiment.scene import Scene
+from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.keys import cost_key, key_of
@@ -73,7 +73,7 @@ class Timing(Measuring[Times]):
     @cached_property
     def key(self) -> str:
         arms = [cost_key(self.scene, arm) for arm in self.scene.config.arms]
-        return key_of(code_hash("experiment/plans/risks/cost.py", "federated"), self.repetitions, arms)
+        return key_of(code_hash(__name__), self.repetitions, arms)
 
     @property
     def about(self) -> str:
