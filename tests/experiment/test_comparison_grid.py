@@ -13,11 +13,16 @@ import yaml
 from shadow_defense.config import preset_names
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError
+from shadow_defense.experiment.engines import engine_named
 from shadow_defense.experiment.plans.comparison.grid import ABLATIONS, Grid
 from shadow_defense.experiment.plans.comparison.reading import comparison_names, load_grid
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.tasks import keys as task_keys
-from shadow_defense.experiment.tasks.keys import ATTACKING, attack_key, generator_key, score_key, training_key
+from shadow_defense.experiment.tasks.attacking import Attacking
+from shadow_defense.experiment.tasks.keys import ATTACKING
+from shadow_defense.experiment.tasks.pretraining import Pretraining
+from shadow_defense.experiment.tasks.scoring import Scoring
+from shadow_defense.experiment.tasks.training import Training
 from shadow_defense.models.build import build_model
 from tests.experiment.comparison_grid import TINY, grid, the_scene
 
@@ -226,11 +231,11 @@ class TestReading:
 
 
 def keys(scene: Scene) -> dict[str, str]:
-    job = Job("noise-weak", "inverting-gradients", 0, "client-1")
-    training = {arm: training_key(scene, arm) for arm in ("fedavg", "noise-weak", "shadow-1.0")}
-    attack = attack_key(scene, job, training["noise-weak"], False)
-    score = score_key(scene, attack, training["fedavg"])
-    return {"generator": generator_key(scene), **training, "attack": attack, "score": score}
+    training = {arm: Training(scene, arm, engine_named("in-process")) for arm in ("fedavg", "noise-weak", "shadow-1.0")}
+    attack = Attacking(scene, Job("noise-weak", "inverting-gradients", 0, "client-1"), training["noise-weak"])
+    score = Scoring(attack, training["fedavg"])
+    tasks = {"generator": Pretraining(scene), **training, "attack": attack, "score": score}
+    return {name: task.key for name, task in tasks.items()}
 
 
 def changed(folder: Path, **changes: Any) -> set[str]:
@@ -271,8 +276,9 @@ class TestContentKeys:
 
     def test_a_preset_and_its_settings_spelt_out_are_one_cell(self, tmp_path: Path) -> None:
         spelt = {"fedavg": {"defense": "none"}, "noise-weak": {"defense": "noise", "options": {"scale": 1e-3}}}
-        scene = the_scene(tmp_path, defenses=spelt)
-        assert training_key(scene, "noise-weak") == training_key(the_scene(tmp_path), "noise-weak")
+        scenes = the_scene(tmp_path, defenses=spelt), the_scene(tmp_path)
+        first, second = (Training(scene, "noise-weak", engine_named("in-process")).key for scene in scenes)
+        assert first == second
 
     def test_other_lesion_masks_are_other_scores(self, tmp_path: Path) -> None:
         def masked(value: bool) -> Scene:

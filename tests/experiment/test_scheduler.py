@@ -55,7 +55,7 @@ class Toy(Task):
     def is_done(self, place: Path) -> bool:
         return (place / "result").exists()
 
-    def describe(self) -> Mapping[str, Any]:
+    def decided_by(self) -> Mapping[str, Any]:
         return {"how": self.how}
 
     def compute(self, store: Store, progress: Progress) -> None:

@@ -17,7 +17,7 @@ from shadow_defense.experiment import source
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.source import code_hash, reached
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import TRAINING, training_key
+from shadow_defense.experiment.tasks.keys import TRAINING, training_parts
 from shadow_defense.progress import Progress
 from tests.experiment.comparison_grid import TINY, the_scene
 from tests.experiment.test_evidence import evidence, trial
@@ -100,10 +100,10 @@ def test_an_entry_of_another_package_is_in_the_key(
         "KIND = replace(NONE, name='mine')\n"
     )
     arms = {"fedavg": {"defense": "none"}, "mine": {"defense": "whole.mine:KIND"}}
-    before = {arm: training_key(the_scene(tmp_path / "out", defenses=arms), arm) for arm in arms}
+    before = {arm: training_parts(the_scene(tmp_path / "out", defenses=arms), arm) for arm in arms}
     (package / "near.py").write_text("def f():\n    return 3\n")
     forget()
-    after = {arm: training_key(the_scene(tmp_path / "out", defenses=arms), arm) for arm in arms}
+    after = {arm: training_parts(the_scene(tmp_path / "out", defenses=arms), arm) for arm in arms}
     assert [before[arm] == after[arm] for arm in arms] == [True, False]
 
 

@@ -19,7 +19,6 @@ from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation, read_sent
-from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.pretraining import GENERATOR
 from shadow_defense.experiment.tasks.training_place import TrainingPlace
 from shadow_defense.experiment.trial import Trial
@@ -235,18 +234,13 @@ class Recorded(Task):
 
     kind = "training"
 
-    @cached_property
-    def key(self) -> str:
-        """Of the files themselves."""
+    def decided_by(self) -> Mapping[str, object]:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return key_of([[str(path.relative_to(self.folder)), _digest(path)] for path in files])
+        return {str(path.relative_to(self.folder)): _digest(path) for path in files}
 
     @property
     def given(self) -> Path:
         return self.folder
-
-    def describe(self) -> Mapping[str, object]:
-        return {"recorded": str(self.folder)}
 
     def is_done(self, place: Path) -> bool:
         return read_journal(self.folder)[0] >= self.rounds

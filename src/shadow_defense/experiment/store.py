@@ -67,7 +67,7 @@ class Store:
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "versions": versions(),
                 "peak_megabytes": round(peak_megabytes()),
-                "task": task.describe(),
+                "task": task.decided_by(),
             },
         )
 

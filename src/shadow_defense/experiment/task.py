@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,10 +28,15 @@ class Task(ABC):
     kind: ClassVar[str]
     counted: ClassVar[str | None] = None
 
-    @property
     @abstractmethod
+    def decided_by(self) -> Mapping[str, object]:
+        """All that decides the result, in plain values: settings, data, code, versions. It lies beside the result."""
+
+    @cached_property
     def key(self) -> str:
-        """A hash of all that decides the result: settings, data, code, versions."""
+        """A short hash of all that decides the result."""
+        decided_by = json.dumps(self.decided_by(), sort_keys=True)
+        return hashlib.sha256(decided_by.encode()).hexdigest()[:20]
 
     @abstractmethod
     def is_done(self, place: Path) -> bool:
@@ -37,10 +45,6 @@ class Task(ABC):
     @abstractmethod
     def compute(self, store: Store, progress: Progress) -> None:
         """Write the result to the task's place in the store, or go on where a killed process stopped."""
-
-    @abstractmethod
-    def describe(self) -> Mapping[str, object]:
-        """What it is, in plain values: for the record beside the result."""
 
     def needs(self) -> Sequence[Task]:
         """The tasks whose results it reads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from shadow_defense.errors import RunError
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import attack_key
+from shadow_defense.experiment.tasks.keys import attack_parts
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_attack
 from shadow_defense.federated.batch_norm_policy import withheld_names
 from shadow_defense.federated.local_training import LocalTraining
@@ -51,9 +51,8 @@ class Attacking(Task):
     kind = "attack"
     counted = "attack"
 
-    @cached_property
-    def key(self) -> str:
-        return attack_key(self.scene, self.job, self.training.key, self.randomised)
+    def decided_by(self) -> Mapping[str, object]:
+        return attack_parts(self.scene, self.job, self.training.name, self.randomised)
 
     @property
     def arm(self) -> str:
@@ -64,18 +63,6 @@ class Attacking(Task):
     def about(self) -> str:
         job = self.job
         return f"seed {self.scene.config.seed}, {self.arm}: {job.attack}, round {job.round + 1}, {job.client}"
-
-    def describe(self) -> Mapping[str, object]:
-        settings = self.scene.config.attacks[self.job.attack]
-        return {
-            "training": self.training.name,
-            "attack": settings.attack,
-            "settings": settings.resolved(),
-            "threat_model": settings.threat_model,
-            "round": self.job.round + 1,
-            "client": self.job.client,
-            "randomised": self.randomised,
-        }
 
     def needs(self) -> Sequence[Task]:
         return [self.training, *generator_for_attack(self.scene, self.job.attack)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -30,7 +29,7 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import computed_on, key_of, public_key, training_key
+from shadow_defense.experiment.tasks.keys import public_parts, training_parts
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.states import on_host
@@ -59,17 +58,13 @@ class Breaking(RecordTask[Broken]):
     file = "break.json"
     record = Broken
 
-    @cached_property
-    def key(self) -> str:
-        code = code_hash(__name__)
-        return key_of(code, public_key(self.scene), self.remover_steps, *computed_on(self.scene))
+    def decided_by(self) -> Mapping[str, object]:
+        public = public_parts(self.scene)
+        return {"code": code_hash(__name__), "public": public, "remover_steps": self.remover_steps}
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}: sparse noise that a remover has to break"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"remover_steps": self.remover_steps}
 
     def steps(self) -> int:
         return self.remover_steps
@@ -125,10 +120,13 @@ class Bounding(RecordTask[Bound]):
     counted = TRAINING
     way = WORST_CASE
 
-    @cached_property
-    def key(self) -> str:
-        asked = [self.audited, self.remover_steps]
-        return key_of(code_hash(__name__), training_key(self.scene, self.arm), asked)
+    def decided_by(self) -> Mapping[str, object]:
+        return {
+            "code": code_hash(__name__),
+            "training": training_parts(self.scene, self.arm),
+            "audited": self.audited,
+            "remover_steps": self.remover_steps,
+        }
 
     @property
     def about(self) -> str:
@@ -139,9 +137,6 @@ class Bounding(RecordTask[Bound]):
         """What a number of it is by."""
         once = self.scene.config.arms[self.arm].kind().draws_once
         return self.way if once else f"{self.way} of round 1"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"arm": self.arm, "audited": self.audited, "remover_steps": self.remover_steps}
 
     def needs(self) -> Sequence[Task]:
         return [*generator_for_arm(self.scene, self.arm), self.breaking]

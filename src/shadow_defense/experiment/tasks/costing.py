@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from shadow_defense.data.dataset import ClientData
@@ -13,10 +13,7 @@ from shadow_defense.defenses.base import Defense
 from shadow_defense.experiment.provenance import peak_megabytes
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import (
-    cost_key,
-    deciding,
-)
+from shadow_defense.experiment.tasks.keys import cost_parts
 from shadow_defense.experiment.tasks.measuring import (
     Measuring,
     local_step,
@@ -101,17 +98,12 @@ class Costing(Measuring[Cost]):
     kind = "cost"
     record = Cost
 
-    @cached_property
-    def key(self) -> str:
-        return cost_key(self.scene, self.arm)
+    def decided_by(self) -> Mapping[str, object]:
+        return cost_parts(self.scene, self.arm)
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: cost"
-
-    def describe(self) -> Mapping[str, object]:
-        config = self.scene.config
-        return {"defense": deciding(config.arms[self.arm]), "model": config.model.model_dump(mode="json")}
 
     def needs(self) -> Sequence[Task]:
         return generator_for_arm(self.scene, self.arm)

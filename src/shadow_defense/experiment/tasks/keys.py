@@ -1,13 +1,12 @@
-"""What decides each result: settings, images, code and versions, in one hash."""
+"""What decides each result, in plain values: settings, images, code and versions. Hashed, it is the task's key."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.defenses.build import DefenseSettings
@@ -24,14 +23,8 @@ PRETRAINING, TRAINING, ATTACKING, SCORING, COSTING = (
 )
 OTHER_ENGINES = "shadow_defense.experiment.engines"
 
-
-def key_of(*parts: Any) -> str:
-    """A short hash of plain values.
-
-    >>> key_of("a", [1, None]) == key_of("a", [1, None]) != key_of("a", [1, 0])
-    True
-    """
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+Parts = Mapping[str, object]
+"""By name, as they are written beside the result."""
 
 
 @cache
@@ -50,79 +43,104 @@ def modules_of(settings: DefenseSettings) -> list[str]:
     return [DEFENSES.module(name) for name in part_names(settings.defense)]
 
 
-def images_key(scene: Scene) -> str:
-    """Of the images, labels, clients, seed, threads and libraries."""
-    data, config = scene.dataset, scene.config
-    clients = [[client.name, len(client.train), client.batch_size] for client in data.clients]
-    statistics = [data.normalisation.mean, data.normalisation.std]
-    return key_of(
-        libraries(), scene.images.sha256, statistics, clients, [data.class_names, config.seed, config.threads]
-    )
+def images_parts(scene: Scene) -> Parts:
+    """Images, labels and clients, and what computes on them."""
+    data = scene.dataset
+    return {
+        "sha256": scene.images.sha256,
+        "clients": [[client.name, len(client.train), client.batch_size] for client in data.clients],
+        "classes": data.class_names,
+        "normalisation": [data.normalisation.mean, data.normalisation.std],
+        **_computed_on(scene),
+    }
 
 
-def public_key(scene: Scene) -> str:
-    """Of the public images, which are all that a generator is trained on, the seed, threads and libraries."""
+def public_parts(scene: Scene) -> Parts:
+    """The public images, which are all that a generator is trained on, and what computes on them."""
     size = [scene.dataset.channels, *scene.dataset.image_size]
-    return key_of(libraries(), scene.images.public_sha256, size, [scene.config.seed, scene.config.threads])
+    return {"sha256": scene.images.public_sha256, "size": size, **_computed_on(scene)}
 
 
-def generator_key(scene: Scene) -> str:
+def _computed_on(scene: Scene) -> Parts:
+    config = scene.config
+    return {
+        "seed": config.seed,
+        "libraries": libraries(),
+        "threads": config.threads,
+        # Each kind has digits of its own.
+        "device": scene.device.type,
+    }
+
+
+def generator_parts(scene: Scene) -> Parts:
     settings = scene.config.generator
     files = [file_hash(path) for path in (settings.path, settings.begin_from, settings.begin_from_discriminator)]
-    chosen = settings.model_dump(mode="json", exclude={"path", "begin_from", "begin_from_discriminator"})
-    code = code_hash(PRETRAINING, GENERATORS.module(settings.name))
-    return key_of(code, public_key(scene), chosen, files, *computed_on(scene))
+    return {
+        "code": code_hash(PRETRAINING, GENERATORS.module(settings.name)),
+        "public": public_parts(scene),
+        "generator": settings.model_dump(mode="json", exclude={"path", "begin_from", "begin_from_discriminator"}),
+        "files": files,
+    }
 
 
-def start_key(scene: Scene) -> str:
-    """Of what every training starts from: images and model."""
+def start_parts(scene: Scene) -> Parts:
+    """What every training starts from: images and model."""
     model = scene.config.model
     in_file = is_model_file(model.name)
-    files = [file_hash(model.start), file_hash(model.weights), file_hash(Path(model.name)) if in_file else None]
-    code = None if in_file else code_hash(MODELS.module(model.name))
-    return key_of(images_key(scene), model.model_dump(mode="json", exclude={"start", "weights"}), files, code)
+    return {
+        "code": None if in_file else code_hash(MODELS.module(model.name)),
+        "images": images_parts(scene),
+        "model": model.model_dump(mode="json", exclude={"start", "weights"}),
+        "files": [file_hash(path) for path in (model.start, model.weights, Path(model.name) if in_file else None)],
+    }
 
 
-def _generator_if(needed: bool, scene: Scene) -> str | None:
-    return generator_key(scene) if needed else None
+def training_parts(scene: Scene, arm: str) -> Parts:
+    """Not the updates that are kept: more of them make it train again, with the same numbers."""
+    settings, engine = scene.config.arms[arm], scene.config.engine
+    other = [] if engine == "in-process" else [OTHER_ENGINES]
+    return {
+        "code": code_hash(TRAINING, *modules_of(settings), *other),
+        "start": start_parts(scene),
+        "defense": deciding(settings),
+        "training": scene.config.training.model_dump(mode="json"),
+        "engine": engine,
+        "generator": generator_parts(scene) if settings.kind().needs_generator else None,
+    }
 
 
-def computed_on(scene: Scene) -> list[str]:
-    """The kind of device, whose digits are its own; of a CPU has the key an entry no more than it ever had."""
-    return [] if scene.device.type == "cpu" else [scene.device.type]
-
-
-def training_key(scene: Scene, arm: str) -> str:
-    """Not of the updates that are kept: more of them make it train again, with the same numbers."""
-    settings, training = scene.config.arms[arm], scene.config.training.model_dump(mode="json")
-    generator = _generator_if(settings.kind().needs_generator, scene)
-    engine = scene.config.engine
-    code = code_hash(TRAINING, *modules_of(settings), *([] if engine == "in-process" else [OTHER_ENGINES]))
-    return key_of(code, start_key(scene), deciding(settings), training, engine, generator, *computed_on(scene))
-
-
-def attack_key(scene: Scene, job: Job, training: str, randomised: bool) -> str:
-    """``training``: the key of the training whose update is attacked."""
+def attack_parts(scene: Scene, job: Job, attacked: object, randomised: bool) -> Parts:
+    """``attacked``: the name of the training whose update it is."""
     settings = scene.config.attacks[job.attack]
-    generator = _generator_if(settings.needs_generator, scene)
-    chosen = [settings.attack, settings.resolved(), settings.threat_model]
-    where = [job.attack, job.round, job.client, randomised]
-    return key_of(code_hash(ATTACKING, ATTACKS.module(settings.attack)), training, chosen, where, generator)
+    return {
+        "code": code_hash(ATTACKING, ATTACKS.module(settings.attack)),
+        "training": attacked,
+        "attack": settings.attack,
+        "settings": settings.resolved(),
+        "threat_model": settings.threat_model,
+        "label": job.attack,
+        "round": job.round + 1,
+        "client": job.client,
+        "randomised": randomised,
+        "generator": generator_parts(scene) if settings.needs_generator else None,
+    }
 
 
-def score_key(scene: Scene, attack: str, reference: str) -> str:
-    """``attack``: of what is scored; ``reference``: of the training whose final model shows the foreground."""
+def score_parts(scene: Scene, attack: str, reference: str) -> Parts:
+    """``attack``: the name of what is scored; ``reference``: of the training whose final model shows the foreground."""
     metrics = scene.config.metrics
-    settings = metrics.model_dump(mode="json", exclude={"lpips_weights"})
-    found = [settings, file_hash(metrics.lpips_weights), scene.images.masks_sha256]
-    return key_of(code_hash(SCORING), attack, reference, found)
+    return {
+        "code": code_hash(SCORING),
+        "attack": attack,
+        "reference": reference,
+        "metrics": metrics.model_dump(mode="json", exclude={"lpips_weights"}),
+        "lpips_weights": file_hash(metrics.lpips_weights),
+        "masks": scene.images.masks_sha256,
+    }
 
 
-def cost_key(scene: Scene, arm: str) -> str:
-    settings, training = scene.config.arms[arm], scene.config.training.model_dump(mode="json")
-    generator = _generator_if(settings.kind().needs_generator, scene)
-    code = code_hash(COSTING, *modules_of(settings))
-    return key_of(code, start_key(scene), deciding(settings), training, generator, *computed_on(scene))
+def cost_parts(scene: Scene, arm: str) -> Parts:
+    return {**training_parts(scene, arm), "code": code_hash(COSTING, *modules_of(scene.config.arms[arm]))}
 
 
 def deciding(settings: DefenseSettings) -> Settings:

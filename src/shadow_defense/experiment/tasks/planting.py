@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.bounding import Bound, audited_places, psnr_and_ssim
-from shadow_defense.experiment.tasks.keys import key_of, training_key
+from shadow_defense.experiment.tasks.keys import training_parts
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.client import prepare_defense, train_locally
@@ -63,9 +62,13 @@ class Planting(RecordTask[Bound]):
     counted = READING
     way = MALICIOUS_SERVER
 
-    @cached_property
-    def key(self) -> str:
-        return key_of(code_hash(__name__), training_key(self.scene, self.arm), [self.audited, self.looks])
+    def decided_by(self) -> Mapping[str, object]:
+        return {
+            "code": code_hash(__name__),
+            "training": training_parts(self.scene, self.arm),
+            "audited": self.audited,
+            "rounds": self.looks,
+        }
 
     @property
     def about(self) -> str:
@@ -75,9 +78,6 @@ class Planting(RecordTask[Bound]):
     def by(self) -> str:
         """What a number of it is by."""
         return f"{self.way}, {counted(self.looks, 'round')}"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"arm": self.arm, "audited": self.audited, "rounds": self.looks}
 
     def needs(self) -> Sequence[Task]:
         return generator_for_arm(self.scene, self.arm)

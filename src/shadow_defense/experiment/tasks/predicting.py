@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float64, Int64
@@ -15,7 +14,6 @@ from shadow_defense.errors import DataError
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.training import Training, final_model
 from shadow_defense.metrics.utility import classify, probabilities_of
 from shadow_defense.models.together import together, weight
@@ -55,16 +53,12 @@ class Predicting(RecordTask[Predicted]):
     file = "predicted.json"
     record = Predicted
 
-    @cached_property
-    def key(self) -> str:
-        return key_of(code_hash(__name__), self.training.key)
+    def decided_by(self) -> Mapping[str, object]:
+        return {"code": code_hash(__name__), "training": self.training.name}
 
     @property
     def about(self) -> str:
         return f"seed {self.training.scene.config.seed}, {self.training.arm}: test images"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"training": self.training.name}
 
     def needs(self) -> Sequence[Task]:
         return [self.training]

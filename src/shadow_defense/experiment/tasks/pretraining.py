@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import generator_key
+from shadow_defense.experiment.tasks.keys import generator_parts
 from shadow_defense.files import atomic_path
 from shadow_defense.generators.build import load_generator
 from shadow_defense.generators.interface import Generator, check_generator
@@ -31,17 +30,12 @@ class Pretraining(Task):
     kind = "generator"
     counted = PRETRAINING
 
-    @cached_property
-    def key(self) -> str:
-        return generator_key(self.scene)
+    def decided_by(self) -> Mapping[str, object]:
+        return generator_parts(self.scene)
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}: shadow generator"
-
-    def describe(self) -> Mapping[str, object]:
-        settings = self.scene.config.generator.model_dump(mode="json")
-        return {"generator": settings, "seed": self.scene.config.seed, "public_images": len(self.scene.dataset.public)}
 
     def steps(self) -> int:
         return self.scene.config.generator.steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -16,7 +15,6 @@ from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking
-from shadow_defense.experiment.tasks.keys import key_of
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
 from shadow_defense.federated.client import prepare_defense
@@ -33,13 +31,13 @@ class Removing(Attacking):
     def of(cls, scene: Scene, arm: str, client: str, training: Task) -> Removing:
         return cls(scene, Job(arm, BEST_REMOVER, 0, client), training)
 
-    @cached_property
-    def key(self) -> str:
-        code = code_hash(__name__)
-        return key_of(code, self.training.key, [self.job.attack, self.job.client])
-
-    def describe(self) -> Mapping[str, object]:
-        return {"training": self.training.name, "attack": BEST_REMOVER, "client": self.job.client}
+    def decided_by(self) -> Mapping[str, object]:
+        return {
+            "code": code_hash(__name__),
+            "training": self.training.name,
+            "attack": self.job.attack,
+            "client": self.job.client,
+        }
 
     def needs(self) -> Sequence[Task]:
         return [self.training, *generator_for_arm(self.scene, self.job.arm)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import RecordTask, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
-from shadow_defense.experiment.tasks.keys import key_of, score_key
+from shadow_defense.experiment.tasks.keys import score_parts
 from shadow_defense.experiment.tasks.training import final_model
 from shadow_defense.metrics.fidelity import score_reconstructions
 from shadow_defense.metrics.lpips import Lpips, load_lpips
@@ -102,19 +102,14 @@ class Scoring(RecordTask[Score]):
         """The name in tables: of the attacked arm, or of a control."""
         return MEAN_IMAGE if self.mean_image else self.attack.arm
 
-    @cached_property
-    def key(self) -> str:
-        key = score_key(self.scene, self.attack.key, self.reference.key)
-        return key_of(key, MEAN_IMAGE) if self.mean_image else key
+    def decided_by(self) -> Mapping[str, object]:
+        scored = score_parts(self.scene, self.attack.name, self.reference.name)
+        return {**scored, "mean_image": self.mean_image}
 
     @property
     def about(self) -> str:
         job = self.job
         return f"seed {self.scene.config.seed}, {self.arm}: {job.attack}, round {job.round + 1}, {job.client}, scores"
-
-    def describe(self) -> Mapping[str, object]:
-        metrics = self.scene.config.metrics.model_dump(mode="json")
-        return {"attack": self.attack.name, "mean_image": self.mean_image, "metrics": metrics}
 
     def needs(self) -> Sequence[Task]:
         return [self.reference, self.attack]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,13 +17,7 @@ from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import attack_seed, observation_of
-from shadow_defense.experiment.tasks.keys import (
-    attack_key,
-    computed_on,
-    key_of,
-    public_key,
-    start_key,
-)
+from shadow_defense.experiment.tasks.keys import attack_parts, public_parts, start_parts
 from shadow_defense.experiment.tasks.measuring import (
     LONG,
     Measuring,
@@ -59,16 +53,12 @@ class AttackTiming(Measuring[StepTime]):
     kind = "attack-cost"
     record = StepTime
 
-    @cached_property
-    def key(self) -> str:
-        return attack_key(self.scene, Job("", self.attack, 0, ""), start_key(self.scene), False)
+    def decided_by(self) -> Mapping[str, object]:
+        return attack_parts(self.scene, Job("", self.attack, 0, ""), start_parts(self.scene), False)
 
     @property
     def about(self) -> str:
         return f"{self.attack}: cost of a step"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"attack": self.scene.config.attacks[self.attack].model_dump(mode="json")}
 
     def needs(self) -> Sequence[Task]:
         return generator_for_attack(self.scene, self.attack)
@@ -103,19 +93,18 @@ class GeneratorTiming(Measuring[StepTime]):
     kind = "generator-cost"
     record = StepTime
 
-    @cached_property
-    def key(self) -> str:
-        settings = self.scene.config.generator.model_dump(mode="json")
-        shape = [self.scene.dataset.channels, *self.scene.dataset.image_size]
-        code = code_hash(__name__, GENERATORS.module(self.scene.config.generator.name))
-        return key_of(code, settings, shape, *computed_on(self.scene))
+    def decided_by(self) -> Mapping[str, object]:
+        settings = self.scene.config.generator
+        return {
+            "code": code_hash(__name__, GENERATORS.module(settings.name)),
+            "generator": settings.model_dump(mode="json"),
+            "shape": [self.scene.dataset.channels, *self.scene.dataset.image_size],
+            "device": self.scene.device.type,
+        }
 
     @property
     def about(self) -> str:
         return "shadow generator: cost of a step"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"generator": self.scene.config.generator.model_dump(mode="json")}
 
     def measure(self, generator: Path) -> StepTime:
         scene = self.scene
@@ -141,16 +130,12 @@ class RemoverTiming(Measuring[StepTime]):
     kind = "remover-cost"
     record = StepTime
 
-    @cached_property
-    def key(self) -> str:
-        return key_of(code_hash(__name__), public_key(self.scene), *computed_on(self.scene))
+    def decided_by(self) -> Mapping[str, object]:
+        return {"code": code_hash(__name__), "public": public_parts(self.scene)}
 
     @property
     def about(self) -> str:
         return "learned remover: cost of a step"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"public": len(self.scene.dataset.public)}
 
     def measure(self, generator: Path) -> StepTime:
         public, classes = self.scene.dataset.public, self.scene.dataset.classes

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -19,7 +18,7 @@ from shadow_defense.errors import ConfigError, RunError
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import deciding, key_of, training_key
+from shadow_defense.experiment.tasks.keys import training_parts
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm
 from shadow_defense.experiment.tasks.training_place import PLACE, Keep, TrainingPlace, read_keep
 from shadow_defense.federated.batch_norm_policy import evaluable_state
@@ -65,25 +64,12 @@ class Training(Task):
     kind = "training"
     counted = TRAINING
 
-    @cached_property
-    def key(self) -> str:
-        return training_key(self.scene, self.arm)
+    def decided_by(self) -> Mapping[str, object]:
+        return training_parts(self.scene, self.arm)
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: training"
-
-    def describe(self) -> Mapping[str, object]:
-        config = self.scene.config
-        return {
-            "arm": self.arm,
-            "defense": deciding(config.arms[self.arm]),
-            "model": config.model.model_dump(mode="json"),
-            "training": config.training.model_dump(mode="json"),
-            "seed": config.seed,
-            "engine": config.engine,
-            "device": self.scene.device.type,
-        }
 
     def needs(self) -> Sequence[Task]:
         return generator_for_arm(self.scene, self.arm)
@@ -213,10 +199,6 @@ class Central(Training):
     """Plain SGD on the public images, one epoch a round."""
 
     kind = "central-training"
-
-    @cached_property
-    def key(self) -> str:
-        return key_of("central", training_key(self.scene, self.arm))
 
     @property
     def about(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from shadow_defense.errors import RunError
@@ -12,7 +11,7 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import images_key, key_of
+from shadow_defense.experiment.tasks.keys import images_parts
 from shadow_defense.experiment.tasks.pretraining import generator_file, generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import Training, build_defense, federation
 from shadow_defense.federated.client import prepare_defense
@@ -49,17 +48,17 @@ class Updating(Task):
     def arm(self) -> str:
         return self.training.arm
 
-    @cached_property
-    def key(self) -> str:
-        return key_of(code_hash(__name__), self.training.key, images_key(self.scene), sorted(self.scene.kept))
+    def decided_by(self) -> Mapping[str, object]:
+        return {
+            "code": code_hash(__name__),
+            "training": self.training.name,
+            "images": images_parts(self.scene),
+            "rounds": [round + 1 for round in sorted(self.scene.kept)],
+        }
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}, {self.arm}: updates of victims"
-
-    def describe(self) -> Mapping[str, object]:
-        rounds = [round + 1 for round in sorted(self.scene.kept)]
-        return {"training": self.training.name, "rounds": rounds, "clients": len(self.scene.dataset.clients)}
 
     def needs(self) -> Sequence[Task]:
         return [self.training, *generator_for_arm(self.scene, self.arm)]

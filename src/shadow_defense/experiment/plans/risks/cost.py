@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import cost_key, key_of
+from shadow_defense.experiment.tasks.keys import cost_parts
 from shadow_defense.experiment.tasks.measuring import Measuring, local_step, seconds_of
 from shadow_defense.experiment.tasks.pretraining import generator_for_arm, load_arm_generator
 from shadow_defense.experiment.tasks.training import build_defense
@@ -70,17 +70,16 @@ class Timing(Measuring[Times]):
     kind = "epoch-times"
     record = Times
 
-    @cached_property
-    def key(self) -> str:
-        arms = [cost_key(self.scene, arm) for arm in self.scene.config.arms]
-        return key_of(code_hash(__name__), self.repetitions, arms)
+    def decided_by(self) -> Mapping[str, object]:
+        return {
+            "code": code_hash(__name__),
+            "repetitions": self.repetitions,
+            "arms": [cost_parts(self.scene, arm) for arm in self.scene.config.arms],
+        }
 
     @property
     def about(self) -> str:
         return f"seed {self.scene.config.seed}: times of local epochs"
-
-    def describe(self) -> Mapping[str, object]:
-        return {"model": self.scene.config.model.model_dump(mode="json"), "arms": list(self.scene.config.arms)}
 
     def needs(self) -> Sequence[Task]:
         return generator_for_arm(self.scene, SHADOW)
