@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from shadow_defense.experiment.exhibits import collect_patients, read_scores
+from shadow_defense.experiment.exhibits import collect_patients
 from shadow_defense.experiment.plans.run import read_results
 from shadow_defense.experiment.run import Run
 
@@ -31,7 +31,7 @@ ROWS = {
 def draw(folder: Path, picture: Path) -> None:
     run = Run.open(folder)
     record = read_results(run)
-    patients = collect_patients(run, record, read_scores(run, "run `shadow-defense evaluate` again"))[:4]
+    patients = collect_patients(run, record)[:4]
     figure, places = plt.subplots(
         len(ROWS), len(patients), figsize=(1.6 * len(patients), 10.4), squeeze=False, layout="constrained"
     )

@@ -12,7 +12,7 @@ import torch
 
 from shadow_defense.config import config_from
 from shadow_defense.errors import RunError, ShadowDefenseError
-from shadow_defense.experiment.exhibits import collect_patients, read_scores
+from shadow_defense.experiment.exhibits import collect_patients
 from shadow_defense.experiment.plans.run import STAGES, pretrain_stage, read_results
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
@@ -143,9 +143,11 @@ def test_every_damaged_file_is_named_and_mended_as_its_line_says(tiny: dict[str,
         for stage in to_results:
             stage(run, Progress())
         assert numbers(json.loads(run.results_path.read_text())) == whole, damaged
-    for name in ("results.json", "scores.json"):
-        (run.folder / name).write_text("{")
-        with pytest.raises(RunError, match=rf"{name}.*run `shadow-defense evaluate"):
+    found = json.loads(run.results_path.read_text())
+    found["sights"][0]["reconstruction"] = 7
+    for text in ("{", json.dumps(found)):
+        run.results_path.write_text(text)
+        with pytest.raises(RunError, match=r"results.json.*run `shadow-defense evaluate"):
             STAGES["report"](run, Progress())
         STAGES["evaluate"](run, Progress())
     STAGES["report"](run, Progress())
@@ -172,7 +174,7 @@ def test_the_report_of_a_client_with_more_images_than_are_explained(tiny: dict[s
     run = Run.create(tmp_path / "run", config_from({**tiny, "workers": 0}))
     for stage in ("train", "attack", "evaluate"):
         STAGES[stage](run, Progress())
-    patients = collect_patients(run, read_results(run), read_scores(run, "again"))
+    patients = collect_patients(run, read_results(run))
     names = run.client("client-1").train.sample_ids
     assert [patient.sample_id for patient in patients] == list(names)
     explained = ["shadow" in patient.explained.get(1, {}) for patient in patients]

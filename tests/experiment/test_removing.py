@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shadow_defense.config import config_from
-from shadow_defense.experiment.exhibits import collect_patients, read_scores
+from shadow_defense.experiment.exhibits import collect_patients
 from shadow_defense.experiment.plans.run import STAGES, read_results
 from shadow_defense.experiment.run import Run
 from shadow_defense.metrics.ssim import ssim
@@ -35,7 +35,7 @@ def test_the_worst_case_of_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert {sight.recognition for sight in record.closest("once", ["ig"]).values()} == {"not recognisable"}
     assert {sight.recognition for sight in record.closest("once").values()} == {"recognisable"}
     assert record.arms["once"].title == "Once" and record.arms["plain"].title == "No defense"
-    patients = collect_patients(run, record, read_scores(run, "again"))
+    patients = collect_patients(run, record)
     assert [patient.client for patient in patients] == ["client-1", "client-2"]
     for patient in patients:
         trained_on = patient.explained[1]["once"].protected

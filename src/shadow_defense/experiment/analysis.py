@@ -68,6 +68,7 @@ def sights_of(scores: Sequence[Score]) -> tuple[Sight, ...]:
                     attack=score.attack,
                     client=score.client,
                     sample_id=sample,
+                    reconstruction=row.reconstruction,
                     round=score.round + 1,
                     ssim=similarity,
                     mean_image_ssim=mean_image.get((score.client, sample)),

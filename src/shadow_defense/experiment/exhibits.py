@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -15,67 +14,34 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scene import Job
 from shadow_defense.experiment.tasks.scoring import Score
 from shadow_defense.federated.training_folder import read_explanations
-from shadow_defense.files import read_json, write_json
-from shadow_defense.report.records.reading import read_record
-from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight
-from shadow_defense.report.records.scores import MEAN_IMAGE
+from shadow_defense.files import write_json
+from shadow_defense.report.records.run import Explanation, Patient, RunRecord, Sight
 
 MOST_PATIENTS = 24
 """More pictures would make the page heavy without saying more."""
 
 
 def write_scores(run: Run, scores: Sequence[Score]) -> None:
-    write_json(_path(run), TypeAdapter(list[Score]).dump_python(list(scores), mode="json"))
+    write_json(run.folder / "scores.json", TypeAdapter(list[Score]).dump_python(list(scores), mode="json"))
 
 
-def read_scores(run: Run, hint: str) -> list[Score]:
-    """The scores of every attacked update. Raises :class:`RunError`, ending in ``hint``, for another run's."""
-    path = _path(run)
-    scores = read_record(list[Score], read_json(path, hint), str(path), hint)
-    first_arm = {(score.attack, score.round, score.client) for score in scores if score.arm == run.reference}
-    first_arm |= {(BEST_REMOVER, score.round, score.client) for score in scores}
-    try:
-        for score in scores:
-            _check(run, score)
-            if (score.attack, score.round, score.client) not in first_arm:
-                raise ValueError(f"'{run.reference}', which '{shown(score.arm)}' is compared with, was not scored")
-    except ValueError as error:
-        raise RunError(f"cannot read {path}: {error}; {hint}") from error
-    return scores
+def collect_patients(run: Run, record: RunRecord) -> tuple[Patient, ...]:
+    """The images of which most is left in the arm that hides most, at most :data:`MOST_PATIENTS`, in clients' order.
 
-
-def _path(run: Run) -> Path:
-    return run.folder / "scores.json"
-
-
-def _check(run: Run, score: Score) -> None:
-    """Raise ``ValueError`` for what this run cannot have scored."""
-    clients = {client.name: client for client in (*run.dataset.clients, run.images.all_clients)}
-    if score.client not in clients or score.attack not in (*run.config.attacks, BEST_REMOVER):
-        raise ValueError(f"the run has no attack '{shown(score.attack)}' on client '{shown(score.client)}'")
-    if score.arm not in (*run.config.arms, MEAN_IMAGE):
-        raise ValueError(f"the run has no arm '{shown(score.arm)}'")
-    for row in score.rows:
-        if row.sample_id is not None and row.sample_id not in clients[score.client].train.sample_ids:
-            raise ValueError(f"client '{shown(score.client)}' has no image '{shown(row.sample_id)}'")
-        if not 0 <= row.reconstruction < len(score.rows):
-            raise ValueError(f"there is no reconstruction {row.reconstruction}")
-
-
-def collect_patients(run: Run, record: RunRecord, scores: Sequence[Score]) -> tuple[Patient, ...]:
-    """The images of which most is left in the arm that hides most, at most :data:`MOST_PATIENTS`, in clients' order."""
+    Raises :class:`RunError` where what was rebuilt of them is not there.
+    """
     left = record.closest(record.answer or run.reference)
     chosen = sorted(left.values(), key=lambda sight: sight.share, reverse=True)[:MOST_PATIENTS]
     kept = {(sight.client, sight.sample_id) for sight in chosen}
-    indices = {
-        (score.arm, score.attack, score.round + 1, score.client, sample): row.reconstruction
-        for score in scores
-        for sample, row in score.matched().items()
-    }
 
     def rebuilt(sight: Sight) -> Tensor:
         images = _reconstruction(run, Job(sight.arm, sight.attack, sight.round - 1, sight.client)).images
-        return images[indices[sight.arm, sight.attack, sight.round, sight.client, sight.sample_id]]
+        if not 0 <= sight.reconstruction < len(images):
+            raise RunError(
+                f"{run.results_path} names image {sight.reconstruction} of {len(images)} that '{shown(sight.attack)}' "
+                f"rebuilt: run `shadow-defense evaluate {run.folder}` again"
+            )
+        return images[sight.reconstruction]
 
     seen: dict[tuple[str, str], list[Sight]] = {}
     for sight in record.sights:

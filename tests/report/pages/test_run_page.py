@@ -158,7 +158,16 @@ def test_what_is_of_another_day_or_version_is_said(thin: RunRecord) -> None:
 def test_colour_images_and_long_names(record: RunRecord) -> None:
     name = "a" * 300
     image = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
-    sight = Sight(arm=name, attack="a", client="clinic", sample_id="train/0", round=1, ssim=0.9, mean_image_ssim=None)
+    sight = Sight(
+        arm=name,
+        attack="a",
+        client="clinic",
+        sample_id="train/0",
+        reconstruction=0,
+        round=1,
+        ssim=0.9,
+        mean_image_ssim=None,
+    )
     explained = {1: {name: Explanation(noise=image - 0.5, cam=image[0])}}
     patient = Patient("train/0", "clinic", "face", image, {(name, "a"): image}, explained)
     page = Page(render_run(replace(one_arm(record, name), sights=(sight,)), (patient,)))

@@ -14,7 +14,14 @@ from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient
 
 def _sight(arm: str, attack: str, ssim: float) -> Sight:
     return Sight(
-        arm=arm, attack=attack, client="hospital-1", sample_id="train/0", round=2, ssim=ssim, mean_image_ssim=0.25
+        arm=arm,
+        attack=attack,
+        client="hospital-1",
+        sample_id="train/0",
+        reconstruction=0,
+        round=2,
+        ssim=ssim,
+        mean_image_ssim=0.25,
     )
 
 

@@ -48,7 +48,16 @@ def test_one_image_is_never_clear() -> None:
 )
 def test_an_arm_is_what_is_left_of_its_images(record: RunRecord, ssims: tuple[float, ...], said: str) -> None:
     sights = tuple(
-        Sight(arm="shadow", attack="ig", client="a", sample_id=str(place), round=1, ssim=ssim, mean_image_ssim=0.25)
+        Sight(
+            arm="shadow",
+            attack="ig",
+            client="a",
+            sample_id=str(place),
+            reconstruction=0,
+            round=1,
+            ssim=ssim,
+            mean_image_ssim=0.25,
+        )
         for place, ssim in enumerate(ssims)
     )
     sentence = arm_sentence(replace(record, sights=sights), "shadow")
@@ -60,7 +69,16 @@ def test_an_arm_is_what_is_left_of_its_images(record: RunRecord, ssims: tuple[fl
 
 def test_the_closest_of_several_attackers_counts(record: RunRecord) -> None:
     sights = tuple(
-        Sight(arm="shadow", attack=attack, client="a", sample_id="1", round=1, ssim=ssim, mean_image_ssim=0.25)
+        Sight(
+            arm="shadow",
+            attack=attack,
+            client="a",
+            sample_id="1",
+            reconstruction=0,
+            round=1,
+            ssim=ssim,
+            mean_image_ssim=0.25,
+        )
         for attack, ssim in (("ig", 0.2), (BEST_REMOVER, 0.9))
     )
     sentence = arm_sentence(replace(record, sights=sights), "shadow")

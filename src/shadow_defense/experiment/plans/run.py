@@ -9,7 +9,7 @@ from typing import Any
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import score_table, shown_rounds, sights_of, training_row
 from shadow_defense.experiment.described import arm_titles, attack_of, data_of, defense_of, made, rounds_of
-from shadow_defense.experiment.exhibits import collect_patients, read_scores, write_scores
+from shadow_defense.experiment.exhibits import collect_patients, write_scores
 from shadow_defense.experiment.forecast import training_seconds
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
@@ -147,9 +147,9 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
 
 def report_stage(run: Run, progress: Progress | None = None) -> None:
     """Write ``report.html`` from the results and the stored pictures."""
-    record, scores = read_results(run), read_scores(run, evaluate_again(run))
+    record = read_results(run)
     task = (progress or Progress()).start("writing the report", 1)
-    write_text(run.report_path, render_run(record, collect_patients(run, record, scores)))
+    write_text(run.report_path, render_run(record, collect_patients(run, record)))
     task.advance()
     task.finish()
 

@@ -52,6 +52,7 @@ class Sight:
 
     Attributes:
         attack: by the run's name for it, or :data:`BEST_REMOVER`.
+        reconstruction: which of the images that it rebuilt of that update, from 0.
         ssim: to the true image; ``mean_image_ssim``: of the mean of public images.
     """
 
@@ -59,6 +60,7 @@ class Sight:
     attack: str
     client: str
     sample_id: str
+    reconstruction: int
     round: int
     ssim: float
     mean_image_ssim: float | None
