@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,25 @@ def test_images_below_a_class_folder_are_taken_and_masks_beside_them_are_not(two
     below = folder(two_classes)
     assert below.class_names == plain.class_names and torch.equal(below.train.images, plain.train.images)
     assert below.train.sample_ids[0] == "train/normal/images/0.png"
+
+
+@pytest.mark.parametrize("inside", [".", "train"])
+def test_the_folder_that_an_archive_had_around_all_is_gone_into(
+    two_classes: Path, tmp_path_factory: pytest.TempPathFactory, inside: str
+) -> None:
+    plain, root = folder(two_classes / inside), tmp_path_factory.mktemp("unpacked")
+    shutil.copytree(two_classes / inside, root / "set")
+    (root / "__MACOSX").mkdir()
+    below = folder(root)
+    assert below.class_names == plain.class_names and torch.equal(below.train.images, plain.train.images)
+    assert list(below.train.sample_ids) == [f"set/{name}" for name in plain.train.sample_ids]
+
+
+def test_one_class_with_pictures_and_masks_is_no_set(tmp_path: Path) -> None:
+    for inside in ("images", "masks"):
+        picture(tmp_path / "sick" / inside / "0.png")
+    with pytest.raises(DataError, match="has 1 class folders: expected two at least"):
+        folder(tmp_path)
 
 
 def test_limit_opens_only_a_balanced_sample(two_classes: Path) -> None:

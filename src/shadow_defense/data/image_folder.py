@@ -48,6 +48,7 @@ def read_image_folder(
 ) -> Parts:
     """Read ``path/[train|val|validation|test/]class/[images/]*`` with one of ``suffixes``; the id is the path below it.
 
+    All of it may lie in one folder more, as archives have it.
     Labels follow the alphabetical order of the class folders, or ``classes``. Patients are not guessed from file
     names: groups are pseudonyms of PatientID in a DICOM header, else None; a manifest names patients.
 
@@ -76,7 +77,7 @@ def list_class_folders(root: Path, suffixes: tuple[str, ...], classes: tuple[str
     with reading("the folder", root, HINT):
         if not root.is_dir():
             raise DataError(f"{shown(root)} is not a folder: correct data.path")
-        return _list(root, suffixes, classes)
+        return _list(_unpacked(root), root, suffixes, classes)
 
 
 def list_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -95,19 +96,29 @@ def list_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
         return sorted(found)
 
 
-def _list(root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Listing:
-    folders = _subfolders(root)
+def _unpacked(root: Path) -> Path:
+    """Where the class folders lie: in the one folder that an archive had around them, or in ``root`` itself."""
+    folders = [folder for folder in _subfolders(root) if folder.name != "__MACOSX"]
+    if len(folders) != 1 or folders[0].name.lower() in SPLIT_FOLDERS:
+        return root
+    inside = [folder.name for folder in _subfolders(folders[0])]
+    # One class with folders of pictures and masks is no data set.
+    return folders[0] if len(inside) > 1 and "images" not in inside else root
+
+
+def _list(home: Path, root: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Listing:
+    folders = _subfolders(home)
     splits = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_FOLDERS}
     if splits and len(splits) < len(folders):
         stray = next(folder for folder in folders if folder not in splits)
         raise DataError(
-            f"{shown(stray)} stands among split folders: expected only {', '.join(SPLIT_FOLDERS)} in {shown(root)}"
+            f"{shown(stray)} stands among split folders: expected only {', '.join(SPLIT_FOLDERS)} in {shown(home)}"
         )
     if not splits:
-        splits = {root: "train"}
+        splits = {home: "train"}
     if "train" not in splits.values():
         beside = shown(", ".join(folder.name for folder in splits))
-        raise DataError(f"{shown(root)} has no folder 'train' beside {beside}: add one")
+        raise DataError(f"{shown(home)} has no folder 'train' beside {beside}: add one")
     names = classes or tuple(
         sorted({folder.name for split, part in splits.items() if part == "train" for folder in _subfolders(split)})
     )
