@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shadow_defense.cli.audit_protected import audit_protected
+from shadow_defense.cli.options import typed
+from shadow_defense.cli.protect import audit_protected
 
 if TYPE_CHECKING:
     from shadow_defense.experiment.audit.case import Case
@@ -101,9 +100,8 @@ def audit(
     --loss) that was not given; 2: the input cannot be used.
     """
     from shadow_defense.cli.comma_lists import names, whole_numbers
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.errors import ConfigError, RunError
-    from shadow_defense.folder_lock import holding
     from shadow_defense.metrics.limit import LIMITED, parse_limit
 
     # Before torch is imported: what is mistyped is answered at once.
@@ -141,7 +139,7 @@ def audit(
         return
     _refuse({"--texture": texture}, "it is of --protected")
     case: Case
-    command = shlex.join(["shadow-defense", *sys.argv[1:]])
+    command = typed()
     if run is not None:
         _refuse(of_file, "a run directory has its own")
         if not run.is_dir():
@@ -187,7 +185,7 @@ def audit(
         )
     from shadow_defense.experiment.audit.running import PAGE, run_audit
 
-    with holding(out), progress_unless(quiet) as progress:
+    with working(out, quiet) as progress:
         record = run_audit(out, case, limits=limits, command=command, progress=progress)
     if not quiet:
         _summary(record, out / PAGE)
@@ -207,12 +205,11 @@ def _audit_pair(cases: dict[str | None, Case], limits: list[Limit], out: Path, c
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.experiment.audit.running import PAGE, run_pair
-    from shadow_defense.folder_lock import holding
 
     named = {str(case.subject["arm"]): (str(case.subject["title"]), case) for case in cases.values()}
-    with holding(out), progress_unless(quiet) as progress:
+    with working(out, quiet) as progress:
         pair = run_pair(out, named, limits=limits, command=command, progress=progress)
     if not quiet:
         console = Console()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shadow_defense.cli.options import Engine, Model, Overrides, Quiet, Seeds, seed_list, with_choices
+from shadow_defense.cli.options import Engine, Model, Overrides, Quiet, Seeds, seed_list, typed, with_choices
 
 if TYPE_CHECKING:
     from shadow_defense.report.records.calibration import CalibrationRecord, Strength
@@ -48,7 +48,7 @@ def calibrate(
     """
     from rich.console import Console
 
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.config import load_config
     from shadow_defense.errors import ConfigError
     from shadow_defense.metrics.limit import TARGET_RANGES, parse_limit
@@ -64,7 +64,6 @@ def calibrate(
     loaded = load_config(config, with_choices(overrides, engine, model), files=True)
     from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
     from shadow_defense.experiment.plans.calibration.results import run_calibration
-    from shadow_defense.folder_lock import holding
     from shadow_defense.validation import validated
 
     values: dict[str, Any] = {"target": aimed, "attack": attack, "tolerance": tolerance}
@@ -78,33 +77,29 @@ def calibrate(
         if not quiet:
             terminal.print(_line(schedule, measured, settings.target.metric), highlight=False)
 
-    with holding(folder), progress_unless(quiet, terminal) as progress:
+    with working(folder, quiet, terminal) as progress:
         record = run_calibration(folder, loaded, settings, progress, on_measurement)
     if not quiet:
         _summary(record, folder / "calibration.html")
 
 
 def _analytic(config: str, target: str, overrides: list[str], out: Path | None, quiet: bool) -> None:
-    import shlex
-    import sys
-
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.config import load_config
     from shadow_defense.data.build import load_dataset
     from shadow_defense.devices import resolved_device
     from shadow_defense.experiment.protecting.calibrating import PAGE, Calibrating, calibrate_textures, write_textures
     from shadow_defense.experiment.protecting.weakest import parse_target
-    from shadow_defense.folder_lock import holding
     from shadow_defense.report.pages.textures import textures_table
 
     aimed, loaded = parse_target(target), load_config(config, overrides)
     dataset = load_dataset(loaded.data, loaded.seed)
     folder = out or Path("runs") / f"calibrate-{Path(config).stem}"
-    command = shlex.join(["shadow-defense", *sys.argv[1:]])
-    with holding(folder), progress_unless(quiet) as progress:
+    command = typed()
+    with working(folder, quiet) as progress:
         work = Calibrating.of(dataset, aimed, loaded.seed, progress, resolved_device(loaded.device))
         record = calibrate_textures(work, f"Textures on {dataset.name}", command)
         write_textures(folder, record)

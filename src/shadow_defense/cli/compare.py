@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, with_choices
+from shadow_defense.cli.options import Engine, Overrides, Quiet, Seeds, seed_list, typed, with_choices
 
 
 def compare(
@@ -50,18 +48,17 @@ def compare(
     from rich.console import Console
 
     from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.errors import shown
     from shadow_defense.experiment.plans.comparison.gathering import page_path, write_results
     from shadow_defense.experiment.plans.comparison.plan import Comparison
-    from shadow_defense.folder_lock import holding
     from shadow_defense.report.pages.compare import comparison_summary
 
     folder = out or Path("runs") / f"compare-{Path(grid).stem}"
-    with holding(folder), progress_unless(quiet) as progress:
+    with working(folder, quiet) as progress:
         comparison = Comparison(folder, settings)
         comparison.run(progress)
-        record = write_results(comparison, shlex.join(["shadow-defense", *sys.argv[1:]]))
+        record = write_results(comparison, typed())
     if not quiet:
         console = Console()
         for table in comparison_summary(record):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from shadow_defense.cli.options import Overrides, Quiet, Seeds, seed_list
+from shadow_defense.cli.options import Overrides, Quiet, Seeds, seed_list, typed
 
 
 def evidence(
@@ -43,14 +41,13 @@ def evidence(
     from rich.console import Console
 
     from shadow_defense.cli.printing import LINE_LIMIT, print_page, print_sentences
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.errors import shown
     from shadow_defense.experiment.plans.evidence.gathering import page_path, write_evidence
     from shadow_defense.experiment.plans.evidence.plan import Evidence, Forecast
-    from shadow_defense.folder_lock import holding
     from shadow_defense.report.sentences.evidence import forecast_sentence
 
-    console, command = Console(), shlex.join(["shadow-defense", *sys.argv[1:]])
+    console, command = Console(), typed()
     for name, study in studies:
         folder = out / f"evidence-{name}{'-full' if full else ''}"
 
@@ -58,7 +55,7 @@ def evidence(
             if not quiet:
                 print_sentences(console, [forecast_sentence(name, rest.tasks, rest.seconds, rest.processes)])
 
-        with holding(folder), progress_unless(quiet) as progress:
+        with working(folder, quiet) as progress:
             plan = Evidence(folder, study)
             if forecast:
                 tell(plan.forecast(progress))

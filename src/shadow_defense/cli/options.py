@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -36,6 +38,11 @@ Model = Annotated[
         "TorchScript (.pt, .ts).",
     ),
 ]
+
+
+def typed() -> str:
+    """The command as it was typed, which a page names."""
+    return shlex.join(["shadow-defense", *sys.argv[1:]])
 
 
 def with_choices(overrides: list[str] | None, engine: str | None = None, model: str | None = None) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -100,6 +101,15 @@ class BarProgress(Progress):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._bars.stop()
+
+
+@contextmanager
+def working(folder: Path, quiet: bool, console: Console | None = None) -> Iterator[Progress]:
+    """Bars as :func:`progress_unless`, while no other process writes into ``folder``."""
+    from shadow_defense.folder_lock import holding
+
+    with holding(folder), progress_unless(quiet, console) as progress:
+        yield progress
 
 
 def progress_unless(quiet: bool, console: Console | None = None) -> AbstractContextManager[Progress]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shadow_defense.cli.options import Overrides, Quiet
+from shadow_defense.cli.options import Overrides, Quiet, typed
 
 
 def protect(
@@ -69,7 +67,7 @@ def protect(
 
     Exit code 1: the certificate's verdict is withheld; 2: the input cannot be used.
     """
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.config import assignments
     from shadow_defense.data.sources import check_images_at
 
@@ -79,7 +77,6 @@ def protect(
     from shadow_defense.experiment.protecting.material import Request
     from shadow_defense.experiment.protecting.protecting import protect_data
     from shadow_defense.experiment.protecting.settings import protect_preset, targets_of
-    from shadow_defense.folder_lock import holding
 
     options = assignments(overrides or ())
     request = Request(
@@ -95,14 +92,40 @@ def protect(
         model=model,
         trained_on=trained_on,
     )
-    with holding(out), progress_unless(quiet) as progress:
+    with working(out, quiet) as progress:
         certificate = protect_data(
             request,
             out,
-            command=shlex.join(["shadow-defense", *sys.argv[1:]]),
+            command=typed(),
             progress=progress,
             tell=None if quiet else tell_forecast,
         )
+    told(certificate, out, quiet)
+
+
+def audit_protected(
+    protected: Path,
+    texture: str | None,
+    truth: str | None,
+    public: str | None,
+    overrides: list[str],
+    out: Path,
+    quiet: bool,
+) -> None:
+    """Hand the attacker the folder as it lies there, and write the certificate of what it makes of it."""
+    from shadow_defense.cli.progress import working
+    from shadow_defense.config import assignments
+    from shadow_defense.errors import ConfigError
+    from shadow_defense.experiment.protecting.folder_audit import FolderRequest, audit_folder
+    from shadow_defense.experiment.protecting.settings import protect_preset
+
+    if truth is None:
+        raise ConfigError("--protected needs the images that it was made of, for scoring alone: give --truth")
+    settings = protect_preset(texture or "recommended", **assignments(overrides))
+    request = FolderRequest(protected, truth, public, settings, told=texture is not None)
+    with working(out, quiet) as progress:
+        tell = None if quiet else tell_forecast
+        certificate = audit_folder(request, out, command=typed(), progress=progress, tell=tell)
     told(certificate, out, quiet)
 
 
@@ -131,17 +154,13 @@ def tell_forecast(seconds: Mapping[str, float]) -> None:
 def told(certificate: dict[str, Any], out: Path, quiet: bool) -> None:
     """Print a certificate's verdict, unless quiet; the exit code is 1 where it is withheld."""
     if not quiet:
-        _summary(certificate, out)
+        from rich.console import Console
+
+        from shadow_defense.cli.printing import print_page, print_sentences
+        from shadow_defense.experiment.protecting.folder import PAGE
+
+        console = Console()
+        print_sentences(console, [*certificate["verdict"], *certificate["notes"]])
+        print_page(console, out / PAGE)
     if not all(certificate["planted_breaks"].values()):
         raise typer.Exit(1)
-
-
-def _summary(certificate: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
-
-    from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.experiment.protecting.folder import PAGE
-
-    console = Console()
-    print_sentences(console, [*certificate["verdict"], *certificate["notes"]])
-    print_page(console, out / PAGE)

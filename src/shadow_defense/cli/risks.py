@@ -31,7 +31,7 @@ def risks(
     from rich.console import Console
 
     from shadow_defense.cli.printing import print_page, print_sentences
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.config import load_config
     from shadow_defense.errors import shown
     from shadow_defense.experiment.plans.risks.names import chosen_numbers
@@ -40,7 +40,6 @@ def risks(
     numbers, chosen_seeds = chosen_numbers(only), seed_list(seeds)
     config = load_config(base, with_choices(overrides, engine), files=True)
     from shadow_defense.experiment.plans.risks.running import PAGE, RISKS, run_risks
-    from shadow_defense.folder_lock import holding
 
     chosen = [RISKS[number] for number in numbers]
     # Without --only: the page holds what several calls found.
@@ -48,7 +47,7 @@ def risks(
     command += [] if seeds is None else ["--seeds", seeds]
     command += [part for override in with_choices(overrides, engine) for part in ("--set", override)]
     console = Console()
-    with holding(out), progress_unless(quiet) as progress:
+    with working(out, quiet) as progress:
         for risk in run_risks(config, chosen, out, seeds=chosen_seeds, command=shlex.join(command), progress=progress):
             if not quiet:
                 heading = f"{risk.number}. {risk.name}: {risk.outcome}"

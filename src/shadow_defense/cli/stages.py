@@ -188,13 +188,12 @@ def pretrain(
 
     GENERATORS.check(generator)
     check_images_at(data)
-    from shadow_defense.cli.progress import progress_unless
+    from shadow_defense.cli.progress import working
     from shadow_defense.experiment.pretraining import pretrain_alone, pretrain_settings
-    from shadow_defense.folder_lock import holding
 
     settings = pretrain_settings(data, generator, overrides or ())
     folder = out or Path("runs") / generator
-    with holding(folder), progress_unless(quiet) as progress:
+    with working(folder, quiet) as progress:
         written = pretrain_alone(settings, folder, progress)
     if not quiet:
         typer.echo(f"{written}\nuse it with --set generator.path={written}; samples: {written.parent}/grid-*.png")

@@ -75,7 +75,11 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
     path = _file(module)
     if path is None or path.suffix != ".py":
         return "", frozenset()
-    tree = ast.parse(path.read_bytes())
+    try:
+        tree = ast.parse(path.read_bytes())
+    # A file of another package that nothing imports.
+    except SyntaxError:
+        return path.read_bytes().hex(), frozenset()
     home = module if path.name == "__init__.py" else module.rpartition(".")[0]
     package = module.partition(".")[0]
     named = {name for node in _run(tree) for name in _named(node, home) if name.partition(".")[0] == package}
