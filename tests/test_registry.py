@@ -86,6 +86,14 @@ def test_entry_points_are_entries_and_load_when_asked_for(defenses: Registry[Def
     assert defenses["mine"] is defenses.find("mine")
 
 
+def test_where_an_entry_lies_is_said_before_it_is_loaded(defenses: Registry[DefenseKind]) -> None:
+    assert defenses.module("noise") == "shadow_defense.defenses.noise"
+    assert defenses.module("mine") == defenses.module("a_stranger:Mine") == "a_stranger"
+    assert "a_stranger" not in sys.modules
+    with pytest.raises(DefenseError, match="unknown defense 'mien': did you mean 'mine'"):
+        defenses.module("mien")
+
+
 def test_a_name_of_the_package_stays_its_own(defenses: Registry[DefenseKind]) -> None:
     assert defenses["noise"].options.__module__ == "shadow_defense.defenses.noise"
     assert list(defenses).count("noise") == 1
