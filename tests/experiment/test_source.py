@@ -69,11 +69,12 @@ def changed_by(path: Path, text: str) -> bool:
 
 class TestCodeHash:
     def test_imports_are_followed_within_functions_and_in_circles(self, package: Path) -> None:
-        assert reached("whole.root") == {"whole.root", "whole.near", "whole.deep", "whole.deep.er"}
+        assert reached("whole.root") == {"whole", "whole.root", "whole.near", "whole.deep", "whole.deep.er"}
 
     def test_code_that_runs_changes_it(self, package: Path) -> None:
         assert changed_by(package / "near.py", "def f():\n    return 3\n")
         assert changed_by(package / "deep" / "er.py", "def h():\n    return 3\n")
+        assert changed_by(package / "__init__.py", "import whole.beside\n")
 
     def test_words_and_what_lies_beside_do_not(self, package: Path) -> None:
         assert not changed_by(package / "near.py", '"""Why."""\n\n\ndef f():\n    # Because.\n    return 1\n')
@@ -100,6 +101,7 @@ def test_an_entry_of_another_package_is_in_the_key(
         "KIND = replace(NONE, name='mine')\n"
     )
     arms = {"fedavg": {"defense": "none"}, "mine": {"defense": "whole.mine:KIND"}}
+    assert "shadow_defense.defenses.base" in reached("whole.mine")
     before = {arm: training_parts(the_scene(tmp_path / "out", defenses=arms), arm) for arm in arms}
     (package / "near.py").write_text("def f():\n    return 3\n")
     forget()

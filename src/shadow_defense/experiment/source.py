@@ -48,7 +48,7 @@ def code_hash(*roots: str) -> str:
 
 @cache
 def reached(*roots: str) -> frozenset[str]:
-    """The modules that decide numbers among ``roots`` and all that they import from their own packages."""
+    """The modules that decide numbers among ``roots`` and all that they import, of their own packages and of this."""
     found: set[str] = set()
     waiting = list(roots)
     while waiting:
@@ -68,7 +68,7 @@ def _decides(module: str) -> bool:
 
 @cache
 def _read(module: str) -> tuple[str, frozenset[str]]:
-    """A module's code as text, and the modules of its own package that it names in imports.
+    """A module's code as text, and the modules of its own package and of this one that its import runs.
 
     Empty where it has no source, as a compiled one.
     """
@@ -82,7 +82,10 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
         return path.read_bytes().hex(), frozenset()
     home = module if path.name == "__init__.py" else module.rpartition(".")[0]
     package = module.partition(".")[0]
-    named = {name for node in _run(tree) for name in _named(node, home) if name.partition(".")[0] == package}
+    named = {name for node in _run(tree) for name in _named(node, home) if name.partition(".")[0] in (package, OWN)}
+    if package != OWN:
+        # The packages that it lies in run before it. Those of this package do nothing.
+        named |= {module.rpartition(".")[0]}
     for node in ast.walk(tree):
         _drop_docstring(node)
     return ast.dump(tree), frozenset(name for name in named if name != module and _file(name) is not None)
