@@ -102,12 +102,12 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         return self._found[name]
 
     def module(self, name: str) -> str:
-        """The module in which the entry of a name lies, for what must know its source; raises as :meth:`check`."""
+        """The module that has the entry of a name, or its class; raises as :meth:`check`."""
         self.check(name)
         if name in self._own:
             place = self._own[name]
             return place if isinstance(place, str) else type(place).__module__
-        return (self.points[name][0].value if name in self.points else name).partition(":")[0]
+        return self.points[name][0].module if name in self.points else name.partition(":")[0]
 
     def _of_package(self, name: str, place: Kind | str) -> Kind:
         if not isinstance(place, str):

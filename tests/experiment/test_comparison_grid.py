@@ -267,7 +267,7 @@ class TestContentKeys:
     ) -> None:
         before = keys(the_scene(tmp_path))
         with monkeypatch.context() as patched:
-            patched.setattr(task_keys, "libraries", lambda: "torch 99")
+            patched.setattr(task_keys, "libraries", lambda: {"torch": "99"})
             assert not set(before.values()) & set(keys(the_scene(tmp_path)).values())
         real = task_keys.code_hash
         monkeypatch.setattr(task_keys, "code_hash", lambda *roots: real(*roots) + "x" * (ATTACKING in roots))
@@ -292,6 +292,15 @@ class TestContentKeys:
 
         first, second = keys(masked(True)), keys(masked(False))
         assert {name for name in first if first[name] != second[name]} == {"score"}
+
+    def test_other_names_of_images_are_other_trainings(self, tmp_path: Path) -> None:
+        scene = the_scene(tmp_path)
+        before = keys(scene)
+        renamed = Scene(grid().run_config("convnet", 0))
+        first, *others = renamed.dataset.clients
+        train = replace(first.train, sample_ids=tuple(f"{name}x" for name in first.train.sample_ids))
+        renamed.images.dataset = replace(renamed.dataset, clients=(replace(first, train=train), *others))
+        assert {name for name, key in keys(renamed).items() if key != before[name]} == before.keys() - {"generator"}
 
     def test_another_seed_is_another_cell(self, tmp_path: Path) -> None:
         other = Scene(grid().run_config("convnet", 1))

@@ -62,6 +62,14 @@ class Images:
         return digest.hexdigest()
 
     @cached_property
+    def ids_sha256(self) -> str:
+        """Of all images' names and patients: draws of one image are seeded by its name."""
+        data = self.dataset
+        clients = (part for client in data.clients for part in (client.train, client.validation))
+        named = [(part.sample_ids, part.groups) for part in (data.public, data.test, *clients)]
+        return hashlib.sha256(repr(named).encode()).hexdigest()
+
+    @cached_property
     def public_sha256(self) -> str:
         """Of the public images' pixels, which are all that a generator is trained on."""
         return hashlib.sha256(self.dataset.public.images.contiguous().numpy().tobytes()).hexdigest()

@@ -16,11 +16,12 @@ PACKAGES = ("torch", "numpy", "monai", "torchmetrics", "scikit-image")
 
 def versions() -> dict[str, str]:
     """The versions of this software, of Python and of the libraries that decide numbers."""
-    return {"shadow-defense": shadow_defense.__version__, "python": platform.python_version(), **_of_packages()}
+    return {"shadow-defense": shadow_defense.__version__, "python": platform.python_version(), **versions_of_packages()}
 
 
 @cache
-def _of_packages() -> dict[str, str]:
+def versions_of_packages() -> dict[str, str]:
+    """The versions of the libraries that decide numbers."""
     return {package: metadata.version(package) for package in PACKAGES}
 
 

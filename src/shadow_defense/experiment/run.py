@@ -15,10 +15,11 @@ from shadow_defense.attacks.observation import Observation
 from shadow_defense.config import RunConfig, config_from
 from shadow_defense.errors import ModelError, RunError, ShadowDefenseError, shown
 from shadow_defense.experiment.folder import CONFIG, config_of, holds_results, open_folder
-from shadow_defense.experiment.scene import Job
+from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation, read_sent
+from shadow_defense.experiment.tasks.keys import training_parts
 from shadow_defense.experiment.tasks.pretraining import GENERATOR
 from shadow_defense.experiment.tasks.training_place import TrainingPlace
 from shadow_defense.experiment.trial import Trial
@@ -130,7 +131,7 @@ class Run(Trial):
         """By arm; of one that something else recorded, whose folder is no link, what it recorded."""
         folders = {arm: self.arm_folder(arm) for arm in self.config.arms}
         return super().trainings | {
-            arm: Recorded(folder, self.config.training.rounds)
+            arm: Recorded(folder, self.config.training.rounds, self, arm)
             for arm, folder in folders.items()
             if folder.is_dir() and not folder.is_symlink()
         }
@@ -227,16 +228,20 @@ class Recorded(Task):
     Attributes:
         folder: where it lies.
         rounds: after how many rounds it is finished.
+        scene: what its updates are read and attacked with.
     """
 
     folder: Path
     rounds: int
+    scene: Scene
+    arm: str
 
     kind = "training"
 
     def decided_by(self) -> Mapping[str, object]:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.folder)): _digest(path) for path in files}
+        digests = {str(path.relative_to(self.folder)): _digest(path) for path in files}
+        return {**training_parts(self.scene, self.arm), "recorded": digests}
 
     @property
     def given(self) -> Path:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+from shadow_defense import _HOMES
 
 OWN = __name__.partition(".")[0]
 ROOMS = (
     *("attacks", "data", "defenses", "devices", "federated", "generators", "metrics", "models", "placement"),
     *("protection", "seeds", "shadow", "threads"),
     *("experiment.engines", "experiment.flower_apps", "experiment.handed_over", "experiment.images"),
-    *("experiment.scene", "experiment.tasks"),
+    *("experiment.provenance", "experiment.scene", "experiment.tasks"),
 )
 """Where in this package code lies that decides numbers. All of another package's does."""
 
@@ -24,14 +27,18 @@ SAID_BY_KEYS = frozenset(
         *("attacks.registry", "defenses.registry", "generators.registry", "models.naming", "models.registry"),
     )
 )
-"""Not among them: what pixels were read and what was chosen by name stand in each key itself."""
+"""Not among them: which images were read and what was chosen by name stand in each key itself."""
+
+INSTALLED = frozenset(Path(place) for place in sysconfig.get_paths().values())
+"""Folders whose modules lie beside each other without belonging together."""
 
 
 @cache
 def code_hash(*roots: str) -> str:
-    """Of the source of modules and of what they import, at whatever depth: another hash, perhaps other numbers.
+    """Of the source of modules and of all that :func:`reached` finds from them: another hash, perhaps other numbers.
 
-    What is imported for types alone, comments and docstrings do not count; what is imported within a function does.
+    Comments and docstrings do not count, nor do modules that are imported for types alone; what is imported within a
+    function does.
 
     Args:
         roots: modules by name. A registry imports what was chosen by name, which no import shows: it is a root too.
@@ -48,7 +55,10 @@ def code_hash(*roots: str) -> str:
 
 @cache
 def reached(*roots: str) -> frozenset[str]:
-    """The modules that decide numbers among ``roots`` and all that they import, of their own packages and of this."""
+    """``roots`` and, at whatever depth, what decides numbers among the modules that they import.
+
+    Those of this package, of their own, and of files beside a module that is a file alone.
+    """
     found: set[str] = set()
     waiting = list(roots)
     while waiting:
@@ -75,20 +85,31 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
     path = _file(module)
     if path is None or path.suffix != ".py":
         return "", frozenset()
+    home = module if path.name == "__init__.py" else module.rpartition(".")[0]
     try:
         tree = ast.parse(path.read_bytes())
-    # A file of another package that nothing imports.
-    except SyntaxError:
+        named = {name for node in _run(tree) for name in _named(node, home) if _is_near(name, module)}
+        for node in ast.walk(tree):
+            _drop_docstring(node)
+        text = ast.dump(tree)
+    # A file of another package that nothing imports, or whose expressions are hundreds deep.
+    except (SyntaxError, RecursionError):
         return path.read_bytes().hex(), frozenset()
-    home = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    package = module.partition(".")[0]
-    named = {name for node in _run(tree) for name in _named(node, home) if name.partition(".")[0] in (package, OWN)}
-    if package != OWN:
+    if module.partition(".")[0] != OWN:
         # The packages that it lies in run before it. Those of this package do nothing.
-        named |= {module.rpartition(".")[0]}
-    for node in ast.walk(tree):
-        _drop_docstring(node)
-    return ast.dump(tree), frozenset(name for name in named if name != module and _file(name) is not None)
+        named.add(module.rpartition(".")[0])
+    # What this package gives by its own name is imported on first use.
+    named = {_HOMES.get(name.removeprefix(f"{OWN}."), name) for name in named}
+    return text, frozenset(name for name in named if name != module and _file(name) is not None)
+
+
+def _is_near(name: str, module: str) -> bool:
+    """Whether an import of ``module`` is of this package, of its own, or of a file beside it that is not installed."""
+    package, own = name.partition(".")[0], module.partition(".")[0]
+    if package in (OWN, own):
+        return True
+    place, beside = _top(package), _top(own)
+    return place is not None and beside is not None and place.parent == beside.parent and place.parent not in INSTALLED
 
 
 def _run(tree: ast.AST) -> Iterator[ast.AST]:
@@ -96,8 +117,10 @@ def _run(tree: ast.AST) -> Iterator[ast.AST]:
     yield tree
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        yield from _run(child)
+            for each in child.orelse:
+                yield from _run(each)
+        else:
+            yield from _run(child)
 
 
 def _named(node: ast.AST, home: str) -> list[str]:
@@ -124,19 +147,21 @@ def _stands_alone(node: ast.stmt) -> bool:
 def _file(module: str) -> Path | None:
     """Where a module's source lies; None where it has none, or is none. Nothing is imported."""
     package, *inside = module.split(".")
-    spec = _spec(package)
-    if spec is None or not inside:
-        return spec
-    if spec.name != "__init__.py":
+    top = _top(package)
+    if top is None or (top.is_file() and inside):
         return None
-    place = spec.parent.joinpath(*inside)
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+    place = top.joinpath(*inside)
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py", place) if path.is_file()), None)
 
 
 @cache
-def _spec(package: str) -> Path | None:
+def _top(package: str) -> Path | None:
+    """The folder of a package, or the file of a module that is one alone."""
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
         return None
-    return None if spec is None or spec.origin is None else Path(spec.origin)
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or ())
+    return Path(folders[0]) if folders else Path(spec.origin) if spec.origin else None

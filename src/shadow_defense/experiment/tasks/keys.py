@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from shadow_defense.attacks.registry import ATTACKS
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.defenses.registry import DEFENSES, part_names
+from shadow_defense.experiment.provenance import versions_of_packages
 from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.generators.registry import GENERATORS
 from shadow_defense.models.naming import is_model_file
-from shadow_defense.models.registry import MODELS
+from shadow_defense.models.registry import MODELS, OWN
 from shadow_defense.report.records.reading import Settings
 
 PRETRAINING, TRAINING, ATTACKING, SCORING, COSTING = (
     f"shadow_defense.experiment.tasks.{name}" for name in ("pretraining", "training", "attacking", "scoring", "costing")
 )
-OTHER_ENGINES = "shadow_defense.experiment.engines"
+OTHER_ENGINES, OTHER_MODELS = "shadow_defense.experiment.engines", "shadow_defense.models.own"
 
 Parts = Mapping[str, object]
 """By name, as they are written beside the result."""
 
 
 @cache
-def libraries() -> str:
-    """The versions of torch and numpy: others may give other digits."""
-    return f"torch {metadata.version('torch')}, numpy {metadata.version('numpy')}"
+def libraries() -> Mapping[str, str]:
+    """The versions of what computes, with Python's, whose syntax trees are hashed: others may give other digits."""
+    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions_of_packages()}
 
 
 def file_hash(path: Path | None) -> str | None:
@@ -48,35 +49,33 @@ def images_parts(scene: Scene) -> Parts:
     data = scene.dataset
     return {
         "sha256": scene.images.sha256,
+        "ids": scene.images.ids_sha256,
         "clients": [[client.name, len(client.train), client.batch_size] for client in data.clients],
         "classes": data.class_names,
         "normalisation": [data.normalisation.mean, data.normalisation.std],
-        **_computed_on(scene),
+        "seed": scene.config.seed,
+        **computed_on(scene),
     }
 
 
 def public_parts(scene: Scene) -> Parts:
     """The public images, which are all that a generator is trained on, and what computes on them."""
     size = [scene.dataset.channels, *scene.dataset.image_size]
-    return {"sha256": scene.images.public_sha256, "size": size, **_computed_on(scene)}
+    return {"sha256": scene.images.public_sha256, "size": size, "seed": scene.config.seed, **computed_on(scene)}
 
 
-def _computed_on(scene: Scene) -> Parts:
-    config = scene.config
-    return {
-        "seed": config.seed,
-        "libraries": libraries(),
-        "threads": config.threads,
-        # Each kind has digits of its own.
-        "device": scene.device.type,
-    }
+def computed_on(scene: Scene) -> Parts:
+    """Libraries, threads and the kind of device, each of which has digits of its own."""
+    return {"libraries": libraries(), "threads": scene.config.threads, "device": scene.device.type}
 
 
 def generator_parts(scene: Scene) -> Parts:
     settings = scene.config.generator
     files = [file_hash(path) for path in (settings.path, settings.begin_from, settings.begin_from_discriminator)]
+    # A file says itself of which architecture it is.
+    names = [settings.name] if settings.path is None else list(GENERATORS)
     return {
-        "code": code_hash(PRETRAINING, GENERATORS.module(settings.name)),
+        "code": code_hash(PRETRAINING, *map(GENERATORS.module, names)),
         "public": public_parts(scene),
         "generator": settings.model_dump(mode="json", exclude={"path", "begin_from", "begin_from_discriminator"}),
         "files": files,
@@ -87,8 +86,9 @@ def start_parts(scene: Scene) -> Parts:
     """What every training starts from: images and model."""
     model = scene.config.model
     in_file = is_model_file(model.name)
+    code = [] if in_file else [MODELS.module(model.name)]
     return {
-        "code": None if in_file else code_hash(MODELS.module(model.name)),
+        "code": code_hash(*code, *([] if model.name in OWN else [OTHER_MODELS])),
         "images": images_parts(scene),
         "model": model.model_dump(mode="json", exclude={"start", "weights"}),
         "files": [file_hash(path) for path in (model.start, model.weights, Path(model.name) if in_file else None)],
@@ -140,10 +140,17 @@ def score_parts(scene: Scene, attack: str, reference: str) -> Parts:
 
 
 def cost_parts(scene: Scene, arm: str) -> Parts:
-    return {**training_parts(scene, arm), "code": code_hash(COSTING, *modules_of(scene.config.arms[arm]))}
+    """The undefended side is the first arm's model."""
+    arms = [scene.config.arms[name] for name in (arm, scene.reference)]
+    code = code_hash(COSTING, *(module for settings in arms for module in modules_of(settings)))
+    return {**training_parts(scene, arm), "code": code, "beside": deciding(arms[1])}
 
 
 def deciding(settings: DefenseSettings) -> Settings:
     """What decides a defense's numbers: its resolved settings, not the preset that they came from."""
     named = settings.model_dump(mode="json", exclude={"preset", "options"})
-    return {**named, "settings": settings.settings().model_dump(mode="json")}
+    return {
+        **named,
+        "defense": "+".join(part_names(settings.defense)),
+        "settings": settings.settings().model_dump(mode="json"),
+    }

@@ -17,7 +17,7 @@ from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.source import code_hash
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import attack_seed, observation_of
-from shadow_defense.experiment.tasks.keys import attack_parts, public_parts, start_parts
+from shadow_defense.experiment.tasks.keys import attack_parts, computed_on, deciding, public_parts, start_parts
 from shadow_defense.experiment.tasks.measuring import (
     LONG,
     Measuring,
@@ -54,7 +54,10 @@ class AttackTiming(Measuring[StepTime]):
     record = StepTime
 
     def decided_by(self) -> Mapping[str, object]:
-        return attack_parts(self.scene, Job("", self.attack, 0, ""), start_parts(self.scene), False)
+        scene, client = self.scene, self.scene.attacked_clients(self.attack)[0]
+        timed = attack_parts(scene, Job("", self.attack, 0, client.name), start_parts(scene), False)
+        reference = deciding(scene.config.arms[scene.reference])
+        return {**timed, "timing": code_hash(__name__), "images": len(client.train), "beside": reference}
 
     @property
     def about(self) -> str:
@@ -99,7 +102,7 @@ class GeneratorTiming(Measuring[StepTime]):
             "code": code_hash(__name__, GENERATORS.module(settings.name)),
             "generator": settings.model_dump(mode="json"),
             "shape": [self.scene.dataset.channels, *self.scene.dataset.image_size],
-            "device": self.scene.device.type,
+            **computed_on(self.scene),
         }
 
     @property
