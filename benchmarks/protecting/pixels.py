@@ -61,7 +61,7 @@ class Pixels:
         self,
         protected: Float[Tensor, "n c h w"],
         public: Float[Tensor, "m c h w"],
-        labels: Int64[Tensor, "n"],
+        labels: Int64[Tensor, " n"],
         steps: int,
     ) -> Float[Tensor, "n c h w"]:
         """What the learned remover makes of the audited images, trained on the public pairs."""

@@ -25,8 +25,8 @@ def registered(
 
 
 def matched_order(
-    images: Float[Tensor, "n c h w"], reference: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
-) -> Int64[Tensor, "n"]:
+    images: Float[Tensor, "n c h w"], reference: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]
+) -> Int64[Tensor, " n"]:
     """The order of ``images`` that brings them nearest to ``reference``, where only equal labels change places.
 
     An update does not say in which order a batch holds two images of a class: two seeds may rebuild them either way.
@@ -48,7 +48,7 @@ def matched_order(
 
 
 def consensus(
-    candidates: Float[Tensor, "r n c h w"], labels: Int64[Tensor, "n"], furthest: int
+    candidates: Float[Tensor, "r n c h w"], labels: Int64[Tensor, " n"], furthest: int
 ) -> Float[Tensor, "r n c h w"]:
     """For each candidate the mean of all of them, in that candidate's own order of equal labels.
 

@@ -29,7 +29,7 @@ class _Start(NamedTuple):
     """What came of one start: normalised images in the box, labels, and the matching loss of just these images."""
 
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     matching_loss: float
     history: tuple[float, ...]
 
@@ -63,7 +63,7 @@ class DeepLeakage(BaseModel):
         self,
         observation: Observation,
         simulation: Simulation,
-        labels: Int64[Tensor, "n"] | None,
+        labels: Int64[Tensor, " n"] | None,
         *,
         name: str,
         seed: int,

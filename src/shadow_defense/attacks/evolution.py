@@ -18,7 +18,7 @@ LARGEST_FULL_COVARIANCE = 1000
 
 def evolve(
     losses: Callable[[Tensor], RestartLosses],
-    mean: Float[Tensor, "n *code"],
+    mean: Float[Tensor, " n *code"],
     deviation: Float[Tensor, "*code"],
     *,
     iterations: int,

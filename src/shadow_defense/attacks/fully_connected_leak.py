@@ -23,8 +23,8 @@ NEGLIGIBLE = 1e-6
 
 
 def leaked_input(
-    weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"], kept: Bool[Tensor, "k d"] | None = None
-) -> Float[Tensor, "d"]:
+    weight: Float[Tensor, "k d"], bias: Float[Tensor, " k"], kept: Bool[Tensor, "k d"] | None = None
+) -> Float[Tensor, " d"]:
     """``x = dW^T db / ||db||^2``: the input of a linear layer from its update, by least squares over all rows.
 
     For one sample ``dW_j = db_j x`` in every row j, exactly; any common factor (the learning rate) cancels. For
@@ -44,7 +44,7 @@ def leaked_input(
     return torch.where(squares > 0, solved, 0.0).to(weight)
 
 
-def leaked_rows(weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"], count: int) -> Float[Tensor, "m d"]:
+def leaked_rows(weight: Float[Tensor, "k d"], bias: Float[Tensor, " k"], count: int) -> Float[Tensor, "m d"]:
     """Up to ``count`` rows of ``dW_j / db_j``, far from each other.
 
     With several samples a row is a weighted mean of the inputs that its unit was active for; where a unit saw one

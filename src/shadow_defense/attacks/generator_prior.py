@@ -46,7 +46,7 @@ class GeneratorPrior:
     def _z(self, count: int, draws: torch.Generator) -> Float[Tensor, "n z"]:
         return torch.randn(count, self.generator.z_dim, generator=draws).to(device_of(self.generator))
 
-    def _encode(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n *code"]:
+    def _encode(self, z: Float[Tensor, "n z"]) -> Float[Tensor, " n *code"]:
         with torch.no_grad():
             return self.generator.encode(z, self.space).clone()
 
@@ -67,7 +67,7 @@ class GeneratorPrior:
         return {name: parameter.detach() for name, parameter in self.generator.synthesis_parameters().items()}
 
     def images_of_weights(
-        self, names: Sequence[str], weights: Sequence[Float[Tensor, "copies ..."]], codes: Float[Tensor, "n *code"]
+        self, names: Sequence[str], weights: Sequence[Float[Tensor, "copies ..."]], codes: Float[Tensor, " n *code"]
     ) -> Float[Tensor, "1 n c h w"]:
         """Normalised images of codes under other synthesis parameters: one copy for all images, or one for each."""
         chunks = codes.chunk(len(weights[0]))

@@ -27,7 +27,7 @@ class FeatureHashing:
     [1.4, 0.0]
     """
 
-    bins: Int64[Tensor, "d"]
+    bins: Int64[Tensor, " d"]
     size: int
 
     @classmethod
@@ -54,8 +54,8 @@ class Standardisation:
     what takes it tens of thousands without.
     """
 
-    mean: Float[Tensor, "f"]
-    scale: Float[Tensor, "f"]
+    mean: Float[Tensor, " f"]
+    scale: Float[Tensor, " f"]
 
     @classmethod
     def measured(cls, features: Float[Tensor, "m f"]) -> Standardisation:

@@ -133,13 +133,13 @@ class GroupConsistency(BaseModel):
 class _Pull:
     """``e mean ||x_s - E||_2`` of each seed, call by call: None before the first consensus."""
 
-    def __init__(self, labels: Int64[Tensor, "n"], settings: GroupConsistency) -> None:
+    def __init__(self, labels: Int64[Tensor, " n"], settings: GroupConsistency) -> None:
         self._labels, self._settings = labels, settings
         self._first = round(settings.group_from * settings.iterations)
         self._calls = 0
         self._consensus: Tensor | None = None
 
-    def __call__(self, candidates: Float[Tensor, "r n c h w"]) -> Float[Tensor, "r"] | None:
+    def __call__(self, candidates: Float[Tensor, "r n c h w"]) -> Float[Tensor, " r"] | None:
         since = self._calls - self._first
         self._calls += 1
         if since < 0 or not self._settings.group:

@@ -32,7 +32,7 @@ class Learned:
 
 
 def matched_error(
-    predicted: Float[Tensor, "m n p"], images: Float[Tensor, "m n p"], labels: Int64[Tensor, "n"]
+    predicted: Float[Tensor, "m n p"], images: Float[Tensor, "m n p"], labels: Int64[Tensor, " n"]
 ) -> Float[Tensor, ""]:
     """``min over orders s of mean_i ||x_i - y_s(i)||_2^2 / p``, averaged over the m clients.
 
@@ -75,7 +75,7 @@ def inversion_network(features: int, hidden: int, mean: Float[Tensor, "n p"], se
 def learn(
     training: Examples,
     held_out: Examples,
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     *,
     hidden: int,
     epochs: int,

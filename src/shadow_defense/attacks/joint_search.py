@@ -21,17 +21,17 @@ class RestartLosses(NamedTuple):
     ``pull`` is minimised besides, but iterates are not compared by it: it may change from iteration to iteration.
     """
 
-    total: Float[Tensor, "r"]
-    matching: Float[Tensor, "r"]
-    pull: Float[Tensor, "r"] | None = None
+    total: Float[Tensor, " r"]
+    matching: Float[Tensor, " r"]
+    pull: Float[Tensor, " r"] | None = None
 
 
 class JointFound(NamedTuple):
     """The best iterate of every restart, its losses, and its total loss at even distances on the way."""
 
     variables: tuple[Tensor, ...]
-    total: Float[Tensor, "r"]
-    matching: Float[Tensor, "r"]
+    total: Float[Tensor, " r"]
+    matching: Float[Tensor, " r"]
     history: Float[Tensor, "r points"]
 
     def best_restart(self) -> int:
@@ -139,5 +139,5 @@ def search_jointly(
     return JointFound(best, best_total, best_matching, torch.stack(history, dim=1))
 
 
-def _choose(rows: Bool[Tensor, "r"], new: Float[Tensor, "r *rest"], old: Float[Tensor, "r *rest"]) -> Tensor:
+def _choose(rows: Bool[Tensor, " r"], new: Float[Tensor, " r *rest"], old: Float[Tensor, " r *rest"]) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def project_to_l1_ball(points: Float[Tensor, "m *rest"], radii: Float[Tensor, "m"]) -> Float[Tensor, "m *rest"]:
+def project_to_l1_ball(points: Float[Tensor, " m *rest"], radii: Float[Tensor, " m"]) -> Float[Tensor, " m *rest"]:
     """The nearest point to each row with ``||d||_1 <= radius``, by soft thresholding.
 
     With |d| sorted downwards and rho the last index k with ``d_k > (sum_{j<=k} d_j - radius) / k``, the threshold is
@@ -27,7 +27,7 @@ def project_to_l1_ball(points: Float[Tensor, "m *rest"], radii: Float[Tensor, "m
     return (flat.sign() * (sizes - theta).clamp_min(0)).view_as(points)
 
 
-def retract_to_sphere(points: Float[Tensor, "m *rest"], norms: Float[Tensor, "m"]) -> Float[Tensor, "m *rest"]:
+def retract_to_sphere(points: Float[Tensor, " m *rest"], norms: Float[Tensor, " m"]) -> Float[Tensor, " m *rest"]:
     """Each row scaled to its Euclidean norm."""
     flat = points.flatten(1)
     current = torch.linalg.vector_norm(flat, dim=1).clamp_min(1e-12)

@@ -63,7 +63,7 @@ def rule_in_words(observation: Observation) -> str:
     return f"averaged over the local steps, with the model's answers to {seen} (rule {rule})"
 
 
-def recover_labels(observation: Observation, update: Mapping[str, Tensor], count: int) -> Int64[Tensor, "count"]:
+def recover_labels(observation: Observation, update: Mapping[str, Tensor], count: int) -> Int64[Tensor, " count"]:
     """Labels of ``count`` of the client's images, sorted, by the rule that :func:`label_rule` names.
 
     Where fewer are sought than the client has, the multi-step rule counts all and ``count`` are taken evenly.
@@ -85,7 +85,7 @@ def recover_labels(observation: Observation, update: Mapping[str, Tensor], count
     return evenly(LABEL_RULES[rule](mean, observation.update.samples), count)
 
 
-def evenly(labels: Int64[Tensor, "n"], count: int) -> Int64[Tensor, "count"]:
+def evenly(labels: Int64[Tensor, " n"], count: int) -> Int64[Tensor, " count"]:
     """``count`` of sorted labels, in the mixture of all.
 
     >>> evenly(torch.tensor([0, 0, 0, 0, 1, 1]), 3).tolist()
@@ -113,7 +113,7 @@ def mean_gradient(
 
 
 @torch.no_grad()
-def mean_probabilities(observation: Observation, update: Mapping[str, Tensor]) -> Float[Tensor, "k"]:
+def mean_probabilities(observation: Observation, update: Mapping[str, Tensor]) -> Float[Tensor, " k"]:
     """What the client's model answered on the average of its training, estimated on images of the attacker's.
 
     The mean over ``PROBES`` public images, where they are granted, or images of noise, and over two models: the global

@@ -25,11 +25,11 @@ class HeadGradient(NamedTuple):
     """
 
     weight: Float[Tensor, "k d"]
-    bias: Float[Tensor, "k"]
-    probabilities: Float[Tensor, "k"] | None = None
+    bias: Float[Tensor, " k"]
+    probabilities: Float[Tensor, " k"] | None = None
 
 
-def row_sums(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
+def row_sums(head: HeadGradient, count: int) -> Int64[Tensor, " found"]:
     """``argmin_j sum_d dW[j, d]`` (iDLG, Zhao et al. 2020): the one label of one image.
 
     Where features are positive the true class's row alone has a negative sum. Of more images: the ``count`` smallest
@@ -41,7 +41,7 @@ def row_sums(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
     return head.weight.sum(dim=1).argsort()[:count].sort().values
 
 
-def negative_bias(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
+def negative_bias(head: HeadGradient, count: int) -> Int64[Tensor, " found"]:
     """``{j : db_j < 0}``: the classes that are certainly present, each once; fewer than ``count`` where some repeat.
 
     Noise may leave more than ``count``: the most negative ones then.
@@ -53,7 +53,7 @@ def negative_bias(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
     return order[head.bias[order] < 0].sort().values
 
 
-def column_minimum(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
+def column_minimum(head: HeadGradient, count: int) -> Int64[Tensor, " found"]:
     """The ``count`` classes of least ``min_d dW[j, d]`` (Yin et al. 2021); no class twice.
 
     >>> gradient = torch.tensor([[0.3, 0.1], [-0.9, 0.8], [0.2, 0.2], [-0.1, -0.1]])
@@ -63,7 +63,7 @@ def column_minimum(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
     return head.weight.amin(dim=1).argsort()[:count].sort().values
 
 
-def bias_corrected(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
+def bias_corrected(head: HeadGradient, count: int) -> Int64[Tensor, " found"]:
     """The labels of ``count`` images, with repeats.
 
     Classes with a negative ``db_j`` are certainly present. Each is taken once and lowered by ``m = sum of the negative
@@ -88,7 +88,7 @@ def bias_corrected(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
     return torch.tensor(sorted(labels), device=head.bias.device)
 
 
-def multi_step(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
+def multi_step(head: HeadGradient, count: int) -> Int64[Tensor, " found"]:
     """``n_j = N (p_j - db_j)``, in whole numbers that sum to N = ``count``: how often each class is among the images.
 
     For one step this is what the bias gradient says, solved for the labels; for several it holds with means over the
@@ -104,7 +104,7 @@ def multi_step(head: HeadGradient, count: int) -> Int64[Tensor, "found"]:
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
 
 
-def whole_counts(shares: Float[Tensor, "k"], total: int) -> Int64[Tensor, "k"]:
+def whole_counts(shares: Float[Tensor, " k"], total: int) -> Int64[Tensor, " k"]:
     """Whole numbers in proportion to ``shares`` that sum to ``total``, by the largest remainders.
 
     Negative shares count as none; where none is positive, all classes have the same.

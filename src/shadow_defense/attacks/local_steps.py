@@ -34,7 +34,7 @@ def simulate_training(
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"] | Float[Tensor, "n k"],
+    labels: Int64[Tensor, " n"] | Float[Tensor, "n k"],
     loss_fn: LossFunction,
     local: LocalTraining,
     recorder: BatchStatisticsRecorder,

@@ -55,7 +55,7 @@ class Observation:
     image_shape: tuple[int, int, int]
     classes: int
     normalisation: Normalisation
-    _labels: Int64[Tensor, "n"] | None = None
+    _labels: Int64[Tensor, " n"] | None = None
     _local_training: LocalTraining | None = None
     _template: Float[Tensor, "c h w"] | None = None
     _generator: Callable[[], Generator] | None = None
@@ -77,7 +77,7 @@ class Observation:
         return self.normalisation.bounds(torch.zeros(1, self.image_shape[0], 1, 1, device=self.device))
 
     @property
-    def labels(self) -> Int64[Tensor, "n"]:
+    def labels(self) -> Int64[Tensor, " n"]:
         """The labels of all of the client's images, in no telling order."""
         return self._granted(self._labels, "labels")
 
@@ -133,7 +133,7 @@ def observe(
     image_shape: tuple[int, int, int],
     classes: int,
     normalisation: Normalisation,
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     local_training: LocalTraining,
     template: Float[Tensor, "c h w"],
     generator: Callable[[], Generator] | None = None,
@@ -230,7 +230,7 @@ class Reconstruction:
     """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     matching_loss: float
     iterations: int
     seconds: float

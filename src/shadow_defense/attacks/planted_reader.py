@@ -67,7 +67,7 @@ class Regression:
     """From updates u to the numbers of an image, ``u M``, with the mean squared error of each number."""
 
     back: Float64[Tensor, "k k"]
-    errors: Float64[Tensor, "k"]
+    errors: Float64[Tensor, " k"]
 
     def numbers(self, updates: Float[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
         return updates.double() @ self.back

@@ -26,10 +26,10 @@ from shadow_defense.progress import Task
 def solve_layer(
     layer: nn.Conv2d | nn.Linear,
     input_shape: Sequence[int],
-    weight: Float64[Tensor, "o *kernel"],
-    moved: Float64[Tensor, "o *kernel"],
-    slope: Float64[Tensor, "o *place"],
-    output: Float64[Tensor, "o *place"] | None,
+    weight: Float64[Tensor, " o *kernel"],
+    moved: Float64[Tensor, " o *kernel"],
+    slope: Float64[Tensor, " o *place"],
+    output: Float64[Tensor, " o *place"] | None,
 ) -> tuple[Float64[Tensor, "*input"], int]:
     """The input x of a linear layer, by least squares over two sets of linear equations.
 

@@ -23,7 +23,7 @@ EMPTY = 1e-5
 """Share of the greatest bias update below which a unit holds nothing but rounding."""
 
 
-def imprinted_images(weight: Float[Tensor, "bins d"], bias: Float[Tensor, "bins"], count: int) -> Float[Tensor, "m d"]:
+def imprinted_images(weight: Float[Tensor, "bins d"], bias: Float[Tensor, " bins"], count: int) -> Float[Tensor, "m d"]:
     """Up to ``count`` images from the update of the imprint layer, those with the strongest signal first.
 
     ``x = dW_i / db_i``: exact where unit i was trained on one image, their weighted mean where it was on several. Any

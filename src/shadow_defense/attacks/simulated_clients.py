@@ -35,8 +35,8 @@ _CLIENTS_AT_ONCE = 32
 class Pool:
     """The images, by their indices, that some places of a client are filled with."""
 
-    places: Int64[Tensor, "k"]
-    images: Int64[Tensor, "m"]
+    places: Int64[Tensor, " k"]
+    images: Int64[Tensor, " m"]
 
     def split(self, share: float, draws: torch.Generator) -> tuple[Pool, Pool]:
         """All but a random ``share`` of the images, and the rest; each gets at least one of two or more."""
@@ -45,7 +45,7 @@ class Pool:
         return Pool(self.places, order[held_out:]), Pool(self.places, order[:held_out])
 
 
-def image_pools(available: Int64[Tensor, "m"], wanted: Int64[Tensor, "n"]) -> tuple[list[Pool], bool]:
+def image_pools(available: Int64[Tensor, " m"], wanted: Int64[Tensor, " n"]) -> tuple[list[Pool], bool]:
     """A pool for each class of ``wanted``, and whether there were two images of each; if not, one pool of everything.
 
     Args:
@@ -151,11 +151,11 @@ def _undefended(
     recorder: BatchStatisticsRecorder,
     parameters: Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     buffers: Mapping[str, Tensor],
     *,
     mapped: bool,
-) -> Float[Tensor, "d"]:
+) -> Float[Tensor, " d"]:
     simulated = simulate_training(
         observation.model,
         parameters,
@@ -173,7 +173,7 @@ def _undefended(
 
 def _defended(
     observation: Observation, target: Target, images: ImageSet, chosen: DefenseSettings, index: int, seed: int
-) -> Float[Tensor, "d"]:
+) -> Float[Tensor, " d"]:
     local, update, count = target.local, observation.update, len(target.labels)
     state = on_host(observation.global_state)
     # An image may have been drawn twice; names must not repeat.

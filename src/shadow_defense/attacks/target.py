@@ -64,7 +64,7 @@ class Simulation:
 class Target(Simulation):
     """A simulation with the ``labels`` of the images that are sought, one for each."""
 
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
 
 
 def client_simulation(observation: Observation, longest_unroll: int, beyond: Beyond = "averaged") -> Simulation:
@@ -133,7 +133,7 @@ def _assumption(local: LocalTraining) -> str:
     return "taken for the first of Adam, since nearly all values are equally large"
 
 
-def inferred_labels(observation: Observation, simulation: Simulation) -> Int64[Tensor, "n"]:
+def inferred_labels(observation: Observation, simulation: Simulation) -> Int64[Tensor, " n"]:
     """The labels that the last layer's update gives away, sorted, whether or not the true ones are granted."""
     update = dict(zip(simulation.sent, simulation.observed, strict=True))
     return recover_labels(observation, update, simulation.count)

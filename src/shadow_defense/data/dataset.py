@@ -32,7 +32,7 @@ class ImageSet:
     """
 
     images: UInt8[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     sample_ids: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     masks: Bool[Tensor, "n h w"] | None = None

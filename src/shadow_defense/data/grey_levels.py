@@ -14,7 +14,7 @@ FEW_LEVELS = 32
 LOST = 4
 
 
-def unit_to_bytes(images: Float[np.ndarray, "n *pixel"], origin: str) -> UInt8[np.ndarray, "n *pixel"]:
+def unit_to_bytes(images: Float[np.ndarray, " n *pixel"], origin: str) -> UInt8[np.ndarray, " n *pixel"]:
     """Floats in [0, 1] to bytes. Raises :class:`DataError` naming the first image that holds anything else."""
     converted = np.empty(images.shape, np.uint8)
     # In chunks, so that the working memory does not grow with the data set.

@@ -58,7 +58,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return read_arrays(path, [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels", "groups")])
 
 
-def _labels(values: np.ndarray, origin: str) -> Int64[np.ndarray, "n"]:
+def _labels(values: np.ndarray, origin: str) -> Int64[np.ndarray, " n"]:
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1 or flat.dtype.kind not in "iuf" or not np.array_equal(flat, np.floor(flat)):
         raise DataError(
@@ -76,7 +76,7 @@ def _labels(values: np.ndarray, origin: str) -> Int64[np.ndarray, "n"]:
 def _image_set(
     arrays: Mapping[str, np.ndarray],
     part: str,
-    labels: Int64[np.ndarray, "n"],
+    labels: Int64[np.ndarray, " n"],
     path: Path,
     image_size: int | None,
     channels: int | None,

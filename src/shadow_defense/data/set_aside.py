@@ -12,7 +12,7 @@ from shadow_defense.errors import DataError
 
 
 def set_aside(
-    strata: Int64[np.ndarray, "n"],
+    strata: Int64[np.ndarray, " n"],
     groups: Sequence[str] | None,
     fraction: float,
     purpose: str,

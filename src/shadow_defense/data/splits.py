@@ -18,7 +18,7 @@ Indices = Int64[np.ndarray, "_"]
 
 
 def split_clients(
-    labels: Int64[np.ndarray, "n"],
+    labels: Int64[np.ndarray, " n"],
     groups: Sequence[str] | None,
     clients: Sequence[str] | None,
     settings: SplitSettings,
@@ -103,7 +103,7 @@ def paper_sizes(available: int) -> tuple[int, ...]:
     return tuple(sizes.tolist())
 
 
-def balanced_counts(size: int, available: Int64[np.ndarray, "classes"]) -> Int64[np.ndarray, "classes"]:
+def balanced_counts(size: int, available: Int64[np.ndarray, " classes"]) -> Int64[np.ndarray, " classes"]:
     """How many of each class make ``size`` images, as equal as ``available`` allows; odd ones go to high labels.
 
     >>> balanced_counts(9, np.array([100, 100])).tolist(), balanced_counts(9, np.array([2, 100])).tolist()
@@ -120,13 +120,13 @@ def balanced_counts(size: int, available: Int64[np.ndarray, "classes"]) -> Int64
     return counts
 
 
-def balanced_sample(labels: Int64[np.ndarray, "n"], size: int, generator: np.random.Generator) -> Indices:
+def balanced_sample(labels: Int64[np.ndarray, " n"], size: int, generator: np.random.Generator) -> Indices:
     """``size`` random indices, as balanced over the classes as the labels allow, in ascending order."""
     return np.sort(deal_sizes(labels, (min(size, len(labels)),), generator)[0])
 
 
 def deal_sizes(
-    labels: Int64[np.ndarray, "n"],
+    labels: Int64[np.ndarray, " n"],
     sizes: Sequence[int],
     generator: np.random.Generator,
     groups: Sequence[str] | None = None,
@@ -155,14 +155,14 @@ def deal_sizes(
     return shares
 
 
-def _patient_by_patient(order: Indices, patients: Int64[np.ndarray, "n"]) -> Indices:
+def _patient_by_patient(order: Indices, patients: Int64[np.ndarray, " n"]) -> Indices:
     """Every patient's images one after another, where the first of them stood."""
     first: dict[int, int] = {}
     places = [first.setdefault(int(patient), place) for place, patient in enumerate(patients[order])]
     return order[np.argsort(places, kind="stable")]
 
 
-def deal_evenly(labels: Int64[np.ndarray, "n"], clients: int, generator: np.random.Generator) -> list[Indices]:
+def deal_evenly(labels: Int64[np.ndarray, " n"], clients: int, generator: np.random.Generator) -> list[Indices]:
     """All images in random shares of equal size (within one), each class spread evenly as well."""
     order = generator.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -170,7 +170,7 @@ def deal_evenly(labels: Int64[np.ndarray, "n"], clients: int, generator: np.rand
 
 
 def deal_dirichlet(
-    labels: Int64[np.ndarray, "n"], clients: int, alpha: float, generator: np.random.Generator
+    labels: Int64[np.ndarray, " n"], clients: int, alpha: float, generator: np.random.Generator
 ) -> list[Indices]:
     """All images; each class in shares drawn from Dirichlet(alpha) (Hsu et al. 2019, arXiv 1909.06335).
 
@@ -191,7 +191,7 @@ def deal_dirichlet(
 
 
 def deal_groups(
-    labels: Int64[np.ndarray, "n"], groups: Sequence[str], clients: int, generator: np.random.Generator
+    labels: Int64[np.ndarray, " n"], groups: Sequence[str], clients: int, generator: np.random.Generator
 ) -> list[Indices]:
     """All images; no patient at two clients, sizes as even as possible.
 

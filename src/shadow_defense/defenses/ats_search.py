@@ -42,10 +42,10 @@ class ScoredPolicy:
 def similarity_areas(
     model: nn.Module,
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     noise: Float[Tensor, "n c h w"],
     steps: int = 20,
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """The privacy score (docs/defenses.md): how early on the way from noise to an image its gradient appears.
 
     Area (trapezoids) under ``i / steps -> mean over tensors of cos(grad L(x_i), grad L(x))`` for

@@ -24,7 +24,7 @@ class Batch:
     """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"] | Float[Tensor, "n k"]
+    labels: Int64[Tensor, " n"] | Float[Tensor, "n k"]
     sample_ids: tuple[str, ...]
 
 

@@ -110,7 +110,7 @@ class Concealment:
     buffers: Mapping[str, Tensor]
     loss_fn: LossFunction
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     outputs: Float[Tensor, "n k"]
     gradients: Mapping[str, Tensor]
     distance_decay: float

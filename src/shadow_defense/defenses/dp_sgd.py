@@ -60,7 +60,7 @@ def per_sample_gradients(
     model: nn.Module,
     parameters: Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"] | Float[Tensor, "n k"],
+    labels: Int64[Tensor, " n"] | Float[Tensor, "n k"],
     loss_fn: LossFunction,
 ) -> dict[str, Tensor]:
     """For each parameter the gradient of every sample's own loss, shape (n, *parameter).
@@ -80,7 +80,7 @@ def per_sample_gradients(
 
 def clipped_sum(
     gradients: Mapping[str, Float[Tensor, "n ..."]], clip: float
-) -> tuple[dict[str, Tensor], Float[Tensor, "n"]]:
+) -> tuple[dict[str, Tensor], Float[Tensor, " n"]]:
     """``sum_j g_j min(1, C / ||g_j||)`` over samples j, and the norms before clipping.
 
     The norm of a sample is taken over all of its tensors together.

@@ -22,7 +22,7 @@ CHUNK = 10
 """Images whose gradients are in memory at once, with the graph of their second derivatives."""
 
 
-def balanced_choice(labels: Int64[Tensor, "n"], count: int, draws: torch.Generator) -> list[int]:
+def balanced_choice(labels: Int64[Tensor, " n"], count: int, draws: torch.Generator) -> list[int]:
     """``count`` indices at random, as many of each class as there are; all of them where there are fewer.
 
     >>> sorted(balanced_choice(torch.tensor([0, 0, 0, 0, 1]), 2, torch.Generator()))[1]
@@ -44,7 +44,7 @@ def tensor_sensitivities(
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     loss_fn: LossFunction,
 ) -> dict[str, float]:
     """``mean_b ||d (sum of the entries of g_l) / d x_b||_2`` for every parameter tensor l (docs/defenses.md).

@@ -108,7 +108,7 @@ def feature_scores(
     epsilon: float = 0.1,
     denominator: Denominator = "magnitude",
     chunk: int = 4,
-) -> Float[Tensor, "k"]:
+) -> Float[Tensor, " k"]:
     """``s_i = sum_b ||d r_i(x_b) / d x_b||_2 / (|r_i(x_b)| + eps)`` (docs/defenses.md); the smallest are pruned.
 
     The published denominator, ``r_i + eps``, takes features to be 0 or more: ``signed``. K backward passes through
@@ -147,7 +147,7 @@ def feature_scores(
     return scores
 
 
-def kept_columns(scores: Float[Tensor, "k"], percent: float) -> Bool[Tensor, "k"]:
+def kept_columns(scores: Float[Tensor, " k"], percent: float) -> Bool[Tensor, " k"]:
     """False where ``|s_i| < q_p(s)``: the percentile is of the signed scores (docs/defenses.md).
 
     >>> kept_columns(torch.tensor([4.0, 1.0, 3.0, 2.0]), 50.0)
@@ -157,7 +157,7 @@ def kept_columns(scores: Float[Tensor, "k"], percent: float) -> Bool[Tensor, "k"
     return exact.abs() >= torch.quantile(exact, percent / 100)
 
 
-def prune_columns(tensors: Mapping[str, Tensor], layer: str, kept: Bool[Tensor, "k"]) -> dict[str, Tensor]:
+def prune_columns(tensors: Mapping[str, Tensor], layer: str, kept: Bool[Tensor, " k"]) -> dict[str, Tensor]:
     """The columns of ``layer``'s weight that are not ``kept`` set to zero; all other tensors, its bias too, copied."""
     weight = f"{layer}.weight"
     return {

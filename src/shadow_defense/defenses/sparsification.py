@@ -44,7 +44,7 @@ SPARSIFICATION_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def smallest_kept(magnitudes: Float[Tensor, "n"], percent: float) -> Float[Tensor, ""]:
+def smallest_kept(magnitudes: Float[Tensor, " n"], percent: float) -> Float[Tensor, ""]:
     """The smallest of ``magnitudes`` that is not below their ``percent``-th percentile.
 
     The percentile q_p with linear interpolation (numpy's default) lies between two neighbours of the sorted values,

@@ -42,13 +42,13 @@ def pair_secrets(clients: Sequence[str], seed: int) -> dict[frozenset[str], byte
     }
 
 
-def pair_mask(secret: bytes, round: int, count: int) -> UInt32[np.ndarray, "n"]:
+def pair_mask(secret: bytes, round: int, count: int) -> UInt32[np.ndarray, " n"]:
     """``PRG(s_ij)``: ``count`` words of SHAKE-128 over the secret and the round, so that no mask is used twice."""
     stream = hashlib.shake_128(secret + round.to_bytes(8, "little")).digest(WORD_BYTES * count)
     return np.frombuffer(stream, dtype="<u4").astype(np.uint32)
 
 
-def to_fixed_point(values: Float64[Tensor, "n"], clients: int) -> UInt32[np.ndarray, "n"]:
+def to_fixed_point(values: Float64[Tensor, " n"], clients: int) -> UInt32[np.ndarray, " n"]:
     """``round(x 2^24) mod 2^32``: negative values wrap around.
 
     Args:
@@ -71,14 +71,14 @@ def to_fixed_point(values: Float64[Tensor, "n"], clients: int) -> UInt32[np.ndar
     return (values * 2.0**FRACTION_BITS).round().long().numpy().astype(np.uint32)
 
 
-def from_fixed_point(words: UInt32[np.ndarray, "n"]) -> Float64[Tensor, "n"]:
+def from_fixed_point(words: UInt32[np.ndarray, " n"]) -> Float64[Tensor, " n"]:
     """The inverse of :func:`to_fixed_point`, to half a step."""
     return torch.from_numpy(words.astype(np.int32).astype(np.float64)) / 2.0**FRACTION_BITS
 
 
 def add_masks(
-    words: UInt32[np.ndarray, "n"], client: str, clients: Sequence[str], secrets: Secrets, round: int
-) -> UInt32[np.ndarray, "n"]:
+    words: UInt32[np.ndarray, " n"], client: str, clients: Sequence[str], secrets: Secrets, round: int
+) -> UInt32[np.ndarray, " n"]:
     """What ``client`` sends: its words plus its masks with later clients, minus those with earlier ones, mod 2^32."""
     masked, own = words.copy(), clients.index(client)
     for place, other in enumerate(clients):
@@ -88,6 +88,6 @@ def add_masks(
     return masked
 
 
-def sum_masked(masked: Sequence[UInt32[np.ndarray, "n"]]) -> UInt32[np.ndarray, "n"]:
+def sum_masked(masked: Sequence[UInt32[np.ndarray, " n"]]) -> UInt32[np.ndarray, " n"]:
     """What the server computes: the sum of all that it received, mod 2^32, in which the masks cancel."""
     return np.add.reduce(list(masked), dtype=np.uint32)

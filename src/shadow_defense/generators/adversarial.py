@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def generator_loss(fake_logits: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+def generator_loss(fake_logits: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Non-saturating: ``mean softplus(-D(G(z)))``."""
     return F.softplus(-fake_logits).mean()
 
 
-def discriminator_loss(real_logits: Float[Tensor, "n"], fake_logits: Float[Tensor, "m"]) -> Float[Tensor, ""]:
+def discriminator_loss(real_logits: Float[Tensor, " n"], fake_logits: Float[Tensor, " m"]) -> Float[Tensor, ""]:
     """``mean softplus(-D(x)) + mean softplus(D(G(z)))``."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 

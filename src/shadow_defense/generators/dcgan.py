@@ -82,7 +82,7 @@ class DCGANGenerator(Generator):
         return -(-len(self.synthesis) // MODULES_A_BLOCK)
 
     def features(
-        self, codes: Float[Tensor, "n *code"], layer: int, space: LatentSpace = "z"
+        self, codes: Float[Tensor, " n *code"], layer: int, space: LatentSpace = "z"
     ) -> Float[Tensor, "n f h h"]:
         self.check_layer(layer)
         self.check_space(space)
@@ -91,7 +91,7 @@ class DCGANGenerator(Generator):
     def next_features(
         self,
         features: Float[Tensor, "n f h h"],
-        codes: Float[Tensor, "n *code"],
+        codes: Float[Tensor, " n *code"],
         layer: int,
         space: LatentSpace = "z",
     ) -> Float[Tensor, "n g s s"]:
@@ -102,7 +102,7 @@ class DCGANGenerator(Generator):
     def from_features(
         self,
         features: Float[Tensor, "n f h h"],
-        codes: Float[Tensor, "n *code"],
+        codes: Float[Tensor, " n *code"],
         layer: int,
         space: LatentSpace = "z",
     ) -> Float[Tensor, "n c s s"]:
@@ -127,7 +127,7 @@ class DCGANDiscriminator(nn.Module):
         self.logit = nn.Linear(features * 16, 1)
         self.apply(_initialise)
 
-    def forward(self, images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n"]:
+    def forward(self, images: Float[Tensor, "n c s s"]) -> Float[Tensor, " n"]:
         """One logit an image: positive means real."""
         return self.logit(self.features(images).flatten(1)).squeeze(1)
 

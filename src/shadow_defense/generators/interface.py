@@ -40,7 +40,7 @@ class Generator(nn.Module):
         """Images in [-1, 1]."""
         raise NotImplementedError
 
-    def encode(self, z: Float[Tensor, "n z"], space: LatentSpace = "z") -> Float[Tensor, "n *code"]:
+    def encode(self, z: Float[Tensor, "n z"], space: LatentSpace = "z") -> Float[Tensor, " n *code"]:
         """The codes of ``space`` that stand for ``z``: (n, z_dim) in z, (n, w_dim) in w, (n, layers, w_dim) in w+.
 
         Raises:
@@ -49,7 +49,7 @@ class Generator(nn.Module):
         self.check_space(space)
         return z
 
-    def decode(self, codes: Float[Tensor, "n *code"], space: LatentSpace = "z") -> Float[Tensor, "n c s s"]:
+    def decode(self, codes: Float[Tensor, " n *code"], space: LatentSpace = "z") -> Float[Tensor, "n c s s"]:
         """Images in [-1, 1] of codes of ``space``; ``decode(encode(z, space), space)`` equals ``forward(z)``.
 
         Raises:
@@ -64,7 +64,7 @@ class Generator(nn.Module):
         return 0
 
     def features(
-        self, codes: Float[Tensor, "n *code"], layer: int, space: LatentSpace = "z"
+        self, codes: Float[Tensor, " n *code"], layer: int, space: LatentSpace = "z"
     ) -> Float[Tensor, "n f h h"]:
         """What layer number ``layer`` reads when the generator makes images of ``codes``.
 
@@ -77,7 +77,7 @@ class Generator(nn.Module):
     def next_features(
         self,
         features: Float[Tensor, "n f h h"],
-        codes: Float[Tensor, "n *code"],
+        codes: Float[Tensor, " n *code"],
         layer: int,
         space: LatentSpace = "z",
     ) -> Float[Tensor, "n g s s"]:
@@ -90,7 +90,7 @@ class Generator(nn.Module):
     def from_features(
         self,
         features: Float[Tensor, "n f h h"],
-        codes: Float[Tensor, "n *code"],
+        codes: Float[Tensor, " n *code"],
         layer: int,
         space: LatentSpace = "z",
     ) -> Float[Tensor, "n c s s"]:
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         self.generator = generator
         self.space: LatentSpace = space
 
-    def forward(self, codes: Float[Tensor, "n *code"]) -> Float[Tensor, "n c s s"]:
+    def forward(self, codes: Float[Tensor, " n *code"]) -> Float[Tensor, "n c s s"]:
         return self.generator.decode(codes, self.space)
 
 

@@ -146,7 +146,7 @@ class GanTraining:
         losses = {"generator": loss_g.item(), "discriminator": loss_d.item(), "r1": self._penalty}
         return losses if settings.augmentation == "none" else {**losses, "augmentation": self.augmentation}
 
-    def _adapt(self, real_logits: Float[Tensor, "n"]) -> None:
+    def _adapt(self, real_logits: Float[Tensor, " n"]) -> None:
         if self.settings.augmentation != "adaptive":
             return
         self._signs.append(real_logits.sign().mean().item())

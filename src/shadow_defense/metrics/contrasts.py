@@ -33,7 +33,7 @@ class Contrast:
     p: float
 
 
-def resampled_means(values: Strata, seed: int) -> Float64[Tensor, "draws"]:
+def resampled_means(values: Strata, seed: int) -> Float64[Tensor, " draws"]:
     """The mean over all images of each resample, in which every seed's images are drawn anew among themselves.
 
     Images of one seed share a training; resampling over all of them together would mix what seeds differ by into the
@@ -64,13 +64,13 @@ def within_seeds(values: Strata, seed: int = 0) -> Estimate:
     return Estimate(math.fsum(each) / len(each), ends(means) if len(each) > 1 else None, len(each))
 
 
-def ends(draws: Float64[Tensor, "draws"]) -> tuple[float, float]:
+def ends(draws: Float64[Tensor, " draws"]) -> tuple[float, float]:
     """The 95 % percentile interval of resamples."""
     low, high = draws.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)).tolist()
     return low, high
 
 
-def two_sided(draws: Float64[Tensor, "draws"]) -> float:
+def two_sided(draws: Float64[Tensor, " draws"]) -> float:
     """``2 (1 + min(draws <= 0, draws >= 0)) / (draws + 1)``, at most 1: how sure the sign of the mean is."""
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return min(1.0, 2 * (1 + tail) / (len(draws) + 1))

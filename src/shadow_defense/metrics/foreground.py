@@ -32,7 +32,7 @@ def psnr_by_region(
     reconstructions: Float[Tensor, "n c h w"],
     truths: Float[Tensor, "n c h w"],
     masks: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None,
-) -> dict[str, Float[Tensor, "n"]]:
+) -> dict[str, Float[Tensor, " n"]]:
     """PSNR in dB: ``whole`` and, with masks, ``inside`` and ``outside``; NaN where a region is empty."""
     errors = squared_error_map(reconstructions, truths)
     regions = inside_and_outside(masks).items()
@@ -45,7 +45,7 @@ def ssim_by_region(
     reconstructions: Float[Tensor, "n c h w"],
     truths: Float[Tensor, "n c h w"],
     masks: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None,
-) -> dict[str, Float[Tensor, "n"]]:
+) -> dict[str, Float[Tensor, " n"]]:
     """SSIM: ``whole`` and, with masks, ``inside`` and ``outside``; NaN where a region is empty."""
     maps = ssim_map(reconstructions, truths)
     regions = inside_and_outside(masks).items()
@@ -57,7 +57,7 @@ def lpips_by_region(
     reconstructions: Float[Tensor, "n c h w"],
     truths: Float[Tensor, "n c h w"],
     masks: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None,
-) -> dict[str, Float[Tensor, "n"]]:
+) -> dict[str, Float[Tensor, " n"]]:
     """LPIPS: ``whole`` and, with masks, ``inside`` and ``outside``; NaN where a region is empty."""
     distances, maps = model(reconstructions, truths)
     regions = inside_and_outside(masks).items()

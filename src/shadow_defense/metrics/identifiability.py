@@ -34,8 +34,8 @@ def pooled_features(model: nn.Module, images: Float[Tensor, "n c h w"]) -> Float
 
 
 def identified(
-    features: Float[Tensor, "n k"], gallery: Float[Tensor, "m k"], owned: Bool[Tensor, "m"], nearest: int
-) -> Int64[Tensor, "n"]:
+    features: Float[Tensor, "n k"], gallery: Float[Tensor, "m k"], owned: Bool[Tensor, " m"], nearest: int
+) -> Int64[Tensor, " n"]:
     """For each reconstruction, how many of its ``nearest`` gallery images by cosine are the client's own.
 
     Args:
@@ -57,7 +57,7 @@ def identified(
     return owned[similarity.topk(nearest, dim=1).indices].sum(dim=1)
 
 
-def identifiability_precision(hits: Int64[Tensor, "n"]) -> float:
+def identifiability_precision(hits: Int64[Tensor, " n"]) -> float:
     """k-IIP: hits among the k nearest, summed over the reconstructions and divided by their number.
 
     From 0 to k, not a share: as published, the sum is not divided by k (Hatamizadeh et al. 2023). With k = 1 it is the

@@ -89,8 +89,8 @@ def share_interval(hits: Sequence[float]) -> Estimate:
 
 
 def macro_f1(
-    predicted: Int64[Tensor, "n"], labels: Int64[Tensor, "n"], weights: Float64[Tensor, "draws n"], classes: int
-) -> Float64[Tensor, "draws"]:
+    predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], weights: Float64[Tensor, "draws n"], classes: int
+) -> Float64[Tensor, " draws"]:
     """Macro F1 of each weighting of the images: the mean of F1 over the classes present or predicted.
 
     ``weights`` counts how often each image is in the sample; ones give the plain macro F1.
@@ -105,7 +105,7 @@ def macro_f1(
 
 
 def f1_difference(
-    predicted: Int64[Tensor, "n"], reference: Int64[Tensor, "n"], labels: Int64[Tensor, "n"], classes: int, seed: int
+    predicted: Int64[Tensor, " n"], reference: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], classes: int, seed: int
 ) -> Estimate:
     """Macro F1 of one model minus another's on the same images, with a 95 % bootstrap interval over images.
 

@@ -10,8 +10,8 @@ from shadow_defense.metrics.inputs import check_same_shape
 
 
 def relative_data_leakage(
-    similarities: Float[Tensor, "n"], prior_similarities: Float[Tensor, "n"]
-) -> Float[Tensor, "n"]:
+    similarities: Float[Tensor, " n"], prior_similarities: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
     """The relative data leakage value of each image, ``RDLV = (SSIM(x, r) - SSIM(x, p)) / SSIM(x, p)``.
 
     0: the reconstruction r is as similar to the image x as the prior p, which an attacker has without any update;

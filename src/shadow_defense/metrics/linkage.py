@@ -11,7 +11,7 @@ from torch import Tensor
 from shadow_defense.errors import DataError
 
 
-def hits(similarity: Float[Tensor, "n m"], own: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
+def hits(similarity: Float[Tensor, "n m"], own: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
     """1 where a probe's own gallery image is the most similar one, shared out where several are; their mean is rank-1.
 
     Args:
@@ -30,7 +30,7 @@ def hits(similarity: Float[Tensor, "n m"], own: Int64[Tensor, "n"]) -> Float[Ten
     return first.gather(1, own[:, None])[:, 0] / first.sum(dim=1)
 
 
-def ranks_above(similarity: Float[Tensor, "n m"], own: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
+def ranks_above(similarity: Float[Tensor, "n m"], own: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
     """For each probe the share of the other gallery images that are less similar than its own, ties as halves.
 
     Their mean is the area under the ROC curve of each probe's own gallery; 0.5 by chance.
@@ -46,8 +46,8 @@ def ranks_above(similarity: Float[Tensor, "n m"], own: Int64[Tensor, "n"]) -> Fl
 
 
 def patient_ranks_above(
-    similarity: Float[Tensor, "n m"], own: Int64[Tensor, "n"], groups: Sequence[str]
-) -> Float[Tensor, "p"]:
+    similarity: Float[Tensor, "n m"], own: Int64[Tensor, " n"], groups: Sequence[str]
+) -> Float[Tensor, " p"]:
     """As :func:`ranks_above` for *other* images of the same patient: mean over them, against those of other patients.
 
     Args:

@@ -72,7 +72,7 @@ class Lpips(nn.Module):
     @torch.no_grad()
     def forward(
         self, reconstructions: Float[Tensor, "n c h w"], truths: Float[Tensor, "n c h w"]
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n h w"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
         """Distance of each pair (>= 0, 0 where equal) and its map over the pixels of the given images.
 
         The map is the sum of the layers' maps, each resized bilinearly to the images' size; its mean differs
@@ -98,7 +98,7 @@ class Lpips(nn.Module):
         reconstructions: Float[Tensor, "n c h w"],
         truths: Float[Tensor, "n c h w"],
         region: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None = None,
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         """Distance of each pair, or the mean of its map over a region (NaN where the region is empty)."""
         distances, maps = self(reconstructions, truths)
         return distances if region is None else region_mean(maps, region)

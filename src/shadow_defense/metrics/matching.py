@@ -27,7 +27,7 @@ def pairwise_costs(
     return costs
 
 
-def match(cost: Float[Tensor, "n m"]) -> Int64[Tensor, "n"]:
+def match(cost: Float[Tensor, "n m"]) -> Int64[Tensor, " n"]:
     """The truth of each reconstruction under the one-to-one assignment of least total cost.
 
     Args:
@@ -53,7 +53,7 @@ def match(cost: Float[Tensor, "n m"]) -> Int64[Tensor, "n"]:
     return assignment
 
 
-def best_over_client_images(cost: Float[Tensor, "n m"]) -> Float[Tensor, "n"]:
+def best_over_client_images(cost: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
     """Each reconstruction's least cost over all of the client's images, as the paper's evaluation takes it.
 
     This flatters the attacker: several reconstructions may claim one image, and called once per metric, each

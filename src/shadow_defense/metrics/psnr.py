@@ -37,7 +37,7 @@ def psnr(
     reconstructions: Float[Tensor, "n c h w"],
     truths: Float[Tensor, "n c h w"],
     region: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None = None,
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """PSNR of each pair in dB, ``10 log10(1 / mse)``; higher is closer, 100 dB where the pair is equal.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def region_mean(
     values: Float[Tensor, "n h w"], region: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """Mean of each image's values over its region: ``sum(region * values) / sum(region)``.
 
     The divisor is the region's own size. The paper's published evaluation multiplies by the mask and then

@@ -69,7 +69,7 @@ def _check_size(images: Float[Tensor, "n c h w"]) -> None:
         )
 
 
-def _inner_mean(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n"]:
+def _inner_mean(maps: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
     return maps[:, _BORDER:-_BORDER, _BORDER:-_BORDER].mean(dim=(1, 2))
 
 
@@ -96,7 +96,7 @@ def ssim_map(reconstructions: Float[Tensor, "n c h w"], truths: Float[Tensor, "n
 
 def ssim_mean(
     maps: Float[Tensor, "n h w"], region: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None = None
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """One number per SSIM map: the mean without the 5 px border, or the mean over a region.
 
     Without a region this is scikit-image's mean. A region keeps its border pixels, since a lesion at the rim of
@@ -110,7 +110,7 @@ def ssim(
     reconstructions: Float[Tensor, "n c h w"],
     truths: Float[Tensor, "n c h w"],
     region: Bool[Tensor, "n h w"] | Float[Tensor, "n h w"] | None = None,
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """SSIM of each pair, in [-1, 1]; higher is closer, 1 where the pair is equal.
 
     See :func:`ssim_map` for the formula, the ranges and the errors, :func:`ssim_mean` for the region.

@@ -17,12 +17,12 @@ from shadow_defense.placement import device_of
 _SUM_TOLERANCE = 1e-2
 
 
-def utility_from_logits(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]) -> dict[str, float | None]:
+def utility_from_logits(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> dict[str, float | None]:
     """:func:`utility` of ``softmax(logits)``, where the model has one output per class (two or more)."""
     return utility(torch.softmax(logits.double(), dim=1), labels)
 
 
-def utility(probabilities: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"]) -> dict[str, float | None]:
+def utility(probabilities: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> dict[str, float | None]:
     """Accuracy, F1 and AUROC of predicted class probabilities.
 
     Args:
@@ -65,7 +65,7 @@ def utility(probabilities: Float[Tensor, "n classes"], labels: Int64[Tensor, "n"
     return result
 
 
-def best_threshold(probabilities: Float[Tensor, "n"], labels: Int64[Tensor, "n"]) -> float:
+def best_threshold(probabilities: Float[Tensor, " n"], labels: Int64[Tensor, " n"]) -> float:
     """The probability of class 1 from which on to say 1, of two classes, for the greatest macro F1 on these images.
 
     Half-way between the two images that it separates, 0.5 where no image lies on either side.
@@ -125,7 +125,7 @@ class Classified:
     """
 
     probabilities: Float64[Tensor, "n classes"]
-    classes: Int64[Tensor, "n"]
+    classes: Int64[Tensor, " n"]
     threshold: float | None
 
 
@@ -136,7 +136,7 @@ def probabilities_of(model: nn.Module, images: ImageSet, normalisation: Normalis
 
 def classify(
     probabilities: Float64[Tensor, "n classes"],
-    validated: tuple[Float64[Tensor, "v classes"], Int64[Tensor, "v"]] | None,
+    validated: tuple[Float64[Tensor, "v classes"], Int64[Tensor, " v"]] | None,
 ) -> Classified:
     """The classes of images, by what a model says of them and of validation images, whose labels are known.
 

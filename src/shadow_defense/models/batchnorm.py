@@ -19,8 +19,8 @@ class BatchStatistics(NamedTuple):
     ``size`` is the number of values behind each entry (n * h * w).
     """
 
-    mean: Float[Tensor, "c"]
-    variance: Float[Tensor, "c"]
+    mean: Float[Tensor, " c"]
+    variance: Float[Tensor, " c"]
     size: int
 
 
@@ -83,8 +83,8 @@ class BatchStatisticsRecorder:
 
 
 def recover_statistics(
-    before: Float[Tensor, "c"], after: Float[Tensor, "c"], momentum: float, steps: int
-) -> Float[Tensor, "c"]:
+    before: Float[Tensor, " c"], after: Float[Tensor, " c"], momentum: float, steps: int
+) -> Float[Tensor, " c"]:
     """The batch statistic that moved a running buffer from ``before`` to ``after`` in ``steps`` forward passes.
 
     ``s = (after - (1-m)^k before) / (1 - (1-m)^k)`` (step 3 of docs/method.md): exact for one step, for

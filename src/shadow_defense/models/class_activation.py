@@ -18,7 +18,7 @@ LEAST_SHARE = 0.1
 
 
 def grad_cam_plus_plus(
-    activations: Float[Tensor, "n k i j"], gradients: Float[Tensor, "n k i j"], scores: Float[Tensor, "n"]
+    activations: Float[Tensor, "n k i j"], gradients: Float[Tensor, "n k i j"], scores: Float[Tensor, " n"]
 ) -> Float[Tensor, "n i j"]:
     """Grad-CAM++ (Chattopadhay et al. 2018, equations 15 and 19) of every image of a batch, rectified.
 

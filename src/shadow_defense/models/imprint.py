@@ -18,7 +18,7 @@ BEYOND = 10.0
 """Standard deviations from the mean at which the first bin opens and the last one closes: every image is in one."""
 
 
-def brightness_edges(mean: float, deviation: float, bins: int) -> Float[Tensor, "edges"]:
+def brightness_edges(mean: float, deviation: float, bins: int) -> Float[Tensor, " edges"]:
     """Between which bins lie so that a normally distributed brightness falls into each with the same probability.
 
     Args:
@@ -52,7 +52,7 @@ class ImprintedModel(nn.Module):
 
     pattern: Tensor
 
-    def __init__(self, body: nn.Module, image_shape: tuple[int, int, int], edges: Float[Tensor, "edges"]) -> None:
+    def __init__(self, body: nn.Module, image_shape: tuple[int, int, int], edges: Float[Tensor, " edges"]) -> None:
         super().__init__()
         pixels, widths = torch.Size(image_shape).numel(), edges.diff()
         # Without an initialisation, which would draw from the global state.

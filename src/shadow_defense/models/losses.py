@@ -30,7 +30,7 @@ class ClassLoss:
     name: LossName = "ce"
     label_smoothing: float = 0.0
 
-    def __call__(self, logits: Float[Tensor, "n k"], labels: Int64[Tensor, "n"] | Float[Tensor, "n k"]) -> Tensor:
+    def __call__(self, logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"] | Float[Tensor, "n k"]) -> Tensor:
         if self.name == "ce":
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if not labels.is_floating_point():

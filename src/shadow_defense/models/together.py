@@ -41,7 +41,7 @@ def together(
 class Together(nn.Module):
     """Models that answer together; all read the same images."""
 
-    def __init__(self, models: Sequence[nn.Module], weights: Float[Tensor, "m"]) -> None:
+    def __init__(self, models: Sequence[nn.Module], weights: Float[Tensor, " m"]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
         self.register_buffer("weights", weights)

@@ -13,8 +13,8 @@ from torch import Tensor
 class LossSlope(NamedTuple):
     """``dL / dg_k = scale_k (c_k + own_k g_k)`` for each tensor k of an update g, and its length over all of them."""
 
-    scale: Float[Tensor, "k"]
-    own: Float[Tensor, "k"]
+    scale: Float[Tensor, " k"]
+    own: Float[Tensor, " k"]
     length: Float[Tensor, ""]
 
 

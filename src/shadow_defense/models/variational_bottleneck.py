@@ -16,7 +16,7 @@ from shadow_defense.errors import ModelError, unknown_name
 from shadow_defense.seeds import named_generator, seed_for
 
 
-def divergence_bits(mean: Float[Tensor, "n k"], deviation: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+def divergence_bits(mean: Float[Tensor, "n k"], deviation: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """KL(N(mean, deviation^2) || N(0, 1)) of each row: ``sum_k -(1 + 2 ln s - mu^2 - s^2) / (2 ln 2)``, in bits.
 
     Scheliga et al. 2022 (docs/defenses.md).

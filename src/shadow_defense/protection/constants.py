@@ -53,7 +53,7 @@ class Constants:
 def measure_constants(
     settings: TextureSettings,
     images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"] | None,
+    labels: Int64[Tensor, " n"] | None,
     *,
     seed: int,
     progress: Progress,
@@ -95,7 +95,7 @@ def kept_constants(
     root: Path,
     settings: TextureSettings,
     images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"] | None,
+    labels: Int64[Tensor, " n"] | None,
     measure: Callable[[], Constants],
     *asked: object,
 ) -> Constants:
@@ -154,11 +154,11 @@ def hash_of(images: UInt8[Tensor, "n c h w"], labels: Tensor | None = None) -> s
 def _trained(
     texture: TextureName,
     images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"] | None,
+    labels: Int64[Tensor, " n"] | None,
     seed: int,
     progress: Progress,
     device: torch.device,
-) -> tuple[Classifier, Int64[Tensor, "n"]]:
+) -> tuple[Classifier, Int64[Tensor, " n"]]:
     if labels is None:
         raise DataError(
             f"the public images have no labels, which texture {texture} needs: give a folder with a sub-folder a "

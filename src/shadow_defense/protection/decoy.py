@@ -40,7 +40,7 @@ class PoolDecoys(Decoys):
     def __init__(self, pool: Float[Tensor, "m c h w"]) -> None:
         self.pool = pool
 
-    def chosen(self, draws: Sequence[torch.Generator]) -> Int64[Tensor, "n"]:
+    def chosen(self, draws: Sequence[torch.Generator]) -> Int64[Tensor, " n"]:
         """Their places in the pool."""
         return torch.stack([torch.randint(len(self.pool), (), generator=each) for each in draws])
 

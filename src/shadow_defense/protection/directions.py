@@ -36,7 +36,7 @@ class Classifier:
     model: nn.Module
     normalisation: Normalisation
 
-    def answers(self, images: Float[Tensor, "n c h w"]) -> Int64[Tensor, "n"]:
+    def answers(self, images: Float[Tensor, "n c h w"]) -> Int64[Tensor, " n"]:
         """The most probable class of each image in [0, 1]."""
         with torch.no_grad(), training_mode(self.model, False):
             device = device_of(self.model)
@@ -47,8 +47,8 @@ class Classifier:
 
 
 def labels_for(
-    classifier: Classifier, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"] | None
-) -> Int64[Tensor, "n"]:
+    classifier: Classifier, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"] | None
+) -> Int64[Tensor, " n"]:
     """The labels by which the margin of :func:`task_directions` is taken: those known, else the classifier's answers.
 
     Raises:
@@ -74,7 +74,7 @@ def labels_for(
 
 def train_classifier(
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     normalisation: Normalisation,
     *,
     seed: int,
@@ -124,7 +124,7 @@ def train_classifier(
 
 def train_public_classifier(
     images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     *,
     seed: int,
     moved: bool,
@@ -148,7 +148,7 @@ def _moved(images: Float[Tensor, "n c h w"], draws: torch.Generator) -> Float[Te
 def task_directions(
     model: nn.Module,
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     normalisation: Normalisation,
     whitening: Whitening,
     *,

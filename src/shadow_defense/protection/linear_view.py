@@ -23,7 +23,7 @@ class LinearView:
 
     gain: Float[Tensor, "k k"]
     noise: Float[Tensor, "k k"]
-    offset: Float[Tensor, "k"]
+    offset: Float[Tensor, " k"]
     outside_gain: float
     outside_noise: float
 

@@ -27,7 +27,11 @@ class Reader(nn.Module):
     """
 
     def __init__(
-        self, features: nn.Module, normalisation: Normalisation, centre: Float[Tensor, "q"], reads: Float[Tensor, "q k"]
+        self,
+        features: nn.Module,
+        normalisation: Normalisation,
+        centre: Float[Tensor, " q"],
+        reads: Float[Tensor, "q k"],
     ) -> None:
         super().__init__()
         self.features = _constant(features)

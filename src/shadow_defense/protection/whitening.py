@@ -32,9 +32,9 @@ class Whitening:
         shape: channels, height and width of an image.
     """
 
-    mean: Float[Tensor, "d"]
+    mean: Float[Tensor, " d"]
     directions: Float[Tensor, "d k"]
-    deviations: Float[Tensor, "k"]
+    deviations: Float[Tensor, " k"]
     rest: float
     shape: tuple[int, int, int]
 
@@ -60,7 +60,7 @@ class Whitening:
         centred = images.flatten(1) - self.mean
         return centred - centred @ self.directions @ self.directions.T
 
-    def noise_covariance(self, variance: Float[Tensor, "d"]) -> Float[Tensor, "k k"]:
+    def noise_covariance(self, variance: Float[Tensor, " d"]) -> Float[Tensor, "k k"]:
         """``D^-1 B^T diag(variance) B D^-1``: the covariance in these coordinates of independent noise on pixels."""
         scaled = self.directions / self.deviations
         return scaled.T @ (variance[:, None] * scaled)

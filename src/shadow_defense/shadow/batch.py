@@ -38,8 +38,8 @@ class ShadowBatch:
     images: Float[Tensor, "n c h w"]
     labels: Tensor
     samples: tuple[str, ...]
-    firsts: Int64[Tensor, "m"]
-    places: Int64[Tensor, "n"]
+    firsts: Int64[Tensor, " m"]
+    places: Int64[Tensor, " n"]
 
 
 def as_normalisation(mean: Any, std: Any) -> Normalisation:

@@ -27,7 +27,7 @@ RIDGE = 0.3
 
 def starting_codes(
     generator: Generator, sample_ids: Sequence[str], like: Tensor, *, space: LatentSpace = "z", seed: int = 0
-) -> Float[Tensor, "n *code"]:
+) -> Float[Tensor, " n *code"]:
     """``encode(z_i, space)`` of ``z_i ~ N(0, I)``, in the mode that the generator is in.
 
     Drawn in z whatever the space, so that all spaces start from the same images; each draw is named by its sample,
@@ -51,7 +51,7 @@ def inferred_codes(
     *,
     space: LatentSpace = "z",
     seed: int = 0,
-) -> Float[Tensor, "n *code"]:
+) -> Float[Tensor, " n *code"]:
     """``encode(z, space)`` of the z that a linear map reads off each image, at the length that codes have.
 
     Ridge regression of z on G(z) over ``count`` draws of ``z ~ N(0, I)``: with the centred images X of the draws Z,
@@ -85,7 +85,7 @@ def encode_samples(
     iterations: int = 500,
     examples: int = 0,
     progress: Progress | None = None,
-) -> Float[Tensor, "n *code"]:
+) -> Float[Tensor, " n *code"]:
     """The latent codes of ``images`` (step 2 of docs/method.md), found with the generator as it was given.
 
     Args:

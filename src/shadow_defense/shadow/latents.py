@@ -25,8 +25,8 @@ class Inversion:
         iterations: the number of iterations that ran before every image had stopped improving.
     """
 
-    z: Float[Tensor, "n *code"]
-    error: Float[Tensor, "n"]
+    z: Float[Tensor, " n *code"]
+    error: Float[Tensor, " n"]
     iterations: int
 
 
@@ -42,7 +42,7 @@ def halvings(iterations: int) -> tuple[int, ...]:
 def invert_latents(
     render: Callable[[Tensor], Tensor],
     images: Float[Tensor, "n c h w"],
-    initial: Float[Tensor, "n *code"],
+    initial: Float[Tensor, " n *code"],
     *,
     learning_rate: float = 1e-3,
     iterations: int = 500,

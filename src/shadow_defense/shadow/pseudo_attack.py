@@ -88,7 +88,7 @@ def learning_rate_for(batch_size: int) -> float:
 def pseudo_attack(
     render: Callable[[Mapping[str, Tensor], Tensor], Tensor],
     synthesis: Mapping[str, Tensor],
-    z: Float[Tensor, "m *code"],
+    z: Float[Tensor, " m *code"],
     images: Float[Tensor, "n c h w"],
     labels: Tensor,
     victim: VictimSignals,

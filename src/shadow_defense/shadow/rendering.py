@@ -16,7 +16,7 @@ from shadow_defense.models.functional import functional_call
 def render(
     generator: Generator,
     synthesis: Mapping[str, Tensor],
-    codes: Float[Tensor, "n *code"],
+    codes: Float[Tensor, " n *code"],
     image_size: tuple[int, int],
     normalisation: Normalisation,
     *,

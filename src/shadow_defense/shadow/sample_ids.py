@@ -61,7 +61,7 @@ def _in_words(value: object) -> str:
         return "of thousands of digits"
 
 
-def distinct(keys: Sequence[str]) -> tuple[Int64[Tensor, "m"], Int64[Tensor, "n"]]:
+def distinct(keys: Sequence[str]) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " n"]]:
     """Where each id comes first, and for each of the n ids its place among the m distinct ones.
 
     >>> firsts, places = distinct(["b", "a", "b"])

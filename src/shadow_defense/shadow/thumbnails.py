@@ -23,7 +23,7 @@ def thumbnails(images: Float[Tensor, "n c h w"], normalisation: Normalisation) -
     return F.adaptive_avg_pool2d(normalisation.invert(images), SIDE)
 
 
-def differ(first: Float[Tensor, "n c h w"], second: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n"]:
+def differ(first: Float[Tensor, "n c h w"], second: Float[Tensor, "n c h w"]) -> Bool[Tensor, " n"]:
     """Where two sets of images in [0, 1] are farther apart than one image read twice."""
     return (first - second).abs().flatten(1).amax(1) > TOLERANCE
 

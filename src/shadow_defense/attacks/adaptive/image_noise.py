@@ -28,7 +28,7 @@ LEAST_SPREAD = 1 / 255
 
 def subtract_expected_noise(
     images: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     observation: Observation,
     kind: DefenseKind,
     settings: BaseModel,

@@ -12,7 +12,7 @@ from shadow_defense.errors import DataError
 
 
 def average_over_rounds(
-    reconstructions: Sequence[Float[Tensor, "n c h w"]], labels: Sequence[Int64[Tensor, "n"]]
+    reconstructions: Sequence[Float[Tensor, "n c h w"]], labels: Sequence[Int64[Tensor, " n"]]
 ) -> Float[Tensor, "n c h w"]:
     """The mean of one client's reconstructions from several rounds, in the order of the last round.
 
@@ -55,7 +55,7 @@ def average_over_rounds(
     return total / len(finite)
 
 
-def _pairing(distances: Float[Tensor, "n n"], rows: Int64[Tensor, "n"], columns: Int64[Tensor, "n"]) -> Tensor:
+def _pairing(distances: Float[Tensor, "n n"], rows: Int64[Tensor, " n"], columns: Int64[Tensor, " n"]) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     # Dearer than all distances together: no distance is worth one pair across labels.

@@ -24,10 +24,10 @@ class Rule:
         errors: by remover, the mean squared error in each bin.
     """
 
-    ends: Mapping[str, Float[Tensor, "b"]]
-    errors: Mapping[str, Float[Tensor, "c"]]
+    ends: Mapping[str, Float[Tensor, " b"]]
+    errors: Mapping[str, Float[Tensor, " c"]]
 
-    def choose(self, removals: Mapping[str, Removal]) -> Int64[Tensor, "n"]:
+    def choose(self, removals: Mapping[str, Removal]) -> Int64[Tensor, " n"]:
         """For each image the place in ``removals`` of the remover with the least error to expect."""
         expected = [
             self.errors[name][torch.bucketize(removal.doubt, self.ends[name])] for name, removal in removals.items()
@@ -50,11 +50,11 @@ def learn_rule(removals: Mapping[str, Removal], truths: Float[Tensor, "n c h w"]
     return Rule(ends, errors)
 
 
-def chosen_estimates(removals: Mapping[str, Removal], places: Int64[Tensor, "n"]) -> Float[Tensor, "n c h w"]:
+def chosen_estimates(removals: Mapping[str, Removal], places: Int64[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
     """The estimate of the remover in ``places`` for each image."""
     return torch.stack([each.estimates for each in removals.values()])[places, torch.arange(len(places))]
 
 
-def squared_errors(estimates: Float[Tensor, "n c h w"], truths: Float[Tensor, "n c h w"]) -> Float[Tensor, "n"]:
+def squared_errors(estimates: Float[Tensor, "n c h w"], truths: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     """Mean squared error of each image."""
     return (estimates - truths).square().mean(dim=(1, 2, 3))

@@ -37,7 +37,7 @@ class CodeInversion(Remover):
         self.decoys, self.taken = texture.decoys.on(device), DecoyTaken(texture)
         self.seed, self.known = seed, known
 
-    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Removal:
         estimates, doubts = [], []
         for chunk, part in enumerate(torch.arange(len(protected)).split(AT_ONCE)):
             codes, objective = self._codes(protected[part], part, chunk)
@@ -47,8 +47,8 @@ class CodeInversion(Remover):
         return Removal(torch.cat(estimates), torch.cat(doubts))
 
     def _codes(
-        self, protected: Float[Tensor, "n c h w"], part: Int64[Tensor, "n"], chunk: int
-    ) -> tuple[Float[Tensor, "n z"], Float[Tensor, "n"]]:
+        self, protected: Float[Tensor, "n c h w"], part: Int64[Tensor, " n"], chunk: int
+    ) -> tuple[Float[Tensor, "n z"], Float[Tensor, " n"]]:
         if self.known is not None:
             return self._descended(protected, self.known[part], ITERATIONS)
         size = self.decoys.generator.z_dim
@@ -63,7 +63,7 @@ class CodeInversion(Remover):
 
     def _descended(
         self, protected: Float[Tensor, "n c h w"], codes: Float[Tensor, "n z"], iterations: int
-    ) -> tuple[Float[Tensor, "n z"], Float[Tensor, "n"]]:
+    ) -> tuple[Float[Tensor, "n z"], Float[Tensor, " n"]]:
         codes = codes.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([codes], lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
@@ -75,5 +75,5 @@ class CodeInversion(Remover):
         with torch.no_grad():
             return codes.detach(), self._objective(protected, codes)
 
-    def _objective(self, protected: Float[Tensor, "n c h w"], codes: Float[Tensor, "n z"]) -> Float[Tensor, "n"]:
+    def _objective(self, protected: Float[Tensor, "n c h w"], codes: Float[Tensor, "n z"]) -> Float[Tensor, " n"]:
         return self.taken.misfit(protected, self.decoys.of_codes(codes)) + codes.square().sum(dim=1)

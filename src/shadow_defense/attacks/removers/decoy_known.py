@@ -41,7 +41,7 @@ class DecoyTaken:
         """``x' - m d`` in these coordinates, standard normal where d is the right decoy."""
         return self.placed(left.flatten(1) - self.whitening.mean) - self.constant
 
-    def misfit(self, protected: Float[Tensor, "n c h w"], decoys: Float[Tensor, "n c h w"]) -> Float[Tensor, "n"]:
+    def misfit(self, protected: Float[Tensor, "n c h w"], decoys: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """``r^T K^-1 r``, ``K = A A^T + S``: -2 log likelihood of each decoy, up to a constant."""
         return self.standardised(protected - self.texture.share * decoys).square().sum(dim=1)
 

@@ -34,7 +34,7 @@ class LearnedRemover(Remover):
     def __init__(self, name: str, first: Remover, network: UNet, scale: float, classes: int) -> None:
         self.name, self.first, self.network, self.scale, self.classes = name, first, network, scale, classes
 
-    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Removal:
         before = self.first.remove(protected, labels).estimates
         with torch.no_grad():
             corrections = [
@@ -45,7 +45,7 @@ class LearnedRemover(Remover):
         return Removal((before + correction).clamp(0, 1), correction.square().mean(dim=(1, 2, 3)))
 
     def correction(
-        self, protected: Float[Tensor, "n c h w"], before: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
+        self, protected: Float[Tensor, "n c h w"], before: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
         """U, where it lies: it reads x' at a deviation of about 1, its first removal, a plane for each class."""
         known = F.one_hot(labels, self.classes).float()[:, :, None, None].expand(-1, -1, *protected.shape[2:])
@@ -57,7 +57,7 @@ Pairs = Callable[[torch.Generator], tuple[Tensor, Tensor, Tensor]]
 """A batch of protected images, the clean ones and their labels, drawn from a generator."""
 
 
-def pairs_of_own_making(protect: Protect, public: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Pairs:
+def pairs_of_own_making(protect: Protect, public: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Pairs:
     """Public images, protected anew each time by the attacker's copy of the defense."""
 
     def drawn(draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +69,7 @@ def pairs_of_own_making(protect: Protect, public: Float[Tensor, "n c h w"], labe
 
 
 def pairs_found(
-    protected: Float[Tensor, "n c h w"], clean: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]
+    protected: Float[Tensor, "n c h w"], clean: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]
 ) -> Pairs:
     """Protected images whose clean ones the attacker came by."""
 

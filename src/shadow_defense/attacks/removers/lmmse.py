@@ -90,5 +90,5 @@ class LinearRemover(Remover):
     def __init__(self, whitening: Whitening, view: LinearView) -> None:
         self.removal = linear_removal(whitening, [view])
 
-    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Removal:
         return Removal(self.removal.images([protected]), self.removal.coordinates([protected]).square().sum(dim=1))

@@ -33,7 +33,7 @@ class PoolLookup(Remover):
         whole = self.taken.standardised(protected)
         return torch.softmax(-0.5 * torch.cdist(whole.double(), self.placed.double()).square(), dim=1).float()
 
-    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Removal:
         likeliest = self.probabilities(protected).topk(min(LIKELIEST, len(self.pool)), dim=1)
         weights = likeliest.values / likeliest.values.sum(dim=1, keepdim=True)
         estimates = torch.zeros_like(protected)

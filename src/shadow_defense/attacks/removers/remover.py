@@ -20,7 +20,7 @@ class Removal:
     """
 
     estimates: Float[Tensor, "n c h w"]
-    doubt: Float[Tensor, "n"]
+    doubt: Float[Tensor, " n"]
 
 
 class Remover(ABC):
@@ -29,5 +29,5 @@ class Remover(ABC):
     name: str
 
     @abstractmethod
-    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Removal:
         """Estimates of the clean images; protected images as they were drawn, neither clipped nor rounded."""

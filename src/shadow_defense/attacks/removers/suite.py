@@ -40,7 +40,7 @@ class Knowledge:
     """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     classes: int
     groups: tuple[str, ...] | None = None
     device: torch.device = CPU
@@ -51,7 +51,7 @@ class Knowledge:
         held = place % HELD_BACK == 0
         return self.subset(~held), self.subset(held)
 
-    def subset(self, chosen: Bool[Tensor, "n"]) -> Knowledge:
+    def subset(self, chosen: Bool[Tensor, " n"]) -> Knowledge:
         """Those images that are chosen."""
         groups = self.groups
         if groups is not None:

@@ -17,14 +17,14 @@ class AsGiven(Remover):
 
     name = "as given"
 
-    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, "n"]) -> Removal:
+    def remove(self, protected: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> Removal:
         return Removal(protected.clamp(0, 1), torch.zeros(len(protected)))
 
 
 def learned_from_halves(
     protected: Float[Tensor, "n c h w"],
     clean: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     classes: int,
     *,
     seed: int,

@@ -117,7 +117,7 @@ def finds_patients_in_weak_noise(texture: Texture, knowledge: Knowledge, *, seed
     return interval is not None and interval[0] > 0.5
 
 
-def patients_of_several(groups: Sequence[str]) -> list[Int64[Tensor, "_"]]:
+def patients_of_several(groups: Sequence[str]) -> list[Int64[Tensor, " _"]]:
     """The places of each patient's images, of patients who have two at least."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(groups):

@@ -24,7 +24,7 @@ from shadow_defense.metrics.psnr import psnr
 from shadow_defense.metrics.ssim import ssim
 from shadow_defense.protection.texture import Texture
 
-Scores = dict[str, Float[Tensor, "_"]]
+Scores = dict[str, Float[Tensor, " _"]]
 """Of each image, by metric: psnr, ssim, rdlv and, where a model is given, lpips."""
 
 
@@ -46,7 +46,7 @@ def attack(
     removers: Mapping[str, Remover],
     knowledge: Knowledge,
     protected: Float[Tensor, "n c h w"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     *,
     seed: int,
     earlier: EarlierLook | None = None,
@@ -92,7 +92,7 @@ def linkage(
     protected: Float[Tensor, "n c h w"],
     estimates: Float[Tensor, "n c h w"],
     gallery: Float[Tensor, "m c h w"],
-    own: Int64[Tensor, "n"],
+    own: Int64[Tensor, " n"],
     groups: Sequence[str] | None,
     verifier: Verifier | None = None,
     earlier: EarlierLook | None = None,
@@ -124,7 +124,7 @@ def distances(
     return [-torch.cdist(each.flatten(1), gallery.flatten(1)) for each in made]
 
 
-def found_again(ways: Sequence[Float[Tensor, "n m"]], own: Int64[Tensor, "n"], groups: Sequence[str] | None) -> Scores:
+def found_again(ways: Sequence[Float[Tensor, "n m"]], own: Int64[Tensor, " n"], groups: Sequence[str] | None) -> Scores:
     """As :func:`linkage`, from similarities of each image to each of the gallery."""
     similarity = max(ways, key=lambda each: float(hits(each, own).mean()))
     found = {"rank1": hits(similarity, own), "auc": ranks_above(similarity, own)}

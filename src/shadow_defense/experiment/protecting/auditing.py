@@ -62,7 +62,7 @@ def audit_protection(
     return audit_images(texture, texture, protected, places, knowledge, private, settings, progress, earlier)
 
 
-def audited_places(count: int, settings: ProtectSettings) -> Int64[Tensor, "n"]:
+def audited_places(count: int, settings: ProtectSettings) -> Int64[Tensor, " n"]:
     """Which images are attacked, in ascending order."""
     draws = named_generator(settings.seed, "protect", "audited")
     return torch.randperm(count, generator=draws)[: settings.audited].sort().values
@@ -72,7 +72,7 @@ def audit_images(
     drawn: Texture,
     seen: Texture,
     protected: Float[Tensor, "n c h w"],
-    places: Int64[Tensor, "n"],
+    places: Int64[Tensor, " n"],
     knowledge: Knowledge,
     private: ImageSet,
     settings: ProtectSettings,

@@ -154,7 +154,7 @@ def _public(public: Any, labels: Any, like: ImageSet, seed: int) -> PublicImages
     return PublicImages(images, told, 1 if told is None else int(told.max()) + 1)
 
 
-def _with_labels(public: Any, labels: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, "n"] | None]:
+def _with_labels(public: Any, labels: Any) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"] | None]:
     if isinstance(public, np.ndarray | Tensor):
         images = read_given(public, "public images").images
     else:
@@ -163,7 +163,7 @@ def _with_labels(public: Any, labels: Any) -> tuple[UInt8[Tensor, "n c h w"], In
     return images, None if labels is None else _classes(labels, len(images), "public_labels")
 
 
-def _classes(labels: Any, count: int, what: str) -> Int64[Tensor, "n"]:
+def _classes(labels: Any, count: int, what: str) -> Int64[Tensor, " n"]:
     values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.dtype.kind not in "iub" or flat.shape != (count,) or (flat < 0).any():

@@ -35,7 +35,7 @@ class PublicImages:
     """Public images in [0, 1] of the private ones' shape, with labels, patients and names where these are known."""
 
     images: UInt8[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"] | None
+    labels: Int64[Tensor, " n"] | None
     classes: int
     groups: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
@@ -135,7 +135,7 @@ def refuse_private(public: PublicImages, private: ImageSet) -> None:
         )
 
 
-def twins(first: UInt8[Tensor, "n c h w"], second: UInt8[Tensor, "m c h w"]) -> Int64[Tensor, "n"]:
+def twins(first: UInt8[Tensor, "n c h w"], second: UInt8[Tensor, "m c h w"]) -> Int64[Tensor, " n"]:
     """For each of ``first`` its place in ``second``: equal bytes, or thumbnails within :data:`ALIKE`; -1 for none."""
     known = {digest: place for place, digest in enumerate(digests(second))}
     equal = torch.tensor([known.get(digest, -1) for digest in digests(first)])

@@ -174,7 +174,7 @@ class Bounding(RecordTask[Bound]):
         )
 
 
-def audited_places(scene: Scene, count: int, audited: int) -> Int64[Tensor, "n"]:
+def audited_places(scene: Scene, count: int, audited: int) -> Int64[Tensor, " n"]:
     """Which of all clients' images are audited, the same for all arms."""
     draws = named_generator(scene.config.seed, "bound", "audited")
     return torch.randperm(count, generator=draws)[:audited].sort().values
@@ -200,7 +200,7 @@ class _Case:
     steps: int
     progress: Progress
 
-    def removed(self, images: ImageSet, everybody: ImageSet, places: Int64[Tensor, "n"]) -> Removed:
+    def removed(self, images: ImageSet, everybody: ImageSet, places: Int64[Tensor, " n"]) -> Removed:
         defense = build_defense(self.scene, self.arm, self.generator, "audited")
         once = protecting_once(defense)
         if once is None:
@@ -216,7 +216,7 @@ class _Case:
         return {"as given": protected.clamp(0, 1), **made}, linked, planted
 
     def _with_a_copy(
-        self, defense: Defense, images: ImageSet, everybody: ImageSet, places: Int64[Tensor, "n"]
+        self, defense: Defense, images: ImageSet, everybody: ImageSet, places: Int64[Tensor, " n"]
     ) -> Removed:
         """Of a noise that no formula describes: learnt from public images, protected by a copy of the defense."""
         data, seed = self.scene.dataset, self.scene.config.seed

@@ -98,9 +98,9 @@ def _log(probabilities: Sequence[Sequence[float]]) -> Float64[Tensor, "n classes
 
 def _predicted(
     tested: Float64[Tensor, "n classes"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     validated: Float64[Tensor, "v classes"],
-    validated_labels: Int64[Tensor, "v"],
+    validated_labels: Int64[Tensor, " v"],
 ) -> Predicted:
     called = classify(tested, (validated, validated_labels))
     return Predicted(

@@ -35,7 +35,7 @@ class LegacyStorage:
     """A storage's elements as a read-only view into the file's bytes, and torch's name of their type."""
 
     kind: str
-    values: Shaped[np.ndarray, "n"]
+    values: Shaped[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -216,7 +216,7 @@ class StyleGAN3Discriminator(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "n c s s"], c: Float[Tensor, "n condition"] | None = None
-    ) -> Float[Tensor, "n"]:
+    ) -> Float[Tensor, " n"]:
         """One logit an image: positive means real.
 
         Raises:

@@ -83,7 +83,7 @@ def _banded(terms: Tensor, tap: Tensor, taps: int) -> Tensor:
 
 
 def filtered_activation(
-    x: Float[Tensor, "n c h w"], gain: Float[Tensor, "n c"], bias: Float[Tensor, "c"], resampling: Resampling
+    x: Float[Tensor, "n c h w"], gain: Float[Tensor, "n c"], bias: Float[Tensor, " c"], resampling: Resampling
 ) -> Float[Tensor, "n c s s"]:
     """``down(clamp(sqrt(2) leaky(up(gain x + bias)), +-256))``, the leaky ReLU run where it causes no aliasing.
 

@@ -28,7 +28,7 @@ def kaiser_beta(taps: int, width: float) -> float:
 
 def low_pass(
     taps: int, cutoff: float, width: float, rate: float, *, radial: bool = False
-) -> Float[Tensor, "taps"] | Float[Tensor, "taps taps"] | None:
+) -> Float[Tensor, " taps"] | Float[Tensor, "taps taps"] | None:
     """A filter of unit gain at frequency 0, or None for one tap, which is the identity.
 
     Separable filters are one-dimensional and meant for both axes; radial ones are

@@ -158,17 +158,17 @@ class StyleGAN3Generator(Generator):
     def _spread(self, w: Float[Tensor, "n w"]) -> Float[Tensor, "n styles w"]:
         return w[:, None].expand(-1, self.synthesis.styles, -1)
 
-    def encode(self, z: Float[Tensor, "n z"], space: LatentSpace = "z") -> Float[Tensor, "n *code"]:
+    def encode(self, z: Float[Tensor, "n z"], space: LatentSpace = "z") -> Float[Tensor, " n *code"]:
         self.check_space(space)
         if space == "z":
             return z
         ws = self.styles(z)
         return ws[:, 0] if space == "w" else ws
 
-    def decode(self, codes: Float[Tensor, "n *code"], space: LatentSpace = "z") -> Float[Tensor, "n channels s s"]:
+    def decode(self, codes: Float[Tensor, " n *code"], space: LatentSpace = "z") -> Float[Tensor, "n channels s s"]:
         return self.synthesis(self._styles_of(codes, space))
 
-    def _styles_of(self, codes: Float[Tensor, "n *code"], space: LatentSpace) -> Float[Tensor, "n styles w"]:
+    def _styles_of(self, codes: Float[Tensor, " n *code"], space: LatentSpace) -> Float[Tensor, "n styles w"]:
         self.check_space(space)
         if space == "z":
             return self.styles(codes)
@@ -180,7 +180,7 @@ class StyleGAN3Generator(Generator):
         return len(self.synthesis.plans)
 
     def features(
-        self, codes: Float[Tensor, "n *code"], layer: int, space: LatentSpace = "z"
+        self, codes: Float[Tensor, " n *code"], layer: int, space: LatentSpace = "z"
     ) -> Float[Tensor, "n f h h"]:
         self.check_layer(layer)
         return self.synthesis.features(self._styles_of(codes, space), layer)
@@ -188,7 +188,7 @@ class StyleGAN3Generator(Generator):
     def next_features(
         self,
         features: Float[Tensor, "n f h h"],
-        codes: Float[Tensor, "n *code"],
+        codes: Float[Tensor, " n *code"],
         layer: int,
         space: LatentSpace = "z",
     ) -> Float[Tensor, "n g s s"]:
@@ -199,7 +199,7 @@ class StyleGAN3Generator(Generator):
     def from_features(
         self,
         features: Float[Tensor, "n f h h"],
-        codes: Float[Tensor, "n *code"],
+        codes: Float[Tensor, " n *code"],
         layer: int,
         space: LatentSpace = "z",
     ) -> Float[Tensor, "n channels s s"]:

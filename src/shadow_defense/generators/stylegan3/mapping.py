@@ -58,7 +58,7 @@ class MappingNetwork(nn.Module):
 
 
 def truncate(
-    styles: Float[Tensor, "n layers w"], average: Float[Tensor, "w"], psi: float, cutoff: int | None = None
+    styles: Float[Tensor, "n layers w"], average: Float[Tensor, " w"], psi: float, cutoff: int | None = None
 ) -> Float[Tensor, "n layers w"]:
     """``lerp(w_avg, w, psi)`` in the first ``cutoff`` layers (all by default): less variety, fewer poor images."""
     if psi == 1:

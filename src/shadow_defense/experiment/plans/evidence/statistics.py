@@ -163,7 +163,7 @@ def f1_of(predicted: Predicted) -> float:
     return float(_macro_f1(predicted, torch.ones(1, len(predicted.labels), dtype=torch.float64)))
 
 
-def f1_draws(predicted: Predicted, seed: int) -> Float64[Tensor, "draws"]:
+def f1_draws(predicted: Predicted, seed: int) -> Float64[Tensor, " draws"]:
     """Macro F1 of each resample of the test images, which all arms of a seed share."""
     count = len(predicted.labels)
     drawn = torch.randint(count, (DRAWS, count), generator=named_generator(seed, "bootstrap", "f1"))
@@ -171,13 +171,13 @@ def f1_draws(predicted: Predicted, seed: int) -> Float64[Tensor, "draws"]:
     return _macro_f1(predicted, weights.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64)))
 
 
-def over_seeds(draws: Float64[Tensor, "seeds draws"]) -> Float64[Tensor, "draws"]:
+def over_seeds(draws: Float64[Tensor, "seeds draws"]) -> Float64[Tensor, " draws"]:
     """The mean over as many seeds, drawn again as the images of each are: the next training would be another."""
     picked = torch.randint(len(draws), draws.shape, generator=named_generator(0, "bootstrap", "seeds"))
     return draws.gather(0, picked).mean(dim=0)
 
 
-def _macro_f1(predicted: Predicted, weights: Float64[Tensor, "draws n"]) -> Float64[Tensor, "draws"]:
+def _macro_f1(predicted: Predicted, weights: Float64[Tensor, "draws n"]) -> Float64[Tensor, " draws"]:
     classes = len(predicted.probabilities[0])
     return macro_f1(torch.tensor(predicted.called), torch.tensor(predicted.labels), weights, classes)
 

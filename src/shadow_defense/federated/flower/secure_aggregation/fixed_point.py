@@ -69,7 +69,7 @@ class FixedPoint:
         """
         return clients * self.step / 2 * self.most_images / samples
 
-    def encode(self, update: ModelUpdate) -> Float64[np.ndarray, "row"]:
+    def encode(self, update: ModelUpdate) -> Float64[np.ndarray, " row"]:
         """What a client adds to the sum.
 
         Raises:
@@ -98,7 +98,7 @@ class FixedPoint:
         row *= update.samples / self.most_images
         return (torch.round(row / self.step) * self.step).numpy()
 
-    def decode(self, total: Float64[np.ndarray, "row"], like: Mapping[str, Tensor], round: int) -> ModelUpdate:
+    def decode(self, total: Float64[np.ndarray, " row"], like: Mapping[str, Tensor], round: int) -> ModelUpdate:
         """The average update of all clients from the sum of their rows: FedAvg's, to :meth:`largest_error`.
 
         Integer tensors are rounded, as the plain average rounds them; steps are the images' mean.
