@@ -90,6 +90,12 @@ class TestCodeHash:
         forget()
         assert reached("alone") == {"alone", "helper"}
 
+    def test_a_package_is_taken_before_a_file_of_its_name(self, package: Path) -> None:
+        (package / "deep.py").write_text("import whole.beside\n")
+        (package.parent / "whole.py").write_text("import whole.beside\n")
+        forget()
+        assert "whole.deep.er" in reached("whole.root") and "whole.beside" not in reached("whole.root")
+
     def test_a_folder_without_an_init_is_a_package_too(self, package: Path) -> None:
         (package / "__init__.py").unlink()
         forget()

@@ -151,7 +151,7 @@ def _file(module: str) -> Path | None:
     if top is None or (top.is_file() and inside):
         return None
     place = top.joinpath(*inside)
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py", place) if path.is_file()), None)
+    return next((path for path in (place / "__init__.py", place.with_suffix(".py"), place) if path.is_file()), None)
 
 
 @cache
