@@ -144,6 +144,10 @@ def test_what_is_read_of_a_recorded_training_hangs_on_what_it_is_read_with(tmp_p
     before = key()
     assert key() == before != key(data={**TINY["data"], "image_size": 24})
     assert key(training={"rounds": 2, "learning_rate": 0.1}) != before
+    # A server never had the clients' generator.
+    elsewhere = {**TINY["generator"], "path": str(tmp_path / "nowhere.safetensors")}
+    scene = the_scene(tmp_path / "out", generator=elsewhere)
+    assert Recorded(tmp_path / "arm", 2, scene, "shadow-1.0").key != before
     (tmp_path / "arm" / "update").write_text("changed")
     assert key() != before
 

@@ -19,7 +19,7 @@ from shadow_defense.experiment.scene import Job, Scene
 from shadow_defense.experiment.store import STORE, Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import RECONSTRUCTION, Attacking, build_observation, read_sent
-from shadow_defense.experiment.tasks.keys import training_parts
+from shadow_defense.experiment.tasks.keys import arm_parts
 from shadow_defense.experiment.tasks.pretraining import GENERATOR
 from shadow_defense.experiment.tasks.training_place import TrainingPlace
 from shadow_defense.experiment.trial import Trial
@@ -241,7 +241,7 @@ class Recorded(Task):
     def decided_by(self) -> Mapping[str, object]:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
         digests = {str(path.relative_to(self.folder)): _digest(path) for path in files}
-        return {**training_parts(self.scene, self.arm), "recorded": digests}
+        return {**arm_parts(self.scene, self.arm), "recorded": digests}
 
     @property
     def given(self) -> Path:

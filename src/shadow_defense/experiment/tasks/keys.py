@@ -97,6 +97,12 @@ def start_parts(scene: Scene) -> Parts:
 
 def training_parts(scene: Scene, arm: str) -> Parts:
     """Not the updates that are kept: more of them make it train again, with the same numbers."""
+    needed = scene.config.arms[arm].kind().needs_generator
+    return {**arm_parts(scene, arm), "generator": generator_parts(scene) if needed else None}
+
+
+def arm_parts(scene: Scene, arm: str) -> Parts:
+    """What an arm's updates are read with: all of its training but the generator, which others' sites may keep."""
     settings, engine = scene.config.arms[arm], scene.config.engine
     other = [] if engine == "in-process" else [OTHER_ENGINES]
     return {
@@ -105,7 +111,6 @@ def training_parts(scene: Scene, arm: str) -> Parts:
         "defense": deciding(settings),
         "training": scene.config.training.model_dump(mode="json"),
         "engine": engine,
-        "generator": generator_parts(scene) if settings.kind().needs_generator else None,
     }
 
 
