@@ -25,6 +25,11 @@ def write_scores(run: Run, scores: Sequence[Score]) -> None:
     write_json(run.folder / "scores.json", TypeAdapter(list[Score]).dump_python(list(scores), mode="json"))
 
 
+def evaluate_again(run: Run) -> str:
+    """How results that cannot be read are mended."""
+    return f"run `shadow-defense evaluate {run.folder}` again"
+
+
 def collect_patients(run: Run, record: RunRecord) -> tuple[Patient, ...]:
     """The images of which most is left in the arm that hides most, at most :data:`MOST_PATIENTS`, in clients' order.
 
@@ -39,7 +44,7 @@ def collect_patients(run: Run, record: RunRecord) -> tuple[Patient, ...]:
         if not 0 <= sight.reconstruction < len(images):
             raise RunError(
                 f"{run.results_path} names image {sight.reconstruction} of {len(images)} that '{shown(sight.attack)}' "
-                f"rebuilt: run `shadow-defense evaluate {run.folder}` again"
+                f"rebuilt: {evaluate_again(run)}"
             )
         return images[sight.reconstruction]
 

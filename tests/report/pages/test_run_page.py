@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.report.html_page import HOSTILE, Page, renamed
+from tests.report.sights import sight
 
 from shadow_defense.errors import RunError
 from shadow_defense.files import write_json
@@ -16,7 +17,7 @@ from shadow_defense.metrics.confidence import Estimate
 from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.pages.run import render_run, summary
 from shadow_defense.report.records.reading import load_record, record_values, write_record
-from shadow_defense.report.records.run import Explanation, Patient, RunRecord, Sight
+from shadow_defense.report.records.run import Explanation, Patient, RunRecord
 from shadow_defense.report.records.scores import Origin, Row, ScoreTable
 from shadow_defense.report.sentences.origin import origin_sentences
 
@@ -158,19 +159,10 @@ def test_what_is_of_another_day_or_version_is_said(thin: RunRecord) -> None:
 def test_colour_images_and_long_names(record: RunRecord) -> None:
     name = "a" * 300
     image = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
-    sight = Sight(
-        arm=name,
-        attack="a",
-        client="clinic",
-        sample_id="train/0",
-        reconstruction=0,
-        round=1,
-        ssim=0.9,
-        mean_image_ssim=None,
-    )
+    closest = sight(name, "a", 0.9, client="clinic", round=1, mean_image_ssim=None)
     explained = {1: {name: Explanation(noise=image - 0.5, cam=image[0])}}
     patient = Patient("train/0", "clinic", "face", image, {(name, "a"): image}, explained)
-    page = Page(render_run(replace(one_arm(record, name), sights=(sight,)), (patient,)))
+    page = Page(render_run(replace(one_arm(record, name), sights=(closest,)), (patient,)))
     page.check()
     assert name in page.shown()
     assert [image.get("class") for image in page.named("img") if image.get("width")] == [None] * 7

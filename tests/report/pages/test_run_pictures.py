@@ -5,24 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from tests.report.sights import sight
 
 from shadow_defense.report.kit.pictures import picture
 from shadow_defense.report.pages.run import outcome
 from shadow_defense.report.pages.run_pictures import contact_sheet, noise_cards
 from shadow_defense.report.records.run import BEST_REMOVER, Explanation, Patient, RunRecord, Sight
-
-
-def _sight(arm: str, attack: str, ssim: float) -> Sight:
-    return Sight(
-        arm=arm,
-        attack=attack,
-        client="hospital-1",
-        sample_id="train/0",
-        reconstruction=0,
-        round=2,
-        ssim=ssim,
-        mean_image_ssim=0.25,
-    )
 
 
 def _patient(record: RunRecord, sights: tuple[Sight, ...]) -> tuple[RunRecord, Patient]:
@@ -33,10 +21,10 @@ def _patient(record: RunRecord, sights: tuple[Sight, ...]) -> tuple[RunRecord, P
 
 def test_a_sheet_shows_the_closest_attacker_of_each_arm(record: RunRecord) -> None:
     sights = (
-        _sight("no defense", "gradinversion", 0.9),
-        _sight("no defense", "inverting gradients", 0.95),
-        _sight("shadow", BEST_REMOVER, 0.4),
-        _sight("shadow", "gradinversion", 0.1),
+        sight("no defense", "gradinversion", 0.9),
+        sight("no defense", "inverting gradients", 0.95),
+        sight("shadow", BEST_REMOVER, 0.4),
+        sight("shadow", "gradinversion", 0.1),
     )
     (row,) = contact_sheet(*_sheet(record, sights))
     original, first, _, shadow, control = row.tiles
@@ -56,7 +44,7 @@ def _sheet(record: RunRecord, sights: tuple[Sight, ...]) -> tuple[RunRecord, lis
 def test_a_leaking_arm_is_no_success(record: RunRecord) -> None:
     """Lower than without defense and still recognisable: the first screen says so."""
     changed, patient = _patient(
-        record, (_sight("no defense", "gradinversion", 0.95), _sight("shadow", "gradinversion", 0.6))
+        record, (sight("no defense", "gradinversion", 0.95), sight("shadow", "gradinversion", 0.6))
     )
     shown = outcome(changed, [patient])
     assert shown is not None
@@ -67,10 +55,10 @@ def test_a_leaking_arm_is_no_success(record: RunRecord) -> None:
 def test_attackers_are_told_apart_by_what_they_know(record: RunRecord) -> None:
     attacks = {name: replace(attack, knows_defense=name == "gradinversion") for name, attack in record.attacks.items()}
     sights = (
-        _sight("no defense", "inverting gradients", 0.9),
-        _sight("shadow", "inverting gradients", 0.2),
-        _sight("shadow", "gradinversion", 0.7),
-        _sight("shadow", BEST_REMOVER, 0.3),
+        sight("no defense", "inverting gradients", 0.9),
+        sight("shadow", "inverting gradients", 0.2),
+        sight("shadow", "gradinversion", 0.7),
+        sight("shadow", BEST_REMOVER, 0.3),
     )
     changed, patient = _patient(replace(record, attacks=attacks), sights)
     shown = outcome(changed, [patient])

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.report.sights import sight
 
 from shadow_defense.experiment.analysis import score_table
 from shadow_defense.experiment.tasks.scoring import ImageScore, Score
-from shadow_defense.report.records.run import BEST_REMOVER, RunRecord, Sight
+from shadow_defense.report.records.run import BEST_REMOVER, RunRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row, ScoreTable
 from shadow_defense.report.sentences.run import arm_sentence, attack_sentence, by_chance, cost_sentence
 
@@ -48,17 +49,7 @@ def test_one_image_is_never_clear() -> None:
 )
 def test_an_arm_is_what_is_left_of_its_images(record: RunRecord, ssims: tuple[float, ...], said: str) -> None:
     sights = tuple(
-        Sight(
-            arm="shadow",
-            attack="ig",
-            client="a",
-            sample_id=str(place),
-            reconstruction=0,
-            round=1,
-            ssim=ssim,
-            mean_image_ssim=0.25,
-        )
-        for place, ssim in enumerate(ssims)
+        sight("shadow", "ig", ssim, client="a", sample_id=str(place), round=1) for place, ssim in enumerate(ssims)
     )
     sentence = arm_sentence(replace(record, sights=sights), "shadow")
     assert sentence.startswith(f"Shadow: {said}")
@@ -69,16 +60,7 @@ def test_an_arm_is_what_is_left_of_its_images(record: RunRecord, ssims: tuple[fl
 
 def test_the_closest_of_several_attackers_counts(record: RunRecord) -> None:
     sights = tuple(
-        Sight(
-            arm="shadow",
-            attack=attack,
-            client="a",
-            sample_id="1",
-            reconstruction=0,
-            round=1,
-            ssim=ssim,
-            mean_image_ssim=0.25,
-        )
+        sight("shadow", attack, ssim, client="a", sample_id="1", round=1)
         for attack, ssim in (("ig", 0.2), (BEST_REMOVER, 0.9))
     )
     sentence = arm_sentence(replace(record, sights=sights), "shadow")

@@ -9,7 +9,7 @@ from typing import Any
 from shadow_defense.errors import RunError
 from shadow_defense.experiment.analysis import score_table, shown_rounds, sights_of, training_row
 from shadow_defense.experiment.described import arm_titles, attack_of, data_of, defense_of, made, rounds_of
-from shadow_defense.experiment.exhibits import collect_patients, write_scores
+from shadow_defense.experiment.exhibits import collect_patients, evaluate_again, write_scores
 from shadow_defense.experiment.forecast import training_seconds
 from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
@@ -170,10 +170,6 @@ def read_results(run: Run) -> RunRecord:
     if not run.results_path.exists():
         raise RunError(f"{run.folder} has no results yet: run `shadow-defense evaluate {run.folder}` first")
     return load_record(RunRecord, run.results_path, evaluate_again(run))
-
-
-def evaluate_again(run: Run) -> str:
-    return f"run `shadow-defense evaluate {run.folder}` again"
 
 
 STAGES: dict[str, Callable[[Run, Progress], Any]] = {
