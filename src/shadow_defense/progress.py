@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def duration(seconds: float) -> str:
     """A time in the unit that people would take.
@@ -31,3 +34,12 @@ class Progress:
 
     def start(self, name: str, total: int) -> Task:
         return Task()
+
+    @contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """One step, which takes as long as what is done inside."""
+        task = self.start(name, 1)
+        try:
+            yield
+        finally:
+            task.finish()

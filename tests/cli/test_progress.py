@@ -43,3 +43,15 @@ def test_minutes_of_work_give_a_sign_of_life_into_a_pipe(monkeypatch: pytest.Mon
 
 def test_a_bar_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [line for line in lines(monkeypatch, terminal=True) if " of 4" in line]
+
+
+def test_a_step_of_minutes_shows_its_bar_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, written = Clock(monkeypatch), io.StringIO()
+    bars = BarProgress(Console(file=written, force_terminal=True, width=100))
+    with bars.during("checking images"):
+        bars.beat()
+        assert not [task for task in bars._bars.tasks if task.visible]
+        clock.now = 3.0
+        bars.beat()
+        assert [task.description for task in bars._bars.tasks if task.visible] == ["checking images"]
+    assert not bars._bars.tasks and "checking images" in written.getvalue()

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from shadow_defense.data import image_files
 from shadow_defense.data.image_folder import read_image_folder
 from shadow_defense.data.manifest import read_manifest
+from shadow_defense.data.picture import read_picture
 from shadow_defense.errors import DataError
 
 
@@ -71,6 +73,29 @@ def test_images_below_a_class_folder_are_taken_and_masks_beside_them_are_not(two
     below = folder(two_classes)
     assert below.class_names == plain.class_names and torch.equal(below.train.images, plain.train.images)
     assert below.train.sample_ids[0] == "train/normal/images/0.png"
+
+
+def test_files_that_did_not_change_are_decoded_once(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every seed of a study deals the same files, and thousands take a minute."""
+    opened: list[str] = []
+
+    def counted(path: Path, *given: Any) -> Any:
+        opened.append(f"{path.parent.name}/{path.name}")
+        return read_picture(path, *given)
+
+    monkeypatch.setattr(image_files, "read_picture", counted)
+    first = folder(two_classes, seed=1)
+    assert len(opened) == 14
+    assert torch.equal(folder(two_classes, seed=2).train.images, first.train.images) and len(opened) == 14
+    first.train.images.zero_()
+    assert folder(two_classes).train.images[-1, 0, 0, 0] == 103
+    picture(two_classes / "train" / "sick" / "3.png", 7)
+    assert folder(two_classes).train.images[-1, 0, 0, 0] == 7 and len(opened) == 28
+    folder(two_classes, image_size=4)
+    assert len(opened) == 42
+    monkeypatch.setattr(image_files, "KEPT_BYTES", 0)
+    folder(two_classes), folder(two_classes)
+    assert len(opened) == 70
 
 
 @pytest.mark.parametrize("inside", [".", "train"])

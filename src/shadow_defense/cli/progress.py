@@ -32,14 +32,17 @@ class BarTask(Task):
         self._id = bars.add_task(escape(name), total=max(total, 1), visible=False, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        shown = time.monotonic() - self._started > DELAY
-        self._bars.update(self._id, advance=steps, note=escape(note), visible=shown)
+        self._bars.update(self._id, advance=steps, note=escape(note), visible=self._lasts())
         self._done, self._note = self._done + steps, note
 
     def beat(self) -> None:
-        """Where no bar can be drawn, a line every :data:`HEARTBEAT` seconds: how far it is, and for how long yet."""
+        """Show the bar, or where none can be drawn every :data:`HEARTBEAT` seconds a line: how far, how long yet."""
         now = time.monotonic()
-        if self._bars.console.is_terminal or now - self._told < HEARTBEAT:
+        if self._bars.console.is_terminal:
+            # A step can take minutes, and its end is too late.
+            self._bars.update(self._id, visible=self._lasts())
+            return
+        if now - self._told < HEARTBEAT:
             return
         self._told, spent = now, now - self._started
         # A forecast may be passed: then nobody knows how long yet.
@@ -47,6 +50,9 @@ class BarTask(Task):
         left = f", about {duration(spent / self._done * (self._total - self._done))} left" if known else ""
         told = f"  {escape(self._name)} {self._done} of {self._total}, {duration(spent)}{left} {escape(self._note)}"
         self._bars.console.print(told.rstrip(), highlight=False)
+
+    def _lasts(self) -> bool:
+        return time.monotonic() - self._started > DELAY
 
     def finish(self) -> None:
         spent = time.monotonic() - self._started

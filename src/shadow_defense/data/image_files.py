@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ from shadow_defense.errors import DataError, shown
 from shadow_defense.seeds import seed_for
 
 PartName = Literal["train", "validation", "test", "public"]
+
+KEPT_BYTES = 2**30
+"""Of decoded images, those of the last list of files, that a process keeps to deal them again."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,12 @@ def read_image_files(
         chosen = {train[index] for index in kept}
         files = [file for index, file in enumerate(files) if file.part != "train" or index in chosen]
 
-    # Decoders release the interpreter's lock; `map` keeps the order and raises the first error.
-    with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        decoded = list(threads.map(lambda file: _read_one(file, image_size, channels, grey_range), files))
-    images = _same_shape(files, [each.image for each in decoded])
-    patients = [file.patient or each.patient for file, each in zip(files, decoded, strict=True)]
-    flat = [shown(file.path) for file, each in zip(files, decoded, strict=True) if each.levels < FEW_LEVELS]
+    decoded = _decoded(tuple(_Version.of(file.path) for file in files), image_size, channels, grey_range)
+    images = decoded.images
+    if images.nbytes > KEPT_BYTES:
+        _decoded.cache_clear()
+    patients = [file.patient or found for file, found in zip(files, decoded.patients, strict=True)]
+    flat = [shown(file.path) for file, levels in zip(files, decoded.levels, strict=True) if levels < FEW_LEVELS]
     if flat:
         notes += (f"{len(flat)} images have fewer than {FEW_LEVELS} of 256 grey levels, the first {flat[0]}",)
     known = any(patient is not None for patient in patients)
@@ -109,33 +113,67 @@ def read_image_files(
 
 
 @dataclass(frozen=True)
+class _Version:
+    """A file as it lies there now."""
+
+    path: Path
+    state: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> _Version:
+        """Without a state where it cannot be asked: reading it says why."""
+        try:
+            found = path.stat()
+        except (OSError, ValueError):
+            return cls(path, ())
+        return cls(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@dataclass(frozen=True)
 class _Decoded:
-    image: UInt8[Tensor, "1 c h w"]
-    patient: str | None
-    levels: int
+    images: UInt8[Tensor, "n c h w"]
+    patients: tuple[str | None, ...]
+    levels: tuple[int, ...]
+
+
+# Thousands of files take a minute, and every seed deals the same ones, each to other clients.
+@lru_cache(maxsize=1)
+def _decoded(
+    files: tuple[_Version, ...],
+    image_size: int | None,
+    channels: int | None,
+    grey_range: tuple[float, float] | None,
+) -> _Decoded:
+    paths = [file.path for file in files]
+    # Decoders release the interpreter's lock; `map` keeps the order and raises the first error.
+    with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = list(threads.map(lambda path: _read_one(path, image_size, channels, grey_range), paths))
+    images, patients, levels = zip(*found, strict=True)
+    return _Decoded(_same_shape(paths, images), patients, levels)
 
 
 def _read_one(
-    file: ImageFile, image_size: int | None, channels: int | None, grey_range: tuple[float, float] | None
-) -> _Decoded:
+    path: Path, image_size: int | None, channels: int | None, grey_range: tuple[float, float] | None
+) -> tuple[UInt8[Tensor, "1 c h w"], str | None, int]:
+    """The image, its patient where the file names one, and how many grey levels it has."""
     patient = None
-    if file.path.suffix.lower() == DICOM_SUFFIX:
-        dicom = read_dicom(file.path, grey_range)
+    if path.suffix.lower() == DICOM_SUFFIX:
+        dicom = read_dicom(path, grey_range)
         pixels, patient = dicom.pixels, dicom.patient
     else:
-        pixels = torch.from_numpy(read_picture(file.path, image_size, channels, grey_range))[None]
+        pixels = torch.from_numpy(read_picture(path, image_size, channels, grey_range))[None]
     # Counted before it is resized, which makes new levels between those that the file has.
-    return _Decoded(prepare(pixels, image_size, channels), patient, count_levels(pixels.numpy()))
+    return prepare(pixels, image_size, channels), patient, count_levels(pixels.numpy())
 
 
-def _same_shape(files: Sequence[ImageFile], images: list[UInt8[Tensor, "1 _ _ _"]]) -> UInt8[Tensor, "n c h w"]:
+def _same_shape(paths: Sequence[Path], images: Sequence[UInt8[Tensor, "1 _ _ _"]]) -> UInt8[Tensor, "n c h w"]:
     channels = max(image.shape[1] for image in images)
     images = [to_channels(image, channels) for image in images]
     first = images[0].shape
-    for file, image in zip(files, images, strict=True):
+    for path, image in zip(paths, images, strict=True):
         if image.shape != first:
             raise DataError(
-                f"{shown(file.path)} has {image.shape[2]} x {image.shape[3]} pixels where {shown(files[0].path)} has "
+                f"{shown(path)} has {image.shape[2]} x {image.shape[3]} pixels where {shown(paths[0])} has "
                 f"{first[2]} x {first[3]}: set data.image_size"
             )
     return torch.cat(images)

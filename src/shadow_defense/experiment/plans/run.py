@@ -15,7 +15,7 @@ from shadow_defense.experiment.run import Run
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.tasks.attacking import Attacking
-from shadow_defense.experiment.tasks.checking import check_defense, check_scene
+from shadow_defense.experiment.tasks.checking import CHECKING, check_defense, check_scene
 from shadow_defense.experiment.tasks.costing import Costing
 from shadow_defense.experiment.tasks.pretraining import Pretraining
 from shadow_defense.experiment.tasks.scoring import Score
@@ -38,13 +38,15 @@ FORECAST_FROM = 128
 def pretrain_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the shadow generator on the public images, or take the one that the configuration names."""
     if run.config.needs_generator:
-        check_scene(run)
+        with (progress or Progress()).during(CHECKING):
+            check_scene(run)
         _pretrain(run, progress)
 
 
 def train_stage(run: Run, progress: Progress | None = None) -> None:
     """Train the arms that are not finished, each in a process of its own."""
-    run.check()
+    with (progress or Progress()).during(CHECKING):
+        run.check()
     waiting = [arm for arm, training in run.trainings.items() if not run.store.has(training)]
     if not waiting:
         return
@@ -76,10 +78,11 @@ def whole_run(run: Run, progress: Progress | None = None) -> RunRecord:
 
     Trainings of large images come first, for the sake of the forecast of how long they will take.
     """
-    for arm, settings in run.config.arms.items():
-        if not settings.kind().needs_generator:
-            check_defense(run, arm, run.generator_path)
-        run.name_training(arm)
+    with (progress or Progress()).during(CHECKING):
+        for arm, settings in run.config.arms.items():
+            if not settings.kind().needs_generator:
+                check_defense(run, arm, run.generator_path)
+            run.name_training(arm)
     if run.config.needs_generator:
         run.name_generator()
     if max(run.dataset.image_size) >= FORECAST_FROM:
@@ -148,10 +151,8 @@ def evaluate_stage(run: Run, progress: Progress | None = None) -> RunRecord:
 def report_stage(run: Run, progress: Progress | None = None) -> None:
     """Write ``report.html`` from the results and the stored pictures."""
     record = read_results(run)
-    task = (progress or Progress()).start("writing the report", 1)
-    write_text(run.report_path, render_run(record, collect_patients(run, record)))
-    task.advance()
-    task.finish()
+    with (progress or Progress()).during("writing the report"):
+        write_text(run.report_path, render_run(record, collect_patients(run, record)))
 
 
 def forecast_text(run: Run, waiting: Sequence[str], progress: Progress | None) -> str:

@@ -16,6 +16,9 @@ from shadow_defense.generators.build import architecture, load_generator
 from shadow_defense.metrics.lpips import load_lpips
 from shadow_defense.models.class_activation import find_cam_layer
 
+CHECKING = "checking images, models and defenses"
+"""What is said meanwhile: thousands of files take a minute to read, and textures are measured on public images."""
+
 
 def check_scene(scene: Scene) -> None:
     """Raise now what a later stage would raise after hours: the model, the attacked clients, the weights of LPIPS."""

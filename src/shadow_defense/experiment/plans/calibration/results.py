@@ -12,6 +12,7 @@ from shadow_defense.experiment.described import data_of, made
 from shadow_defense.experiment.folder import open_folder
 from shadow_defense.experiment.plans.calibration.bisection import CalibrationSettings
 from shadow_defense.experiment.plans.calibration.runs import Calibrating
+from shadow_defense.experiment.tasks.checking import CHECKING
 from shadow_defense.experiment.tasks.scoring import Scoring
 from shadow_defense.files import write_text
 from shadow_defense.metrics.ssim import ssim
@@ -45,7 +46,8 @@ def run_calibration(
         ConfigError: when the target or the attack cannot be calibrated (:meth:`Calibrating.check`).
     """
     runs = Calibrating(folder, config, settings, progress)
-    runs.check()
+    with runs.progress.during(CHECKING):
+        runs.check()
     base = open_folder(folder, "calibration", config.as_dict())
     undefended = runs.undefended
     entries = [(each, runs.calibrate(each, on_measurement)) for each in dict.fromkeys(settings.schedules)]

@@ -14,7 +14,7 @@ from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out, missing
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.checking import check_defense
+from shadow_defense.experiment.tasks.checking import CHECKING, check_defense
 from shadow_defense.experiment.tasks.pretraining import generator_file
 from shadow_defense.experiment.tasks.scoring import Score, Scoring
 from shadow_defense.experiment.trial import Trial
@@ -63,7 +63,8 @@ class Comparison:
         Raises:
             ShadowDefenseError: for what no result could be computed with.
         """
-        self.check()
+        with progress.during(CHECKING):
+            self.check()
         open_folder(self.folder, self.kind, self.grid.model_dump(mode="json"), may_change=True)
         self._check_disk()
         self._pretrain(progress)

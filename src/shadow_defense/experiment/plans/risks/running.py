@@ -22,6 +22,7 @@ from shadow_defense.experiment.plans.risks.risk import Risk, Trials
 from shadow_defense.experiment.scene import Scene
 from shadow_defense.experiment.scheduler import carry_out
 from shadow_defense.experiment.store import Store
+from shadow_defense.experiment.tasks.checking import CHECKING
 from shadow_defense.experiment.work import Workers
 from shadow_defense.files import write_text
 from shadow_defense.progress import Progress
@@ -62,9 +63,10 @@ def run_risks(
         raise ConfigError("the risks are measured on updates of single clients: take another engine")
     bases = [base.model_copy(update={"seed": seed}) for seed in seeds or (base.seed,)]
     planned = [(risk, [risk.trials(seeded, store) for seeded in bases]) for risk in risks]
-    for _, each in planned:
-        for trial in each[0].values():
-            trial.check()
+    with (progress or Progress()).during(CHECKING):
+        for _, each in planned:
+            for trial in each[0].values():
+                trial.check()
     open_folder(out, KIND, base.as_dict())
     for risk, each in planned:
         _carry_out(risk, each, store, progress)
