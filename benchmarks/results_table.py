@@ -54,10 +54,10 @@ def print_run(folder: Path) -> None:
     print(f"## {results['title']}\n")
     sizes = ", ".join(str(client["train"]) for client in data["clients"].values())
     print(
-        f"Data: {data['name']}, {height} x {width} px, {data['channels']} channel(s), sha256 `{data['sha256'][:16]}`; "
+        f"Data: {data['name']}, {height} x {width} px, {data['channels']} channel(s), sha256 `{data['sha256'][:16]}`;"
     )
-    print(f"training images by client: {sizes}; {data['public']} public, {data['test']} test images. ")
-    print(f"Model: {model}; {training['batch_norm']} mode, {training['rounds']} rounds. ")
+    print(f"training images by client: {sizes}; {data['public']} public, {data['test']} test images.")
+    print(f"Model: {model}; {training['batch_norm']} mode, {training['rounds']} rounds.")
     print(f"Seed {results['seed']}; {versions}; {results['created']}.")
     for table in results["tables"]:
         print_table(table)
