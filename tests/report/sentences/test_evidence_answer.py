@@ -45,11 +45,19 @@ def test_a_setting_that_meets_all_bars_is_named() -> None:
 def test_what_the_intervals_do_not_settle_is_not_shown_and_what_would_is_said() -> None:
     """Half of 0.03 around a loss that lies 0.005 below its bar: (0.03 / 0.005)^2 = 36 times the trainings."""
     found = said(setting("open", 0.005, 1.0, 0.02, half=0.03), setting("leaky", 0.0, 5.0, 0.02))
-    assert "not shown, and not excluded: open comes nearest" in found[1]
-    assert found[1].endswith("open: the cost in F1.")
+    assert "net: open: open comes nearest" in found[1]
+    assert found[1].endswith("not settled: the cost in F1.")
     had = len(WORTH.f1_of_seeds)
     wanted = f"{36 * had} trainings of each in place of {had} for the cost in F1 of open"
     assert any(wanted in each for each in found)
+
+
+def test_the_answers_of_all_models_come_before_what_is_beside_them() -> None:
+    """Who opens the page reads them on its first screen."""
+    found = said(*(setting("good", 0.005, 1.0, 0.02, model=model, on_front=True) for model in ("small", "large")))
+    starts = [each.split(": ")[0:2] for each in found if ": on the front" in each or ": yes" in each]
+    assert [model for model, _ in starts] == ["small", "large", "small", "large"]
+    assert [what[:3] for _, what in starts] == ["yes", "yes", "on ", "on "]
 
 
 def test_a_clear_miss_everywhere_is_a_no() -> None:
@@ -67,7 +75,7 @@ def test_the_nearest_is_the_cheapest_of_those_that_hide_the_images() -> None:
     found_open = setting("free", 0.0, 1.0, 0.05)
     for order in ((found_open, strong, mild), (mild, found_open, strong)):
         found = said(*order)
-        assert "not excluded: mild comes nearest" in found[1]
+        assert "net: open: mild comes nearest" in found[1]
         assert any("the cost in F1 of mild" in each for each in found)
 
 
@@ -107,7 +115,7 @@ def test_what_attacks_alone_found_bounds_nothing() -> None:
     much = replace(attacked.left, above=near(9.0, 1.0), bounded=False)
     assert replace(unbounded, left=much).outcomes()["left"] == "missed"
     open_house = replace(unbounded, arm="fedavg", left=much, tried=much)
-    assert "not shown, and not excluded: attacked" in said(unbounded, first=open_house)[1]
+    assert "net: open: attacked comes nearest" in said(unbounded, first=open_house)[1]
 
 
 def test_attacks_that_fail_without_a_defense_say_nothing_of_one() -> None:

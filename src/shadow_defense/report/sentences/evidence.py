@@ -45,22 +45,16 @@ TASKS = {
 
 
 def answer(record: EvidenceRecord) -> list[str]:
-    """For each model: is there a setting, what stands on the front, and what would change the answer."""
-    sentences = [ASKED]
+    """Whether each model has a setting, and what would change that; then what stands on the front and beside."""
+    answers, beside = list[str](), list[str]()
     for model in dict.fromkeys(setting.model for setting in record.settings):
         own = [setting for setting in record.settings if setting.model == model]
         works = own[0].gives_away
         defended = [setting for setting in own if setting.arm != record.first and (works or setting.stands)]
-        said = [
-            _is_there(defended),
-            *_front(own),
-            *_change(defended),
-            *_beside(own),
-            *_added(own),
-            *_together(own),
-            *_weak(own[0], works),
-        ]
-        sentences += [f"{model}: {sentence}" for sentence in said]
+        answers += [f"{model}: {sentence}" for sentence in (_is_there(defended), *_change(defended))]
+        said = [*_front(own), *_beside(own), *_added(own), *_together(own), *_weak(own[0], works)]
+        beside += [f"{model}: {sentence}" for sentence in said]
+    sentences = [ASKED, *answers, *beside]
     if record.missing:
         counts = listed([_tasks(kind, count) for kind, count in record.missing.items()])
         sentences.append(f"Not all of the study is there. Still to be computed: {counts}.")
@@ -73,10 +67,7 @@ def _is_there(settings: Sequence[Setting]) -> str:
         return f"yes: {listed([f'{each.arm} ({_numbers(each)})' for each in met])}."
     nearest = _nearest(_possible(settings))
     if nearest is not None:
-        return (
-            f"not shown, and not excluded: {nearest.arm} comes nearest ({_numbers(nearest)}); open: "
-            f"{_bars(nearest, 'open')}."
-        )
+        return f"open: {nearest.arm} comes nearest ({_numbers(nearest)}); not settled: {_bars(nearest, 'open')}."
     known = [each for each in settings if each.known]
     nearest = _nearest(known)
     if nearest is None:
