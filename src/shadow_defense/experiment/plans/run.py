@@ -28,6 +28,7 @@ from shadow_defense.report.pages.run import render_run, run_numbers
 from shadow_defense.report.records.reading import load_record, write_record
 from shadow_defense.report.records.run import Arm, RunRecord
 from shadow_defense.report.records.scores import MEAN_IMAGE, Row
+from shadow_defense.report.sentences.noted import noted_once
 from shadow_defense.report.sentences.run import run_verdict
 from shadow_defense.shadow.settings import ShadowSettings
 
@@ -286,4 +287,4 @@ def _notes(run: Run, scores: list[Score]) -> list[str]:
             "diagnosis map is shown, but it hardly moves the noise (docs/method.md)."
         )
     assumed = {note: f"{score.attack}: {note}." for score in scores for note in score.notes}
-    return notes + list(assumed.values())
+    return notes + noted_once(assumed.values())

@@ -41,6 +41,7 @@ from shadow_defense.report.records.comparison import (
 from shadow_defense.report.records.reading import Settings, write_record
 from shadow_defense.report.records.scores import BASELINES, Attack, Row, ScoreTable
 from shadow_defense.report.sentences.comparison import comparison_verdict
+from shadow_defense.report.sentences.noted import noted_once
 
 UTILITY = ("f1_macro", "f1_micro", "accuracy", "auroc")
 
@@ -224,7 +225,7 @@ def _notes(scores: Mapping[str, Sequence[Score]]) -> list[str]:
         "ablations.",
         "mean image: what an attacker draws who never looks at an update. random update: what the attack draws from "
         "noise with the norms of the undefended update, which comes from its prior alone.",
-        *sorted(assumed),
+        *noted_once(sorted(assumed)),
     ]
 
 
