@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -39,8 +39,9 @@ class BarTask(Task):
         """Show the bar, or where none can be drawn every :data:`HEARTBEAT` seconds a line: how far, how long yet."""
         now = time.monotonic()
         if self._bars.console.is_terminal:
-            # A step can take minutes, and its end is too late.
-            self._bars.update(self._id, visible=self._lasts())
+            # A step can take minutes, and its end is too late; the task itself may have ended meanwhile.
+            with suppress(KeyError):
+                self._bars.update(self._id, visible=self._lasts())
             return
         if now - self._told < HEARTBEAT:
             return
