@@ -37,7 +37,7 @@ class Progress:
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """One step, which takes as long as what is done inside."""
+        """A step that is only waited for: it is told while it lasts, and not that it is over."""
         task = self.start(name, 1)
         try:
             yield

@@ -55,5 +55,5 @@ def test_a_step_of_minutes_shows_its_bar_before_it_ends(monkeypatch: pytest.Monk
         bars.beat()
         assert [task.description for task in bars._bars.tasks if task.visible] == ["checking images"]
         (late,) = bars._tasks
-    assert not bars._bars.tasks and "checking images" in written.getvalue()
+    assert not bars._bars.tasks and "checking images" not in written.getvalue()
     late.beat()  # of the thread that gives signs of life, which had it in hand as it ended

@@ -59,7 +59,8 @@ class BarTask(Task):
         spent = time.monotonic() - self._started
         self._bars.remove_task(self._id)
         self._ended(self)
-        if spent > DELAY:
+        # What is only waited for says nothing more once it is over: whether it took that long hangs on the machine.
+        if self._done and spent > DELAY:
             self._bars.console.print(f"  {escape(self._name)} [dim]{duration(spent)}[/dim]", highlight=False)
 
 
