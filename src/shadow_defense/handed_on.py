@@ -1,31 +1,35 @@
-"""What one process has measured, and the processes that it starts need not measure again."""
+"""What one process of a command has measured, and the others need not measure again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 
 _kinds: dict[str, HandedOn[Any]] = {}
-_given: dict[str, Mapping[str, Any]] = {}
-"""What was taken over, also of kinds that this process has not imported yet."""
+_folder: Path | None = None
 
 
 class HandedOn(Generic[Result]):
-    """The latest results of a kind, each made once; a worker process begins with those of its parent.
+    """The latest results of a kind, each made once: for this process, or for all that share a folder.
 
     Args:
         what: the kind, which a process has once.
-        most: results that are kept.
-
-    >>> squares = HandedOn("squares", most=1)
-    >>> squares.of("3", lambda: 9), squares.of("3", lambda: 0), squares.of("2", lambda: 4), squares.of("3", lambda: 0)
-    (9, 9, 4, 0)
+        most: results that are kept in memory.
+        write: a result to a file, unless it is there.
+        read: what was written, to the bit; None where there is no file.
     """
 
-    def __init__(self, what: str, most: int) -> None:
-        self.most, self.results = most, dict[str, Result](_given.get(what, {}))
+    def __init__(
+        self, what: str, most: int, write: Callable[[Path, Result], None], read: Callable[[Path], Result | None]
+    ) -> None:
+        self.what, self.most, self.results = what, most, dict[str, Result]()
+        self._write, self._read = write, read
         _kinds[what] = self
 
     def of(self, name: str, make: Callable[[], Result]) -> Result:
@@ -33,17 +37,41 @@ class HandedOn(Generic[Result]):
         if name not in self.results:
             if len(self.results) >= self.most:
                 del self.results[next(iter(self.results))]
-            self.results[name] = make()
+            self.results[name] = make() if _folder is None else self._shared(self._path(_folder, name), make)
         return self.results[name]
 
+    def _shared(self, path: Path, make: Callable[[], Result]) -> Result:
+        found = self._read(path)
+        if found is None:
+            found = make()
+            self._write(path, found)
+        return found
 
-def results_by_kind() -> dict[str, dict[str, Any]]:
-    """All results of this process, for those that it starts."""
-    return {what: dict(kind.results) for what, kind in _kinds.items()}
+    def hand_on(self, folder: Path) -> None:
+        """Write what this process has."""
+        for name, result in self.results.items():
+            self._write(self._path(folder, name), result)
+
+    def _path(self, folder: Path, name: str) -> Path:
+        return folder / self.what / hashlib.sha256(name.encode()).hexdigest()
 
 
-def take_over(results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Begin with the results of the process that started this one."""
-    _given.update(results)
-    for what, kind in _kinds.items():
-        kind.results.update(results.get(what, {}))
+@contextmanager
+def sharing(folder: Path) -> Iterator[None]:
+    """Share results below ``folder`` while the block runs; they go with it, since no name says by which code."""
+    earlier = _folder
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for kind in _kinds.values():
+            kind.hand_on(folder)
+        take_part(folder)
+        yield
+    finally:
+        take_part(earlier)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def take_part(folder: Path | None) -> None:
+    """Share results below ``folder`` from now on, as the process that started this one does."""
+    global _folder
+    _folder = folder

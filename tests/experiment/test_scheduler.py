@@ -32,7 +32,9 @@ LONG = 400.0
 """Seconds: more than any of these tests may take."""
 
 
-MEASURED = HandedOn[str]("what toys have measured", most=1)
+MEASURED = HandedOn[str](
+    "what-toys-measure", most=1, write=write_text, read=lambda path: path.read_text() if path.exists() else None
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +71,8 @@ class Toy(Task):
         if self.how == "long":
             write_text(store.folder / "processes" / str(os.getpid()), "")
             time.sleep(LONG)
-        text = (
-            MEASURED.of("toys", lambda: "measured again")
-            if self.how == "handed on"
-            else f"{self.label} in {os.getpid()}"
-        )
-        write_text(store.place(self) / "result", text)
+        by = f"{self.label} in {os.getpid()}"
+        write_text(store.place(self) / "result", MEASURED.of("toys", lambda: by) if self.how == "handed on" else by)
 
 
 class Lone(Toy):
@@ -118,6 +116,27 @@ def test_a_worker_begins_with_what_its_parent_has_measured(tmp_path: Path) -> No
     assert MEASURED.of("toys", lambda: "measured once") == "measured once"
     carry_out([task], store, Workers(1))
     assert (store.place(task) / "result").read_text() == "measured once"
+    assert not store.shared.exists()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_one_task_has_measured_the_next_in_another_process_need_not(tmp_path: Path, count: int) -> None:
+    store, first = Store(tmp_path / "plan"), Lone("first", "handed on")
+    tasks = [first, Lone("second", "handed on", (first,))]
+    MEASURED.results.clear()
+    carry_out(tasks, store, Workers(count))
+    assert {(store.place(task) / "result").read_text().rpartition(" ")[0] for task in tasks} == {"first in"}
+    assert list(MEASURED.results) == ["toys"] * (count == 0)
+
+
+def test_what_was_shared_is_of_one_command(tmp_path: Path) -> None:
+    store = Store(tmp_path / "plan")
+    for label in ("first", "second"):
+        MEASURED.results.clear()
+        # As a killed process leaves it.
+        write_text(store.shared / MEASURED.what / "left", "of code that is gone")
+        carry_out([Toy(label, "handed on")], store, Workers(1))
+        assert (store.place(Toy(label)) / "result").read_text().startswith(f"{label} in ")
 
 
 def test_a_result_without_its_record_is_computed_again(tmp_path: Path) -> None:

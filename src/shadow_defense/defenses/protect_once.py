@@ -21,7 +21,14 @@ from shadow_defense.handed_on import HandedOn
 from shadow_defense.progress import Progress
 from shadow_defense.protection.before_model import BeforeModel
 from shadow_defense.protection.building import build_texture, freeze
-from shadow_defense.protection.constants import Constants, hash_of, kept_constants, measure_constants
+from shadow_defense.protection.constants import (
+    Constants,
+    hash_of,
+    kept_constants,
+    measure_constants,
+    read_constants,
+    write_constants,
+)
 from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.settings import TextureSettings
 from shadow_defense.protection.texture import Texture
@@ -40,10 +47,12 @@ TEXTURE_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "decoy": {"texture": "decoy", "floor": 0.15},
 }
 
-MOST_MADE = 8
-"""Constants that a process keeps: of the textures that a comparison has on the images of a few seeds."""
+MOST_MADE = 4
+"""Constants that a process has in memory: of all textures on one seed's images."""
 
-_made = HandedOn[Constants]("constants of textures", MOST_MADE)
+_made = HandedOn[Constants](
+    "constants-of-textures", MOST_MADE, write_constants, partial(read_constants, hint="give the same command again")
+)
 """By what they are measured with: clients and arms share them, and a model is built often."""
 
 

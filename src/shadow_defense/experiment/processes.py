@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_double
@@ -22,7 +22,7 @@ from shadow_defense.experiment.preloading import forking_context
 from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Work, computed
-from shadow_defense.handed_on import results_by_kind, take_over
+from shadow_defense.handed_on import take_part
 
 OUT_OF_MEMORY = "was killed (SIGKILL), perhaps for lack of memory: set workers=1"
 """What is said of a process that the system ended."""
@@ -75,7 +75,7 @@ def _pool(work: Work, only: Task | None) -> None:
             count,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(counted, work.workers.threads, results_by_kind()),
+            initargs=(counted, work.workers.threads, work.store.shared),
         ) as pool:
             try:
                 while True:
@@ -128,9 +128,9 @@ def _how_it_died(processes: Iterable[BaseProcess]) -> str:
     return f"ended {ended}: its error stands above; set workers=0 to see it where it happens"
 
 
-def _start_worker(counted: Any, threads: int, results: Mapping[str, Mapping[str, Any]]) -> None:
+def _start_worker(counted: Any, threads: int, shared: Path) -> None:
     global _counted
-    take_over(results)
+    take_part(shared)
     _counted = counted
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -9,6 +9,7 @@ from shadow_defense.experiment.store import Store
 from shadow_defense.experiment.task import Task
 from shadow_defense.experiment.work import Counting, Outcome, Work, Workers, computed
 from shadow_defense.folder_lock import holding
+from shadow_defense.handed_on import sharing
 from shadow_defense.progress import Progress
 from shadow_defense.threads import threads_of_torch
 
@@ -58,7 +59,7 @@ def carry_out(
     bar = (progress or Progress()).start(name, max(1, round(sum(weights.values()))))
     work = Work({task.name: task for task in waiting}, store, workers, weights, bar, isolate)
     try:
-        with holding(store.folder):
+        with holding(store.folder), sharing(store.shared):
             if workers.count == 0:
                 _in_this_process(work)
             else:

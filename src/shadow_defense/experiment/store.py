@@ -35,6 +35,11 @@ class Store:
 
     folder: Path
 
+    @property
+    def shared(self) -> Path:
+        """Where processes lay what they share while they compute."""
+        return self.folder / STORE / "shared"
+
     def place(self, task: Task) -> Path:
         """The folder of the task's result, whether it is there or not."""
         return self.folder / STORE / task.name if task.given is None else task.given
