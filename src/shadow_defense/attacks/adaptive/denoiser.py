@@ -13,10 +13,6 @@ from shadow_defense.errors import ConfigError, unknown_name
 
 Picture = Float[np.ndarray, "c h w"]
 
-TOTAL_VARIATION_WEIGHT = 0.1
-"""Of Chambolle's total variation; scikit-image's own default, for images in [0, 1]."""
-
-
 def denoise(images: Float[Tensor, "n c h w"], name: str) -> Float[Tensor, "n c h w"]:
     """Images in [0, 1] after a denoiser of :data:`DENOISERS`, each on its own.
 
@@ -48,7 +44,9 @@ def noise_level(picture: Picture) -> float:
 def _total_variation(picture: Picture) -> Picture:
     from skimage.restoration import denoise_tv_chambolle
 
-    return denoise_tv_chambolle(picture, weight=TOTAL_VARIATION_WEIGHT, channel_axis=0)
+    # A weight for all smooths away what an attack rebuilt well.
+    level = noise_level(picture)
+    return denoise_tv_chambolle(picture, weight=level, channel_axis=0) if level else picture
 
 
 def _non_local_means(picture: Picture) -> Picture:
