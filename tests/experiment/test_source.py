@@ -18,7 +18,7 @@ from shadow_defense.experiment.run import Recorded
 from shadow_defense.experiment.scheduler import missing
 from shadow_defense.experiment.source import code_hash, reached
 from shadow_defense.experiment.task import Task
-from shadow_defense.experiment.tasks.keys import TRAINING, training_parts
+from shadow_defense.experiment.tasks.keys import ADAPTIVE, ATTACKING, TRAINING, training_parts
 from shadow_defense.progress import Progress
 from tests.experiment.comparison_grid import TINY, the_scene
 from tests.experiment.test_evidence import evidence, trial
@@ -116,6 +116,11 @@ def test_another_defense_is_not_trained_anew(name: str) -> None:
     place = DEFENSES.module(name)
     assert place in reached(TRAINING, place)
     assert (place in reached(TRAINING, DEFENSES.module("none"))) == (name == "none")
+
+
+def test_what_an_attack_that_knows_the_defense_does_besides_is_in_its_own_key_alone() -> None:
+    denoiser = "shadow_defense.attacks.adaptive.denoiser"
+    assert denoiser in reached(ATTACKING, ADAPTIVE) - reached(ATTACKING)
 
 
 def test_an_entry_of_another_package_is_in_the_key(

@@ -23,7 +23,7 @@ ROOMS = (
 
 SAID_BY_KEYS = frozenset(
     (
-        *("data.build", "data.sources", "experiment.tasks.checking", "experiment.tasks.keys"),
+        *("attacks.adaptive.attack", "data.build", "data.sources", "experiment.tasks.checking", "experiment.tasks.keys"),
         *("attacks.registry", "defenses.registry", "generators.registry", "models.naming", "models.registry"),
     )
 )

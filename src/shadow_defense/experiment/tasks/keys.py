@@ -23,6 +23,7 @@ PRETRAINING, TRAINING, ATTACKING, SCORING, COSTING = (
     f"shadow_defense.experiment.tasks.{name}" for name in ("pretraining", "training", "attacking", "scoring", "costing")
 )
 OTHER_ENGINES, OTHER_MODELS = "shadow_defense.experiment.engines", "shadow_defense.models.own"
+ADAPTIVE = "shadow_defense.attacks.adaptive.attack"
 
 Parts = Mapping[str, object]
 """By name, as they are written beside the result."""
@@ -117,8 +118,9 @@ def arm_parts(scene: Scene, arm: str) -> Parts:
 def attack_parts(scene: Scene, job: Job, attacked: object, randomised: bool) -> Parts:
     """``attacked``: the name of the training whose update it is."""
     settings = scene.config.attacks[job.attack]
+    adaptive = [] if settings.adaptive is None else [ADAPTIVE]
     return {
-        "code": code_hash(ATTACKING, ATTACKS.module(settings.attack)),
+        "code": code_hash(ATTACKING, ATTACKS.module(settings.attack), *adaptive),
         "training": attacked,
         "attack": settings.attack,
         "settings": settings.resolved(),
