@@ -23,8 +23,9 @@ ROOMS = (
 
 SAID_BY_KEYS = frozenset(
     (
-        *("attacks.adaptive.attack", "data.build", "data.sources", "experiment.tasks.checking", "experiment.tasks.keys"),
-        *("attacks.registry", "defenses.registry", "generators.registry", "models.naming", "models.registry"),
+        *("data.build", "data.sources", "experiment.tasks.checking", "experiment.tasks.keys"),
+        *("attacks.adaptive.attack", "attacks.registry"),
+        *("defenses.registry", "generators.registry", "models.naming", "models.registry"),
     )
 )
 """Not among them: which images were read and what was chosen by name stand in each key itself."""

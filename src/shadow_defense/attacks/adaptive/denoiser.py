@@ -13,6 +13,7 @@ from shadow_defense.errors import ConfigError, unknown_name
 
 Picture = Float[np.ndarray, "c h w"]
 
+
 def denoise(images: Float[Tensor, "n c h w"], name: str) -> Float[Tensor, "n c h w"]:
     """Images in [0, 1] after a denoiser of :data:`DENOISERS`, each on its own.
 
