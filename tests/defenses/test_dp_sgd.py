@@ -174,7 +174,7 @@ def test_privacy_spent_over_rounds_and_a_resume(local_round: Callable[..., Any])
     assert all(torch.equal(tensor, theirs.update.tensors[name]) for name, tensor in ours.update.tensors.items())
 
 
-@pytest.mark.parametrize("noise", [0.05, 1.0, 50.0])
+@pytest.mark.parametrize("noise", [0.001, 0.01, 0.05, 1.0, 50.0])
 @pytest.mark.filterwarnings("error")
 def test_the_accountant_has_orders_for_any_noise(local_round: Callable[..., Any], noise: float) -> None:
     measured = local_round(prepared(noise_multiplier=noise), batch_size=1).measurements

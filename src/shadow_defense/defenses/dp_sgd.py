@@ -27,7 +27,7 @@ from shadow_defense.progress import Progress
 from shadow_defense.seeds import named_generator
 
 ORDERS = (
-    *(1.01, 1.02, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.75),
+    *(1.0001, 1.0003, 1.001, 1.003, 1.01, 1.02, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.75),
     *(step / 4 for step in range(8, 40)),
     *(float(order) for order in (*range(10, 64), 64, 128, 256, 512, 1024)),
 )
