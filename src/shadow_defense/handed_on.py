@@ -37,7 +37,7 @@ class HandedOn(Generic[Result]):
         if name not in self.results:
             if len(self.results) >= self.most:
                 del self.results[next(iter(self.results))]
-            self.results[name] = make() if _folder is None else self._shared(self._path(_folder, name), make)
+            self.results[name] = make() if _folder is None else self._shared(self.path(_folder, name), make)
         return self.results[name]
 
     def _shared(self, path: Path, make: Callable[[], Result]) -> Result:
@@ -50,9 +50,10 @@ class HandedOn(Generic[Result]):
     def hand_on(self, folder: Path) -> None:
         """Write what this process has."""
         for name, result in self.results.items():
-            self._write(self._path(folder, name), result)
+            self._write(self.path(folder, name), result)
 
-    def _path(self, folder: Path, name: str) -> Path:
+    def path(self, folder: Path, name: str) -> Path:
+        """Where the result of that name lies in a folder that is shared."""
         return folder / self.what / hashlib.sha256(name.encode()).hexdigest()
 
 

@@ -134,7 +134,7 @@ def test_what_was_shared_is_of_one_command(tmp_path: Path) -> None:
     for label in ("first", "second"):
         MEASURED.results.clear()
         # As a killed process leaves it.
-        write_text(store.shared / MEASURED.what / "left", "of code that is gone")
+        write_text(MEASURED.path(store.shared, "toys"), "of code that is gone")
         carry_out([Toy(label, "handed on")], store, Workers(1))
         assert (store.place(Toy(label)) / "result").read_text().startswith(f"{label} in ")
 
