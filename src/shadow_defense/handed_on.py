@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,15 +22,12 @@ class HandedOn(Generic[Result]):
     Args:
         what: the kind, which a process has once.
         most: results that are kept in memory.
-        write: a result to a file, unless it is there.
-        read: what was written, to the bit; None where there is no file.
+        kept: the result in a file, to the bit, or where there is none what is made, which then lies there.
     """
 
-    def __init__(
-        self, what: str, most: int, write: Callable[[Path, Result], None], read: Callable[[Path], Result | None]
-    ) -> None:
+    def __init__(self, what: str, most: int, kept: Callable[[Path, Callable[[], Result]], Result]) -> None:
         self.what, self.most, self.results = what, most, dict[str, Result]()
-        self._write, self._read = write, read
+        self._kept = kept
         _kinds[what] = self
 
     def of(self, name: str, make: Callable[[], Result]) -> Result:
@@ -37,20 +35,13 @@ class HandedOn(Generic[Result]):
         if name not in self.results:
             if len(self.results) >= self.most:
                 del self.results[next(iter(self.results))]
-            self.results[name] = make() if _folder is None else self._shared(self.path(_folder, name), make)
+            self.results[name] = make() if _folder is None else self._kept(self.path(_folder, name), make)
         return self.results[name]
-
-    def _shared(self, path: Path, make: Callable[[], Result]) -> Result:
-        found = self._read(path)
-        if found is None:
-            found = make()
-            self._write(path, found)
-        return found
 
     def hand_on(self, folder: Path) -> None:
         """Write what this process has."""
-        for name, result in self.results.items():
-            self._write(self.path(folder, name), result)
+        for name in self.results:
+            self._kept(self.path(folder, name), partial(self.results.__getitem__, name))
 
     def path(self, folder: Path, name: str) -> Path:
         """Where the result of that name lies in a folder that is shared."""

@@ -26,8 +26,7 @@ from shadow_defense.protection.constants import (
     hash_of,
     kept_constants,
     measure_constants,
-    read_constants,
-    write_constants,
+    read_or_measured,
 )
 from shadow_defense.protection.frozen import FrozenProtection
 from shadow_defense.protection.settings import TextureSettings
@@ -51,7 +50,7 @@ MOST_MADE = 4
 """Constants that a process has in memory: of all textures on one seed's images."""
 
 _made = HandedOn[Constants](
-    "constants-of-textures", MOST_MADE, write_constants, partial(read_constants, hint="give the same command again")
+    "constants-of-textures", MOST_MADE, partial(read_or_measured, hint="give the same command again")
 )
 """By what they are measured with: clients and arms share them, and a model is built often."""
 

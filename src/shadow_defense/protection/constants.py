@@ -111,7 +111,15 @@ def kept_constants(
     named = hashlib.sha256(json.dumps([settings.drawing(), *asked], sort_keys=True).encode())
     named.update(hash_of(images, labels).encode())
     path = root / "protections" / f"{named.hexdigest()}.safetensors"
-    kept = read_constants(path, KEPT_MEND)
+    return read_or_measured(path, measure, KEPT_MEND)
+
+
+def read_or_measured(path: Path, measure: Callable[[], Constants], hint: str) -> Constants:
+    """Those of a file, or where there is none those that are measured, which then lie there.
+
+    Raises :class:`RunError` where they are damaged.
+    """
+    kept = read_constants(path, hint)
     if kept is None:
         kept = measure()
         write_constants(path, kept)
