@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.adaptive import learned_noise
 from shadow_defense.attacks.adaptive.attack import AdaptiveAttack
+from shadow_defense.attacks.adaptive.contrast import contrast
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
 from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge
@@ -103,6 +104,13 @@ def test_it_is_learned_once_for_all_clients_of_a_round(short: None, monkeypatch:
     stronger = DefenseSettings(defense="shadow", options={**settings.options, "strength": 0.9})
     found(rebuilt, seen(stronger), denoiser="learned")
     assert learned_noise._learnt.cache_info().misses == 3
+
+
+def test_the_usual_contrast_is_that_of_images_under_the_noise(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned_noise, "STEPS", 1)
+    settings = DefenseSettings(defense="shadow", options=shadow().model_dump(exclude_defaults=True))
+    clean = contrast(clients.normalisation().apply(clients.public())).mean()
+    assert learned_noise.learned_remover([seen(settings)]).contrast > 1.1 * clean
 
 
 @pytest.mark.parametrize("defense", ["none", "gradient-sparsification", "shadow+clip"])

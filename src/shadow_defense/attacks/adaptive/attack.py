@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from torch import Tensor
 
+from shadow_defense.attacks.adaptive.contrast import OF_ALL_IMAGES, with_contrast
 from shadow_defense.attacks.adaptive.denoiser import denoise
 from shadow_defense.attacks.adaptive.fitting import adaptation_of
 from shadow_defense.attacks.adaptive.image_noise import subtract_expected_noise
@@ -63,7 +64,7 @@ class AdaptiveAttack(BaseModel):
         return self._attack.steps() * self.adaptive.rounds
 
     def reconstruct(self, observation: Observation, *, seed: int, task: Task | None = None) -> Reconstruction:
-        """Rebuild the client's images from each round, take off the expected noise, average, and denoise.
+        """Rebuild the client's images from each round, at the usual contrast, take off the noise, average, and denoise.
 
         The matching loss and its history are those of the attacked round, before anything is averaged.
 
@@ -81,25 +82,29 @@ class AdaptiveAttack(BaseModel):
                 task.advance(missing * self._attack.steps())
         found = [self._of_round(each, observation, seed, task) for each in seen]
         attacked = found[-1]
-        learns = chosen.denoiser == "learned" and can_learn(observation)
+        # An attack that finds another number of images in another round cannot say which they are.
+        alike = [number for number, each in enumerate(found) if each.images.shape == attacked.images.shape]
+        learnt = None
+        if chosen.denoiser == "learned" and can_learn(observation):
+            if task:
+                task.advance(0, "learning to remove the noise")
+            learnt = learned_remover([seen[number] for number in alike])
+        if chosen.contrast:
+            usual = learnt.contrast if learnt else OF_ALL_IMAGES
+            found = [with_contrast(one, each, usual, seed) for one, each in zip(found, seen, strict=True)]
         # Round by round: the mean has less noise than the defense adds in any of them.
         cleaned = [
-            one.images if learns else self._without_noise(one, each, seed, notes)
+            one.images if learnt else self._without_noise(one, each, seed, notes)
             for one, each in zip(found, seen, strict=True)
         ]
         images = cleaned[-1]
-        # An attack that finds another number of images in another round cannot say which they are.
-        alike = [number for number, each in enumerate(cleaned) if each.shape == images.shape]
         if len(found) > 1:
             images = average_over_rounds(
                 [cleaned[number] for number in alike], [found[number].labels for number in alike]
             )
             notes.append(f"the mean of the reconstructions of {len(alike)} rounds")
-        if learns:
-            if task:
-                task.advance(0, "learning to remove the noise")
-            remover = learned_remover([seen[number] for number in alike])
-            images = remover.remove(images.cpu(), attacked.labels.cpu()).estimates.to(images)
+        if learnt:
+            images = learnt.remover.remove(images.cpu(), attacked.labels.cpu()).estimates.to(images)
             notes.append("the noise removed by a network that learned it on public images")
         elif chosen.denoiser != "none":
             name = WHERE_NOTHING_IS_LEARNT if chosen.denoiser == "learned" else chosen.denoiser
@@ -112,7 +117,7 @@ class AdaptiveAttack(BaseModel):
             sum(each.iterations for each in found),
             time.perf_counter() - started,
             attacked.history,
-            (*attacked.notes, *notes),
+            (*found[-1].notes, *notes),
         )
 
     def _rounds(self, observation: Observation) -> Sequence[Observation]:

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shadow_defense.attacks.adaptive.contrast import contrast
 from shadow_defense.attacks.adaptive.image_noise import round_of
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.removers.copied import copied, protected_by
@@ -33,7 +35,14 @@ def can_learn(observation: Observation) -> bool:
     return settings.on_images_alone and has_generator
 
 
-def learned_remover(seen: Sequence[Observation]) -> LearnedRemover:
+class Learnt(NamedTuple):
+    """The remover, and the contrast of normalised images as the defense leaves them, which a client trains on."""
+
+    remover: LearnedRemover
+    contrast: float
+
+
+def learned_remover(seen: Sequence[Observation]) -> Learnt:
     """``argmin_U sum |U(mean_r x'_r) - x|^2`` over public images x, protected by the attacker's copy in each round r.
 
     What reconstructions of several rounds have in common is their mean, so the remover learns from means as well
@@ -56,13 +65,14 @@ class _Lesson:
 
 
 @lru_cache(maxsize=KEPT)
-def _learnt(lesson: _Lesson) -> LearnedRemover:
+def _learnt(lesson: _Lesson) -> Learnt:
     last = lesson.seen[-1]
     public = copied(last.auxiliary)
-    protected = torch.stack([_protected(each, lesson.digest) for each in lesson.seen]).mean(0)
-    pairs = pairs_found(protected, public.unit_images(), public.labels)
+    protected = torch.stack([_protected(each, lesson.digest) for each in lesson.seen])
+    pairs = pairs_found(protected.mean(0), public.unit_images(), public.labels)
     seed = seed_for(0, "learned noise", lesson.digest)
-    return train_remover(AsGiven(), pairs, last.classes, seed=seed, steps=STEPS, device=last.device)
+    remover = train_remover(AsGiven(), pairs, last.classes, seed=seed, steps=STEPS, device=last.device)
+    return Learnt(remover, contrast(last.normalisation.apply(protected.flatten(0, 1))).mean().item())
 
 
 def _protected(observation: Observation, digest: str) -> Float[Tensor, "n c h w"]:
