@@ -81,9 +81,8 @@ class AdaptiveAttack(BaseModel):
             if task:
                 task.advance(missing * self._attack.steps())
         found = [self._of_round(each, observation, seed, task) for each in seen]
-        attacked = found[-1]
         # An attack that finds another number of images in another round cannot say which they are.
-        alike = [number for number, each in enumerate(found) if each.images.shape == attacked.images.shape]
+        alike = [number for number, each in enumerate(found) if each.images.shape == found[-1].images.shape]
         learnt = None
         if chosen.denoiser == "learned" and can_learn(observation):
             if task:
@@ -92,6 +91,7 @@ class AdaptiveAttack(BaseModel):
         if chosen.contrast:
             usual = learnt.contrast if learnt else OF_ALL_IMAGES
             found = [with_contrast(one, each, usual, seed) for one, each in zip(found, seen, strict=True)]
+        attacked = found[-1]
         # Round by round: the mean has less noise than the defense adds in any of them.
         cleaned = [
             one.images if learnt else self._without_noise(one, each, seed, notes)
@@ -117,7 +117,7 @@ class AdaptiveAttack(BaseModel):
             sum(each.iterations for each in found),
             time.perf_counter() - started,
             attacked.history,
-            (*found[-1].notes, *notes),
+            (*attacked.notes, *notes),
         )
 
     def _rounds(self, observation: Observation) -> Sequence[Observation]:

@@ -42,7 +42,7 @@ def with_contrast(found: Reconstruction, observation: Observation, usual: float,
         found: images in [0, 1]; what is not finite is left alone.
         observation: with the local training and the defense, or the reconstruction stays as it is.
         usual: the contrast of images as they are trained on, in normalised units; :data:`OF_ALL_IMAGES` without a
-            defense that changes them.
+            defense that changes them, or where that one's noise is not learned.
         seed: of what a model draws that is a random layer.
     """
     explained = misfit(observation, found, seed) if observation.grants("local training") else None
