@@ -9,12 +9,14 @@ import torch
 from tests.attacks.clients import lenet, observation, private, public
 from torch import Tensor, nn
 
-from shadow_defense.attacks.adaptive.contrast import OF_ALL_IMAGES, contrast, with_contrast
-from shadow_defense.attacks.misfit import JUDGE
+from shadow_defense.attacks.build import AttackSettings, reconstruct
+from shadow_defense.attacks.contrast import OF_ALL_IMAGES, UNTOLD, contrast, with_contrast
+from shadow_defense.attacks.misfit import JUDGE, misfit
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.metrics.psnr import psnr
 from shadow_defense.models.build import build_model
 from shadow_defense.models.settings import ModelSettings, NormalisationKind
+from shadow_defense.progress import Task
 
 
 def network(normalisation: NormalisationKind) -> nn.Module:
@@ -69,3 +71,41 @@ def test_who_does_not_know_the_local_training_cannot_ask() -> None:
     seen, _ = observation(network("group"), threat="eavesdropper")
     faint = at(seen, 0.4)
     assert with_contrast(faint, seen, OF_ALL_IMAGES, 0) is faint
+
+
+def rebuilt(attack: str, seen: Observation, options: dict[str, object], *, contrast: bool = True) -> Reconstruction:
+    settings = AttackSettings(attack=attack, options=options, contrast=contrast, threat_model=seen.threat_model.name)
+    return reconstruct(settings, seen, 0, Task())
+
+
+def test_a_plain_search_is_given_it_too_and_left_as_it_ended_where_asked() -> None:
+    seen, _ = observation(network("group"))
+    options = {"variant": "fast", "iterations": 100}
+    usual = rebuilt("inverting-gradients", seen, options)
+    ended = rebuilt("inverting-gradients", seen, options, contrast=False)
+    assert UNTOLD in usual.notes
+    assert UNTOLD not in ended.notes
+    assert of(seen, usual.images)[0] == pytest.approx(OF_ALL_IMAGES * (1 - (misfit(seen, ended, 0) or 0)), abs=0.1)
+    assert abs(of(seen, ended.images)[0] - of(seen, usual.images)[0]) > 0.1
+
+
+@pytest.mark.parametrize(("withheld", "given"), [(False, False), (True, True)])
+@pytest.mark.parametrize("adaptive", [None, {}], ids=["plain", "adaptive"])
+def test_statistics_that_tell_it_are_believed(adaptive: dict[str, object] | None, withheld: bool, given: bool) -> None:
+    """Batch norm's buffers hold the contrast of what the client trained on, for who matches them."""
+    seen, _ = observation(network("batch"), threat=JUDGE)
+    if withheld:
+        parameters = {name for name, _ in seen.model.named_parameters()}
+        kept = {name: tensor for name, tensor in seen.update.tensors.items() if name in parameters}
+        seen = replace(
+            seen, update=replace(seen.update, tensors=kept, withheld=tuple(seen.update.tensors.keys() - kept.keys()))
+        )
+    settings = AttackSettings(attack="gradinversion", options={"iterations": 3}, adaptive=adaptive, threat_model=JUDGE)
+    assert (UNTOLD in reconstruct(settings, seen, 0, Task()).notes) == given
+
+
+def test_only_searches_of_pixels_leave_it_open() -> None:
+    """A generator's images, and those of a network that has learned from others, have the contrast of what it saw."""
+    assert AttackSettings(attack="dlg").sets_contrast
+    assert not AttackSettings(attack="model-based").sets_contrast
+    assert not AttackSettings(attack="learning-to-invert", threat_model="server with auxiliary data").sets_contrast

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from shadow_defense.attacks.adaptive import learned_noise
 from shadow_defense.attacks.adaptive.attack import AdaptiveAttack
-from shadow_defense.attacks.adaptive.contrast import contrast
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
+from shadow_defense.attacks.contrast import contrast
 from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.data.dataset import ImageSet
@@ -61,7 +61,9 @@ def seen(defense: DefenseSettings, round: int = 1, threat: str = "adaptive serve
 
 
 def found(rebuilt: dict[int, Tensor], observation: Observation, **adaptive: Any) -> Reconstruction:
-    attack = AdaptiveAttack(name="perfect", inner=Perfect(rebuilt=rebuilt), adaptive=AdaptiveSettings(**adaptive))
+    attack = AdaptiveAttack(
+        name="perfect", inner=Perfect(rebuilt=rebuilt), adaptive=AdaptiveSettings(**adaptive), contrast=True
+    )
     assert isinstance(attack, Attack)
     return attack.reconstruct(observation, seed=0)
 

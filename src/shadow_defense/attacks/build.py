@@ -30,6 +30,11 @@ class AttackSettings(BaseModel):
         description="fits the attack to the defense, which the threat model must grant (adaptive server); {}: with "
         "the defaults, null: not at all",
     )
+    contrast: bool = Field(
+        True,
+        description="where a search is left no sign of the images' contrast, give them what images usually have; "
+        "false: leave them where it ended",
+    )
     threat_model: str = Field("informed server", description="who attacks and what it is granted")
     rounds: tuple[int, ...] | None = Field(
         None, description="rounds attacked, counted from 1; null: the first and the last"
@@ -60,12 +65,17 @@ class AttackSettings(BaseModel):
                 "shadow_defense.attacks.observation.Attack"
             )
         if self.adaptive is not None:
-            return AdaptiveAttack(name=self.attack, inner=attack, adaptive=self.adaptive)
+            return AdaptiveAttack(name=self.attack, inner=attack, adaptive=self.adaptive, contrast=self.sets_contrast)
         return attack
 
     def resolved(self) -> dict[str, Any]:
         """All settings of the attack, those too that are as they always are."""
         return self.build().model_dump(mode="json")  # type: ignore[attr-defined]
+
+    @property
+    def sets_contrast(self) -> bool:
+        """Whether its images are given the usual contrast where nothing tells theirs: those of a search of pixels."""
+        return self.contrast and ATTACKS.find(self.attack).searches_pixels
 
     @property
     def needs_generator(self) -> bool:
@@ -81,11 +91,17 @@ class AttackSettings(BaseModel):
 def reconstruct(settings: AttackSettings, observation: Observation, seed: int, task: Task) -> Reconstruction:
     """Run an attack, repeatably also where the attacked model draws from the global state (dropout, PRECODE).
 
-    What it gives back is in the host's memory.
+    Who knows the defense sets the contrast before it does anything else with the images; any other attack's are given
+    it here. What comes back is in the host's memory.
     """
     import torch
 
+    from shadow_defense.attacks.contrast import OF_ALL_IMAGES, is_left_to_chance, with_contrast
+
+    attack = settings.build()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        found = settings.build().reconstruct(observation, seed=seed, task=task)
+        found = attack.reconstruct(observation, seed=seed, task=task)
+    if settings.adaptive is None and settings.sets_contrast and is_left_to_chance(attack.needs, observation):
+        found = with_contrast(found, observation, OF_ALL_IMAGES, seed)
     return replace(found, images=found.images.cpu(), labels=found.labels.cpu())

@@ -170,5 +170,12 @@ class IDLG(DeepLeakage):
         return self.search(observation, simulation, labels, name="idlg", seed=seed, task=task)
 
 
-DLG_KIND = AttackKind("dlg", "squared differences by L-BFGS, images and labels together (Zhu et al. 2019)", DLG)
-IDLG_KIND = AttackKind("idlg", "squared differences by L-BFGS, labels read off the last layer (Zhao et al. 2020)", IDLG)
+DLG_KIND = AttackKind(
+    "dlg", "squared differences by L-BFGS, images and labels together (Zhu et al. 2019)", DLG, searches_pixels=True
+)
+IDLG_KIND = AttackKind(
+    "idlg",
+    "squared differences by L-BFGS, labels read off the last layer (Zhao et al. 2020)",
+    IDLG,
+    searches_pixels=True,
+)

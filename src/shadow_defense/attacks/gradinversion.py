@@ -188,4 +188,5 @@ GRADINVERSION = AttackKind(
     "gradinversion",
     "update and batch-norm matching from a template (Hatamizadeh et al. 2023), differentiable",
     GradInversion,
+    searches_pixels=True,
 )

@@ -154,4 +154,5 @@ GROUP_CONSISTENCY = AttackKind(
     "gradinversion-group",
     "several seeds drawn to their consensus, with batch-norm statistics (Yin et al. 2021)",
     GroupConsistency,
+    searches_pixels=True,
 )

@@ -142,5 +142,8 @@ def _hard_sign(gradient: Tensor, _: float) -> Tensor:
 
 
 INVERTING_GRADIENTS = AttackKind(
-    "inverting-gradients", "cosine matching with total variation (Geiping et al. 2020)", InvertingGradients
+    "inverting-gradients",
+    "cosine matching with total variation (Geiping et al. 2020)",
+    InvertingGradients,
+    searches_pixels=True,
 )

@@ -19,9 +19,13 @@ class AttackKind(Entry):
         options: an :class:`~shadow_defense.attacks.observation.Attack` that is a pydantic model, whose fields are
             its settings.
         model: what the global model must be like; other models are refused with :class:`ModelError`.
+        searches_pixels: whether it looks for images by matching updates alone, so that their contrast is what the
+            updates make of it (:mod:`~shadow_defense.attacks.contrast`): not where a generator or a network that has
+            seen images sets it, or equations do.
     """
 
     model: str = ANY_MODEL
+    searches_pixels: bool = False
 
     @property
     def attack(self) -> type[BaseModel]:

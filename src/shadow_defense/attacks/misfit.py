@@ -21,12 +21,14 @@ JUDGE = "adaptive server"
 def misfit(observation: Observation, found: Reconstruction, seed: int) -> float | None:
     """``D(T(U(x)), T(U*))``: the distance of the update that the images x would have caused to the observed one.
 
-    D is ``1 - cos`` and T what is fitted to the defense (docs/attacks.md), whatever the attack itself compared, so that
-    reconstructions of one update by several attacks are comparable; those of different updates are not. U is the
-    client's whole training where x are all of its images, else one average step on those that there are.
+    D is ``1 - cos`` and T what is fitted to the defense (docs/attacks.md), where that is granted, whatever the attack
+    itself compared, so that reconstructions of one update by several attacks are comparable; those of different updates
+    are not. U is the client's whole training where x are all of its images, else one average step on those that there
+    are.
 
     Args:
-        observation: of :data:`JUDGE`.
+        observation: of :data:`JUDGE`, where the reconstructions of several attacks are to be compared; with the local
+            training.
         seed: of what a model draws that is a random layer.
 
     Returns:
@@ -38,7 +40,9 @@ def misfit(observation: Observation, found: Reconstruction, seed: int) -> float 
     if len(found.images) != simulation.count:
         one_step = replace(as_single_step(simulation.local), batch_size=len(found.images))
         simulation = replace(simulation, local=one_step)
-    fitted = replace(observation, matching=adaptation_of(observation, AdaptiveSettings().draws))
+    fitted = observation
+    if observation.grants("defense"):
+        fitted = replace(observation, matching=adaptation_of(observation, AdaptiveSettings().draws))
     images = observation.normalisation.apply(found.images.to(observation.device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

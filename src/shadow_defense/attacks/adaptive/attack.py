@@ -10,13 +10,13 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 from torch import Tensor
 
-from shadow_defense.attacks.adaptive.contrast import OF_ALL_IMAGES, with_contrast
 from shadow_defense.attacks.adaptive.denoiser import denoise
 from shadow_defense.attacks.adaptive.fitting import adaptation_of
 from shadow_defense.attacks.adaptive.image_noise import subtract_expected_noise
 from shadow_defense.attacks.adaptive.learned_noise import can_learn, learned_remover
 from shadow_defense.attacks.adaptive.over_rounds import average_over_rounds
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
+from shadow_defense.attacks.contrast import OF_ALL_IMAGES, is_left_to_chance, with_contrast
 from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.defenses.registry import DEFENSES
@@ -38,6 +38,7 @@ class AdaptiveAttack(BaseModel):
     name: str
     inner: SerializeAsAny[BaseModel]
     adaptive: AdaptiveSettings
+    contrast: bool
 
     @property
     def _attack(self) -> Attack:
@@ -88,7 +89,7 @@ class AdaptiveAttack(BaseModel):
             if task:
                 task.advance(0, "learning to remove the noise")
             learnt = learned_remover([seen[number] for number in alike])
-        if chosen.contrast:
+        if self.contrast and is_left_to_chance(self._attack.needs, observation):
             usual = learnt.contrast if learnt else OF_ALL_IMAGES
             found = [with_contrast(one, each, usual, seed) for one, each in zip(found, seen, strict=True)]
         attacked = found[-1]

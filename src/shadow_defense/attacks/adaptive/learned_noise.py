@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shadow_defense.attacks.adaptive.contrast import contrast
 from shadow_defense.attacks.adaptive.image_noise import round_of
+from shadow_defense.attacks.contrast import contrast
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.attacks.removers.copied import copied, protected_by
 from shadow_defense.attacks.removers.learned import LearnedRemover, pairs_found, train_remover

@@ -26,9 +26,6 @@ class AdaptiveSettings(BaseModel):
         description="simulations that the update is averaged over where the defense is a random part of the model "
         "(precode), at so many times the cost",
     )
-    contrast: bool = Field(
-        True, description="where the update does not tell the images' contrast, give them what images usually have"
-    )
     subtract_noise: bool = Field(
         True, description="of a defense that adds noise to images: subtract what it is expected to add"
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shadow_defense.attacks.misfit import misfit
 from shadow_defense.attacks.observation import Observation, Reconstruction
+from shadow_defense.attacks.threat_model import Knowledge
 
 OF_ALL_IMAGES = 1.0
 """Of the images that a normalisation is of: it divides by their deviation."""
@@ -27,6 +28,15 @@ def contrast(images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     [2.0]
     """
     return images.square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def is_left_to_chance(needs: frozenset[Knowledge], observation: Observation) -> bool:
+    """Whether an attack that reads ``needs`` and searches pixels has nothing but the update to tell it the contrast.
+
+    Batch norm's statistics, where they are shared, tell it to who matches them.
+    """
+    parameters = {name for name, _ in observation.model.named_parameters()}
+    return "buffers" not in needs or observation.update.tensors.keys() <= parameters
 
 
 def with_contrast(found: Reconstruction, observation: Observation, usual: float, seed: int) -> Reconstruction:
