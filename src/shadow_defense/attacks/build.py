@@ -70,7 +70,8 @@ class AttackSettings(BaseModel):
 
     def resolved(self) -> dict[str, Any]:
         """All settings of the attack, those too that are as they always are."""
-        return self.build().model_dump(mode="json")  # type: ignore[attr-defined]
+        settings = self.build().model_dump(mode="json")  # type: ignore[attr-defined]
+        return {**settings, "contrast": True} if self.sets_contrast else settings
 
     @property
     def sets_contrast(self) -> bool:
