@@ -89,18 +89,23 @@ def test_a_plain_search_is_given_it_too_and_left_as_it_ended_where_asked() -> No
     assert abs(of(seen, ended.images)[0] - of(seen, usual.images)[0]) > 0.1
 
 
-@pytest.mark.parametrize(("withheld", "given"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("withheld", "weight", "given"), [(False, 0.01, False), (False, 0.0, True), (True, 0.01, True)]
+)
+@pytest.mark.parametrize("attack", ["gradinversion", "gradinversion-group"])
 @pytest.mark.parametrize("adaptive", [None, {}], ids=["plain", "adaptive"])
-def test_statistics_that_tell_it_are_believed(adaptive: dict[str, object] | None, withheld: bool, given: bool) -> None:
+def test_statistics_that_tell_it_are_believed(
+    adaptive: dict[str, object] | None, attack: str, withheld: bool, weight: float, given: bool
+) -> None:
     """Batch norm's buffers hold the contrast of what the client trained on, for who matches them."""
     seen, _ = observation(network("batch"), threat=JUDGE)
     if withheld:
         parameters = {name for name, _ in seen.model.named_parameters()}
         kept = {name: tensor for name, tensor in seen.update.tensors.items() if name in parameters}
-        seen = replace(
-            seen, update=replace(seen.update, tensors=kept, withheld=tuple(seen.update.tensors.keys() - kept.keys()))
-        )
-    settings = AttackSettings(attack="gradinversion", options={"iterations": 3}, adaptive=adaptive, threat_model=JUDGE)
+        absent = tuple(sorted(seen.update.tensors.keys() - kept.keys()))
+        seen = replace(seen, update=replace(seen.update, tensors=kept, withheld=absent))
+    options = {"iterations": 3, "batch_norm": weight}
+    settings = AttackSettings(attack=attack, options=options, adaptive=adaptive, threat_model=JUDGE)
     assert (UNTOLD in reconstruct(settings, seen, 0, Task()).notes) == given
 
 

@@ -60,7 +60,7 @@ STUDY: dict[str, Any] = {
         "once": {"defense": "protect-once", "options": {"texture": "white"}},
         "noise": {"defense": "dp-sgd", "options": {"noise_multiplier": 3.0}},
     },
-    # As the search ends after two iterations: at the contrast of images it would be a grey that is no worse than a guess.
+    # As the search ends after two iterations: given a contrast it would be a grey that is no worse than a guess.
     "attacks": {
         "ig": {"attack": "inverting-gradients", "options": {"iterations": 2}, "rounds": [1, 2], "contrast": False}
     },

@@ -83,7 +83,12 @@ class GradInversion(BaseModel):
             "none": frozenset(),
         }
         common: frozenset[Knowledge] = frozenset({"local training", "template"})
-        return common | sources[self.statistics]
+        return common | sources[self._matched]
+
+    @property
+    def _matched(self) -> str:
+        """Which statistics: of no weight, none."""
+        return self.statistics if self.batch_norm or self.mode == "released" else "none"
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress."""
@@ -137,11 +142,11 @@ class GradInversion(BaseModel):
                 gradient=gradient,
             )
             statistics: dict[str, BatchStatistics] = {}
-            if self.statistics == "recovered":
+            if self._matched == "recovered":
                 statistics = observed_statistics(observation, simulate(images=start).statistics[0])
                 if not statistics:
                     notes.append(NOTHING_IN_THE_BUFFERS)
-            elif self.statistics == "proxy":
+            elif self._matched == "proxy":
                 statistics = proxy_statistics(observation)
                 notes.append("batch-norm statistics of public images stand in for the client's")
             momentum = buffer_momentum(observation)

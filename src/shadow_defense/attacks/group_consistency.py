@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -33,9 +32,6 @@ class GroupConsistency(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # The learning rate, since squares depend on the update's length; the buffers, for the statistics.
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({"local training", "buffers"})
-
     iterations: int = Field(
         2000, ge=1, le=1_000_000, description="Adam iterations, which all seeds take together; published: 20000"
     )
@@ -61,6 +57,11 @@ class GroupConsistency(BaseModel):
     )
     energy_noise: float = Field(0.2, ge=0, description="noise after each step, in units of the learning rate")
     longest_unroll: int = Field(16, ge=1, le=10_000, description="local steps up to which the training is unrolled")
+
+    @property
+    def needs(self) -> frozenset[Knowledge]:
+        """The learning rate, since squares depend on the update's length, and the buffers, for the statistics."""
+        return frozenset({"local training", "buffers"} if self.batch_norm else {"local training"})
 
     def steps(self) -> int:
         """Iterations of a whole attack, for progress: all seeds take one together."""
