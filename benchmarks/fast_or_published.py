@@ -5,7 +5,8 @@
 An iteration of one costs what one of the other costs, so that this is quality at equal time. Updates of one local step
 on one image, or on `--batch` many, labels known, both sides from the same start, with `--noise` under Gaussian noise so
 many times as long as the update. What the fast variant's rate and weight were chosen on (the first 32 faces, the first
-five images of other sets) is left out. SSIM beside PSNR: of a normalised network an update hardly tells the contrast.
+five images of other sets) is left out. Both are given the contrast that images have, of which an update of a normalised
+network says nothing (docs/attacks.md).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import torch
 from torch import Tensor
 
 from attacks import MODELS, SIZE, make_model, observation
-from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.metrics.fidelity import score_reconstructions
+from shadow_defense.progress import Task
 
 VARIANTS = ("fast", "published")
 CHOSEN_ON = {"faces": 32}
@@ -76,7 +78,7 @@ def main() -> None:
             for variant in VARIANTS:
                 options = {"variant": variant, "iterations": arguments.iterations}
                 started = time.process_time()
-                images = AttackSettings(options=options).build().reconstruct(seen, seed=case).images
+                images = reconstruct(AttackSettings(options=options), seen, case, Task()).images
                 seconds = time.process_time() - started
                 rows = score_reconstructions(images, truth)
                 of = (statistics.fmean(row[f"{measure}_whole"] for row in rows) for measure in ("psnr", "ssim"))

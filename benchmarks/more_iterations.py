@@ -18,8 +18,9 @@ import torch
 from fast_or_published import VARIANTS, held_out
 
 from attacks import MODELS, make_model, observation
-from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.metrics.psnr import psnr
+from shadow_defense.progress import Task
 
 
 def main() -> None:
@@ -41,10 +42,9 @@ def main() -> None:
         for case, truth in enumerate(truths.split(1)):
             seen = observation(model, truth)
             attacks = [
-                AttackSettings(options={"variant": given.variant, "iterations": count}).build()
-                for count in given.iterations
+                AttackSettings(options={"variant": given.variant, "iterations": count}) for count in given.iterations
             ]
-            reached.append([psnr(each.reconstruct(seen, seed=case).images, truth).item() for each in attacks])
+            reached.append([psnr(reconstruct(each, seen, case, Task()).images, truth).item() for each in attacks])
         steps = [pairwise(row) for row in reached]
         results[source.partition("=")[0]] = {
             "images": len(reached),
