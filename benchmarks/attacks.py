@@ -77,8 +77,8 @@ def attack(name: str, iterations: int) -> Attack:
     return AttackSettings(attack=name, options={**ATTACKS[name], "iterations": iterations}).build()
 
 
-def observation(model: nn.Module, images: Tensor) -> Observation:
-    """The update of one local step on ``images``, seen by the informed server."""
+def observation(model: nn.Module, images: Tensor, public: Tensor | None = None) -> Observation:
+    """The update of one local step on ``images``, seen by the informed server, who knows the contrast of ``public``."""
     labels, channels = torch.arange(len(images)) % 2, images.shape[1]
     parameters, buffers = split_state(model, model)
     gradients = loss_gradients(model, parameters, buffers, normalisation(channels).apply(images), labels, LOSS)
@@ -99,6 +99,7 @@ def observation(model: nn.Module, images: Tensor) -> Observation:
         labels=labels,
         local_training=LocalTraining(RATE, len(images), 1),
         template=torch.full((channels, SIZE, SIZE), 0.5),
+        usual_contrast=None if public is None else normalisation(channels).apply(public).square().mean().sqrt().item(),
         generator=lambda: generator,
     )
 

@@ -5,8 +5,8 @@
 An iteration of one costs what one of the other costs, so that this is quality at equal time. Updates of one local step
 on one image, or on `--batch` many, labels known, both sides from the same start, with `--noise` under Gaussian noise so
 many times as long as the update. What the fast variant's rate and weight were chosen on (the first 32 faces, the first
-five images of other sets) is left out. Both are given the contrast that images have, of which an update of a normalised
-network says nothing (docs/attacks.md).
+five images of other sets) is left out. Of an update of a normalised network the contrast is that of these, on both
+sides (docs/attacks.md).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ VARIANTS = ("fast", "published")
 CHOSEN_ON = {"faces": 32}
 
 
-def held_out(source: str, count: int) -> Tensor:
-    """Test images in their own channels; ``source`` may be ``name=path``."""
+def held_out(source: str, count: int) -> tuple[Tensor, Tensor]:
+    """Test images in their own channels, and those before them; ``source`` may be ``name=path``."""
     name, _, path = source.partition("=")
     images = load_dataset(DataSettings(source=name, path=Path(path) if path else None, image_size=SIZE), 0).test
     first = CHOSEN_ON.get(name, 5)
-    return images.unit_images()[first : first + count]
+    return images.unit_images()[first : first + count], images.unit_images()[:first]
 
 
 def under_noise(seen: Observation, length: float, seed: int) -> Observation:
@@ -70,11 +70,11 @@ def main() -> None:
         "noise": arguments.noise,
     }
     for source in arguments.sets:
-        truths = held_out(source, arguments.images)
+        truths, others = held_out(source, arguments.images)
         model = make_model(arguments.model, channels=truths.shape[1])
         found: dict[str, list[tuple[float, float, float]]] = {variant: [] for variant in VARIANTS}
         for case, truth in enumerate(truths.split(arguments.batch)):
-            seen = under_noise(observation(model, truth), arguments.noise, case)
+            seen = under_noise(observation(model, truth, others), arguments.noise, case)
             for variant in VARIANTS:
                 options = {"variant": variant, "iterations": arguments.iterations}
                 started = time.process_time()

@@ -36,11 +36,11 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {}
     for source in given.sets:
-        truths = held_out(source, given.images)
+        truths, others = held_out(source, given.images)
         model = make_model(given.model, channels=truths.shape[1])
         reached: list[list[float]] = []
         for case, truth in enumerate(truths.split(1)):
-            seen = observation(model, truth)
+            seen = observation(model, truth, others)
             attacks = [
                 AttackSettings(options={"variant": given.variant, "iterations": count}) for count in given.iterations
             ]

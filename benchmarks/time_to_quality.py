@@ -34,11 +34,14 @@ from torch import Tensor
 
 from attacks import MODELS, breaching_attack, coloured_faces, make_model, max_assignment, observation
 from shadow_defense.attacks.build import AttackSettings, reconstruct
-from shadow_defense.attacks.contrast import OF_ALL_IMAGES, with_contrast
+from shadow_defense.attacks.contrast import with_contrast
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.progress import Task
 
 FIRST_BUDGET = 50
+FACES = 13
+"""Coloured ones that there are: those that are not attacked tell how strong a face's contrast is."""
+
 SMOOTHNESS = (0.2, 0.01)
 
 Run = Callable[[int], Tensor]
@@ -95,7 +98,8 @@ def theirs(seen: Observation, seed: int, against: str) -> list[Run]:
         def run(iterations: int) -> Tensor:
             images = breaching_attack(seen, iterations, seed, weight)()
             found = Reconstruction(images, seen.labels, 0.0, iterations, 0.0)
-            return with_contrast(found, seen, OF_ALL_IMAGES, seed).images
+            assert seen.usual_contrast is not None
+            return with_contrast(found, seen, seen.usual_contrast, seed).images
 
         return run
 
@@ -113,8 +117,10 @@ def compared(arguments: argparse.Namespace) -> dict[str, object]:
     equal_time = []
     for case in range(arguments.images):
         first = (arguments.skip + case) * arguments.batch
-        truth = coloured_faces(first + arguments.batch)[first:]
-        seen = observation(make_model(arguments.model, channels=3), truth)
+        attacked = slice(first, first + arguments.batch)
+        faces = coloured_faces(FACES)
+        truth, others = faces[attacked], torch.cat([faces[:first], faces[attacked.stop :]])
+        seen = observation(make_model(arguments.model, channels=3), truth, others)
         runs = {"ours": [ours(seen, case, "fast")], "theirs": theirs(seen, case, arguments.against)}
         found: dict[str, list[Arrival]] = {}
         for side, several in runs.items():

@@ -112,6 +112,7 @@ def observation(
         labels=data.labels,
         local_training=replace(known, optimiser=told or known.optimiser),
         template=public().mean(0),
+        usual_contrast=normalisation().apply(public()).square().mean().sqrt().item(),
         generator=None if generator is None else lambda: generator,
     )
     return seen, dict(result.explanations)

@@ -10,7 +10,7 @@ from tests.attacks.clients import lenet, observation, private, public
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings, reconstruct
-from shadow_defense.attacks.contrast import OF_ALL_IMAGES, UNTOLD, contrast, with_contrast
+from shadow_defense.attacks.contrast import UNTOLD, contrast, with_contrast
 from shadow_defense.attacks.misfit import JUDGE, misfit
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.metrics.psnr import psnr
@@ -63,14 +63,14 @@ def test_what_explains_nothing_is_left_near_the_mean() -> None:
     """Another image than the client's says little of it, at whatever contrast: half of the usual one at most."""
     seen, _ = observation(network("group"), threat=JUDGE)
     other = replace(at(seen, 1.0), images=1 - public()[:1], labels=torch.tensor([0]))
-    found = with_contrast(other, seen, OF_ALL_IMAGES, 0)
+    found = with_contrast(other, seen, 1.0, 0)
     assert of(seen, found.images)[0] < 0.5
 
 
 def test_who_does_not_know_the_local_training_cannot_ask() -> None:
     seen, _ = observation(network("group"), threat="eavesdropper")
     faint = at(seen, 0.4)
-    assert with_contrast(faint, seen, OF_ALL_IMAGES, 0) is faint
+    assert with_contrast(faint, seen, 1.0, 0) is faint
 
 
 def rebuilt(attack: str, seen: Observation, options: dict[str, object], *, contrast: bool = True) -> Reconstruction:
@@ -85,8 +85,17 @@ def test_a_plain_search_is_given_it_too_and_left_as_it_ended_where_asked() -> No
     ended = rebuilt("inverting-gradients", seen, options, contrast=False)
     assert UNTOLD in usual.notes
     assert UNTOLD not in ended.notes
-    assert of(seen, usual.images)[0] == pytest.approx(OF_ALL_IMAGES * (1 - (misfit(seen, ended, 0) or 0)), abs=0.1)
+    explained = 1 - (misfit(seen, ended, 0) or 0)
+    assert of(seen, usual.images)[0] == pytest.approx((seen.usual_contrast or 0) * explained, abs=0.1)
     assert abs(of(seen, ended.images)[0] - of(seen, usual.images)[0]) > 0.1
+
+
+def test_who_has_no_public_images_leaves_it() -> None:
+    """A normalisation by conventional numbers says nothing of how strong these images are."""
+    seen, _ = observation(network("group"))
+    options = {"variant": "fast", "iterations": 5}
+    assert UNTOLD not in rebuilt("inverting-gradients", replace(seen, _usual_contrast=None), options).notes
+    assert observation(network("group"), threat="informed eavesdropper")[0].usual_contrast is None
 
 
 @pytest.mark.parametrize(

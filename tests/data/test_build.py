@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shadow_defense.data.build import load_dataset
-from shadow_defense.data.dataset import FederatedDataset, measure_normalisation
+from shadow_defense.data.dataset import FederatedDataset, Normalisation, measure_contrast, measure_normalisation
 from shadow_defense.data.duplicates import count_shared
 from shadow_defense.data.faces import read_faces
 from shadow_defense.data.settings import DataSettings, SplitSettings
@@ -78,6 +78,15 @@ def test_default_data_set() -> None:
     assert "shrunk in proportion to 90" in dataset.notes[0]
     single = dataset.clients[-1]
     assert len(single.train) == single.batch_size == 1 and single.train.labels.tolist() == [1]
+
+
+def test_contrast_is_that_of_the_pixels_in_units_of_the_normalisation() -> None:
+    dataset = load()
+    assert measure_contrast(dataset.public, dataset.normalisation) == pytest.approx(1)
+    conventional = Normalisation((0.5,), (0.25,))
+    pixels = conventional.apply(dataset.public.unit_images())
+    by_hand = pixels.double().square().mean().sqrt().item()
+    assert measure_contrast(dataset.public, conventional) == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_same_seed_same_data_and_ids_stay_with_their_images() -> None:

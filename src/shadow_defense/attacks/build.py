@@ -97,12 +97,13 @@ def reconstruct(settings: AttackSettings, observation: Observation, seed: int, t
     """
     import torch
 
-    from shadow_defense.attacks.contrast import OF_ALL_IMAGES, is_left_to_chance, with_contrast
+    from shadow_defense.attacks.contrast import is_left_to_chance, with_contrast
 
     attack = settings.build()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         found = attack.reconstruct(observation, seed=seed, task=task)
-    if settings.adaptive is None and settings.sets_contrast and is_left_to_chance(attack.needs, observation):
-        found = with_contrast(found, observation, OF_ALL_IMAGES, seed)
+    usual = observation.usual_contrast if settings.adaptive is None and settings.sets_contrast else None
+    if usual is not None and is_left_to_chance(attack.needs, observation):
+        found = with_contrast(found, observation, usual, seed)
     return replace(found, images=found.images.cpu(), labels=found.labels.cpu())

@@ -12,9 +12,6 @@ from shadow_defense.attacks.misfit import misfit
 from shadow_defense.attacks.observation import Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge
 
-OF_ALL_IMAGES = 1.0
-"""Of the images that a normalisation is of: it divides by their deviation."""
-
 UNTOLD = "the contrast, which the update does not tell, as usual"
 
 TELLS = 1e-3
@@ -51,8 +48,8 @@ def with_contrast(found: Reconstruction, observation: Observation, usual: float,
     Args:
         found: images in [0, 1]; what is not finite is left alone.
         observation: with the local training and the defense, or the reconstruction stays as it is.
-        usual: the contrast of images as they are trained on, in normalised units; :data:`OF_ALL_IMAGES` without a
-            defense that changes them, or where that one's noise is not learned.
+        usual: the contrast of images as they are trained on, in normalised units
+            (:func:`~shadow_defense.data.dataset.measure_contrast`).
         seed: of what a model draws that is a random layer.
     """
     explained = misfit(observation, found, seed) if observation.grants("local training") else None

@@ -58,6 +58,7 @@ class Observation:
     _labels: Int64[Tensor, " n"] | None = None
     _local_training: LocalTraining | None = None
     _template: Float[Tensor, "c h w"] | None = None
+    _usual_contrast: float | None = None
     _generator: Callable[[], Generator] | None = None
     _auxiliary: ImageSet | None = None
     _defense: DefenseSettings | None = None
@@ -89,6 +90,14 @@ class Observation:
     def template(self) -> Float[Tensor, "c h w"]:
         """The mean of public images, in [0, 1]."""
         return self._granted(self._template, "template")
+
+    @property
+    def usual_contrast(self) -> float | None:
+        """Of public images, normalised (:func:`~shadow_defense.data.dataset.measure_contrast`).
+
+        None where there are none, or the template is not granted.
+        """
+        return self._usual_contrast
 
     @property
     def generator(self) -> Generator:
@@ -136,6 +145,7 @@ def observe(
     labels: Int64[Tensor, " n"],
     local_training: LocalTraining,
     template: Float[Tensor, "c h w"],
+    usual_contrast: float | None = None,
     generator: Callable[[], Generator] | None = None,
     public: ImageSet | None = None,
     distribution: ImageSet | None = None,
@@ -151,6 +161,7 @@ def observe(
     without "local training" its number of steps.
 
     Args:
+        usual_contrast: of public images, which goes with the template; None where there are none.
         generator: loads a generator, in the process that attacks: a network need not travel there.
         public: public images like the client's.
         distribution: images of the client's own distribution, none of them the client's.
@@ -183,6 +194,7 @@ def observe(
         labels.to(device).sort().values if "labels" in granted else None,
         local_training if "local training" in granted else None,
         template.to(device) if "template" in granted else None,
+        usual_contrast if "template" in granted else None,
         generator and partial(_loaded, generator, device) if "generator" in granted else None,
         distribution if "data distribution" in granted else public if "public images" in granted else None,
         (defense or DefenseSettings()) if "defense" in granted else None,

@@ -24,7 +24,7 @@ EXPLANATIONS: dict[Knowledge, str] = {
     "labels": "the true labels of the client's images",
     "local training": "the client's optimiser, learning rate, batch size, number of local steps and batch-norm mode",
     "buffers": "the batch-norm buffers that the client uploads with its parameters",
-    "template": "the mean of public images of the same kind",
+    "template": "the mean of public images of the same kind, and how strong their contrast is",
     "public images": "public images of the same kind, with labels",
     "generator": "a generator trained on public images of the same kind, such as the run's own shadow generator",
     "data distribution": "images from where the client's come from, such as those of other clients, with labels",

@@ -157,6 +157,14 @@ def measure_normalisation(images: ImageSet) -> Normalisation:
     return Normalisation(mean, tuple(1.0 if deviation < 1e-6 else deviation for deviation in deviations))
 
 
+def measure_contrast(images: ImageSet, normalisation: Normalisation) -> float:
+    """``sqrt(mean x^2)`` over all pixels x of normalised images: 1 of those that the normalisation was measured on."""
+    own = measure_normalisation(images)
+    measured = zip(own.mean, own.std, normalisation.mean, normalisation.std, strict=True)
+    squares = [((mean - centre) ** 2 + deviation**2) / unit**2 for mean, deviation, centre, unit in measured]
+    return math.sqrt(sum(squares) / len(squares))
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a source gives before it is split into clients.

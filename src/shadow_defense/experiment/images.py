@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shadow_defense.data.build import load_dataset
-from shadow_defense.data.dataset import ClientData, FederatedDataset
+from shadow_defense.data.dataset import ClientData, FederatedDataset, measure_contrast
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.federated.averaged_clients import as_one_client
 
@@ -33,6 +33,12 @@ class Images:
         if len(public) == 0:
             return torch.full((self.dataset.channels, *self.dataset.image_size), 0.5)
         return public.images.float().mean(0) / 255
+
+    @cached_property
+    def usual_contrast(self) -> float | None:
+        """Of the normalised public images; None where there are none."""
+        public = self.dataset.public
+        return measure_contrast(public, self.dataset.normalisation) if len(public) else None
 
     @cached_property
     def brightness(self) -> tuple[float, float]:

@@ -60,6 +60,10 @@ class Scene:
         return self.images.mean_image
 
     @property
+    def usual_contrast(self) -> float | None:
+        return self.images.usual_contrast
+
+    @property
     def reference(self) -> str:
         """The first arm, which the others are compared with."""
         return next(iter(self.config.arms))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shadow_defense.attacks.build import AttackSettings, reconstruct
 from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import Knowledge, threat_model
-from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation
+from shadow_defense.data.dataset import ClientData, ImageSet, Normalisation, measure_contrast
 from shadow_defense.defenses.build import DefenseSettings
 from shadow_defense.errors import ConfigError, DefenseError, ShadowDefenseError
 from shadow_defense.experiment.audit.scoring import risk_rows
@@ -237,6 +237,7 @@ class SelfAudit:
             labels=images.labels,
             local_training=LocalTraining.of(training, update.round, batch_size, steps),
             template=self.template,
+            usual_contrast=measure_contrast(self.public, self.normalisation) if self.public else None,
             generator=self.generator,
             public=self.public,
             defense=self.defense,

@@ -16,7 +16,7 @@ from shadow_defense.attacks.adaptive.image_noise import subtract_expected_noise
 from shadow_defense.attacks.adaptive.learned_noise import can_learn, learned_remover
 from shadow_defense.attacks.adaptive.over_rounds import average_over_rounds
 from shadow_defense.attacks.adaptive.settings import AdaptiveSettings
-from shadow_defense.attacks.contrast import OF_ALL_IMAGES, is_left_to_chance, with_contrast
+from shadow_defense.attacks.contrast import is_left_to_chance, with_contrast
 from shadow_defense.attacks.observation import Attack, Observation, Reconstruction
 from shadow_defense.attacks.threat_model import Knowledge
 from shadow_defense.defenses.registry import DEFENSES
@@ -89,8 +89,8 @@ class AdaptiveAttack(BaseModel):
             if task:
                 task.advance(0, "learning to remove the noise")
             learnt = learned_remover([seen[number] for number in alike])
-        if self.contrast and is_left_to_chance(self._attack.needs, observation):
-            usual = learnt.contrast if learnt else OF_ALL_IMAGES
+        usual = learnt.contrast if learnt else observation.usual_contrast
+        if self.contrast and usual is not None and is_left_to_chance(self._attack.needs, observation):
             found = [with_contrast(one, each, usual, seed) for one, each in zip(found, seen, strict=True)]
         attacked = found[-1]
         # Round by round: the mean has less noise than the defense adds in any of them.

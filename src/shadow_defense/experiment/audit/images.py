@@ -131,5 +131,9 @@ def normalisation_of(settings: DataSettings, public: Images | None, channels: in
             "how images are normalised is not known: give --set data.mean=[0.5] --set data.std=[0.25], one number a "
             "channel, or the public images that it was measured on as --template or --public FOLDER"
         )
-    names = tuple(map(str, range(len(public))))
-    return measure_normalisation(ImageSet(public, torch.zeros(len(public), dtype=torch.int64), names))
+    return measure_normalisation(unlabelled(public))
+
+
+def unlabelled(images: Images) -> ImageSet:
+    """Images of which no labels are known: all have the label 0."""
+    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), tuple(map(str, range(len(images)))))

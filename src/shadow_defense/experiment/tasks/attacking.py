@@ -161,6 +161,7 @@ def observation_of(
         labels=client.train.labels,
         local_training=LocalTraining.of(training, job.round, client.batch_size, update.steps),
         template=scene.mean_image,
+        usual_contrast=scene.usual_contrast,
         generator=partial(load_generator, generator) if generator.exists() else None,
         public=data.public if looks else None,
         distribution=others_images(data, job.client) if looks and "data distribution" in granted.granted else None,
