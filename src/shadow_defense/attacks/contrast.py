@@ -47,7 +47,7 @@ def with_contrast(found: Reconstruction, observation: Observation, usual: float,
 
     Args:
         found: images in [0, 1]; what is not finite is left alone.
-        observation: with the local training and the defense, or the reconstruction stays as it is.
+        observation: with the local training, or the reconstruction stays as it is.
         usual: the contrast of images as they are trained on, in normalised units
             (:func:`~shadow_defense.data.dataset.measure_contrast`).
         seed: of what a model draws that is a random layer.

@@ -95,7 +95,9 @@ def case_of_model(
             check_length(update.tensors, model, local, file)
     mean_image = None if pictures.averaged is None else pictures.averaged.float().mean(0) / 255
     normalisation = normalisation_of(config.data, pictures.averaged, image_shape[0])
-    usual = None if pictures.averaged is None else measure_contrast(unlabelled(pictures.averaged), normalisation)
+    # One image may be a mean, whose contrast is none of an image's.
+    several = pictures.averaged if pictures.averaged is not None and len(pictures.averaged) > 1 else None
+    usual = None if several is None else measure_contrast(unlabelled(several), normalisation)
     labels = torch.tensor(given.labels or (), dtype=torch.int64)
     if ((labels < 0) | (labels >= classes)).any():
         raise ConfigError(f"--labels {','.join(map(str, given.labels or ()))}: expected 0 to {classes - 1}")
