@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shadow_defense.attacks.build import AttackSettings
@@ -77,8 +78,8 @@ def attack(name: str, iterations: int) -> Attack:
     return AttackSettings(attack=name, options={**ATTACKS[name], "iterations": iterations}).build()
 
 
-def observation(model: nn.Module, images: Tensor, public: Tensor | None = None) -> Observation:
-    """The update of one local step on ``images``, seen by the informed server, who knows the contrast of ``public``."""
+def observation(model: nn.Module, images: Tensor) -> Observation:
+    """The update of one local step on ``images``, seen by the informed server."""
     labels, channels = torch.arange(len(images)) % 2, images.shape[1]
     parameters, buffers = split_state(model, model)
     gradients = loss_gradients(model, parameters, buffers, normalisation(channels).apply(images), labels, LOSS)
@@ -99,13 +100,26 @@ def observation(model: nn.Module, images: Tensor, public: Tensor | None = None) 
         labels=labels,
         local_training=LocalTraining(RATE, len(images), 1),
         template=torch.full((channels, SIZE, SIZE), 0.5),
-        usual_contrast=None if public is None else normalisation(channels).apply(public).square().mean().sqrt().item(),
         generator=lambda: generator,
     )
 
 
 def normalisation(channels: int) -> Normalisation:
     return Normalisation((0.5,) * channels, (0.25,) * channels)
+
+
+def up_to_contrast(images: Tensor, truths: Tensor) -> Tensor:
+    """Each image at the contrast at which it is nearest to the true one that it is most like.
+
+    Of a network that normalises every layer an update does not tell it (docs/attacks.md): what a search found is all
+    but that.
+    """
+    by = normalisation(images.shape[1])
+    found, true = by.apply(images).flatten(1), by.apply(truths).flatten(1)
+    alike = F.normalize(found) @ F.normalize(true).T
+    nearest = true[alike.argmax(dim=1)]
+    factors = (found * nearest).sum(dim=1) / found.square().sum(dim=1)
+    return by.invert((factors.clamp_min(0).unsqueeze(1) * found).view_as(images)).clamp(0, 1)
 
 
 def make_model(name: str, channels: int = 1) -> nn.Module:

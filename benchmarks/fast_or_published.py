@@ -5,8 +5,8 @@
 An iteration of one costs what one of the other costs, so that this is quality at equal time. Updates of one local step
 on one image, or on `--batch` many, labels known, both sides from the same start, with `--noise` under Gaussian noise so
 many times as long as the update. What the fast variant's rate and weight were chosen on (the first 32 faces, the first
-five images of other sets) is left out. Of an update of a normalised network the contrast is that of these, on both
-sides (docs/attacks.md).
+five images of other sets) is left out. Images are compared up to their contrast, which an update of a normalised network
+does not tell.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attacks import MODELS, SIZE, make_model, observation
-from shadow_defense.attacks.build import AttackSettings, reconstruct
+from attacks import MODELS, SIZE, make_model, observation, up_to_contrast
+from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import Observation
 from shadow_defense.data.build import load_dataset
 from shadow_defense.data.settings import DataSettings
 from shadow_defense.metrics.fidelity import score_reconstructions
-from shadow_defense.progress import Task
 
 VARIANTS = ("fast", "published")
 CHOSEN_ON = {"faces": 32}
 
 
-def held_out(source: str, count: int) -> tuple[Tensor, Tensor]:
-    """Test images in their own channels, and those before them; ``source`` may be ``name=path``."""
+def held_out(source: str, count: int) -> Tensor:
+    """Test images in their own channels; ``source`` may be ``name=path``."""
     name, _, path = source.partition("=")
     images = load_dataset(DataSettings(source=name, path=Path(path) if path else None, image_size=SIZE), 0).test
     first = CHOSEN_ON.get(name, 5)
-    return images.unit_images()[first : first + count], images.unit_images()[:first]
+    return images.unit_images()[first : first + count]
 
 
 def under_noise(seen: Observation, length: float, seed: int) -> Observation:
@@ -70,17 +69,17 @@ def main() -> None:
         "noise": arguments.noise,
     }
     for source in arguments.sets:
-        truths, others = held_out(source, arguments.images)
+        truths = held_out(source, arguments.images)
         model = make_model(arguments.model, channels=truths.shape[1])
         found: dict[str, list[tuple[float, float, float]]] = {variant: [] for variant in VARIANTS}
         for case, truth in enumerate(truths.split(arguments.batch)):
-            seen = under_noise(observation(model, truth, others), arguments.noise, case)
+            seen = under_noise(observation(model, truth), arguments.noise, case)
             for variant in VARIANTS:
                 options = {"variant": variant, "iterations": arguments.iterations}
                 started = time.process_time()
-                images = reconstruct(AttackSettings(options=options), seen, case, Task()).images
+                images = AttackSettings(options=options).build().reconstruct(seen, seed=case).images
                 seconds = time.process_time() - started
-                rows = score_reconstructions(images, truth)
+                rows = score_reconstructions(up_to_contrast(images, truth), truth)
                 of = (statistics.fmean(row[f"{measure}_whole"] for row in rows) for measure in ("psnr", "ssim"))
                 found[variant].append((*of, seconds))
             print(

@@ -17,7 +17,7 @@ from typing import get_args
 import torch
 from one_image_clients import CLASSES, GROUP, IMPRINT, LENET, LOSS, SHAPE, Federation
 
-from shadow_defense.attacks.build import AttackSettings, reconstruct
+from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.target import Beyond
 from shadow_defense.attacks.threat_model import threat_model
@@ -28,7 +28,6 @@ from shadow_defense.federated.client import train_locally
 from shadow_defense.federated.local_training import LocalTraining
 from shadow_defense.federated.settings import TrainingSettings
 from shadow_defense.metrics.fidelity import score_reconstructions
-from shadow_defense.progress import Task
 
 CLIENTS = ((1, 1, 40), (4, 2, 20), (8, 4, 20))
 """Images, batch size and epochs: forty steps each."""
@@ -76,7 +75,7 @@ def cell(
     reached, started = list[tuple[float, float]](), time.process_time()
     for number in range(OPTIONS.clients):
         first = number * client[0]
-        found = reconstruct(settings, seen(federation, model, first, client, rate), number, Task())
+        found = settings.build().reconstruct(seen(federation, model, first, client, rate), seed=number)
         truths = federation.private.subset([(first + place) % len(federation.private) for place in range(client[0])])
         images = truths.unit_images()
         missing = federation.mean_face.expand(max(len(images) - len(found.images), 0), *SHAPE)

@@ -3,8 +3,8 @@
     python benchmarks/more_iterations.py --sets faces retinamnist=PATH pneumoniamnist=PATH --images 7
 
 One-image updates of one local step, labels known, from the same start; the images of fast_or_published.py. Told are the
-mean PSNR after each number of iterations, and of how many images it fell by more than ``--slack`` from one number to
-the next.
+mean PSNR after each number of iterations, up to contrast, and of how many images it fell by more than ``--slack`` from
+one number to the next.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from itertools import pairwise
 import torch
 from fast_or_published import VARIANTS, held_out
 
-from attacks import MODELS, make_model, observation
-from shadow_defense.attacks.build import AttackSettings, reconstruct
+from attacks import MODELS, make_model, observation, up_to_contrast
+from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.metrics.psnr import psnr
-from shadow_defense.progress import Task
 
 
 def main() -> None:
@@ -36,15 +35,17 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {}
     for source in given.sets:
-        truths, others = held_out(source, given.images)
+        truths = held_out(source, given.images)
         model = make_model(given.model, channels=truths.shape[1])
         reached: list[list[float]] = []
         for case, truth in enumerate(truths.split(1)):
-            seen = observation(model, truth, others)
+            seen = observation(model, truth)
             attacks = [
-                AttackSettings(options={"variant": given.variant, "iterations": count}) for count in given.iterations
+                AttackSettings(options={"variant": given.variant, "iterations": count}).build()
+                for count in given.iterations
             ]
-            reached.append([psnr(reconstruct(each, seen, case, Task()).images, truth).item() for each in attacks])
+            found = [up_to_contrast(each.reconstruct(seen, seed=case).images, truth) for each in attacks]
+            reached.append([psnr(images, truth).item() for images in found])
         steps = [pairwise(row) for row in reached]
         results[source.partition("=")[0]] = {
             "images": len(reached),

@@ -8,9 +8,9 @@ the same update from the same start. Each side is run with 50 iterations, then w
 it returns is as near to the truth as asked; counted is the time of that last run alone, which an attacker needs who
 knows how many iterations to take. `published` is this project's published variant; breaching is run with two weights of
 smoothness, and its better one counts, image by image. An image that a side does not get to in its most iterations
-counts with the time of its longest run. Both sides' images are given the contrast that images have, of which an update
-of a normalised network says nothing (docs/attacks.md). Then the other side is run once more, with as many iterations as
-it does in the time that this project took: the quality at equal time.
+counts with the time of its longest run. Then the other side is run once more, with as many iterations as it does in
+the time that this project took: the quality at equal time. On both sides images are compared up to their contrast, which
+an update of a normalised network does not tell.
 
     .venv/bin/python benchmarks/time_to_quality.py --model resnet18 --quality 20 --images 3
     .venv/bin/python benchmarks/time_to_quality.py --batch 4 --quality 20 --images 3
@@ -32,16 +32,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks import MODELS, breaching_attack, coloured_faces, make_model, max_assignment, observation
-from shadow_defense.attacks.build import AttackSettings, reconstruct
-from shadow_defense.attacks.contrast import with_contrast
-from shadow_defense.attacks.observation import Observation, Reconstruction
-from shadow_defense.progress import Task
+from attacks import (
+    MODELS,
+    breaching_attack,
+    coloured_faces,
+    make_model,
+    max_assignment,
+    observation,
+    up_to_contrast,
+)
+from shadow_defense.attacks.build import AttackSettings
+from shadow_defense.attacks.observation import Observation
 
 FIRST_BUDGET = 50
-FACES = 13
-"""Coloured ones that there are: those that are not attacked tell how strong a face's contrast is."""
-
 SMOOTHNESS = (0.2, 0.01)
 
 Run = Callable[[int], Tensor]
@@ -70,7 +73,7 @@ def arrival(run: Run, truth: Tensor, quality: float, most: int) -> Arrival:
         started = time.process_time()
         images = run(budget)
         seconds = time.process_time() - started
-        arrived = Arrival(seconds, budget, max_assignment(images, truth))
+        arrived = Arrival(seconds, budget, max_assignment(up_to_contrast(images, truth), truth))
         if arrived.got_there(quality) or 2 * budget > most:
             return arrived
         budget *= 2
@@ -85,7 +88,8 @@ def better(arrivals: list[Arrival], quality: float) -> Arrival:
 def ours(seen: Observation, seed: int, variant: str) -> Run:
     def run(iterations: int) -> Tensor:
         chosen = {"variant": variant, "iterations": iterations}
-        return reconstruct(AttackSettings(attack="inverting-gradients", options=chosen), seen, seed, Task()).images
+        attack = AttackSettings(attack="inverting-gradients", options=chosen).build()
+        return attack.reconstruct(seen, seed=seed).images
 
     return run
 
@@ -95,13 +99,7 @@ def theirs(seen: Observation, seed: int, against: str) -> list[Run]:
         return [ours(seen, seed, "published")]
 
     def with_smoothness(weight: float) -> Run:
-        def run(iterations: int) -> Tensor:
-            images = breaching_attack(seen, iterations, seed, weight)()
-            found = Reconstruction(images, seen.labels, 0.0, iterations, 0.0)
-            assert seen.usual_contrast is not None
-            return with_contrast(found, seen, seen.usual_contrast, seed).images
-
-        return run
+        return lambda iterations: breaching_attack(seen, iterations, seed, weight)()
 
     return [with_smoothness(weight) for weight in SMOOTHNESS]
 
@@ -109,7 +107,9 @@ def theirs(seen: Observation, seed: int, against: str) -> list[Run]:
 def at_equal_time(runs: list[Run], arrivals: list[Arrival], truth: Tensor, seconds: float) -> float:
     """PSNR of the better of ``runs``, each stopped after so many iterations as it does in ``seconds``."""
     stopped = zip(runs, arrivals, strict=True)
-    return max(max_assignment(run(arrived.iterations_in(seconds)), truth) for run, arrived in stopped)
+    return max(
+        max_assignment(up_to_contrast(run(arrived.iterations_in(seconds)), truth), truth) for run, arrived in stopped
+    )
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, object]:
@@ -117,10 +117,8 @@ def compared(arguments: argparse.Namespace) -> dict[str, object]:
     equal_time = []
     for case in range(arguments.images):
         first = (arguments.skip + case) * arguments.batch
-        attacked = slice(first, first + arguments.batch)
-        faces = coloured_faces(FACES)
-        truth, others = faces[attacked], torch.cat([faces[:first], faces[attacked.stop :]])
-        seen = observation(make_model(arguments.model, channels=3), truth, others)
+        truth = coloured_faces(first + arguments.batch)[first:]
+        seen = observation(make_model(arguments.model, channels=3), truth)
         runs = {"ours": [ours(seen, case, "fast")], "theirs": theirs(seen, case, arguments.against)}
         found: dict[str, list[Arrival]] = {}
         for side, several in runs.items():
