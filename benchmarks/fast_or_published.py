@@ -5,8 +5,8 @@
 An iteration of one costs what one of the other costs, so that this is quality at equal time. Updates of one local step
 on one image, or on `--batch` many, labels known, both sides from the same start, with `--noise` under Gaussian noise so
 many times as long as the update. What the fast variant's rate and weight were chosen on (the first 32 faces, the first
-five images of other sets) is left out. Images are compared up to their contrast, which an update of a normalised network
-does not tell.
+five images of other sets) is left out. Images are compared up to their contrast, which an update of a normalised
+network does not tell.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ it returns is as near to the truth as asked; counted is the time of that last ru
 knows how many iterations to take. `published` is this project's published variant; breaching is run with two weights of
 smoothness, and its better one counts, image by image. An image that a side does not get to in its most iterations
 counts with the time of its longest run. Then the other side is run once more, with as many iterations as it does in
-the time that this project took: the quality at equal time. On both sides images are compared up to their contrast, which
-an update of a normalised network does not tell.
+the time that this project took: the quality at equal time. On both sides images are compared up to their
+contrast, which an update of a normalised network does not tell.
 
     .venv/bin/python benchmarks/time_to_quality.py --model resnet18 --quality 20 --images 3
     .venv/bin/python benchmarks/time_to_quality.py --batch 4 --quality 20 --images 3
