@@ -66,6 +66,11 @@ class Arrival(NamedTuple):
         return max(1, round(seconds * self.iterations / self.seconds))
 
 
+def nearness(images: Tensor, truth: Tensor) -> float:
+    """PSNR up to contrast, in dB."""
+    return max_assignment(up_to_contrast(images, truth), truth)
+
+
 def arrival(run: Run, truth: Tensor, quality: float, most: int) -> Arrival:
     """The first of the budgets 50, 100, 200, ... up to ``most`` that is enough for ``quality``, or the last."""
     budget = FIRST_BUDGET
@@ -73,7 +78,7 @@ def arrival(run: Run, truth: Tensor, quality: float, most: int) -> Arrival:
         started = time.process_time()
         images = run(budget)
         seconds = time.process_time() - started
-        arrived = Arrival(seconds, budget, max_assignment(up_to_contrast(images, truth), truth))
+        arrived = Arrival(seconds, budget, nearness(images, truth))
         if arrived.got_there(quality) or 2 * budget > most:
             return arrived
         budget *= 2
@@ -107,9 +112,7 @@ def theirs(seen: Observation, seed: int, against: str) -> list[Run]:
 def at_equal_time(runs: list[Run], arrivals: list[Arrival], truth: Tensor, seconds: float) -> float:
     """PSNR of the better of ``runs``, each stopped after so many iterations as it does in ``seconds``."""
     stopped = zip(runs, arrivals, strict=True)
-    return max(
-        max_assignment(up_to_contrast(run(arrived.iterations_in(seconds)), truth), truth) for run, arrived in stopped
-    )
+    return max(nearness(run(arrived.iterations_in(seconds)), truth) for run, arrived in stopped)
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, object]:

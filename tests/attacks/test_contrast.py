@@ -94,7 +94,7 @@ def test_who_has_no_public_images_leaves_it() -> None:
     """A normalisation by conventional numbers says nothing of how strong these images are."""
     seen, _ = observation(network("group"))
     options = {"variant": "fast", "iterations": 5}
-    assert UNTOLD not in rebuilt("inverting-gradients", replace(seen, _usual_contrast=None), options).notes
+    assert UNTOLD not in rebuilt("inverting-gradients", replace(seen, usual_contrast=None), options).notes
     assert observation(network("group"), threat="informed eavesdropper")[0].usual_contrast is None
 
 

@@ -103,7 +103,6 @@ def reconstruct(settings: AttackSettings, observation: Observation, seed: int, t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         found = attack.reconstruct(observation, seed=seed, task=task)
-    usual = observation.usual_contrast if settings.adaptive is None and settings.sets_contrast else None
-    if usual is not None and is_left_to_chance(attack.needs, observation):
-        found = with_contrast(found, observation, usual, seed)
+    if settings.adaptive is None and settings.sets_contrast and is_left_to_chance(attack.needs, observation):
+        found = with_contrast(found, observation, observation.usual_contrast, seed)
     return replace(found, images=found.images.cpu(), labels=found.labels.cpu())

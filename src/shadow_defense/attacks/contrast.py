@@ -36,7 +36,7 @@ def is_left_to_chance(needs: frozenset[Knowledge], observation: Observation) -> 
     return "buffers" not in needs or observation.update.tensors.keys() <= parameters
 
 
-def with_contrast(found: Reconstruction, observation: Observation, usual: float, seed: int) -> Reconstruction:
+def with_contrast(found: Reconstruction, observation: Observation, usual: float | None, seed: int) -> Reconstruction:
     """The reconstruction at the contrast that images have, where the update tells none; else as it is.
 
     ``x' = usual (1 - D(x)) x / contrast(x)`` of each normalised image, D the distance of the update that the images
@@ -49,10 +49,12 @@ def with_contrast(found: Reconstruction, observation: Observation, usual: float,
         found: images in [0, 1]; what is not finite is left alone.
         observation: with the local training, or the reconstruction stays as it is.
         usual: the contrast of images as they are trained on, in normalised units
-            (:func:`~shadow_defense.data.dataset.measure_contrast`).
+            (:func:`~shadow_defense.data.dataset.measure_contrast`); None: not known, and the reconstruction stays.
         seed: of what a model draws that is a random layer.
     """
-    explained = misfit(observation, found, seed) if observation.grants("local training") else None
+    if usual is None or not observation.grants("local training"):
+        return found
+    explained = misfit(observation, found, seed)
     if explained is None:
         return found
     normalised = observation.normalisation.apply(found.images)

@@ -44,6 +44,8 @@ class Observation:
         image_shape: (channels, height, width).
         rounds: of the whole training (public: all take part in them); None for unknown.
         optimiser: the client's, where it is known and the rest of the local training is not.
+        usual_contrast: of public images (:func:`~shadow_defense.data.dataset.measure_contrast`); None where there are
+            none, or the template is not granted.
         matching: how the attack's matching term is fitted to the defense; no knowledge, but what was made of it.
     """
 
@@ -58,13 +60,13 @@ class Observation:
     _labels: Int64[Tensor, " n"] | None = None
     _local_training: LocalTraining | None = None
     _template: Float[Tensor, "c h w"] | None = None
-    _usual_contrast: float | None = None
     _generator: Callable[[], Generator] | None = None
     _auxiliary: ImageSet | None = None
     _defense: DefenseSettings | None = None
     _earlier: tuple[Observation, ...] | None = None
     rounds: int | None = None
     optimiser: OptimiserName | None = None
+    usual_contrast: float | None = None
     matching: MatchingAdaptation = field(default_factory=MatchingAdaptation)
 
     @property
@@ -90,14 +92,6 @@ class Observation:
     def template(self) -> Float[Tensor, "c h w"]:
         """The mean of public images, in [0, 1]."""
         return self._granted(self._template, "template")
-
-    @property
-    def usual_contrast(self) -> float | None:
-        """Of public images, normalised (:func:`~shadow_defense.data.dataset.measure_contrast`).
-
-        None where there are none, or the template is not granted.
-        """
-        return self._usual_contrast
 
     @property
     def generator(self) -> Generator:
@@ -194,13 +188,13 @@ def observe(
         labels.to(device).sort().values if "labels" in granted else None,
         local_training if "local training" in granted else None,
         template.to(device) if "template" in granted else None,
-        usual_contrast if "template" in granted else None,
         generator and partial(_loaded, generator, device) if "generator" in granted else None,
         distribution if "data distribution" in granted else public if "public images" in granted else None,
         (defense or DefenseSettings()) if "defense" in granted else None,
         tuple(earlier) if "earlier rounds" in granted else None,
         rounds,
         None if "local training" in granted else optimiser,
+        usual_contrast if "template" in granted else None,
     )
 
 

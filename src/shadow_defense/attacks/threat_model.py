@@ -57,10 +57,9 @@ number of samples, and how images are normalised.
         Not granted: the true labels of the client's images; the client's optimiser, learning rate, batch size, \
 number of local steps and batch-norm mode; the batch-norm buffers that the client uploads with its parameters; the \
 mean of public images of the same kind, and how strong their contrast is; public images of the same kind, with \
-labels; a generator trained on public \
-images of the same kind, such as the run's own shadow generator; images from where the client's come from, such as \
-those of other clients, with labels; which defense the client applies, with its settings; the client's updates of \
-the rounds before; that clients train a model of the attacker's own making.
+labels; a generator trained on public images of the same kind, such as the run's own shadow generator; images from \
+where the client's come from, such as those of other clients, with labels; which defense the client applies, with its \
+settings; the client's updates of the rounds before; that clients train a model of the attacker's own making.
         """
         granted = [EXPLANATIONS[item] for item in get_args(Knowledge) if item in self.granted]
         withheld = [EXPLANATIONS[item] for item in get_args(Knowledge) if item not in self.granted]

@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -220,6 +221,10 @@ class SelfAudit:
         rows = risk_rows(found.images, self.client.train.unit_images(), self.template, None)
         return [row for row in rows if row.image is not None]
 
+    @cached_property
+    def _usual_contrast(self) -> float | None:
+        return measure_contrast(self.public, self.normalisation) if self.public else None
+
     def _observation(self, update: ModelUpdate, global_state: Mapping[str, Tensor]) -> Observation:
         training, images = self.training, self.client.train
         batch_size = self.client.batch_size
@@ -237,7 +242,7 @@ class SelfAudit:
             labels=images.labels,
             local_training=LocalTraining.of(training, update.round, batch_size, steps),
             template=self.template,
-            usual_contrast=measure_contrast(self.public, self.normalisation) if self.public else None,
+            usual_contrast=self._usual_contrast,
             generator=self.generator,
             public=self.public,
             defense=self.defense,

@@ -89,8 +89,8 @@ class AdaptiveAttack(BaseModel):
             if task:
                 task.advance(0, "learning to remove the noise")
             learnt = learned_remover([seen[number] for number in alike])
-        usual = learnt.contrast if learnt else observation.usual_contrast
-        if self.contrast and usual is not None and is_left_to_chance(self._attack.needs, observation):
+        if self.contrast and is_left_to_chance(self._attack.needs, observation):
+            usual = learnt.contrast if learnt else observation.usual_contrast
             found = [with_contrast(one, each, usual, seed) for one, each in zip(found, seen, strict=True)]
         attacked = found[-1]
         # Round by round: the mean has less noise than the defense adds in any of them.

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from shadow_defense.data.dataset import ImageSet, Normalisation, Parts, measure_normalisation
+from shadow_defense.data.dataset import ImageSet, Normalisation, Parts, measure_contrast, measure_normalisation
 from shadow_defense.data.dicom_image import DICOM_SUFFIX
 from shadow_defense.data.duplicates import digests
 from shadow_defense.data.image_folder import read_image_folder
@@ -131,9 +131,14 @@ def normalisation_of(settings: DataSettings, public: Images | None, channels: in
             "how images are normalised is not known: give --set data.mean=[0.5] --set data.std=[0.25], one number a "
             "channel, or the public images that it was measured on as --template or --public FOLDER"
         )
-    return measure_normalisation(unlabelled(public))
+    return measure_normalisation(_unlabelled(public))
 
 
-def unlabelled(images: Images) -> ImageSet:
+def usual_contrast_of(public: Images | None, normalisation: Normalisation) -> float | None:
+    """Of public images; None where there are none, or a single one, which may be a mean: less strong than they are."""
+    return None if public is None or len(public) < 2 else measure_contrast(_unlabelled(public), normalisation)
+
+
+def _unlabelled(images: Images) -> ImageSet:
     """Images of which no labels are known: all have the label 0."""
     return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), tuple(map(str, range(len(images)))))

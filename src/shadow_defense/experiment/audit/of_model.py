@@ -15,11 +15,17 @@ from shadow_defense.attacks.build import AttackSettings
 from shadow_defense.attacks.observation import Observation, observe
 from shadow_defense.attacks.threat_model import Knowledge, threat_model
 from shadow_defense.config import RunConfig, load_config
-from shadow_defense.data.dataset import ImageSet, Normalisation, measure_contrast
+from shadow_defense.data.dataset import ImageSet, Normalisation
 from shadow_defense.devices import resolved_device
 from shadow_defense.errors import ConfigError, UpdateError
 from shadow_defense.experiment.audit.case import Case, Gallery, Given, chosen_attacks, cut_to_given
-from shadow_defense.experiment.audit.images import ModelInput, gallery_of, normalisation_of, unlabelled, without_own
+from shadow_defense.experiment.audit.images import (
+    ModelInput,
+    gallery_of,
+    normalisation_of,
+    usual_contrast_of,
+    without_own,
+)
 from shadow_defense.experiment.audit.plausibility import check_length, check_update
 from shadow_defense.experiment.audit.reading import TensorSource, UpdateFiles, named_tensors, said
 from shadow_defense.federated.local_training import LocalTraining
@@ -95,9 +101,7 @@ def case_of_model(
             check_length(update.tensors, model, local, file)
     mean_image = None if pictures.averaged is None else pictures.averaged.float().mean(0) / 255
     normalisation = normalisation_of(config.data, pictures.averaged, image_shape[0])
-    # One image may be a mean, whose contrast is none of an image's.
-    several = pictures.averaged if pictures.averaged is not None and len(pictures.averaged) > 1 else None
-    usual = None if several is None else measure_contrast(unlabelled(several), normalisation)
+    usual_contrast = usual_contrast_of(pictures.averaged, normalisation)
     labels = torch.tensor(given.labels or (), dtype=torch.int64)
     if ((labels < 0) | (labels >= classes)).any():
         raise ConfigError(f"--labels {','.join(map(str, given.labels or ()))}: expected 0 to {classes - 1}")
@@ -123,7 +127,7 @@ def case_of_model(
             # Neither is ever granted where it is not given.
             local_training=local or LocalTraining(1.0, update.samples, 1, config.training.batch_norm),
             template=torch.full(image_shape, 0.5) if mean_image is None else mean_image,
-            usual_contrast=usual,
+            usual_contrast=usual_contrast,
             generator=None if given.generator is None else partial(load_generator, given.generator),
             public=pictures.public,
             optimiser=optimiser if "local training" in granted else None,
